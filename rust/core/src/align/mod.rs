@@ -1,0 +1,1 @@
+//! Barrier alignment over several input channels.

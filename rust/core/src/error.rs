@@ -1,0 +1,107 @@
+//! One error type: a kind that a program can act on and a text that says what to do.
+
+/// What went wrong, in the words that Python's exception classes use as their `kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An argument is outside what the call accepts.
+    InvalidArgument,
+    /// An array or value has another type than the key or column it is for.
+    TypeMismatch,
+    /// Arrays of one batch differ in length.
+    LengthMismatch,
+    /// A sum would leave the range of its column; the table is untouched.
+    Overflow,
+    /// A NaN (or, in a sum, an infinity) was offered to a float column; the table is untouched.
+    NotANumber,
+    /// A name that the table or backend does not have.
+    UnknownName,
+    /// A table exists under this name with another schema.
+    SchemaMismatch,
+    /// A bound in bytes or entries would be passed.
+    CapacityExceeded,
+    /// Stored bytes are damaged: wrong checksum, torn, swapped or stale.
+    StoreCorrupt,
+    /// Another process (or this one, a second time) owns the directory.
+    StoreLocked,
+    /// The directory was written by a newer or unknown format.
+    StoreFormat,
+    /// The directory belongs to another job or has other settings.
+    StoreMismatch,
+    /// The directory holds no store, and the call must not create one.
+    StoreMissing,
+    /// The disk or the reserved map is full.
+    StoreFull,
+    /// The directory or the file system is read-only.
+    StoreReadOnly,
+    /// A sync failed before; nothing may be written until the store is reopened.
+    StorePoisoned,
+    /// The directory is on a network file system.
+    StoreNetworkFilesystem,
+    /// The store is used in a child process created by fork.
+    StoreForked,
+    /// The operating system refused.
+    Io,
+    /// A newer epoch of the same job has taken over.
+    Fenced,
+    /// No complete checkpoint of that number exists.
+    CheckpointNotFound,
+    /// The checkpoint was aborted or is not in a state that allows this step.
+    CheckpointState,
+    /// The backend was closed.
+    Closed,
+}
+
+impl ErrorKind {
+    /// The stable name: `onceflow.exceptions` finds the class by it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "invalid_argument",
+            Self::TypeMismatch => "type_mismatch",
+            Self::LengthMismatch => "length_mismatch",
+            Self::Overflow => "overflow",
+            Self::NotANumber => "not_a_number",
+            Self::UnknownName => "unknown_name",
+            Self::SchemaMismatch => "schema_mismatch",
+            Self::CapacityExceeded => "capacity_exceeded",
+            Self::StoreCorrupt => "store_corrupt",
+            Self::StoreLocked => "store_locked",
+            Self::StoreFormat => "store_format",
+            Self::StoreMismatch => "store_mismatch",
+            Self::StoreMissing => "store_missing",
+            Self::StoreFull => "store_full",
+            Self::StoreReadOnly => "store_read_only",
+            Self::StorePoisoned => "store_poisoned",
+            Self::StoreNetworkFilesystem => "store_network_filesystem",
+            Self::StoreForked => "store_forked",
+            Self::Io => "io",
+            Self::Fenced => "fenced",
+            Self::CheckpointNotFound => "checkpoint_not_found",
+            Self::CheckpointState => "checkpoint_state",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// An error of the core: its kind, and a text that names both sides and what the caller can do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl Error {
+    /// An error of `kind` with a text for people.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// What a program can act on.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+/// The result of every fallible call of the core.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,25 @@
+//! The mechanism of onceflow: no Python, no network, no wall clock.
+//!
+//! - [`state`]: keyed tables in memory, frozen in O(1) and captured in slices.
+//! - [`snapshot`]: the bytes of a checkpoint: base and delta chunks, and the chain that they form.
+//! - [`store`]: LMDB as a power-safe home for chunks and decision records.
+//! - [`backend`]: tables, chain and store joined; the writer thread; recovery.
+//! - [`sequence`]: producers' sequences: verdicts on batches, so that a retry counts once.
+//! - [`align`]: barriers over several input channels.
+//! - [`checkpoint`]: coordinator and sink ledger, the protocol between tasks, store and sinks.
+//!
+//! The protocol parts ([`sequence`], [`align`], [`checkpoint`]) are pure state machines: time
+//! and identity come in as arguments, effects go out as values.
+
+pub mod align;
+pub mod backend;
+pub mod checkpoint;
+pub mod crash;
+mod error;
+pub mod hash;
+pub mod sequence;
+pub mod snapshot;
+pub mod state;
+pub mod store;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,1 @@
+//! Producer sequences: verdicts on batches, so that a retry counts once.

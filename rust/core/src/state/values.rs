@@ -1,0 +1,127 @@
+//! Batches going into a table and coming out of it.
+//!
+//! Integer keys travel as words. Str and bytes keys travel as byte strings. A tuple of integers
+//! travels as words, row-major (`width` words a key, i64 as its bits); any other tuple travels as
+//! one byte string in the encoding of [`KeysBuf::encode_tuple`] (made by the caller's layer).
+
+/// Many byte strings: string `i` is `data[offsets[i]..offsets[i + 1]]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Bytes<'a> {
+    /// One more entry than there are strings, ascending.
+    pub offsets: &'a [u64],
+    /// The bytes of all strings, one after the other.
+    pub data: &'a [u8],
+}
+
+/// The keys of a batch, in the form that the table's key type asks for.
+#[derive(Debug, Clone, Copy)]
+pub enum Keys<'a> {
+    /// For `KeyType::I64`.
+    I64(&'a [i64]),
+    /// For `KeyType::U64`.
+    U64(&'a [u64]),
+    /// For `Bytes`, `Str` and tuples that hold one of them.
+    Bytes(Bytes<'a>),
+    /// For tuples of integers: `width` words a key.
+    Words {
+        /// Number of elements of the tuple.
+        width: usize,
+        /// `width` words a key, row after row.
+        words: &'a [u64],
+    },
+}
+
+/// Keys that a table hands out.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum KeysBuf {
+    I64(Vec<i64>),
+    U64(Vec<u64>),
+    Bytes { offsets: Vec<u64>, data: Vec<u8> },
+    Words { width: usize, words: Vec<u64> },
+}
+
+/// One value for a whole batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub enum Scalar<'a> {
+    I64(i64),
+    U64(u64),
+    F64(f64),
+    F32(f32),
+    U32(u32),
+    Bool(bool),
+    Bytes(&'a [u8]),
+}
+
+/// The values of one column for a batch: one each, or one for all. The type must be exactly the
+/// column's; conversions that lose nothing (a Python int for an f64 column) are the caller's.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub enum Operand<'a> {
+    I64(&'a [i64]),
+    U64(&'a [u64]),
+    F64(&'a [f64]),
+    F32(&'a [f32]),
+    U32(&'a [u32]),
+    Bool(&'a [bool]),
+    Bytes(Bytes<'a>),
+    Scalar(Scalar<'a>),
+}
+
+/// What an update does to a cell. A cell that was never set takes the value as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// cell += value (i64, u64, f64, f32, u32); refuses overflow, NaN and infinities.
+    Add,
+    /// cell = min(cell, value); numbers only.
+    Min,
+    /// cell = max(cell, value); numbers only.
+    Max,
+    /// Keeps the value that came first.
+    First,
+    /// Keeps the value that came last: a plain put of this column.
+    Last,
+}
+
+/// One column's part in a batch update. No column may occur twice in one update.
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a> {
+    /// Index of the column in the schema.
+    pub column: usize,
+    /// What to do.
+    pub op: Op,
+    /// With which values.
+    pub operand: Operand<'a>,
+}
+
+/// The values of a column that a table hands out, one entry a row.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum ColumnData {
+    I64(Vec<i64>),
+    U64(Vec<u64>),
+    F64(Vec<f64>),
+    F32(Vec<f32>),
+    U32(Vec<u32>),
+    Bool(Vec<bool>),
+    Bytes { offsets: Vec<u64>, data: Vec<u8> },
+}
+
+/// A column handed out: values, and which of them are set (an unset cell holds 0 or "").
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    /// One value a row.
+    pub data: ColumnData,
+    /// `None` when every cell is set.
+    pub validity: Option<Vec<bool>>,
+}
+
+/// Rows handed out by a scan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rows {
+    /// The keys, in hash order (ties by key), so by ascending key group.
+    pub keys: KeysBuf,
+    /// The columns, in the schema's order.
+    pub columns: Vec<Column>,
+}

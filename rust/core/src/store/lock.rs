@@ -1,0 +1,1 @@
+//! The owner lock: one process writes.

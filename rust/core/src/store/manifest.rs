@@ -1,0 +1,1 @@
+//! The manifest beside the data file, checked before anything is mapped.
