@@ -252,6 +252,176 @@ def key_group(
 # ---- deduplicator (owner: sequence) ------------------------------------------------------
 
 @final
-class Deduplicator: ...
+class Deduplicator:
+    """See ``onceflow.Deduplicator``."""
+
+    def __init__(
+        self,
+        *,
+        mode: str = "strict",
+        window: int = 5,
+        order: str = "ordered",
+        max_producers: int = 1_000_000,
+        expiry_s: float | None = None,
+    ) -> None:
+        """``mode``: strict or compatible (rule S2). ``order``: ordered (window of batches) or
+        unordered (bitmap window of ``window`` sequences)."""
+    def check_many(
+        self,
+        producer_ids: Values,
+        producer_epochs: Values,
+        first_sequences: Values,
+        last_sequences: Values,
+        *,
+        positions: Values | None = None,
+        now_s: float = 0.0,
+    ) -> Verdicts:
+        """Judges batches in order, each seeing those before it, then applies what was accepted."""
+    def __len__(self) -> int: ...
+    def snapshot(self) -> bytes: ...
+    def restore(self, snapshot: bytes, *, now_s: float = 0.0) -> None: ...
+    def expire(self, now_s: float) -> int: ...
+
+@final
+class Verdicts:
+    """One verdict a batch, as arrays."""
+
+    ACCEPT: int
+    DUPLICATE: int
+    TOO_OLD: int
+    GAP: int
+    FENCED: int
+    def __len__(self) -> int: ...
+    @property
+    def codes(self) -> npt.NDArray[np.uint8]: ...
+    @property
+    def details(self) -> npt.NDArray[np.int64]:
+        """Duplicate: the original position. Gap: the sequence expected. Fenced: the current epoch."""
+    @property
+    def accepted(self) -> npt.NDArray[np.bool_]: ...
 
 # ---- aligner, coordinator (owner: align) -------------------------------------------------
+
+@final
+class BarrierAligner:
+    """See ``onceflow.BarrierAligner``."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        mode: str = "aligned",
+        max_buffered_bytes: int = ...,
+        finished_channels: str = "count_as_barrier",
+    ) -> None:
+        """``mode``: aligned, or at_least_once (track, never block).
+        ``finished_channels``: count_as_barrier (rule B14) or abort (rule B13)."""
+    def receive(self, channel: int, item: Any, size_bytes: int = 0) -> list[AlignerAction]:
+        """An item: delivered, or held back if its channel is blocked (CapacityExceeded past the bound:
+        ask ``is_blocked`` first and leave the item in the queue)."""
+    def barrier(
+        self, channel: int, checkpoint_id: int, *, created_s: float = 0.0, now_s: float = 0.0
+    ) -> list[AlignerAction]: ...
+    def cancel(self, channel: int, checkpoint_id: int, *, now_s: float = 0.0) -> list[AlignerAction]: ...
+    def end(self, channel: int, *, now_s: float = 0.0) -> list[AlignerAction]: ...
+    def is_blocked(self, channel: int) -> bool: ...
+    @property
+    def pending_checkpoint(self) -> int | None: ...
+    @property
+    def buffered_bytes(self) -> int: ...
+
+@final
+class AlignerAction:
+    """What the caller must do, in order.
+
+    ``kind``: ``deliver`` (``channel``, ``item``), ``trigger`` (snapshot now, forward the barrier;
+    ``checkpoint_id``, ``start_delay_s``, ``alignment_s``, ``alignment_bytes``), ``abort``
+    (``checkpoint_id``, ``reason``: forward a cancel marker), ``end`` (all channels ended).
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def channel(self) -> int | None: ...
+    @property
+    def item(self) -> Any: ...
+    @property
+    def checkpoint_id(self) -> int | None: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def start_delay_s(self) -> float: ...
+    @property
+    def alignment_s(self) -> float: ...
+    @property
+    def alignment_bytes(self) -> int: ...
+
+@final
+class CheckpointCoordinator:
+    """One checkpoint at a time, from barrier to the sinks' commits: a pure state machine.
+
+    ``AwaitingAcknowledgements`` (all tasks) → ``AwaitingPrepares`` (all sinks) →
+    ``AwaitingDecision`` (the store) → ``AwaitingSinkCommits`` → complete. Before the decision
+    anything that fails aborts; after it everything rolls forward.
+    """
+
+    def __init__(self, tasks: Sequence[str], sinks: Sequence[str], *, timeout_s: float = 600.0) -> None: ...
+    def trigger(self, checkpoint_id: int, *, now_s: float) -> list[CoordinatorEffect]:
+        """Refused with CheckpointStateError while another one is under way."""
+    def acknowledge(self, task: str, checkpoint_id: int, *, now_s: float) -> list[CoordinatorEffect]: ...
+    def decline(self, task: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]: ...
+    def task_finished(self, task: str, *, now_s: float) -> list[CoordinatorEffect]: ...
+    def prepared(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]: ...
+    def prepare_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]: ...
+    def decided(self, checkpoint_id: int) -> list[CoordinatorEffect]: ...
+    def decision_failed(self, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]: ...
+    def committed(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]: ...
+    def commit_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]: ...
+    def tick(self, now_s: float) -> list[CoordinatorEffect]:
+        """Aborts an undecided checkpoint past its timeout."""
+    @property
+    def state(self) -> str: ...
+    @property
+    def checkpoint_id(self) -> int | None: ...
+    @property
+    def last_completed(self) -> int | None: ...
+
+@final
+class CoordinatorEffect:
+    """``kind``: ``inject_barrier``, ``prepare_sinks``, ``decide``, ``commit_sink`` (``sink``),
+    ``complete``, ``abort`` (``reason``), ``fail`` (``reason``: the job must stop and recover)."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def checkpoint_id(self) -> int: ...
+    @property
+    def sink(self) -> str | None: ...
+    @property
+    def reason(self) -> str | None: ...
+
+def recovery_plan(
+    *,
+    restored: int | None,
+    decided_after: Sequence[int],
+    applied: Mapping[str, int | None],
+    replayable_to_position: bool,
+) -> RecoveryPlan:
+    """What an exact recovery must do, given the checkpoint restored, newer ones whose decision can be
+    read though their state cannot, and the newest checkpoint that each sink has applied
+    (None: the sink cannot tell)."""
+
+@final
+class RecoveryPlan:
+    """``kind``: ``resume`` (go on from the restored checkpoint; ``roll_forward``: ids whose staged outputs
+    must be committed again first), ``replay_suppressed`` (read on to the positions of checkpoint ``until`` with
+    outputs suppressed, then go on), ``stop`` (``reason``)."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def roll_forward(self) -> list[int]: ...
+    @property
+    def until(self) -> int | None: ...
+    @property
+    def reason(self) -> str | None: ...
