@@ -34,6 +34,7 @@ pub fn hit(name: &str) {
         && point == name
         && SEEN.fetch_add(1, Ordering::Relaxed) + 1 == *nth
     {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }

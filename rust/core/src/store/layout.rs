@@ -1,11 +1,232 @@
 //! Keys and records in the store; the file format is drawn here.
+//!
+//! ```text
+//! state/                       0700
+//! ├── manifest.json            0600  who this is, and lower bounds (see `manifest`)
+//! ├── owner.lock               0600  flock; holds the owner's process id (see `lock`)
+//! └── data/                    0700
+//!     ├── data.mdb             0600  the LMDB environment, four named databases:
+//!     │     meta      "head"                                        -> Head
+//!     │     records   checkpoint u64 | part u32                     -> CheckpointRecord
+//!     │     chunks    table u32 | checkpoint u64 | sequence u32 | part u32 -> an encoded chunk
+//!     │     notes     name, 1 to 400 bytes                          -> bytes, up to 1 MiB
+//!     └── lock.mdb             0600  LMDB's reader table and writer lock
+//! ```
+//!
+//! Numbers in keys are big-endian, so that they sort as numbers. Each value is
+//!
+//! ```text
+//! ┌─────────────┬───────────────┬──────────────────────────────────────────────────────┐
+//! │ payload     │ parts u32 LE  │ checksum u64 LE                                      │
+//! └─────────────┴───────────────┴──────────────────────────────────────────────────────┘
+//!                checksum = XXH3-64 of payload, seeded with XXH3-64 of (database | 0 | key | parts)
+//! ```
+//!
+//! so that a value that was moved to another key, or is part of another whole, does not pass.
+//! Values longer than `MAX_PART_BYTES` are split: LMDB looks for contiguous free pages, and that
+//! search is slow above 1 MiB. Parts are numbered from 0, and each says how many there are.
+//!
+//! `Head` and `CheckpointRecord` are msgpack arrays in the order of their fields; later formats
+//! append fields. The head is rewritten in every transaction and names it: a tree that is older
+//! than its meta page (a lost or stale page) is found when the store is opened.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::snapshot::Chain;
 use crate::state::Schema;
+use crate::{Error, ErrorKind, Result};
+
+/// The newest format that this version writes and reads.
+pub(super) const FORMAT_VERSION: u32 = 1;
+
+/// Bytes after each payload: the number of parts, the checksum.
+pub(super) const TRAILER_BYTES: usize = 4 + 8;
+
+/// Longest payload of one LMDB value: with trailer and LMDB's page header just 256 pages of 4 KiB.
+pub(super) const MAX_PART_BYTES: usize = (1 << 20) - 16 - TRAILER_BYTES;
+
+/// Longest chunk or record, in all its parts.
+pub(super) const MAX_VALUE_BYTES: usize = 1 << 30;
+
+/// Longest note.
+pub(super) const MAX_NOTE_BYTES: usize = 1 << 20;
+
+/// Longest name of a note (LMDB's keys end at 511 bytes).
+pub(super) const MAX_NOTE_NAME_BYTES: usize = 400;
+
+/// The one key of the database `meta`.
+pub(super) const HEAD_KEY: &[u8] = b"head";
+
+/// The named databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Database {
+    Meta,
+    Records,
+    Chunks,
+    Notes,
+}
+
+impl Database {
+    pub(super) const ALL: [Self; 4] = [Self::Meta, Self::Records, Self::Chunks, Self::Notes];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Records => "records",
+            Self::Chunks => "chunks",
+            Self::Notes => "notes",
+        }
+    }
+}
+
+/// What changes with every transaction, in one small value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) format: u32,
+    /// 32 hex digits, as in the manifest.
+    pub(super) store_id: String,
+    pub(super) job: String,
+    pub(super) key_groups: u16,
+    /// The newest epoch: whoever holds an older one is fenced.
+    pub(super) job_epoch: u64,
+    /// No checkpoint id from here on was ever handed out.
+    pub(super) next_checkpoint_id: u64,
+    /// The LMDB transaction that wrote this head.
+    pub(super) transaction: u64,
+    pub(super) records: Tally,
+    pub(super) notes: Tally,
+}
+
+/// Number of values in a database and the wrapping sum of their checksums: what tells a page that
+/// is valid but stale from the right one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tally {
+    pub(super) count: u64,
+    pub(super) sum: u64,
+}
+
+impl Tally {
+    /// Counts a stored value in, by the checksum that it carries.
+    pub(super) fn add(&mut self, value: &[u8]) {
+        let checksum = value.last_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(checksum);
+    }
+}
+
+impl Head {
+    pub(super) fn encode(&self) -> Result<Vec<u8>> {
+        encode(self, "head")
+    }
+
+    pub(super) fn decode(payload: &[u8]) -> std::result::Result<Self, String> {
+        rmp_serde::from_slice(payload).map_err(|error| error.to_string())
+    }
+}
+
+impl CheckpointRecord {
+    pub(super) fn encode(&self) -> Result<Vec<u8>> {
+        encode(self, "checkpoint record")
+    }
+
+    pub(super) fn decode(payload: &[u8]) -> std::result::Result<Self, String> {
+        rmp_serde::from_slice(payload).map_err(|error| error.to_string())
+    }
+}
+
+fn encode<T: Serialize>(value: &T, what: &str) -> Result<Vec<u8>> {
+    rmp_serde::to_vec(value).map_err(|error| {
+        Error::new(ErrorKind::InvalidArgument, format!("cannot encode the {what}: {error}"))
+    })
+}
+
+/// The last 12 bytes of a stored value.
+pub(super) fn trailer(
+    database: Database,
+    key: &[u8],
+    payload: &[u8],
+    parts: u32,
+) -> [u8; TRAILER_BYTES] {
+    let checksum = xxh3_64_with_seed(payload, seed(database, key, parts));
+    let mut out = [0; TRAILER_BYTES];
+    let (number, hash) = out.split_at_mut(4);
+    number.copy_from_slice(&parts.to_le_bytes());
+    hash.copy_from_slice(&checksum.to_le_bytes());
+    out
+}
+
+fn seed(database: Database, key: &[u8], parts: u32) -> u64 {
+    let mut hasher = Xxh3::new();
+    hasher.update(database.name().as_bytes());
+    hasher.update(&[0]);
+    hasher.update(key);
+    hasher.update(&parts.to_le_bytes());
+    hasher.digest()
+}
+
+/// Payload and number of parts of a stored value, or what is wrong with it.
+pub(super) fn open_value<'a>(
+    database: Database,
+    key: &[u8],
+    value: &'a [u8],
+) -> std::result::Result<(&'a [u8], u32), String> {
+    let Some((rest, checksum)) = value.split_last_chunk::<8>() else {
+        return Err(format!("{} bytes are too few for a value", value.len()));
+    };
+    let Some((payload, parts)) = rest.split_last_chunk::<4>() else {
+        return Err(format!("{} bytes are too few for a value", value.len()));
+    };
+    let (parts, expected) = (u32::from_le_bytes(*parts), u64::from_le_bytes(*checksum));
+    let found = xxh3_64_with_seed(payload, seed(database, key, parts));
+    if found != expected {
+        return Err(format!("its checksum is {expected:016x}, but its bytes give {found:016x}"));
+    }
+    Ok((payload, parts))
+}
+
+/// Key of a part of a record.
+pub(super) fn record_key(checkpoint: u64, part: u32) -> [u8; 12] {
+    let mut key = [0; 12];
+    let (id, number) = key.split_at_mut(8);
+    id.copy_from_slice(&checkpoint.to_be_bytes());
+    number.copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// Checkpoint and part of a record's key.
+pub(super) fn parse_record_key(key: &[u8]) -> Option<(u64, u32)> {
+    let (id, part) = key.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*id), u32::from_be_bytes(part.try_into().ok()?)))
+}
+
+/// Key of a part of a chunk.
+pub(super) fn chunk_key(chunk: ChunkKey, part: u32) -> [u8; 20] {
+    let mut key = [0; 20];
+    let (table, rest) = key.split_at_mut(4);
+    let (checkpoint, rest) = rest.split_at_mut(8);
+    let (sequence, number) = rest.split_at_mut(4);
+    table.copy_from_slice(&chunk.table.to_be_bytes());
+    checkpoint.copy_from_slice(&chunk.checkpoint.to_be_bytes());
+    sequence.copy_from_slice(&chunk.sequence.to_be_bytes());
+    number.copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// Chunk and part of a chunk's key.
+pub(super) fn parse_chunk_key(key: &[u8]) -> Option<(ChunkKey, u32)> {
+    let (table, rest) = key.split_first_chunk::<4>()?;
+    let (checkpoint, rest) = rest.split_first_chunk::<8>()?;
+    let (sequence, part) = rest.split_first_chunk::<4>()?;
+    let chunk = ChunkKey {
+        table: u32::from_be_bytes(*table),
+        checkpoint: u64::from_be_bytes(*checkpoint),
+        sequence: u32::from_be_bytes(*sequence),
+    };
+    Some((chunk, u32::from_be_bytes(part.try_into().ok()?)))
+}
 
 /// Where a chunk lies: table, checkpoint (the last one it covers), number within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,1 +1,463 @@
 //! The only file that knows heed, and the only one with `unsafe`.
+//!
+//! LMDB runs with its default, durable flags (data synced, then the meta page), plus reader slots
+//! bound to transactions instead of threads. A file is mapped only after its meta pages were read
+//! and checked, and no tree page is touched through the map before the whole tree was walked with
+//! plain reads (see `pages`), pinned by a read transaction so that a running writer cannot recycle
+//! a page under the walk.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use heed::types::Bytes;
+use heed::{
+    CommitOrAbort, CompactionOption, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn,
+    WithoutTls,
+};
+
+use super::files::io_kind;
+use super::layout::{Database, TRAILER_BYTES, trailer};
+use super::lock::ReaderLock;
+use super::{corrupt, pages};
+use crate::{Error, ErrorKind, Result};
+
+/// The data file's name in the data directory; LMDB prescribes it.
+pub(super) const DATA_FILE: &str = "data.mdb";
+
+/// Its lock file's name: reader table and writer lock. Never open it here: closing any descriptor
+/// of it would release LMDB's own locks.
+pub(super) const LOCK_FILE: &str = "lock.mdb";
+
+/// Read transactions at one time, over all processes.
+const MAX_READERS: u32 = 512;
+
+/// A pinned snapshot's meta page is overwritten when the writer commits twice while it is read;
+/// with a fresh snapshot each time, one of so many tries gets through.
+const SNAPSHOT_TRIES: u32 = 1000;
+
+type Table = heed::Database<'static, Bytes, Bytes>;
+
+/// An error, and whether the store must not be written any more.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    /// The state of the file on disk is unknown or the environment is unusable.
+    pub(super) poisons: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, poisons: false }
+    }
+}
+
+/// How an environment is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Owner,
+    /// With a slot in the reader table: beside a running owner.
+    Reader,
+    /// Where the reader table cannot be written; the caller keeps owners out.
+    ReaderWithoutSlot,
+}
+
+/// An open LMDB environment with the databases of `layout`.
+#[derive(Debug)]
+pub(super) struct Environment {
+    env: Env<WithoutTls>,
+    tables: [Table; Database::ALL.len()],
+    file: PathBuf,
+    access: Access,
+    map_size_bytes: usize,
+    poisoned: AtomicBool,
+    /// What keeps writers out while reading without a slot; dropped after the map.
+    #[expect(dead_code, reason = "held for its lock")]
+    guard: Option<ReaderLock>,
+}
+
+impl Environment {
+    /// Creates the file and its databases in an empty directory of ours.
+    pub(super) fn create(data: &Path, map_size_bytes: usize) -> Result<Self> {
+        let file = data.join(DATA_FILE);
+        let env = open_env(data, map_size_bytes, Access::Owner).map_err(|f| f.error)?;
+        let txn = env.write_txn().map_err(|error| failure(error, "create", &file).error)?;
+        let tables = env
+            .create_databases_and_commit(txn, |opener, txn| {
+                let mut create = |database: Database| {
+                    opener.create_database::<Bytes, Bytes>(txn, Some(database.name()))
+                };
+                let [a, b, c, d] = Database::ALL;
+                let tables = [create(a)?, create(b)?, create(c)?, create(d)?];
+                Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(tables))
+            })
+            .map_err(|error| failure(error, "create", &file).error)?
+            .commit()
+            .ok_or_else(|| corrupt(format!("{} has no databases", file.display())))?;
+        let poisoned = AtomicBool::new(false);
+        let access = Access::Owner;
+        Ok(Self { env, tables, file, access, map_size_bytes, poisoned, guard: None })
+    }
+
+    /// Opens an existing file after checking that LMDB can walk it safely.
+    pub(super) fn open(
+        data: &Path,
+        map_size_bytes: usize,
+        access: Access,
+        guard: Option<ReaderLock>,
+    ) -> Result<Self> {
+        let file = data.join(DATA_FILE);
+        let bytes = pages::DataFile::open(&file)?;
+        let metas = bytes.metas()?;
+        let map_size_bytes = match access {
+            Access::Owner => map_size_bytes,
+            // A reader must be able to follow the writer to the end of the writer's map.
+            _ => map_size_bytes.max(usize::try_from(metas.map_size_bytes()).unwrap_or(usize::MAX)),
+        };
+        let env = open_env(data, map_size_bytes, access).map_err(|f| f.error)?;
+        let map = |error| failure(error, "read", &file).error;
+
+        let mut tries = 0;
+        let txn = loop {
+            let txn = begin_read(&env, &file).map_err(|f| f.error)?;
+            match bytes.check_tree(txn.id() as u64)? {
+                pages::Walk::Sound => break txn,
+                pages::Walk::Overtaken if tries < SNAPSHOT_TRIES => tries += 1,
+                pages::Walk::Overtaken => {
+                    return Err(corrupt(format!(
+                        "the meta pages of {} do not hold transaction {}, which LMDB reads",
+                        file.display(),
+                        txn.id()
+                    )));
+                }
+            }
+        };
+        let tables = env
+            .open_databases_and_commit(txn, |opener, txn| {
+                let open = |database: Database| {
+                    opener.open_database::<Bytes, Bytes>(txn, Some(database.name()))
+                };
+                let [a, b, c, d] = Database::ALL;
+                Ok::<_, heed::Error>(match (open(a)?, open(b)?, open(c)?, open(d)?) {
+                    (Some(a), Some(b), Some(c), Some(d)) => CommitOrAbort::Commit([a, b, c, d]),
+                    _ => CommitOrAbort::Abort(()),
+                })
+            })
+            .map_err(map)?
+            .commit()
+            .ok_or_else(|| corrupt(format!("a database is missing in {}", file.display())))?;
+        let poisoned = AtomicBool::new(false);
+        Ok(Self { env, tables, file, access, map_size_bytes, poisoned, guard })
+    }
+
+    pub(super) fn access(&self) -> Access {
+        self.access
+    }
+
+    /// True after a write whose effect on the disk is unknown.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// Length of the data file.
+    pub(super) fn file_bytes(&self) -> Result<u64> {
+        self.env.real_disk_size().map_err(|error| failure(error, "measure", &self.file).error)
+    }
+
+    /// Begins a read transaction: a snapshot, which the writer must keep; hold it shortly.
+    pub(super) fn read(&self) -> Result<Read<'_>> {
+        let txn = begin_read(&self.env, &self.file).map_err(|f| self.explain(f).error)?;
+        Ok(Read { txn, environment: self })
+    }
+
+    /// Runs `body` in a write transaction; commits durably if it returns `Ok`, else leaves no trace.
+    pub(super) fn write<R>(
+        &self,
+        body: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<R, Failure>,
+    ) -> std::result::Result<R, Failure> {
+        let outcome = self.try_write(body);
+        if let Err(failure) = &outcome
+            && failure.poisons
+        {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        outcome
+    }
+
+    /// Runs `body` while nobody can write, without writing.
+    pub(super) fn read_locked<R>(
+        &self,
+        body: impl FnOnce(&Transaction<'_>) -> std::result::Result<R, Failure>,
+    ) -> std::result::Result<R, Failure> {
+        let txn = self.env.write_txn().map_err(|error| self.failure(error, "lock"))?;
+        body(&Transaction { txn, environment: self })
+    }
+
+    fn try_write<R>(
+        &self,
+        body: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<R, Failure>,
+    ) -> std::result::Result<R, Failure> {
+        let txn = self.env.write_txn().map_err(|error| self.failure(error, "write"))?;
+        let mut write = Transaction { txn, environment: self };
+        let value = body(&mut write)?;
+        write.txn.commit().map_err(|error| self.failure(error, "commit to"))?;
+        Ok(value)
+    }
+
+    /// Copies a consistent snapshot, without free pages, into `target`.
+    pub(super) fn copy_to(&self, target: &mut File) -> Result<()> {
+        self.env
+            .copy_to_file(target, CompactionOption::Enabled)
+            .map_err(|error| failure(error, "copy", &self.file).error)
+    }
+
+    fn failure(&self, error: heed::Error, action: &str) -> Failure {
+        self.explain(failure(error, action, &self.file))
+    }
+
+    /// Adds what only the environment knows to a full map's error.
+    fn explain(&self, failure: Failure) -> Failure {
+        if failure.error.kind() == ErrorKind::StoreFull && !failure.poisons {
+            crate::crash_point!("map.full.mid_txn");
+            let text = format!(
+                "{}: the reserved map of {} bytes is full; nothing was written. Drop old \
+                 checkpoints, or close the store and open it with a larger map_size_bytes",
+                self.file.display(),
+                self.map_size_bytes
+            );
+            return Error::new(ErrorKind::StoreFull, text).into();
+        }
+        failure
+    }
+
+    fn table(&self, database: Database) -> &Table {
+        let [meta, records, chunks, notes] = &self.tables;
+        match database {
+            Database::Meta => meta,
+            Database::Records => records,
+            Database::Chunks => chunks,
+            Database::Notes => notes,
+        }
+    }
+
+    fn get<'t>(
+        &self,
+        txn: &'t RoTxn<'_>,
+        database: Database,
+        key: &[u8],
+    ) -> std::result::Result<Option<&'t [u8]>, Failure> {
+        self.table(database).get(txn, key).map_err(|error| self.failure(error, "read"))
+    }
+
+    fn entries<'t>(
+        &self,
+        txn: &'t RoTxn<'_>,
+        database: Database,
+    ) -> std::result::Result<Entries<'t>, Failure> {
+        let iter = self.table(database).iter(txn).map_err(|error| self.failure(error, "read"))?;
+        Ok(Entries { iter, file: self.file.clone() })
+    }
+}
+
+/// A snapshot of the store.
+pub(super) struct Read<'e> {
+    txn: RoTxn<'e, WithoutTls>,
+    environment: &'e Environment,
+}
+
+impl Read<'_> {
+    /// The transaction that made this snapshot.
+    pub(super) fn transaction(&self) -> u64 {
+        self.txn.id() as u64
+    }
+
+    pub(super) fn get(&self, database: Database, key: &[u8]) -> Result<Option<&[u8]>> {
+        self.environment.get(&self.txn, database, key).map_err(|f| f.error)
+    }
+
+    /// All entries in key order.
+    pub(super) fn entries(&self, database: Database) -> Result<Entries<'_>> {
+        self.environment.entries(&self.txn, database).map_err(|f| f.error)
+    }
+
+    /// Bytes of the pages of all databases.
+    pub(super) fn used_bytes(&self) -> Result<u64> {
+        let mut pages = 2;
+        let mut page_size = 0;
+        for database in Database::ALL {
+            let stat = self
+                .environment
+                .table(database)
+                .stat(&self.txn)
+                .map_err(|error| self.environment.failure(error, "measure").error)?;
+            page_size = u64::from(stat.page_size);
+            pages += (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64;
+        }
+        // The leaf of the main database, which names the four.
+        Ok((pages + 1) * page_size)
+    }
+}
+
+/// A write transaction.
+pub(super) struct Transaction<'e> {
+    txn: RwTxn<'e>,
+    environment: &'e Environment,
+}
+
+impl Transaction<'_> {
+    /// The number that this transaction will have.
+    pub(super) fn transaction(&self) -> u64 {
+        self.txn.id() as u64
+    }
+
+    pub(super) fn get(
+        &self,
+        database: Database,
+        key: &[u8],
+    ) -> std::result::Result<Option<&[u8]>, Failure> {
+        self.environment.get(&self.txn, database, key)
+    }
+
+    pub(super) fn entries(&self, database: Database) -> std::result::Result<Entries<'_>, Failure> {
+        self.environment.entries(&self.txn, database)
+    }
+
+    /// Puts a value with its trailer, replacing an older one.
+    pub(super) fn put(
+        &mut self,
+        database: Database,
+        key: &[u8],
+        payload: &[u8],
+        parts: u32,
+    ) -> std::result::Result<(), Failure> {
+        let trailer = trailer(database, key, payload, parts);
+        let environment = self.environment;
+        environment
+            .table(database)
+            .put_reserved(&mut self.txn, key, payload.len() + TRAILER_BYTES, |space| {
+                space.write_all(payload)?;
+                space.write_all(&trailer)
+            })
+            .map_err(|error| environment.failure(error, "write to"))
+    }
+
+    /// True if there was something under `key`.
+    pub(super) fn delete(
+        &mut self,
+        database: Database,
+        key: &[u8],
+    ) -> std::result::Result<bool, Failure> {
+        let environment = self.environment;
+        environment
+            .table(database)
+            .delete(&mut self.txn, key)
+            .map_err(|error| environment.failure(error, "write to"))
+    }
+}
+
+/// Keys and stored values of one database, in key order.
+pub(super) struct Entries<'t> {
+    iter: heed::RoIter<'t, Bytes, Bytes>,
+    file: PathBuf,
+}
+
+impl<'t> Iterator for Entries<'t> {
+    type Item = Result<(&'t [u8], &'t [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entry = self.iter.next()?;
+        Some(entry.map_err(|error| failure(error, "read", &self.file).error))
+    }
+}
+
+fn open_env(
+    data: &Path,
+    map_size_bytes: usize,
+    access: Access,
+) -> std::result::Result<Env<WithoutTls>, Failure> {
+    let file = data.join(DATA_FILE);
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(map_size_bytes).max_readers(MAX_READERS).max_dbs(8);
+    let flags = match access {
+        Access::Owner => EnvFlags::empty(),
+        Access::Reader => EnvFlags::READ_ONLY,
+        Access::ReaderWithoutSlot => EnvFlags::READ_ONLY | EnvFlags::NO_LOCK,
+    };
+    // SAFETY: READ_ONLY is harmless. NO_LOCK goes with READ_ONLY and with a shared lock on
+    // `owner.lock`, held as long as the environment, which keeps every writer out.
+    unsafe { options.flags(flags) };
+    // SAFETY: the map stays valid as long as nobody truncates the file or writes it behind LMDB's
+    // back. The directory is private (0700, files 0600), writers hold the owner lock, and LMDB
+    // orders them and the readers by its own locks; the registry in `lock` keeps this process from
+    // opening the file twice, a check of the process id from using it after fork, and network file
+    // systems are refused. What the file holds was checked with plain reads (`pages`).
+    unsafe { options.open(data) }.map_err(|error| failure(error, "open", &file))
+}
+
+fn begin_read<'e>(
+    env: &'e Env<WithoutTls>,
+    file: &Path,
+) -> std::result::Result<RoTxn<'e, WithoutTls>, Failure> {
+    match env.read_txn() {
+        Err(heed::Error::Mdb(MdbError::ReadersFull)) => {
+            // Slots of processes that were killed are freed on demand.
+            env.clear_stale_readers().map_err(|error| failure(error, "read", file))?;
+            env.read_txn().map_err(|error| failure(error, "read", file))
+        }
+        txn => txn.map_err(|error| failure(error, "read", file)),
+    }
+}
+
+/// Kind, text and consequence of an error of LMDB.
+fn failure(error: heed::Error, action: &str, file: &Path) -> Failure {
+    let file = file.display();
+    let (kind, advice, poisons) = match &error {
+        heed::Error::Io(io) => match io_kind(io) {
+            ErrorKind::StoreFull => {
+                (ErrorKind::StoreFull, "free space on the disk and open the store again", true)
+            }
+            kind => (kind, "close the store, and open it again when the cause is gone", true),
+        },
+        heed::Error::Mdb(MdbError::MapFull) => (ErrorKind::StoreFull, "the map is full", false),
+        heed::Error::Mdb(MdbError::TxnFull) => (
+            ErrorKind::CapacityExceeded,
+            "one transaction changes too many pages; make checkpoints smaller",
+            false,
+        ),
+        heed::Error::Mdb(MdbError::ReadersFull) => (
+            ErrorKind::CapacityExceeded,
+            "all reader slots are taken; close some of the readers of this directory",
+            false,
+        ),
+        heed::Error::Mdb(MdbError::MapResized) => (
+            ErrorKind::Fenced,
+            "another process has written past the map of this one; close the store",
+            false,
+        ),
+        heed::Error::Mdb(MdbError::Panic) => {
+            (ErrorKind::StorePoisoned, "a sync failed before; open the store again", true)
+        }
+        heed::Error::Mdb(MdbError::VersionMismatch) => {
+            (ErrorKind::StoreFormat, "another version of LMDB wrote it or holds its lock", false)
+        }
+        heed::Error::Mdb(
+            MdbError::Corrupted
+            | MdbError::PageNotFound
+            | MdbError::Invalid
+            | MdbError::CursorFull
+            | MdbError::PageFull
+            | MdbError::Incompatible
+            | MdbError::Problem,
+        ) => (ErrorKind::StoreCorrupt, "restore a backup", true),
+        heed::Error::EnvAlreadyOpened => (
+            ErrorKind::StoreForked,
+            "it was opened before this process was forked; open it in a process of its own",
+            false,
+        ),
+        _ => (ErrorKind::Io, "close the store and open it again", false),
+    };
+    let text = format!("cannot {action} {file}: {error}; {advice}");
+    Failure { error: Error::new(kind, text), poisons }
+}

@@ -1,1 +1,167 @@
 //! The manifest beside the data file, checked before anything is mapped.
+//!
+//! LMDB opens a 0-byte file as an empty database and cannot tell an old copy from the newest
+//! one. The manifest names the store and gives lower bounds (newest transaction, length) that
+//! are raised now and then, not at each commit: what lies below them is damage for certain.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::files::{io_error, write_synced};
+use super::layout::FORMAT_VERSION;
+use super::{StoreOptions, corrupt};
+use crate::{Error, ErrorKind, Result};
+
+/// Its name in the directory.
+pub(super) const MANIFEST: &str = "manifest.json";
+/// A replacement that has not got its name yet.
+pub(super) const MANIFEST_NEW: &str = ".manifest.json.new";
+/// Larger than any manifest we write; a bound on what is read.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) format: u32,
+    /// 32 hex digits.
+    pub(super) store_id: String,
+    pub(super) job: String,
+    pub(super) key_groups: u16,
+    /// The data file holds this LMDB transaction or a newer one.
+    pub(super) newest_transaction: u64,
+    /// The data file has at least this length.
+    pub(super) min_length_bytes: u64,
+    /// XXH3-64 of the manifest with this field empty, 16 hex digits.
+    checksum: String,
+}
+
+/// The one field that every format keeps, read before the rest is understood.
+#[derive(Deserialize)]
+struct AnyFormat {
+    format: u64,
+}
+
+impl Manifest {
+    pub(super) fn new(store_id: u128, options: &StoreOptions) -> Self {
+        Self {
+            format: FORMAT_VERSION,
+            store_id: format!("{store_id:032x}"),
+            job: options.job.clone(),
+            key_groups: options.key_groups,
+            newest_transaction: 0,
+            min_length_bytes: 0,
+            checksum: String::new(),
+        }
+    }
+
+    /// Reads and checks the manifest of `directory`; `None` if there is none.
+    pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(MANIFEST);
+        let file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error("open", &path, &error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(|error| io_error("read", &path, &error))?;
+        Self::decode(&bytes, &path).map(Some)
+    }
+
+    fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
+        let damaged =
+            |what: String| corrupt(format!("the manifest {} is damaged: {what}", path.display()));
+        let any: AnyFormat =
+            serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        if any.format > u64::from(FORMAT_VERSION) {
+            return Err(newer_format(any.format, path));
+        }
+        let manifest: Self =
+            serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        let expected = manifest.digest()?;
+        if manifest.checksum != expected {
+            return Err(damaged(format!(
+                "its checksum is {} but its content gives {expected}",
+                manifest.checksum
+            )));
+        }
+        Ok(manifest)
+    }
+
+    /// Writes it into a directory that is not in use yet.
+    pub(super) fn write_new(&self, directory: &Path) -> Result<()> {
+        write_synced(&directory.join(MANIFEST), &self.encode()?)
+    }
+
+    /// Replaces the manifest of `directory` atomically. The new name need not be durable at once:
+    /// the old manifest is a valid lower bound too.
+    pub(super) fn replace(&self, directory: &Path) -> Result<()> {
+        let (new, path) = (directory.join(MANIFEST_NEW), directory.join(MANIFEST));
+        write_synced(&new, &self.encode()?)?;
+        crate::crash_point!("manifest.replace.pre_rename");
+        std::fs::rename(&new, &path).map_err(|error| io_error("replace", &path, &error))
+    }
+
+    /// Refuses another job or other settings than `options` ask for.
+    pub(super) fn check_settings(&self, directory: &Path, options: &StoreOptions) -> Result<()> {
+        if self.job != options.job {
+            return Err(Error::new(
+                ErrorKind::StoreMismatch,
+                format!(
+                    "{} belongs to the job {:?}, but was opened for the job {:?}; give each job a \
+                     directory of its own",
+                    directory.display(),
+                    self.job,
+                    options.job
+                ),
+            ));
+        }
+        if self.key_groups != options.key_groups {
+            return Err(Error::new(
+                ErrorKind::StoreMismatch,
+                format!(
+                    "{} was created with {} key groups, but was opened with {}; the number is \
+                     fixed at creation, so open it with {}",
+                    directory.display(),
+                    self.key_groups,
+                    options.key_groups,
+                    self.key_groups
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn digest(&self) -> Result<String> {
+        let bare = Self { checksum: String::new(), ..self.clone() };
+        let bytes = serde_json::to_vec(&bare).map_err(unencodable)?;
+        Ok(format!("{:016x}", xxh3_64(&bytes)))
+    }
+
+    fn encode(&self) -> Result<Vec<u8>> {
+        let sealed = Self { checksum: self.digest()?, ..self.clone() };
+        let mut bytes = serde_json::to_vec_pretty(&sealed).map_err(unencodable)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+}
+
+fn unencodable(error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::InvalidArgument, format!("cannot write a manifest: {error}"))
+}
+
+/// What to say about a format that this version does not know.
+pub(super) fn newer_format(format: u64, path: &Path) -> Error {
+    Error::new(
+        ErrorKind::StoreFormat,
+        format!(
+            "{} was written by format version {format}, but this version reads up to version \
+             {FORMAT_VERSION}; use a newer onceflow",
+            path.display()
+        ),
+    )
+}

@@ -1,17 +1,53 @@
 //! The durable home of chunks and decision records: one LMDB environment in a private directory.
+//!
+//! One process owns a directory and writes; others may read. What is promised:
+//!
+//! - A commit is one LMDB transaction, synced before it is acknowledged: after a crash at any
+//!   instruction its record and all its chunks are there, or none.
+//! - Opening raises the job epoch durably. Every later write of an older owner finds the newer
+//!   epoch inside its own transaction and is `Fenced`, however long it was paused.
+//! - Damage is a typed error or a `Damage`, never a signal and never a wrong value: the manifest is
+//!   checked before anything is mapped, the pages before LMDB follows them, each value's checksum
+//!   when it is read.
+//! - After a failed sync nothing is written until the store is opened again (`StorePoisoned`).
+//!
+//! Not promised: that a store survives being copied while it runs (use [`Store::backup`]), a disk
+//! that lies about syncs, use over a network file system (refused where it can be seen).
 
+mod creation;
+mod files;
 mod layout;
 mod lmdb;
 mod lock;
 mod manifest;
+mod owner;
+mod pages;
 mod verify;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use layout::{
+    Database, HEAD_KEY, Head, MAX_NOTE_BYTES, MAX_NOTE_NAME_BYTES, MAX_PART_BYTES, MAX_VALUE_BYTES,
+    Tally, chunk_key, open_value, parse_chunk_key, parse_record_key, record_key,
+};
+use lmdb::{Environment, Failure, Read, Transaction};
+use manifest::Manifest;
+use owner::Owner;
 
 pub use layout::{CheckpointRecord, ChunkKey, TableManifest};
 pub use verify::{VerifyReport, verify};
 
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
+
+/// Checkpoint ids are reserved durably in blocks of so many: one small commit a block.
+const ID_BLOCK: u64 = 1000;
+
+/// The manifest's lower bounds are raised every so many commits (and by open and close).
+const MANIFEST_COMMITS: u64 = 1024;
 
 /// How to open a store.
 #[derive(Debug, Clone)]
@@ -69,35 +105,600 @@ pub struct Damage {
 }
 
 /// See the module.
-pub struct Store;
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    manifest: Manifest,
+    map_size_bytes: usize,
+    /// The process that opened it.
+    pid: u32,
+    /// `None` only while it is being closed.
+    environment: Option<Arc<Environment>>,
+    owner: Option<Owner>,
+    writer: Mutex<Writer>,
+}
 
-#[allow(unused_variables, missing_docs)]
+/// What writes change in memory.
+#[derive(Debug, Default)]
+struct Writer {
+    /// Ids of the reserved block that were not handed out yet.
+    ids: std::ops::Range<u64>,
+    commits: u64,
+    /// The first error that made further writes unsafe.
+    poisoned: Option<String>,
+}
+
 impl Store {
-    pub fn open(directory: &Path, options: &StoreOptions) -> Result<Self> { todo!() }
-    pub fn path(&self) -> PathBuf { todo!() }
+    /// Opens (or, if asked, creates) the store of `directory`.
+    ///
+    /// As owner, in this order: 1. lock the directory, or replace the lock; 2. finish or discard
+    /// what a crash left, create the store if there is none; 3. check the manifest, then the pages,
+    /// then head and notes; 4. raise the job epoch durably.
+    ///
+    /// # Errors
+    /// `StoreMissing`, `StoreFormat` (newer, or not a state directory), `StoreMismatch` (job or key
+    /// groups), `StoreCorrupt`, `StoreLocked`, `StoreReadOnly`, `StoreNetworkFilesystem`,
+    /// `StoreFull`, `Io`.
+    pub fn open(directory: &Path, options: &StoreOptions) -> Result<Self> {
+        if options.read_only {
+            Self::open_reader(directory, Some(options))
+        } else {
+            Self::open_owner(directory, options)
+        }
+    }
+
+    /// Where the store lies.
+    pub fn path(&self) -> PathBuf {
+        self.directory.clone()
+    }
+
     /// The epoch that this process owns: raised durably by `open` (0 when read-only).
-    pub fn job_epoch(&self) -> u64 { todo!() }
-    pub fn key_groups(&self) -> u16 { todo!() }
+    pub fn job_epoch(&self) -> u64 {
+        self.owner.as_ref().map_or(0, |owner| owner.job_epoch)
+    }
+
+    /// Number of key groups, fixed at creation.
+    pub fn key_groups(&self) -> u16 {
+        self.manifest.key_groups
+    }
+
     /// All decision records, ascending; a damaged one is reported in place.
-    pub fn records(&self) -> Result<Vec<std::result::Result<CheckpointRecord, Damage>>> { todo!() }
+    pub fn records(&self) -> Result<Vec<std::result::Result<CheckpointRecord, Damage>>> {
+        read_records(&self.environment()?.read()?)
+    }
+
     /// Never hands out the same number twice, also across crashes (ids of aborted checkpoints are
     /// not reused; allocated in durable blocks).
-    pub fn allocate_checkpoint_id(&self) -> Result<u64> { todo!() }
+    pub fn allocate_checkpoint_id(&self) -> Result<u64> {
+        let mut writer = self.writer()?;
+        if writer.ids.is_empty() {
+            writer.ids = self.write(&mut writer, |_, head| reserve_ids(head))?;
+        }
+        let id = writer.ids.next().ok_or_else(ids_exhausted)?;
+        crate::crash_point!("ckpt.id.post_alloc");
+        Ok(id)
+    }
+
     /// The only commit point. `Fenced` if a newer epoch exists. After a failed sync: poisoned.
-    pub fn commit(&self, commit: &Commit<'_>) -> Result<CommitStats> { todo!() }
+    ///
+    /// In one transaction: 1. put the chunks; 2. drop what is superseded; 3. put the record;
+    /// 4. write the head; 5. sync. Before the end of 5 nothing of it is visible, after it all is.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the record or a chunk exists already, `CapacityExceeded` for a value over
+    /// 1 GiB, `StoreFull`, `Fenced`, `StorePoisoned`, `Io`. Nothing was written then; after
+    /// `StoreFull` of the disk and `Io` the outcome is known only when the store is opened again.
+    pub fn commit(&self, commit: &Commit<'_>) -> Result<CommitStats> {
+        let start = Instant::now();
+        let record = commit.record.encode()?;
+        check_length("the checkpoint record", record.len())?;
+        for (key, bytes) in commit.chunks {
+            check_length(&format!("chunk {key:?}"), bytes.len())?;
+        }
+        if commit.record.id == 0 {
+            let text = "checkpoint ids start at 1; use allocate_checkpoint_id";
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        let mut writer = self.writer()?;
+        self.write(&mut writer, |txn, head| {
+            for (key, bytes) in commit.chunks {
+                put_new(txn, Database::Chunks, bytes, |part| chunk_key(*key, part))
+                    .map_err(|failure| named(failure, || format!("chunk {key:?}")))?;
+            }
+            crate::crash_point!("snap.state.pre_commit");
+            delete(txn, commit.drop_records, commit.drop_chunks)?;
+            let id = commit.record.id;
+            put_new(txn, Database::Records, &record, |part| record_key(id, part))
+                .map_err(|failure| named(failure, || format!("checkpoint {id}")))?;
+            head.records = tally(txn, Database::Records)?;
+            head.next_checkpoint_id = head.next_checkpoint_id.max(id.saturating_add(1));
+            crate::crash_point!("decide.pre_sync");
+            Ok(())
+        })?;
+        crate::crash_point!("decide.post");
+        writer.commits += 1;
+        if writer.commits % MANIFEST_COMMITS == 0 {
+            // The decision stands; a manifest that could not be raised is still a lower bound.
+            let _ = self.raise_manifest();
+        }
+        let chunk_bytes: usize = commit.chunks.iter().map(|(_, bytes)| bytes.len()).sum();
+        Ok(CommitStats {
+            bytes_written: (chunk_bytes + record.len()) as u64,
+            commit_s: start.elapsed().as_secs_f64(),
+        })
+    }
+
     /// Drops records and chunks without a new decision (savepoint removal, start-up collection).
-    pub fn collect(&self, drop_records: &[u64], drop_chunks: &[ChunkKey]) -> Result<()> { todo!() }
+    pub fn collect(&self, drop_records: &[u64], drop_chunks: &[ChunkKey]) -> Result<()> {
+        let mut writer = self.writer()?;
+        self.write(&mut writer, |txn, head| {
+            delete(txn, drop_records, drop_chunks)?;
+            head.records = tally(txn, Database::Records)?;
+            Ok(())
+        })
+    }
+
     /// Keys of all chunks present.
-    pub fn chunk_keys(&self) -> Result<Vec<ChunkKey>> { todo!() }
+    pub fn chunk_keys(&self) -> Result<Vec<ChunkKey>> {
+        let environment = self.environment()?;
+        let txn = environment.read()?;
+        let mut keys: Vec<ChunkKey> = Vec::new();
+        for entry in txn.entries(Database::Chunks)? {
+            let (key, _) = entry?;
+            let (chunk, _) = parse_chunk_key(key).ok_or_else(|| {
+                corrupt(format!(
+                    "{}: a chunk's key has {} bytes",
+                    self.directory.display(),
+                    key.len()
+                ))
+            })?;
+            if keys.last() != Some(&chunk) {
+                keys.push(chunk);
+            }
+        }
+        Ok(keys)
+    }
+
     /// Hands the checked bytes of a chunk to `read` inside a short read transaction.
-    pub fn read_chunk<R>(&self, key: ChunkKey, read: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> { todo!() }
+    ///
+    /// # Errors
+    /// `StoreCorrupt` if the chunk is missing or its checksum is wrong, and what `read` returns.
+    pub fn read_chunk<R>(&self, key: ChunkKey, read: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+        let environment = self.environment()?;
+        let txn = environment.read()?;
+        let chunk = read_parts(&txn, Database::Chunks, |part| chunk_key(key, part));
+        match chunk.map_err(|problem| problem.into_error(&self.directory, &key))? {
+            Whole::Mapped(bytes) => read(bytes),
+            Whole::Joined(bytes) => read(&bytes),
+        }
+    }
+
     /// A small durable note outside checkpoints (a sink's applied marker). Fenced like a commit.
-    pub fn put_note(&self, name: &str, value: &[u8]) -> Result<()> { todo!() }
-    pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> { todo!() }
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name of 0 or more than 400 bytes, `CapacityExceeded` for a value over
+    /// 1 MiB, else as `commit`.
+    pub fn put_note(&self, name: &str, value: &[u8]) -> Result<()> {
+        check_note_name(name)?;
+        if value.len() > MAX_NOTE_BYTES {
+            return Err(Error::new(
+                ErrorKind::CapacityExceeded,
+                format!(
+                    "the note {name:?} has {} bytes, but a note may have {MAX_NOTE_BYTES}; keep \
+                     larger values in a checkpoint",
+                    value.len()
+                ),
+            ));
+        }
+        let mut writer = self.writer()?;
+        self.write(&mut writer, |txn, head| {
+            txn.put(Database::Notes, name.as_bytes(), value, 1)?;
+            head.notes = tally(txn, Database::Notes)?;
+            Ok(())
+        })
+    }
+
+    /// The note of this name, if there is one.
+    pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        check_note_name(name)?;
+        let environment = self.environment()?;
+        let txn = environment.read()?;
+        let Some(value) = txn.get(Database::Notes, name.as_bytes())? else { return Ok(None) };
+        match open_value(Database::Notes, name.as_bytes(), value) {
+            Ok((payload, _)) => Ok(Some(payload.to_vec())),
+            Err(reason) => Err(corrupt(format!(
+                "{}: the note {name:?} is damaged: {reason}",
+                self.directory.display()
+            ))),
+        }
+    }
+
     /// `Fenced` if a newer epoch exists.
-    pub fn check_epoch(&self) -> Result<()> { todo!() }
-    pub fn size(&self) -> Result<StoreSize> { todo!() }
+    pub fn check_epoch(&self) -> Result<()> {
+        let environment = self.environment()?;
+        match &self.owner {
+            None => Ok(()),
+            Some(owner) => owner.check(&read_head(&environment.read()?)?, &self.directory),
+        }
+    }
+
+    /// Length of the file, and how much of it is in use.
+    pub fn size(&self) -> Result<StoreSize> {
+        let environment = self.environment()?;
+        Ok(StoreSize {
+            file_bytes: environment.file_bytes()?,
+            used_bytes: environment.read()?.used_bytes()?,
+        })
+    }
+
     /// A consistent copy into a directory that does not exist yet, while running.
-    pub fn backup(&self, target: &Path) -> Result<()> { todo!() }
-    pub fn close(self) -> Result<()> { todo!() }
+    ///
+    /// The copy belongs to the same job and has the same identity: never run both.
+    pub fn backup(&self, target: &Path) -> Result<()> {
+        creation::backup(self.environment()?, &self.manifest, target, self.map_size_bytes)
+    }
+
+    /// Releases the directory. Dropping the store does the same, silently.
+    ///
+    /// # Errors
+    /// What prevented the manifest's lower bounds from being raised; nothing is lost then.
+    pub fn close(mut self) -> Result<()> {
+        let raised = match self.environment() {
+            Ok(environment) if self.owner.is_some() && !environment.is_poisoned() => {
+                match self.raise_manifest() {
+                    // It is the new owner's to write now.
+                    Err(error) if error.kind() == ErrorKind::Fenced => Ok(()),
+                    other => other,
+                }
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.release();
+        raised
+    }
+
+    fn release(&mut self) {
+        if self.pid == std::process::id() {
+            // The environment goes before the lock that protects it.
+            self.environment = None;
+            self.owner = None;
+        } else {
+            // The parent's: closing would be harmless to it at best.
+            std::mem::forget((self.environment.take(), self.owner.take()));
+        }
+    }
+
+    /// The environment, if this process may use it.
+    fn environment(&self) -> Result<&Arc<Environment>> {
+        if self.pid != std::process::id() {
+            return Err(Error::new(
+                ErrorKind::StoreForked,
+                format!(
+                    "{} was opened by process {} and is used in process {}, forked from it; open \
+                     the store after the fork",
+                    self.directory.display(),
+                    self.pid,
+                    std::process::id()
+                ),
+            ));
+        }
+        self.environment.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Closed, format!("{} was closed", self.directory.display()))
+        })
+    }
+
+    /// The right to write: one thread at a time, by an owner whose store is not poisoned.
+    fn writer(&self) -> Result<parking_lot::MutexGuard<'_, Writer>> {
+        let environment = self.environment()?;
+        if self.owner.is_none() {
+            return Err(Error::new(
+                ErrorKind::StoreReadOnly,
+                format!("{} was opened with read_only", self.directory.display()),
+            ));
+        }
+        let writer = self.writer.lock();
+        match &writer.poisoned {
+            None if !environment.is_poisoned() => Ok(writer),
+            reason => Err(Error::new(
+                ErrorKind::StorePoisoned,
+                format!(
+                    "{} may not be written after this error: {}; close it and open it again",
+                    self.directory.display(),
+                    reason.as_deref().unwrap_or("a failed write of this process")
+                ),
+            )),
+        }
+    }
+
+    /// A write transaction of the owner: fenced, and sealed by a new head.
+    fn write<R>(
+        &self,
+        writer: &mut Writer,
+        body: impl FnOnce(&mut Transaction<'_>, &mut Head) -> std::result::Result<R, Failure>,
+    ) -> Result<R> {
+        let environment = self.environment()?;
+        let Some(owner) = &self.owner else {
+            return Err(Error::new(ErrorKind::StoreReadOnly, "opened with read_only"));
+        };
+        // A fenced owner must not even queue for the writer lock: if it is paused there, the new
+        // owner waits with it.
+        owner.check(&read_head(&environment.read()?)?, &self.directory)?;
+        let outcome = environment.write(|txn| {
+            let mut head = head_of(txn.get(Database::Meta, HEAD_KEY)?)?;
+            owner.check(&head, &self.directory)?;
+            let value = body(txn, &mut head)?;
+            put_head(txn, &mut head)?;
+            Ok(value)
+        });
+        outcome.map_err(|failure| {
+            if failure.poisons {
+                writer.poisoned.get_or_insert_with(|| failure.error.to_string());
+            }
+            failure.error
+        })
+    }
+
+    /// Raises the manifest's lower bounds to what is durable now, unless fenced.
+    ///
+    /// It holds the writer lock without changing anything, so that a fenced owner that was paused
+    /// on the way cannot put an older manifest back.
+    fn raise_manifest(&self) -> Result<()> {
+        let environment = self.environment()?;
+        let Some(owner) = &self.owner else { return Ok(()) };
+        owner::raise_manifest(environment, owner, &self.manifest, &self.directory)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if self.pid == std::process::id()
+            && self.environment.as_ref().is_some_and(|environment| !environment.is_poisoned())
+        {
+            let _ = self.raise_manifest();
+        }
+        self.release();
+    }
+}
+
+/// Damage, with a text that already says where.
+fn corrupt(text: String) -> Error {
+    Error::new(ErrorKind::StoreCorrupt, text)
+}
+
+fn ids_exhausted() -> Error {
+    Error::new(ErrorKind::CapacityExceeded, "no checkpoint ids are left")
+}
+
+/// Reserves the next block of checkpoint ids.
+fn reserve_ids(head: &mut Head) -> std::result::Result<std::ops::Range<u64>, Failure> {
+    let start = head.next_checkpoint_id;
+    head.next_checkpoint_id = start.checked_add(ID_BLOCK).ok_or_else(ids_exhausted)?;
+    Ok(start..head.next_checkpoint_id)
+}
+
+/// `bytes` rounded up to whole pages.
+fn whole_pages(bytes: usize) -> Result<usize> {
+    const MIN: usize = 64 << 10;
+    if bytes < MIN {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("map_size_bytes is {bytes}, but must be {MIN} at least"),
+        ));
+    }
+    // Page sizes up to 64 KiB exist.
+    bytes.checked_next_multiple_of(64 << 10).ok_or_else(|| {
+        Error::new(ErrorKind::InvalidArgument, format!("map_size_bytes is too large: {bytes}"))
+    })
+}
+
+fn check_length(what: &str, length: usize) -> Result<()> {
+    if length <= MAX_VALUE_BYTES {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::CapacityExceeded,
+        format!("{what} has {length} bytes, but the store takes {MAX_VALUE_BYTES} at most"),
+    ))
+}
+
+fn check_note_name(name: &str) -> Result<()> {
+    if (1..=MAX_NOTE_NAME_BYTES).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!("a note's name has 1 to {MAX_NOTE_NAME_BYTES} bytes, not {}", name.len()),
+    ))
+}
+
+/// Names the value that a put refused.
+fn named(failure: Failure, what: impl FnOnce() -> String) -> Failure {
+    if failure.error.kind() == ErrorKind::InvalidArgument {
+        let text = format!("{} {}", what(), failure.error);
+        return Error::new(ErrorKind::InvalidArgument, text).into();
+    }
+    failure
+}
+
+/// Puts a value that must not exist yet, in parts.
+fn put_new<const N: usize>(
+    txn: &mut Transaction<'_>,
+    database: Database,
+    payload: &[u8],
+    key: impl Fn(u32) -> [u8; N],
+) -> std::result::Result<(), Failure> {
+    if txn.get(database, &key(0))?.is_some() {
+        let text = "exists already; use a new checkpoint id";
+        return Err(Error::new(ErrorKind::InvalidArgument, text).into());
+    }
+    let parts = payload.len().div_ceil(MAX_PART_BYTES).max(1) as u32;
+    if payload.is_empty() {
+        return txn.put(database, &key(0), payload, parts);
+    }
+    for (number, part) in (0..parts).zip(payload.chunks(MAX_PART_BYTES)) {
+        txn.put(database, &key(number), part, parts)?;
+    }
+    Ok(())
+}
+
+/// Deletes records and chunks with all their parts; those that are gone already are no error.
+fn delete(
+    txn: &mut Transaction<'_>,
+    records: &[u64],
+    chunks: &[ChunkKey],
+) -> std::result::Result<(), Failure> {
+    if records.is_empty() && chunks.is_empty() {
+        return Ok(());
+    }
+    crate::crash_point!("gc.pre_delete");
+    for id in records {
+        delete_parts(txn, Database::Records, |part| record_key(*id, part))?;
+    }
+    for key in chunks {
+        delete_parts(txn, Database::Chunks, |part| chunk_key(*key, part))?;
+        crate::crash_point!("gc.mid_delete");
+    }
+    Ok(())
+}
+
+fn delete_parts<const N: usize>(
+    txn: &mut Transaction<'_>,
+    database: Database,
+    key: impl Fn(u32) -> [u8; N],
+) -> std::result::Result<(), Failure> {
+    let mut part = 0;
+    while txn.delete(database, &key(part))? {
+        part += 1;
+    }
+    Ok(())
+}
+
+fn tally(txn: &Transaction<'_>, database: Database) -> std::result::Result<Tally, Failure> {
+    let mut tally = Tally::default();
+    for entry in txn.entries(database)? {
+        tally.add(entry?.1);
+    }
+    Ok(tally)
+}
+
+fn put_head(txn: &mut Transaction<'_>, head: &mut Head) -> std::result::Result<(), Failure> {
+    head.transaction = txn.transaction();
+    txn.put(Database::Meta, HEAD_KEY, &head.encode()?, 1)
+}
+
+/// Decodes the head.
+fn head_of(value: Option<&[u8]>) -> Result<Head> {
+    let damaged = |reason: String| corrupt(format!("the store's head is damaged: {reason}"));
+    let value = value.ok_or_else(|| damaged("it is missing".to_owned()))?;
+    let (payload, _) = open_value(Database::Meta, HEAD_KEY, value).map_err(damaged)?;
+    Head::decode(payload).map_err(damaged)
+}
+
+fn read_head(txn: &Read<'_>) -> Result<Head> {
+    head_of(txn.get(Database::Meta, HEAD_KEY)?)
+}
+
+/// A value in one piece.
+enum Whole<'t> {
+    /// One part, as it lies in the map.
+    Mapped(&'t [u8]),
+    Joined(Vec<u8>),
+}
+
+impl Whole<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Joined(bytes) => bytes,
+        }
+    }
+}
+
+/// Why a value cannot be read in one piece.
+#[derive(Debug)]
+enum Problem {
+    Missing,
+    Damaged(String),
+    Other(Error),
+}
+
+impl Problem {
+    fn into_error(self, directory: &Path, key: &ChunkKey) -> Error {
+        let directory = directory.display();
+        match self {
+            Self::Missing => corrupt(format!("{directory}: {key:?} is missing")),
+            Self::Damaged(reason) => corrupt(format!("{directory}: {key:?} is damaged: {reason}")),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+fn read_parts<'t, const N: usize>(
+    txn: &'t Read<'_>,
+    database: Database,
+    key: impl Fn(u32) -> [u8; N],
+) -> std::result::Result<Whole<'t>, Problem> {
+    let part = |number: u32| {
+        let key = key(number);
+        match txn.get(database, &key) {
+            Ok(Some(value)) => open_value(database, &key, value)
+                .map_err(|reason| Problem::Damaged(format!("part {number}: {reason}"))),
+            Ok(None) => Err(Problem::Missing),
+            Err(error) => Err(Problem::Other(error)),
+        }
+    };
+    let (first, parts) = part(0)?;
+    if parts == 1 {
+        return Ok(Whole::Mapped(first));
+    }
+    let mut joined = first.to_vec();
+    for number in 1..parts {
+        let (bytes, said) = match part(number) {
+            Err(Problem::Missing) => {
+                let text = format!("part {number} of {parts} is missing");
+                return Err(Problem::Damaged(text));
+            }
+            other => other?,
+        };
+        if said != parts || joined.len() > MAX_VALUE_BYTES {
+            return Err(Problem::Damaged(format!("part {number} belongs to another value")));
+        }
+        joined.extend_from_slice(bytes);
+    }
+    Ok(Whole::Joined(joined))
+}
+
+fn read_records(txn: &Read<'_>) -> Result<Vec<std::result::Result<CheckpointRecord, Damage>>> {
+    let mut records = Vec::new();
+    let mut last = None;
+    for entry in txn.entries(Database::Records)? {
+        let (key, _) = entry?;
+        let Some((id, part)) = parse_record_key(key) else {
+            let reason = format!("the key of a record has {} bytes", key.len());
+            records.push(Err(Damage { checkpoint: None, reason }));
+            continue;
+        };
+        if last == Some(id) {
+            continue;
+        }
+        last = Some(id);
+        let damage = |reason| Damage { checkpoint: Some(id), reason };
+        let record = if part != 0 {
+            Err("its first part is missing".to_owned())
+        } else {
+            match read_parts(txn, Database::Records, |part| record_key(id, part)) {
+                Ok(whole) => CheckpointRecord::decode(whole.bytes()),
+                Err(Problem::Damaged(reason)) => Err(reason),
+                Err(Problem::Missing) => Err("it cannot be found by its key".to_owned()),
+                Err(Problem::Other(error)) => return Err(error),
+            }
+        };
+        records.push(match record {
+            Ok(record) if record.id == id => Ok(record),
+            Ok(record) => Err(damage(format!("it says that it is checkpoint {}", record.id))),
+            Err(reason) => Err(damage(format!("the record of checkpoint {id}: {reason}"))),
+        });
+    }
+    Ok(records)
 }

@@ -1,0 +1,165 @@
+//! Files and directories: private modes, atomic replacement, syncs, and errors by their cause.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use crate::{Error, ErrorKind, Result};
+
+/// Kind and text for what the operating system refused on `path`.
+pub(super) fn io_error(action: &str, path: &Path, error: &io::Error) -> Error {
+    let kind = io_kind(error);
+    let advice = match kind {
+        ErrorKind::StoreFull => "; free space on the disk and open the store again",
+        ErrorKind::StoreReadOnly => {
+            "; make it writable for this user, or open the store with read_only"
+        }
+        _ => "",
+    };
+    Error::new(kind, format!("cannot {action} {}: {error}{advice}", path.display()))
+}
+
+/// The kind of an I/O error by its number.
+pub(super) fn io_kind(error: &io::Error) -> ErrorKind {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => ErrorKind::StoreFull,
+        Some(Errno::ROFS | Errno::ACCESS | Errno::PERM) => ErrorKind::StoreReadOnly,
+        _ => ErrorKind::Io,
+    }
+}
+
+/// Makes the entries of a directory durable (a rename or creation is not, before this).
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| io_error("sync the directory", path, &error))
+}
+
+/// Makes the bytes of a file durable.
+pub(super) fn sync_file(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| io_error("sync", path, &error))
+}
+
+/// A directory that only its owner may enter.
+pub(super) fn create_private_directory(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| io_error("create the directory", path, &error))
+}
+
+/// Creates (or empties) a file that only its owner may read.
+pub(super) fn create_private_file(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| io_error("create", path, &error))
+}
+
+/// Writes a private file and syncs it.
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = create_private_file(path)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(|error| io_error("write", path, &error))
+}
+
+/// Removes a file or a whole directory of ours; it is no error if it is gone.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    let outcome = match std::fs::symlink_metadata(path) {
+        Err(error) => Err(error),
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+    };
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// True if something has this name.
+pub(super) fn exists(path: &Path) -> Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error("look at", path, &error)),
+    }
+}
+
+/// Refuses file systems whose locks and syncs other machines do not see.
+pub(super) fn refuse_network_filesystem(path: &Path) -> Result<()> {
+    let statistics = rustix::fs::statfs(path)
+        .map_err(|error| io_error("ask for the file system of", path, &error.into()))?;
+    match network_filesystem(statistics.f_type as u64) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            ErrorKind::StoreNetworkFilesystem,
+            format!(
+                "{} lies on the network file system {name}, where locks, memory maps and syncs do \
+                 not hold across machines; use a local disk",
+                path.display()
+            ),
+        )),
+    }
+}
+
+/// The name of a network or cluster file system by its magic number (statfs(2)). FUSE and 9p are
+/// not here: both also carry local file systems, and sandboxes report 9p for their root.
+fn network_filesystem(magic: u64) -> Option<&'static str> {
+    Some(match magic & 0xFFFF_FFFF {
+        0x6969 => "NFS",
+        0x517B => "SMB",
+        0xFF53_4D42 => "CIFS",
+        0xFE53_4D42 => "SMB2",
+        0x5346_414F | 0x6B41_4653 => "AFS",
+        0x00C3_6400 => "Ceph",
+        0x7375_7245 => "Coda",
+        0x564C => "NCP",
+        0x0BD0_0BD0 => "Lustre",
+        0x4750_4653 => "GPFS",
+        0x1983_0326 => "BeeGFS",
+        0x7461_636F => "OCFS2",
+        0x0116_1970 => "GFS2",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_filesystems_are_known_by_magic() {
+        for magic in [0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42, 0xFFFF_FFFF_FF53_4D42] {
+            assert!(network_filesystem(magic).is_some(), "{magic:#x}");
+        }
+        // ext4, tmpfs, xfs, btrfs, overlayfs, FUSE, 9p
+        for magic in
+            [0xEF53, 0x0102_1994, 0x5846_5342, 0x9123_683E, 0x794C_7630, 0x6573_5546, 0x0102_1997]
+        {
+            assert_eq!(network_filesystem(magic), None, "{magic:#x}");
+        }
+        let here = std::env::current_dir().unwrap();
+        refuse_network_filesystem(&here).unwrap();
+    }
+
+    #[test]
+    fn errors_are_told_apart_by_number() {
+        let kind = |errno: Errno| io_kind(&io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert_eq!(kind(Errno::NOSPC), ErrorKind::StoreFull);
+        assert_eq!(kind(Errno::DQUOT), ErrorKind::StoreFull);
+        assert_eq!(kind(Errno::ROFS), ErrorKind::StoreReadOnly);
+        assert_eq!(kind(Errno::IO), ErrorKind::Io);
+    }
+}

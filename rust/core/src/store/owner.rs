@@ -1,0 +1,441 @@
+//! Opening: as owner, with a new job epoch, or as a reader.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::creation::{self, DATA, Found};
+use super::files::{exists, io_error, refuse_network_filesystem, sync_directory};
+use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally, open_value};
+use super::lmdb::{Access, DATA_FILE, Environment, Failure, LOCK_FILE, Read};
+use super::lock::{Claim, FileId, OwnerLock, ReaderLock, Ticket, slot};
+use super::manifest::{Manifest, newer_format};
+use super::{
+    Store, StoreOptions, Writer, corrupt, head_of, put_head, read_head, reserve_ids, whole_pages,
+};
+use crate::{Error, ErrorKind, Result};
+
+/// How long to wait for LMDB's writer lock. A running owner holds it for one commit; only one that
+/// is paused in the middle of a commit (or on a stuck disk) holds it longer.
+const WRITER_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What an owner holds.
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) job_epoch: u64,
+    #[expect(dead_code, reason = "held for its lock")]
+    lock: OwnerLock,
+    #[expect(dead_code, reason = "held for its place in the registry")]
+    claim: Arc<Claim>,
+}
+
+impl Owner {
+    /// `Fenced` if `head` has a newer epoch than ours.
+    pub(super) fn check(&self, head: &Head, directory: &Path) -> Result<()> {
+        if head.job_epoch == self.job_epoch {
+            return Ok(());
+        }
+        let (newest, ours) = (head.job_epoch, self.job_epoch);
+        if newest < ours {
+            return Err(corrupt(format!(
+                "{} has gone back to job epoch {newest} from {ours}",
+                directory.display()
+            )));
+        }
+        Err(Error::new(
+            ErrorKind::Fenced,
+            format!(
+                "{} is at job epoch {newest}, but this process owns epoch {ours}: another process \
+                 has taken over, so stop this one",
+                directory.display()
+            ),
+        ))
+    }
+}
+
+impl Store {
+    pub(super) fn open_owner(directory: &Path, options: &StoreOptions) -> Result<Self> {
+        check_options(options)?;
+        let map_size_bytes = whole_pages(options.map_size_bytes)?;
+        let directory = enter(directory, options)?;
+        let slot = slot(FileId::of(&directory)?);
+        let mut slot = slot.lock();
+        let claim = Arc::new(slot.claim(&directory)?);
+        let shared = match slot.environment() {
+            Some(environment) if environment.access() != Access::Owner => {
+                return Err(Error::new(
+                    ErrorKind::StoreLocked,
+                    format!(
+                        "{} is open with read_only in this process; close that first",
+                        directory.display()
+                    ),
+                ));
+            }
+            Some(environment) if environment.is_poisoned() => {
+                return Err(Error::new(
+                    ErrorKind::StorePoisoned,
+                    format!(
+                        "{} is still open with read_only in this process, from before an error; \
+                         close that first",
+                        directory.display()
+                    ),
+                ));
+            }
+            shared => shared,
+        };
+
+        let (lock, former) = if options.take_over {
+            OwnerLock::take_over(&directory)?
+        } else {
+            (OwnerLock::acquire(&directory)?, None)
+        };
+        // Again, under the lock: another process may have created it meanwhile.
+        if creation::look(&directory)? == Found::Nothing {
+            creation::create(&directory, options)?;
+        } else {
+            creation::discard_leftovers(&directory)?;
+        }
+        let manifest = read_manifest(&directory)?;
+        manifest.check_settings(&directory, options)?;
+        let environment = match shared {
+            Some(environment) => environment,
+            None => open_environment(&directory, &manifest, map_size_bytes, Access::Owner, None)?,
+        };
+        slot.set_environment(&environment);
+        check_contents(&environment.read()?, &manifest, &directory)?;
+
+        crate::crash_point!("recover.pre_fence");
+        let (job_epoch, ids) = fence(&environment, &lock.ticket(), &claim, former)?;
+        crate::crash_point!("recover.post_fence");
+        let owner = Owner { job_epoch, lock, claim };
+        raise_manifest(&environment, &owner, &manifest, &directory)?;
+        Ok(Self {
+            directory,
+            manifest,
+            map_size_bytes,
+            pid: std::process::id(),
+            environment: Some(environment),
+            owner: Some(owner),
+            writer: Mutex::new(Writer { ids, ..Writer::default() }),
+        })
+    }
+
+    /// Opens for reading, beside an owner if there is one. Without options: whatever the job.
+    pub(super) fn open_reader(directory: &Path, options: Option<&StoreOptions>) -> Result<Self> {
+        let directory = match directory.canonicalize() {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(missing(directory));
+            }
+            Err(error) => return Err(io_error("open", directory, &error)),
+        };
+        refuse_network_filesystem(&directory)?;
+        if creation::look(&directory)? == Found::Nothing {
+            return Err(missing(&directory));
+        }
+        let slot = slot(FileId::of(&directory)?);
+        let mut slot = slot.lock();
+        let manifest = read_manifest(&directory)?;
+        if let Some(options) = options {
+            manifest.check_settings(&directory, options)?;
+        }
+        let map_size_bytes = match options {
+            Some(options) => whole_pages(options.map_size_bytes)?,
+            None => whole_pages(1 << 20)?,
+        };
+        let environment = match slot.environment() {
+            Some(environment) => environment,
+            None => {
+                // Without the right to write there is no slot in the reader table, and the owner
+                // would recycle pages that are being read: keep owners out instead.
+                let (access, guard) = if can_take_slot(&directory) {
+                    (Access::Reader, None)
+                } else {
+                    (Access::ReaderWithoutSlot, Some(ReaderLock::acquire(&directory)?))
+                };
+                open_environment(&directory, &manifest, map_size_bytes, access, guard)?
+            }
+        };
+        slot.set_environment(&environment);
+        check_contents(&environment.read()?, &manifest, &directory)?;
+        Ok(Self {
+            directory,
+            manifest,
+            map_size_bytes,
+            pid: std::process::id(),
+            environment: Some(environment),
+            owner: None,
+            writer: Mutex::new(Writer::default()),
+        })
+    }
+}
+
+fn check_options(options: &StoreOptions) -> Result<()> {
+    let groups = options.key_groups;
+    if !groups.is_power_of_two() {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("key_groups is {groups}, but must be a power of two"),
+        ));
+    }
+    if options.job.is_empty() || options.job.len() > 1000 {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("a job's name has 1 to 1000 bytes, not {}", options.job.len()),
+        ));
+    }
+    Ok(())
+}
+
+/// The canonical path of a directory that exists now, or was made because it may be created.
+fn enter(directory: &Path, options: &StoreOptions) -> Result<std::path::PathBuf> {
+    if !exists(directory)? {
+        if !options.create {
+            return Err(missing(directory));
+        }
+        let parent = match directory.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        std::fs::create_dir_all(parent)
+            .map_err(|error| io_error("create the directory", parent, &error))?;
+        refuse_network_filesystem(parent)?;
+        match super::files::create_private_directory(directory) {
+            // Another process was faster; the lock will tell.
+            Err(_) if directory.is_dir() => {}
+            other => other?,
+        }
+        sync_directory(parent)?;
+    }
+    let directory = directory
+        .canonicalize()
+        .map_err(|error| io_error("open the directory", directory, &error))?;
+    if !directory.is_dir() {
+        return Err(Error::new(
+            ErrorKind::StoreFormat,
+            format!("{} is a file, not a state directory", directory.display()),
+        ));
+    }
+    refuse_network_filesystem(&directory)?;
+    // Before anything is written there: a foreign directory stays as it is.
+    if creation::look(&directory)? == Found::Nothing && !options.create {
+        return Err(missing(&directory));
+    }
+    Ok(directory)
+}
+
+fn missing(directory: &Path) -> Error {
+    Error::new(
+        ErrorKind::StoreMissing,
+        format!(
+            "{} holds no store, and this call must not create one; check the path, or open with \
+             create",
+            directory.display()
+        ),
+    )
+}
+
+fn read_manifest(directory: &Path) -> Result<Manifest> {
+    Manifest::read(directory)?.ok_or_else(|| missing(directory))
+}
+
+/// True if LMDB's reader table can be written (or made).
+fn can_take_slot(directory: &Path) -> bool {
+    let data = directory.join(DATA);
+    let table = data.join(LOCK_FILE);
+    let target = if table.exists() { table } else { data };
+    rustix::fs::access(&target, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// Checks the data file against the manifest, then its pages, then maps it.
+fn open_environment(
+    directory: &Path,
+    manifest: &Manifest,
+    map_size_bytes: usize,
+    access: Access,
+    guard: Option<ReaderLock>,
+) -> Result<Arc<Environment>> {
+    let data = directory.join(DATA);
+    let file = data.join(DATA_FILE);
+    let length = match std::fs::metadata(&file) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(corrupt(format!(
+                "the data file {} is missing; restore a backup",
+                file.display()
+            )));
+        }
+        Err(error) => return Err(io_error("measure", &file, &error)),
+    };
+    if length < manifest.min_length_bytes {
+        return Err(corrupt(format!(
+            "{} has {length} bytes, but had {} before: it was truncated or replaced by an older \
+             one; restore a backup",
+            file.display(),
+            manifest.min_length_bytes
+        )));
+    }
+    let environment = Environment::open(&data, map_size_bytes, access, guard)?;
+    Ok(Arc::new(environment))
+}
+
+/// Checks head, notes and the number of records against each other: a page that is valid by itself
+/// but older than the rest shows here.
+fn check_contents(txn: &Read<'_>, manifest: &Manifest, directory: &Path) -> Result<()> {
+    let damaged =
+        |reason: String| corrupt(format!("{}: {reason}; restore a backup", directory.display()));
+    let head = read_head(txn)?;
+    if head.format > FORMAT_VERSION {
+        return Err(newer_format(u64::from(head.format), directory));
+    }
+    if (&head.store_id, &head.job, head.key_groups)
+        != (&manifest.store_id, &manifest.job, manifest.key_groups)
+    {
+        return Err(damaged(format!(
+            "the manifest is that of store {} (job {:?}), but the data file is of store {} (job \
+             {:?})",
+            manifest.store_id, manifest.job, head.store_id, head.job
+        )));
+    }
+    if head.transaction != txn.transaction() {
+        return Err(damaged(format!(
+            "the data file is at transaction {}, but its content is of transaction {}",
+            txn.transaction(),
+            head.transaction
+        )));
+    }
+    if head.transaction < manifest.newest_transaction {
+        return Err(damaged(format!(
+            "the data file is at transaction {}, but was at {} before: it was replaced by an older \
+             one",
+            head.transaction, manifest.newest_transaction
+        )));
+    }
+    let (notes, damage) = recount(txn, Database::Notes)?;
+    if let Some(reason) = damage {
+        return Err(damaged(format!("a note is damaged: {reason}")));
+    }
+    // A damaged record is reported where it is read; the sum says nothing then.
+    let (records, damage) = recount(txn, Database::Records)?;
+    for (what, found, said, exact) in
+        [("notes", notes, head.notes, true), ("records", records, head.records, damage.is_none())]
+    {
+        if found.count != said.count || (exact && found.sum != said.sum) {
+            return Err(damaged(format!(
+                "the {what} are not those of transaction {}: {} with sum {:016x} instead of {} \
+                 with sum {:016x}",
+                head.transaction, found.count, found.sum, said.count, said.sum
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Counts a database, and names the first damage in it.
+fn recount(txn: &Read<'_>, database: Database) -> Result<(Tally, Option<String>)> {
+    let mut tally = Tally::default();
+    let mut damage = None;
+    for entry in txn.entries(database)? {
+        let (key, value) = entry?;
+        tally.add(value);
+        if let Err(reason) = open_value(database, key, value) {
+            damage.get_or_insert(reason);
+        }
+    }
+    Ok((tally, damage))
+}
+
+/// Where a wait for LMDB's writer lock stands.
+enum Wait {
+    Queued,
+    GivenUp,
+    Working,
+    Done(std::result::Result<(u64, std::ops::Range<u64>), Failure>),
+}
+
+/// Raises the job epoch durably and reserves a block of checkpoint ids in the same transaction.
+///
+/// LMDB waits for its writer lock without a bound, and a process that is paused in the middle of a
+/// commit keeps it. So a thread of our own queues for it; if it takes too long, the caller gets an
+/// error and the thread, once it has the lock, leaves without a trace.
+fn fence(
+    environment: &Arc<Environment>,
+    ticket: &Ticket,
+    claim: &Arc<Claim>,
+    former: Option<u32>,
+) -> Result<(u64, std::ops::Range<u64>)> {
+    let wait = Arc::new((Mutex::new(Wait::Queued), Condvar::new()));
+    let thread = {
+        let (environment, ticket) = (Arc::clone(environment), ticket.clone());
+        let (claim, wait) = (Arc::clone(claim), Arc::clone(&wait));
+        move || {
+            let (state, changed) = &*wait;
+            let outcome = environment.write(|txn| {
+                let mut state = state.lock();
+                if matches!(*state, Wait::GivenUp) {
+                    return Err(Error::new(ErrorKind::StoreLocked, "given up").into());
+                }
+                *state = Wait::Working;
+                drop(state);
+                // Only while the lock file is ours: of two that take over at once one stays.
+                ticket.check()?;
+                let mut head = head_of(txn.get(Database::Meta, HEAD_KEY)?)?;
+                head.job_epoch += 1;
+                let ids = reserve_ids(&mut head)?;
+                put_head(txn, &mut head)?;
+                Ok((head.job_epoch, ids))
+            });
+            drop(environment);
+            drop(claim);
+            *state.lock() = Wait::Done(outcome);
+            changed.notify_all();
+        }
+    };
+    std::thread::Builder::new()
+        .name("onceflow-fence".to_owned())
+        .spawn(thread)
+        .map_err(|error| Error::new(ErrorKind::Io, format!("cannot start a thread: {error}")))?;
+
+    let (state, changed) = &*wait;
+    let mut state = state.lock();
+    changed.wait_while_for(&mut state, |s| matches!(s, Wait::Queued), WRITER_LOCK_TIMEOUT);
+    if matches!(*state, Wait::Queued) {
+        *state = Wait::GivenUp;
+        let holder = former.map_or_else(|| "its owner".to_owned(), |pid| format!("process {pid}"));
+        return Err(Error::new(
+            ErrorKind::StoreLocked,
+            format!(
+                "{holder} is paused in the middle of a commit and holds the writer lock (waited \
+                 {} s); kill it, or let it go on, and open the store again",
+                WRITER_LOCK_TIMEOUT.as_secs()
+            ),
+        ));
+    }
+    changed.wait_while(&mut state, |s| !matches!(s, Wait::Done(_)));
+    match std::mem::replace(&mut *state, Wait::GivenUp) {
+        Wait::Done(outcome) => outcome.map_err(|failure| failure.error),
+        _ => Err(Error::new(ErrorKind::Io, "the thread that raises the epoch ended early")),
+    }
+}
+
+/// Raises the manifest's lower bounds to what is durable, unless fenced; see `Store`.
+pub(super) fn raise_manifest(
+    environment: &Environment,
+    owner: &Owner,
+    manifest: &Manifest,
+    directory: &Path,
+) -> Result<()> {
+    let mut raised = manifest.clone();
+    raised.min_length_bytes = environment.file_bytes()?;
+    owner.check(&read_head(&environment.read()?)?, directory)?;
+    environment
+        .read_locked(|txn| {
+            let head = head_of(txn.get(Database::Meta, HEAD_KEY)?)?;
+            owner.check(&head, directory)?;
+            raised.newest_transaction = head.transaction;
+            Ok(raised.replace(directory)?)
+        })
+        .map_err(|failure| failure.error)
+}
