@@ -1,9 +1,11 @@
-//! A crash point is a named place in the code where a test can kill the process.
+//! A crash point is a named place in the code where a test can kill or pause the process.
 //!
 //! Without the feature `crash-points` a point compiles to nothing. With it, the environment
 //! variable `CRASH_AT=name:nth` makes the process send itself SIGKILL when it comes to the point
 //! `name` for the `nth` time (from 1): no unwinding, no exit handlers, just as a power cut looks
-//! to the files. The names are listed in `tests/crash_points.toml`; a test compares list and code.
+//! to the files. `STOP_AT=name:nth` sends SIGSTOP instead: a process that is paused there, for any
+//! length of time, until somebody sends SIGCONT. The names are listed in `tests/crash_points.toml`;
+//! a test compares list and code.
 
 /// Marks a place where a crash must be survivable; see the module `crash`.
 #[macro_export]
@@ -14,27 +16,64 @@ macro_rules! crash_point {
     };
 }
 
-/// Kills the process if `CRASH_AT` names this point and this is the nth time it is reached.
+/// Kills or stops the process if the environment names this point and this is the nth time.
 #[cfg(feature = "crash-points")]
 pub fn hit(name: &str) {
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
 
-    static ARMED: OnceLock<Option<(String, u64)>> = OnceLock::new();
-    static SEEN: AtomicU64 = AtomicU64::new(0);
+    use rustix::process::{Signal, getpid, kill_process};
 
-    let armed = ARMED.get_or_init(|| {
-        let spec = std::env::var("CRASH_AT").ok()?;
-        match spec.rsplit_once(':') {
-            Some((point, nth)) => Some((point.to_owned(), nth.parse().unwrap_or(1))),
-            None => Some((spec, 1)),
-        }
-    });
-    if let Some((point, nth)) = armed
-        && point == name
-        && SEEN.fetch_add(1, Ordering::Relaxed) + 1 == *nth
+    static KILL: OnceLock<Option<Armed>> = OnceLock::new();
+    static STOP: OnceLock<Option<Armed>> = OnceLock::new();
+
+    for (armed, variable, signal) in
+        [(&KILL, "CRASH_AT", Signal::KILL), (&STOP, "STOP_AT", Signal::STOP)]
     {
-        let _ =
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let armed = armed.get_or_init(|| Armed::parse(&std::env::var(variable).ok()?));
+        if armed.as_ref().is_some_and(|armed| armed.is_due(name)) {
+            let _ = kill_process(getpid(), signal);
+        }
+    }
+}
+
+/// A point that was named, and how often it was reached.
+#[cfg(feature = "crash-points")]
+struct Armed {
+    point: String,
+    nth: u64,
+    seen: std::sync::atomic::AtomicU64,
+}
+
+#[cfg(feature = "crash-points")]
+impl Armed {
+    /// `name:nth`, or a name alone for the first time; `None` if nth is no number from 1 on (a run
+    /// that never reaches its point is a failure of the test that asked for it).
+    fn parse(spec: &str) -> Option<Self> {
+        let (point, nth) = match spec.rsplit_once(':') {
+            Some((point, nth)) => (point, nth.parse().ok().filter(|nth| *nth > 0)?),
+            None => (spec, 1),
+        };
+        Some(Self { point: point.to_owned(), nth, seen: 0.into() })
+    }
+
+    fn is_due(&self, name: &str) -> bool {
+        self.point == name
+            && self.seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1 == self.nth
+    }
+}
+
+#[cfg(all(test, feature = "crash-points"))]
+mod tests {
+    use super::Armed;
+
+    #[test]
+    fn a_point_is_due_at_its_nth_time_only() {
+        let armed = Armed::parse("decide.post:3").unwrap();
+        let due: Vec<bool> = (0..5).map(|_| armed.is_due("decide.post")).collect();
+        assert_eq!(due, [false, false, true, false, false]);
+        assert!(Armed::parse("decide.post").unwrap().is_due("decide.post"));
+        assert!(!Armed::parse("decide.post").unwrap().is_due("decide.pre_sync"));
+        assert!(Armed::parse("decide.post:0").is_none());
+        assert!(Armed::parse("decide.post:x").is_none());
     }
 }

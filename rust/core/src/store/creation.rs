@@ -14,6 +14,7 @@
 //!
 //! The owner lock is held meanwhile, so that two processes do not create at once.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, RenameFlags};
@@ -119,7 +120,7 @@ pub(super) fn create(directory: &Path, options: &StoreOptions) -> Result<()> {
         job_epoch: 0,
         next_checkpoint_id: 1,
         transaction: 0,
-        records: Tally::default(),
+        records: BTreeMap::new(),
         notes: Tally::default(),
     };
     let environment = Environment::create(&data, super::whole_pages(options.map_size_bytes)?)?;
@@ -148,7 +149,7 @@ fn seal(environment: &Environment, mut head: Head, manifest: &mut Manifest) -> R
     environment
         .write(|txn| {
             head.transaction = txn.transaction();
-            txn.put(Database::Meta, HEAD_KEY, &head.encode()?, 1)
+            txn.put(Database::Meta, HEAD_KEY, &head.encode()?, 1).map(|_| ())
         })
         .map_err(|failure| failure.error)?;
     manifest.newest_transaction = head.transaction;

@@ -27,8 +27,8 @@
 //! search is slow above 1 MiB. Parts are numbered from 0, and each says how many there are.
 //!
 //! `Head` and `CheckpointRecord` are msgpack arrays in the order of their fields; later formats
-//! append fields. The head is rewritten in every transaction and names it: a tree that is older
-//! than its meta page (a lost or stale page) is found when the store is opened.
+//! append fields. The head is rewritten in every transaction and names it, the records and the sum
+//! of the notes: a page or sector that is valid by itself but older than the rest is found.
 
 use std::collections::BTreeMap;
 
@@ -96,12 +96,14 @@ pub(super) struct Head {
     pub(super) next_checkpoint_id: u64,
     /// The LMDB transaction that wrote this head.
     pub(super) transaction: u64,
-    pub(super) records: Tally,
+    /// Each record's id and digest: which checkpoints are complete.
+    pub(super) records: BTreeMap<u64, u64>,
     pub(super) notes: Tally,
 }
 
-/// Number of values in a database and the wrapping sum of their checksums: what tells a page that
-/// is valid but stale from the right one.
+/// Number of values and the wrapping sum of their checksums. A sector that holds an old but valid
+/// value passes that value's own checksum, but not this one. That of one record's parts is its
+/// digest; the sum over all notes is in the head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tally {
     pub(super) count: u64,
@@ -109,7 +111,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Counts a stored value in, by the checksum that it carries.
+    /// Counts a stored value in, by the checksum at its end.
     pub(super) fn add(&mut self, value: &[u8]) {
         let checksum = value.last_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         self.count += 1;

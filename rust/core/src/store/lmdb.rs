@@ -114,7 +114,9 @@ impl Environment {
         let map_size_bytes = match access {
             Access::Owner => map_size_bytes,
             // A reader must be able to follow the writer to the end of the writer's map.
-            _ => map_size_bytes.max(usize::try_from(metas.map_size_bytes()).unwrap_or(usize::MAX)),
+            _ => map_size_bytes
+                .max(usize::try_from(metas.map_size_bytes()).unwrap_or(usize::MAX))
+                .next_multiple_of(64 << 10),
         };
         let env = open_env(data, map_size_bytes, access).map_err(|f| f.error)?;
         let map = |error| failure(error, "read", &file).error;
@@ -324,14 +326,14 @@ impl Transaction<'_> {
         self.environment.entries(&self.txn, database)
     }
 
-    /// Puts a value with its trailer, replacing an older one.
+    /// Puts a value with its trailer, replacing an older one; returns the trailer.
     pub(super) fn put(
         &mut self,
         database: Database,
         key: &[u8],
         payload: &[u8],
         parts: u32,
-    ) -> std::result::Result<(), Failure> {
+    ) -> std::result::Result<[u8; TRAILER_BYTES], Failure> {
         let trailer = trailer(database, key, payload, parts);
         let environment = self.environment;
         environment
@@ -340,7 +342,8 @@ impl Transaction<'_> {
                 space.write_all(payload)?;
                 space.write_all(&trailer)
             })
-            .map_err(|error| environment.failure(error, "write to"))
+            .map_err(|error| environment.failure(error, "write to"))?;
+        Ok(trailer)
     }
 
     /// True if there was something under `key`.

@@ -24,6 +24,7 @@ mod owner;
 mod pages;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -37,6 +38,7 @@ use layout::{
 use lmdb::{Environment, Failure, Read, Transaction};
 use manifest::Manifest;
 use owner::Owner;
+use pages::MAX_MAP_BYTES;
 
 pub use layout::{CheckpointRecord, ChunkKey, TableManifest};
 pub use verify::{VerifyReport, verify};
@@ -206,11 +208,11 @@ impl Store {
                     .map_err(|failure| named(failure, || format!("chunk {key:?}")))?;
             }
             crate::crash_point!("snap.state.pre_commit");
-            delete(txn, commit.drop_records, commit.drop_chunks)?;
+            delete(txn, head, commit.drop_records, commit.drop_chunks)?;
             let id = commit.record.id;
-            put_new(txn, Database::Records, &record, |part| record_key(id, part))
+            let digest = put_new(txn, Database::Records, &record, |part| record_key(id, part))
                 .map_err(|failure| named(failure, || format!("checkpoint {id}")))?;
-            head.records = tally(txn, Database::Records)?;
+            head.records.insert(id, digest.sum);
             head.next_checkpoint_id = head.next_checkpoint_id.max(id.saturating_add(1));
             crate::crash_point!("decide.pre_sync");
             Ok(())
@@ -231,11 +233,7 @@ impl Store {
     /// Drops records and chunks without a new decision (savepoint removal, start-up collection).
     pub fn collect(&self, drop_records: &[u64], drop_chunks: &[ChunkKey]) -> Result<()> {
         let mut writer = self.writer()?;
-        self.write(&mut writer, |txn, head| {
-            delete(txn, drop_records, drop_chunks)?;
-            head.records = tally(txn, Database::Records)?;
-            Ok(())
-        })
+        self.write(&mut writer, |txn, head| delete(txn, head, drop_records, drop_chunks))
     }
 
     /// Keys of all chunks present.
@@ -293,7 +291,10 @@ impl Store {
         let mut writer = self.writer()?;
         self.write(&mut writer, |txn, head| {
             txn.put(Database::Notes, name.as_bytes(), value, 1)?;
-            head.notes = tally(txn, Database::Notes)?;
+            head.notes = Tally::default();
+            for entry in txn.entries(Database::Notes)? {
+                head.notes.add(entry?.1);
+            }
             Ok(())
         })
     }
@@ -480,16 +481,14 @@ fn reserve_ids(head: &mut Head) -> std::result::Result<std::ops::Range<u64>, Fai
 /// `bytes` rounded up to whole pages.
 fn whole_pages(bytes: usize) -> Result<usize> {
     const MIN: usize = 64 << 10;
-    if bytes < MIN {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            format!("map_size_bytes is {bytes}, but must be {MIN} at least"),
-        ));
+    if (MIN..=MAX_MAP_BYTES as usize).contains(&bytes) {
+        // Page sizes up to 64 KiB exist.
+        return Ok(bytes.next_multiple_of(64 << 10));
     }
-    // Page sizes up to 64 KiB exist.
-    bytes.checked_next_multiple_of(64 << 10).ok_or_else(|| {
-        Error::new(ErrorKind::InvalidArgument, format!("map_size_bytes is too large: {bytes}"))
-    })
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!("map_size_bytes is {bytes}, but must lie between {MIN} and {MAX_MAP_BYTES}"),
+    ))
 }
 
 fn check_length(what: &str, length: usize) -> Result<()> {
@@ -521,30 +520,32 @@ fn named(failure: Failure, what: impl FnOnce() -> String) -> Failure {
     failure
 }
 
-/// Puts a value that must not exist yet, in parts.
+/// Puts a value that must not exist yet, in parts; returns its digest.
 fn put_new<const N: usize>(
     txn: &mut Transaction<'_>,
     database: Database,
     payload: &[u8],
     key: impl Fn(u32) -> [u8; N],
-) -> std::result::Result<(), Failure> {
+) -> std::result::Result<Tally, Failure> {
     if txn.get(database, &key(0))?.is_some() {
         let text = "exists already; use a new checkpoint id";
         return Err(Error::new(ErrorKind::InvalidArgument, text).into());
     }
-    let parts = payload.len().div_ceil(MAX_PART_BYTES).max(1) as u32;
-    if payload.is_empty() {
-        return txn.put(database, &key(0), payload, parts);
+    let parts = payload.len().div_ceil(MAX_PART_BYTES).max(1);
+    let mut digest = Tally::default();
+    for number in 0..parts {
+        let start = number * MAX_PART_BYTES;
+        let end = payload.len().min(start + MAX_PART_BYTES);
+        let part = payload.get(start..end).unwrap_or_default();
+        digest.add(&txn.put(database, &key(number as u32), part, parts as u32)?);
     }
-    for (number, part) in (0..parts).zip(payload.chunks(MAX_PART_BYTES)) {
-        txn.put(database, &key(number), part, parts)?;
-    }
-    Ok(())
+    Ok(digest)
 }
 
 /// Deletes records and chunks with all their parts; those that are gone already are no error.
 fn delete(
     txn: &mut Transaction<'_>,
+    head: &mut Head,
     records: &[u64],
     chunks: &[ChunkKey],
 ) -> std::result::Result<(), Failure> {
@@ -554,6 +555,7 @@ fn delete(
     crate::crash_point!("gc.pre_delete");
     for id in records {
         delete_parts(txn, Database::Records, |part| record_key(*id, part))?;
+        head.records.remove(id);
     }
     for key in chunks {
         delete_parts(txn, Database::Chunks, |part| chunk_key(*key, part))?;
@@ -574,17 +576,10 @@ fn delete_parts<const N: usize>(
     Ok(())
 }
 
-fn tally(txn: &Transaction<'_>, database: Database) -> std::result::Result<Tally, Failure> {
-    let mut tally = Tally::default();
-    for entry in txn.entries(database)? {
-        tally.add(entry?.1);
-    }
-    Ok(tally)
-}
-
 fn put_head(txn: &mut Transaction<'_>, head: &mut Head) -> std::result::Result<(), Failure> {
     head.transaction = txn.transaction();
-    txn.put(Database::Meta, HEAD_KEY, &head.encode()?, 1)
+    txn.put(Database::Meta, HEAD_KEY, &head.encode()?, 1)?;
+    Ok(())
 }
 
 /// Decodes the head.
@@ -669,36 +664,44 @@ fn read_parts<'t, const N: usize>(
     Ok(Whole::Joined(joined))
 }
 
+/// Reads the records that the head names, and reports what is stored besides them.
 fn read_records(txn: &Read<'_>) -> Result<Vec<std::result::Result<CheckpointRecord, Damage>>> {
-    let mut records = Vec::new();
-    let mut last = None;
+    let head = read_head(txn)?;
+    let mut digests: BTreeMap<u64, Tally> = BTreeMap::new();
+    let mut strays = Vec::new();
     for entry in txn.entries(Database::Records)? {
-        let (key, _) = entry?;
-        let Some((id, part)) = parse_record_key(key) else {
-            let reason = format!("the key of a record has {} bytes", key.len());
-            records.push(Err(Damage { checkpoint: None, reason }));
-            continue;
-        };
-        if last == Some(id) {
-            continue;
-        }
-        last = Some(id);
-        let damage = |reason| Damage { checkpoint: Some(id), reason };
-        let record = if part != 0 {
-            Err("its first part is missing".to_owned())
-        } else {
-            match read_parts(txn, Database::Records, |part| record_key(id, part)) {
-                Ok(whole) => CheckpointRecord::decode(whole.bytes()),
-                Err(Problem::Damaged(reason)) => Err(reason),
-                Err(Problem::Missing) => Err("it cannot be found by its key".to_owned()),
-                Err(Problem::Other(error)) => return Err(error),
+        let (key, value) = entry?;
+        match parse_record_key(key) {
+            Some((id, _)) if head.records.contains_key(&id) => {
+                digests.entry(id).or_default().add(value);
             }
-        };
-        records.push(match record {
-            Ok(record) if record.id == id => Ok(record),
-            Ok(record) => Err(damage(format!("it says that it is checkpoint {}", record.id))),
-            Err(reason) => Err(damage(format!("the record of checkpoint {id}: {reason}"))),
-        });
+            _ => strays.push(Err(Damage {
+                checkpoint: None,
+                reason: format!("a stored record with the key {key:02x?} is that of no checkpoint"),
+            })),
+        }
     }
+    let mut records = Vec::new();
+    for (&id, &expected) in &head.records {
+        let record = match read_parts(txn, Database::Records, |part| record_key(id, part)) {
+            Ok(whole) => CheckpointRecord::decode(whole.bytes()),
+            Err(Problem::Damaged(reason)) => Err(reason),
+            Err(Problem::Missing) => Err("it is missing".to_owned()),
+            Err(Problem::Other(error)) => return Err(error),
+        };
+        let found = digests.get(&id).map_or(0, |digest| digest.sum);
+        let record = record.and_then(|record| match record.id {
+            _ if found != expected => {
+                Err(format!("it is another one: its digest is {found:016x}, not {expected:016x}"))
+            }
+            said if said != id => Err(format!("it says that it is checkpoint {said}")),
+            _ => Ok(record),
+        });
+        records.push(record.map_err(|reason| Damage {
+            checkpoint: Some(id),
+            reason: format!("the record of checkpoint {id}: {reason}"),
+        }));
+    }
+    records.extend(strays);
     Ok(records)
 }

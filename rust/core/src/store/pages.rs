@@ -33,6 +33,8 @@ const META_END: usize = 152;
 const DB_BYTES: usize = 48;
 /// LMDB's cursors hold so many pages.
 const MAX_DEPTH: u16 = 32;
+/// Half of the address space of a process on 64 bits: no map is larger.
+pub(super) const MAX_MAP_BYTES: u64 = 1 << 46;
 /// LMDB's bound on keys.
 const MAX_KEY_BYTES: usize = 511;
 /// The root of an empty tree.
@@ -206,8 +208,9 @@ impl DataFile {
         }
         // The last pages may be free and never have been written, but they lie within the map.
         let end = meta.last_page.checked_add(1).and_then(|pages| pages.checked_mul(meta.page_size));
+        let plausible = meta.map_size % meta.page_size == 0 && meta.map_size <= MAX_MAP_BYTES;
         match end {
-            Some(end) if end <= meta.map_size && meta.last_page >= 1 && end < 1 << 47 => Ok(meta),
+            Some(end) if plausible && end <= meta.map_size && meta.last_page >= 1 => Ok(meta),
             _ => Err(format!(
                 "meta page {number} names {} as the last page in a map of {} bytes",
                 meta.last_page, meta.map_size
@@ -343,6 +346,7 @@ impl<'a> Walker<'a> {
             .read_exact_at(&mut bytes, number * self.meta.page_size)
             .map_err(|error| format!("page {number} cannot be read: {error}"))?;
         let page = Page::parse(number, &bytes, if depth > 1 { BRANCH } else { LEAF })?;
+        page.check_layout()?;
         page.check_order(kind, bounds)?;
         if depth > 1 {
             counts.branch_pages += 1;
@@ -462,6 +466,9 @@ struct Page<'a> {
 }
 
 struct Node<'a> {
+    /// Where it begins and ends in the page, padded to 2 bytes.
+    offset: usize,
+    end: usize,
     flags: u16,
     low: u32,
     key: &'a [u8],
@@ -515,7 +522,30 @@ impl<'a> Page<'a> {
         };
         let end = key_end.checked_add(inline).ok_or_else(broken)?;
         let value = bytes.get(key_end..end).ok_or_else(broken)?;
-        Ok(Node { flags, low, key, size, value })
+        let end = offset + end.next_multiple_of(2);
+        Ok(Node { offset, end, flags, low, key, size, value })
+    }
+
+    /// The nodes fill the end of the page without gaps: where they overlap, reading may be right,
+    /// but the next write would tear them.
+    fn check_layout(&self) -> Check<()> {
+        let mut spans = Vec::with_capacity(self.nodes);
+        for index in 0..self.nodes {
+            let node = self.node(index)?;
+            spans.push((node.offset, node.end));
+        }
+        spans.sort_unstable();
+        let mut filled = self.upper;
+        for (start, end) in spans {
+            if start != filled {
+                return Err(format!("the nodes of page {} overlap or leave a gap", self.number));
+            }
+            filled = end;
+        }
+        if filled != self.bytes.len() {
+            return Err(format!("the nodes of page {} end at byte {filled}", self.number));
+        }
+        Ok(())
     }
 
     /// Keys ascend, and lie between those of the parent's nodes.

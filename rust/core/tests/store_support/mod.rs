@@ -133,3 +133,109 @@ pub fn child(name: &str, role: &str) -> Command {
 pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }
+
+/// A small deterministic generator (xorshift64*), so that a failing case can be run again.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(onceflow_core::hash::hash_u64(seed) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    }
+}
+
+/// A directory in memory if there is one: these tests sync thousands of times.
+pub fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    match tempfile::tempdir_in(memory) {
+        Ok(directory) => directory,
+        Err(_) => tempfile::tempdir().unwrap(),
+    }
+}
+
+/// The files of a store, as bytes.
+#[derive(Clone)]
+pub struct Image {
+    pub data: Vec<u8>,
+    pub manifest: Vec<u8>,
+}
+
+impl Image {
+    pub fn of(directory: &Path) -> Self {
+        Self {
+            data: std::fs::read(directory.join("data/data.mdb")).unwrap(),
+            manifest: std::fs::read(directory.join("manifest.json")).unwrap(),
+        }
+    }
+
+    /// Writes it as a store directory, in the place of another.
+    pub fn write(&self, directory: &Path) {
+        let _ = std::fs::remove_dir_all(directory);
+        std::fs::create_dir_all(directory.join("data")).unwrap();
+        std::fs::write(directory.join("data/data.mdb"), &self.data).unwrap();
+        std::fs::write(directory.join("manifest.json"), &self.manifest).unwrap();
+    }
+}
+
+/// Everything that a store can be asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Content {
+    pub records: Vec<Result<CheckpointRecord, ()>>,
+    pub chunks: BTreeMap<(u32, u64, u32), Result<Vec<u8>, ErrorKind>>,
+    pub notes: BTreeMap<String, Result<Option<Vec<u8>>, ErrorKind>>,
+}
+
+pub const NOTES: [&str; 4] = ["sink/a", "sink/b", "sink/long", "sink/none"];
+
+impl Content {
+    /// Reads all of it: the records, the chunks that `keys` name, the notes.
+    pub fn read(store: &Store, keys: &[ChunkKey]) -> Result<Self, ErrorKind> {
+        let records = store.records().map_err(|error| error.kind())?;
+        let chunk = |key: &ChunkKey| {
+            let bytes = store.read_chunk(*key, |bytes| Ok(bytes.to_vec()));
+            ((key.table, key.checkpoint, key.sequence), bytes.map_err(|error| error.kind()))
+        };
+        let note = |name: &&str| ((*name).to_owned(), store.note(name).map_err(|e| e.kind()));
+        Ok(Self {
+            records: records.into_iter().map(|record| record.map_err(|_| ())).collect(),
+            chunks: keys.iter().map(chunk).collect(),
+            notes: NOTES.iter().map(note).collect(),
+        })
+    }
+
+    /// The first answer that is neither `right`'s nor an error.
+    pub fn first_wrong(&self, right: &Self) -> Option<String> {
+        let mut rights = right.records.iter().flatten();
+        for record in self.records.iter().flatten() {
+            if !rights.any(|right| right == record) {
+                return Some(format!("record {} is wrong, or out of order", record.id));
+            }
+        }
+        let sound = self.records.iter().flatten().count();
+        if sound < right.records.len() && sound == self.records.len() {
+            return Some(format!("{sound} records, not {}", right.records.len()));
+        }
+        for (key, found) in &self.chunks {
+            if found.is_ok() && Some(found) != right.chunks.get(key) {
+                return Some(format!("chunk {key:?} is wrong"));
+            }
+        }
+        for (name, found) in &self.notes {
+            if found.is_ok() && Some(found) != right.notes.get(name) {
+                return Some(format!("note {name:?} is wrong"));
+            }
+        }
+        None
+    }
+}
