@@ -82,31 +82,67 @@ pub struct Backend;
 
 #[allow(unused_variables, missing_docs)]
 impl Backend {
-    pub fn open(directory: &Path, options: BackendOptions) -> Result<Self> { todo!() }
-    pub fn path(&self) -> PathBuf { todo!() }
-    pub fn job_epoch(&self) -> u64 { todo!() }
-    pub fn key_groups(&self) -> u16 { todo!() }
-    pub fn recovery(&self) -> Recovery { todo!() }
+    pub fn open(directory: &Path, options: BackendOptions) -> Result<Self> {
+        todo!()
+    }
+    pub fn path(&self) -> PathBuf {
+        todo!()
+    }
+    pub fn job_epoch(&self) -> u64 {
+        todo!()
+    }
+    pub fn key_groups(&self) -> u16 {
+        todo!()
+    }
+    pub fn recovery(&self) -> Recovery {
+        todo!()
+    }
     /// The table of this name, created if new; `SchemaMismatch` if it exists with another schema.
-    pub fn table(&self, name: &str, schema: &Schema) -> Result<SharedTable> { todo!() }
+    pub fn table(&self, name: &str, schema: &Schema) -> Result<SharedTable> {
+        todo!()
+    }
     /// Names and schemas of all tables.
-    pub fn tables(&self) -> Vec<(String, Schema)> { todo!() }
+    pub fn tables(&self) -> Vec<(String, Schema)> {
+        todo!()
+    }
     /// Forgets a table from the next checkpoint on.
-    pub fn drop_table(&self, name: &str) -> Result<()> { todo!() }
+    pub fn drop_table(&self, name: &str) -> Result<()> {
+        todo!()
+    }
     /// Lets an active capture of any table go on for one slice: called between batches.
-    pub fn poll(&self) { todo!() }
+    pub fn poll(&self) {
+        todo!()
+    }
     /// Starts a checkpoint: allocates its id. Waits until the one before is durable.
-    pub fn begin_checkpoint(&self, savepoint: Option<String>) -> Result<PendingCheckpoint> { todo!() }
-    pub fn checkpoints(&self) -> Result<Vec<std::result::Result<CheckpointRecord, Damage>>> { todo!() }
+    pub fn begin_checkpoint(&self, savepoint: Option<String>) -> Result<PendingCheckpoint> {
+        todo!()
+    }
+    pub fn checkpoints(&self) -> Result<Vec<std::result::Result<CheckpointRecord, Damage>>> {
+        todo!()
+    }
     /// Removes a savepoint or an old checkpoint (never the newest complete one).
-    pub fn delete_checkpoint(&self, id: u64) -> Result<()> { todo!() }
-    pub fn put_note(&self, name: &str, value: &[u8]) -> Result<()> { todo!() }
-    pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> { todo!() }
-    pub fn check_epoch(&self) -> Result<()> { todo!() }
-    pub fn size(&self) -> Result<StoreSize> { todo!() }
-    pub fn backup(&self, target: &Path) -> Result<()> { todo!() }
+    pub fn delete_checkpoint(&self, id: u64) -> Result<()> {
+        todo!()
+    }
+    pub fn put_note(&self, name: &str, value: &[u8]) -> Result<()> {
+        todo!()
+    }
+    pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        todo!()
+    }
+    pub fn check_epoch(&self) -> Result<()> {
+        todo!()
+    }
+    pub fn size(&self) -> Result<StoreSize> {
+        todo!()
+    }
+    pub fn backup(&self, target: &Path) -> Result<()> {
+        todo!()
+    }
     /// Waits for the writer and releases the directory.
-    pub fn close(&self) -> Result<()> { todo!() }
+    pub fn close(&self) -> Result<()> {
+        todo!()
+    }
 }
 
 /// A checkpoint under way: freeze, add, commit; then wait, or ask later.
@@ -115,18 +151,34 @@ pub struct PendingCheckpoint;
 
 #[allow(unused_variables, missing_docs)]
 impl PendingCheckpoint {
-    pub fn id(&self) -> u64 { todo!() }
+    pub fn id(&self) -> u64 {
+        todo!()
+    }
     /// Freezes these tables (all when `None`) at one cut; a table frozen already is left alone.
-    pub fn freeze(&self, tables: Option<&[&str]>) -> Result<()> { todo!() }
-    pub fn put_blob(&self, name: &str, bytes: Vec<u8>) -> Result<()> { todo!() }
+    pub fn freeze(&self, tables: Option<&[&str]>) -> Result<()> {
+        todo!()
+    }
+    pub fn put_blob(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        todo!()
+    }
     /// What a sink prepared.
-    pub fn stage(&self, sink: &str, bytes: Vec<u8>) -> Result<()> { todo!() }
+    pub fn stage(&self, sink: &str, bytes: Vec<u8>) -> Result<()> {
+        todo!()
+    }
     /// Freezes what is not frozen yet and hands everything to the writer; returns at once.
-    pub fn commit(&self, created_unix_ms: u64) -> Result<()> { todo!() }
-    pub fn abort(&self) -> Result<()> { todo!() }
+    pub fn commit(&self, created_unix_ms: u64) -> Result<()> {
+        todo!()
+    }
+    pub fn abort(&self) -> Result<()> {
+        todo!()
+    }
     /// `None` when the timeout passed first. An error of the writer is returned to every waiter.
-    pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<CheckpointStats>> { todo!() }
-    pub fn is_done(&self) -> bool { todo!() }
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<CheckpointStats>> {
+        todo!()
+    }
+    pub fn is_done(&self) -> bool {
+        todo!()
+    }
 }
 
 /// Silences the unused import while the module is a sketch.

@@ -9,7 +9,13 @@ pub struct Capture;
 impl Capture {
     /// Encodes into columnar chunks of about `target_bytes` (never over 1 MiB unless one row
     /// is), each with the rows of a contiguous range of key groups, ordered by key group.
-    pub fn encode(&self, target_bytes: usize) -> Vec<EncodedChunk> { todo!() }
-    pub fn rows(&self) -> u64 { todo!() }
-    pub fn is_empty(&self) -> bool { self.rows() == 0 }
+    pub fn encode(&self, target_bytes: usize) -> Vec<EncodedChunk> {
+        todo!()
+    }
+    pub fn rows(&self) -> u64 {
+        todo!()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.rows() == 0
+    }
 }

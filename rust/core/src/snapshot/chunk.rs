@@ -29,6 +29,11 @@ pub struct EncodedChunk {
 
 /// Merges delta chunks (oldest first) into fewer: the newest row of a key wins, tombstones stay.
 #[allow(unused_variables)]
-pub fn merge(schema: &Schema, key_groups: u16, chunks: &[&[u8]], target_bytes: usize) -> Result<Vec<EncodedChunk>> {
+pub fn merge(
+    schema: &Schema,
+    key_groups: u16,
+    chunks: &[&[u8]],
+    target_bytes: usize,
+) -> Result<Vec<EncodedChunk>> {
     todo!()
 }
