@@ -32,6 +32,8 @@ pub fn hit(name: &str) {
         let armed = armed.get_or_init(|| Armed::parse(&std::env::var(variable).ok()?));
         if armed.as_ref().is_some_and(|armed| armed.is_due(name)) {
             let _ = kill_process(getpid(), signal);
+            // Another thread may take the signal; this one must not run on until it stops too.
+            std::thread::sleep(std::time::Duration::from_millis(100));
         }
     }
 }

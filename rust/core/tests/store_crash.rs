@@ -37,7 +37,6 @@ const CELLS: &[(&str, &[u64], &str, Expected)] = &[
     ("manifest.replace.pre_rename", &[1, 2], "work", Expected::Restart),
     ("recover.pre_fence", &[1], "work", Expected::Restart),
     ("recover.post_fence", &[1], "work", Expected::Restart),
-    ("owner.replace.pre_rename", &[1], "take over", Expected::Restart),
     ("ckpt.id.post_alloc", &[1, 2, 5, 1001], "work", Expected::Abort),
     ("snap.state.pre_commit", &[1, 2, 6], "work", Expected::Abort),
     ("gc.pre_delete", &[1, 3], "work", Expected::Abort),

@@ -88,6 +88,17 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// True if the file could not grow by much: LMDB reports a write that was cut short by a full disk
+/// as an I/O error, so the cause must be looked for.
+pub(super) fn is_full_around(path: &Path) -> bool {
+    const LITTLE: u64 = 1 << 20;
+    let disk = rustix::fs::statvfs(path)
+        .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < LITTLE);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    let length = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    disk || limit.is_some_and(|limit| limit < length.saturating_add(LITTLE))
+}
+
 /// True if something has this name.
 pub(super) fn exists(path: &Path) -> Result<bool> {
     match std::fs::symlink_metadata(path) {

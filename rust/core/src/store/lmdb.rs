@@ -18,7 +18,7 @@ use heed::{
     WithoutTls,
 };
 
-use super::files::io_kind;
+use super::files::{io_kind, is_full_around};
 use super::layout::{Database, TRAILER_BYTES, trailer};
 use super::lock::ReaderLock;
 use super::{corrupt, pages};
@@ -219,8 +219,16 @@ impl Environment {
         self.explain(failure(error, action, &self.file))
     }
 
-    /// Adds what only the environment knows to a full map's error.
+    /// Adds what only the environment knows.
     fn explain(&self, failure: Failure) -> Failure {
+        if failure.error.kind() == ErrorKind::Fenced && self.access != Access::Owner {
+            let text = format!(
+                "{} has grown past the {} bytes that this reader mapped; open it again",
+                self.file.display(),
+                self.map_size_bytes
+            );
+            return Error::new(ErrorKind::Io, text).into();
+        }
         if failure.error.kind() == ErrorKind::StoreFull && !failure.poisons {
             crate::crash_point!("map.full.mid_txn");
             let text = format!(
@@ -415,10 +423,11 @@ fn begin_read<'e>(
 
 /// Kind, text and consequence of an error of LMDB.
 fn failure(error: heed::Error, action: &str, file: &Path) -> Failure {
-    let file = file.display();
     let (kind, advice, poisons) = match &error {
         heed::Error::Io(io) => match io_kind(io) {
-            ErrorKind::StoreFull => {
+            kind if kind == ErrorKind::StoreFull
+                || (kind == ErrorKind::Io && is_full_around(file)) =>
+            {
                 (ErrorKind::StoreFull, "free space on the disk and open the store again", true)
             }
             kind => (kind, "close the store, and open it again when the cause is gone", true),
@@ -461,6 +470,6 @@ fn failure(error: heed::Error, action: &str, file: &Path) -> Failure {
         ),
         _ => (ErrorKind::Io, "close the store and open it again", false),
     };
-    let text = format!("cannot {action} {file}: {error}; {advice}");
+    let text = format!("cannot {action} {}: {error}; {advice}", file.display());
     Failure { error: Error::new(kind, text), poisons }
 }

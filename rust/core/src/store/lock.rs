@@ -3,8 +3,8 @@
 //! An owner holds `flock` on `owner.lock`, which names its process id. A take-over replaces the
 //! file by a new inode with a lock of its own: the old owner may be paused and hold its lock for
 //! ever, on a file that has lost its name. What really stops the old owner is the job epoch,
-//! which the new one raises under LMDB's writer lock, and only while `owner.lock` is still the
-//! file it put there: of two that take over at once, exactly one stays.
+//! which the new one raises in the same hold of LMDB's writer lock in which it replaces the file:
+//! of two that take over at once, exactly one stays, and one that gives up has changed nothing.
 //!
 //! Within a process LMDB must not open an environment twice (closing one would release the locks
 //! of the other), so a registry by directory inode shares it, or refuses.
@@ -48,24 +48,8 @@ impl FileId {
 pub(super) struct OwnerLock {
     #[expect(dead_code, reason = "held for its lock")]
     file: File,
-    ticket: Ticket,
-}
-
-/// Proof, checkable at any time, that the lock file is still the one that we locked.
-#[derive(Debug, Clone)]
-pub(super) struct Ticket {
     path: PathBuf,
     id: FileId,
-}
-
-impl Ticket {
-    /// `StoreLocked` if another process has put its own lock file there.
-    pub(super) fn check(&self) -> Result<()> {
-        if FileId::of(&self.path).is_ok_and(|id| id == self.id) {
-            return Ok(());
-        }
-        Err(locked(self.path.parent().unwrap_or(&self.path), holder(&self.path)))
-    }
 }
 
 impl OwnerLock {
@@ -79,15 +63,14 @@ impl OwnerLock {
             // A take-over may have given the name to another file since `open`.
             if FileId::of(&path).is_ok_and(|now| now == id) {
                 write_pid(&mut file, &path)?;
-                return Ok(Self { file, ticket: Ticket { path, id } });
+                return Ok(Self { file, path, id });
             }
         }
     }
 
     /// Puts a new lock file in the place of the present one, whoever holds that.
-    pub(super) fn take_over(directory: &Path) -> Result<(Self, Option<u32>)> {
+    pub(super) fn take_over(directory: &Path) -> Result<Self> {
         let path = directory.join(OWNER_LOCK);
-        let former = holder(&path);
         let mut attempt = 0_u32;
         loop {
             let name = format!("{OWNER_LOCK_NEW}{}.{attempt}", std::process::id());
@@ -95,6 +78,7 @@ impl OwnerLock {
             let new = directory.join(name);
             let mut file = match open(&new, true) {
                 Ok(file) => file,
+                // A process of the same id was killed here, or runs in another container.
                 Err(_) if attempt < 1000 && new.exists() => continue,
                 Err(error) => return Err(error),
             };
@@ -103,16 +87,20 @@ impl OwnerLock {
             let id = id_of(&file, &new)?;
             crate::crash_point!("owner.replace.pre_rename");
             match std::fs::rename(&new, &path) {
-                Ok(()) => return Ok((Self { file, ticket: Ticket { path, id } }, former)),
-                // An owner that starts removes what looks like a leftover; once more.
+                Ok(()) => return Ok(Self { file, path, id }),
+                // The present owner may have removed it as a leftover; once more.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && attempt < 1000 => {}
                 Err(error) => return Err(io_error("replace", &path, &error)),
             }
         }
     }
 
-    pub(super) fn ticket(&self) -> Ticket {
-        self.ticket.clone()
+    /// `StoreLocked` if another process has put its own lock file there.
+    pub(super) fn check(&self) -> Result<()> {
+        if FileId::of(&self.path).is_ok_and(|id| id == self.id) {
+            return Ok(());
+        }
+        Err(locked(self.path.parent().unwrap_or(&self.path), holder(&self.path)))
     }
 }
 
@@ -174,7 +162,11 @@ fn write_pid(file: &mut File, path: &Path) -> Result<()> {
         .map_err(|error| io_error("write", path, &error))
 }
 
-/// The process id that a lock file names.
+/// The process id that the lock file of a directory names.
+pub(super) fn holder_of(directory: &Path) -> Option<u32> {
+    holder(&directory.join(OWNER_LOCK))
+}
+
 fn holder(path: &Path) -> Option<u32> {
     let mut text = String::new();
     File::open(path).ok()?.take(32).read_to_string(&mut text).ok()?;

@@ -133,9 +133,9 @@ struct Writer {
 impl Store {
     /// Opens (or, if asked, creates) the store of `directory`.
     ///
-    /// As owner, in this order: 1. lock the directory, or replace the lock; 2. finish or discard
-    /// what a crash left, create the store if there is none; 3. check the manifest, then the pages,
-    /// then head and notes; 4. raise the job epoch durably.
+    /// As owner, in this order: 1. lock the directory; 2. create the store if there is none;
+    /// 3. check the manifest, then the pages, then head and notes; 4. raise the job epoch durably,
+    /// and replace the lock if it is to be taken over; 5. remove what a crash left.
     ///
     /// # Errors
     /// `StoreMissing`, `StoreFormat` (newer, or not a state directory), `StoreMismatch` (job or key
@@ -704,4 +704,51 @@ fn read_records(txn: &Read<'_>) -> Result<Vec<std::result::Result<CheckpointReco
     }
     records.extend(strays);
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fork needs `unsafe` here, so the store is told that another process opened it; a real fork
+    /// is tried from Python.
+    #[test]
+    fn a_forked_child_is_refused_everything_and_closes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            job: "fork".to_owned(),
+            key_groups: 1,
+            map_size_bytes: 1 << 20,
+            create: true,
+            read_only: false,
+            take_over: false,
+            store_id: 1,
+        };
+        let mut store = Store::open(directory.path(), &options).unwrap();
+        store.put_note("n", b"parent").unwrap();
+        store.pid += 1;
+        let manifest = std::fs::read(directory.path().join("manifest.json")).unwrap();
+        let target = directory.path().join("copy");
+        let key = ChunkKey { table: 0, checkpoint: 1, sequence: 0 };
+        let outcomes = [
+            store.records().map(|_| ()),
+            store.allocate_checkpoint_id().map(|_| ()),
+            store.collect(&[], &[]),
+            store.chunk_keys().map(|_| ()),
+            store.read_chunk(key, |_| Ok(())),
+            store.put_note("n", b"child"),
+            store.note("n").map(|_| ()),
+            store.check_epoch(),
+            store.size().map(|_| ()),
+            store.backup(&target),
+        ];
+        for outcome in outcomes {
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::StoreForked);
+        }
+        assert_eq!(store.close().unwrap_err().kind(), ErrorKind::StoreForked);
+        // The parent still owns it.
+        let error = Store::open(directory.path(), &options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StoreLocked);
+        assert_eq!(std::fs::read(directory.path().join("manifest.json")).unwrap(), manifest);
+    }
 }

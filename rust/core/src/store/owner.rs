@@ -10,7 +10,7 @@ use super::creation::{self, DATA, Found};
 use super::files::{exists, io_error, refuse_network_filesystem, sync_directory};
 use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally, open_value};
 use super::lmdb::{Access, DATA_FILE, Environment, Failure, LOCK_FILE, Read};
-use super::lock::{Claim, FileId, OwnerLock, ReaderLock, Ticket, slot};
+use super::lock::{Claim, FileId, OwnerLock, ReaderLock, holder_of, locked, slot};
 use super::manifest::{Manifest, newer_format};
 use super::{
     Store, StoreOptions, Writer, corrupt, head_of, put_head, read_head, reserve_ids, whole_pages,
@@ -86,16 +86,17 @@ impl Store {
             shared => shared,
         };
 
-        let (lock, former) = if options.take_over {
-            OwnerLock::take_over(&directory)?
-        } else {
-            (OwnerLock::acquire(&directory)?, None)
+        // A lock that is held is replaced later, together with raising the epoch.
+        let lock = match OwnerLock::acquire(&directory) {
+            Err(error) if options.take_over && error.kind() == ErrorKind::StoreLocked => None,
+            lock => Some(lock?),
         };
         // Again, under the lock: another process may have created it meanwhile.
         if creation::look(&directory)? == Found::Nothing {
+            if lock.is_none() {
+                return Err(locked(&directory, holder_of(&directory)));
+            }
             creation::create(&directory, options)?;
-        } else {
-            creation::discard_leftovers(&directory)?;
         }
         let manifest = read_manifest(&directory)?;
         manifest.check_settings(&directory, options)?;
@@ -107,8 +108,9 @@ impl Store {
         check_contents(&environment.read()?, &manifest, &directory)?;
 
         crate::crash_point!("recover.pre_fence");
-        let (job_epoch, ids) = fence(&environment, &lock.ticket(), &claim, former)?;
+        let Fenced { job_epoch, ids, lock } = fence(&environment, &directory, lock, &claim)?;
         crate::crash_point!("recover.post_fence");
+        creation::discard_leftovers(&directory)?;
         let owner = Owner { job_epoch, lock, claim };
         raise_manifest(&environment, &owner, &manifest, &directory)?;
         Ok(Self {
@@ -331,28 +333,37 @@ fn check_contents(txn: &Read<'_>, manifest: &Manifest, directory: &Path) -> Resu
     Ok(())
 }
 
+/// What raising the epoch gives.
+struct Fenced {
+    job_epoch: u64,
+    /// A block of checkpoint ids, reserved in the same transaction.
+    ids: std::ops::Range<u64>,
+    lock: OwnerLock,
+}
+
 /// Where a wait for LMDB's writer lock stands.
 enum Wait {
     Queued,
     GivenUp,
     Working,
-    Done(std::result::Result<(u64, std::ops::Range<u64>), Failure>),
+    Done(std::result::Result<Fenced, Failure>),
 }
 
-/// Raises the job epoch durably and reserves a block of checkpoint ids in the same transaction.
+/// Raises the job epoch durably; without a lock, it takes the owner lock over first.
 ///
 /// LMDB waits for its writer lock without a bound, and a process that is paused in the middle of a
 /// commit keeps it. So a thread of our own queues for it; if it takes too long, the caller gets an
 /// error and the thread, once it has the lock, leaves without a trace.
 fn fence(
     environment: &Arc<Environment>,
-    ticket: &Ticket,
+    directory: &Path,
+    lock: Option<OwnerLock>,
     claim: &Arc<Claim>,
-    former: Option<u32>,
-) -> Result<(u64, std::ops::Range<u64>)> {
+) -> Result<Fenced> {
+    let former = if lock.is_none() { holder_of(directory) } else { None };
     let wait = Arc::new((Mutex::new(Wait::Queued), Condvar::new()));
     let thread = {
-        let (environment, ticket) = (Arc::clone(environment), ticket.clone());
+        let (environment, directory) = (Arc::clone(environment), directory.to_owned());
         let (claim, wait) = (Arc::clone(claim), Arc::clone(&wait));
         move || {
             let (state, changed) = &*wait;
@@ -363,13 +374,16 @@ fn fence(
                 }
                 *state = Wait::Working;
                 drop(state);
-                // Only while the lock file is ours: of two that take over at once one stays.
-                ticket.check()?;
+                let lock = match lock {
+                    // Another process may have taken it over since.
+                    Some(lock) => lock.check().map(|()| lock)?,
+                    None => OwnerLock::take_over(&directory)?,
+                };
                 let mut head = head_of(txn.get(Database::Meta, HEAD_KEY)?)?;
                 head.job_epoch += 1;
                 let ids = reserve_ids(&mut head)?;
                 put_head(txn, &mut head)?;
-                Ok((head.job_epoch, ids))
+                Ok(Fenced { job_epoch: head.job_epoch, ids, lock })
             });
             drop(environment);
             drop(claim);
@@ -391,8 +405,9 @@ fn fence(
         return Err(Error::new(
             ErrorKind::StoreLocked,
             format!(
-                "{holder} is paused in the middle of a commit and holds the writer lock (waited \
-                 {} s); kill it, or let it go on, and open the store again",
+                "{}: {holder} is paused in the middle of a commit and holds the writer lock \
+                 (waited {} s); kill it, or let it go on, and open the store again",
+                directory.display(),
                 WRITER_LOCK_TIMEOUT.as_secs()
             ),
         ));

@@ -208,7 +208,8 @@ impl DataFile {
         }
         // The last pages may be free and never have been written, but they lie within the map.
         let end = meta.last_page.checked_add(1).and_then(|pages| pages.checked_mul(meta.page_size));
-        let plausible = meta.map_size % meta.page_size == 0 && meta.map_size <= MAX_MAP_BYTES;
+        let plausible =
+            meta.map_size.is_multiple_of(meta.page_size) && meta.map_size <= MAX_MAP_BYTES;
         match end {
             Some(end) if plausible && end <= meta.map_size && meta.last_page >= 1 => Ok(meta),
             _ => Err(format!(
