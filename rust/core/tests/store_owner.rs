@@ -109,6 +109,16 @@ fn peer(state: &Path) {
             ("collect", Some(store)) => {
                 describe(store.collect(&ids(store), &[]).map(|()| "collected".to_owned()))
             }
+            ("busy", Some(store)) => {
+                let mut kept = Vec::new();
+                for _ in 0..3000 {
+                    let gone: Vec<u64> = if kept.len() > 2 { vec![kept.remove(0)] } else { vec![] };
+                    let keys: Vec<_> =
+                        gone.iter().flat_map(|id| chunks(*id, &BUSY)).map(|(key, _)| key).collect();
+                    kept.push(commit(store, &BUSY, &gone, &keys).unwrap());
+                }
+                "was busy".to_owned()
+            }
             ("check", Some(store)) => describe(store.check_epoch().map(|()| "current".to_owned())),
             ("close", Some(_)) => {
                 describe(store.take().unwrap().close().map(|()| "closed".to_owned()))
@@ -122,6 +132,8 @@ fn peer(state: &Path) {
         say(answer);
     }
 }
+
+const BUSY: [usize; 4] = [100, 5000, 20_000, 3000];
 
 /// Runs the child's part if this is the child.
 macro_rules! peer {
@@ -162,6 +174,30 @@ fn a_second_owner_is_told_who_the_first_is() {
     store.close().unwrap();
     assert_eq!(other.ask("open"), "epoch 3");
     other.end();
+}
+
+#[test]
+fn verifying_beside_a_busy_owner_finds_no_damage() {
+    peer!(verifying_beside_a_busy_owner_finds_no_damage);
+    let root = scratch();
+    let state = root.path().join("state");
+    let mut owner = Peer::spawn(NAME, &state, None);
+    assert_eq!(owner.ask("open"), "epoch 1");
+    owner.say("busy");
+    let (mut rounds, mut seen) = (0, std::collections::BTreeSet::new());
+    loop {
+        // Each round opens the file anew, and walks pages that the owner is about to recycle.
+        let report = verify(&state).unwrap();
+        assert_eq!(report.damage, [], "round {rounds}");
+        rounds += 1;
+        seen.extend(report.checkpoints.last().copied());
+        if seen.last() == Some(&3000) {
+            break;
+        }
+    }
+    assert_eq!(owner.answer(), "was busy");
+    assert!(rounds > 20 && seen.len() > 10, "{rounds} rounds, {} states", seen.len());
+    owner.end();
 }
 
 #[test]

@@ -430,6 +430,9 @@ fn failure(error: heed::Error, action: &str, file: &Path) -> Failure {
             {
                 (ErrorKind::StoreFull, "free space on the disk and open the store again", true)
             }
+            kind if io.kind() == std::io::ErrorKind::OutOfMemory => {
+                (kind, "there is no room to map it: choose a smaller map_size_bytes", true)
+            }
             kind => (kind, "close the store, and open it again when the cause is gone", true),
         },
         heed::Error::Mdb(MdbError::MapFull) => (ErrorKind::StoreFull, "the map is full", false),
