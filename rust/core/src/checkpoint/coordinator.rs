@@ -90,6 +90,7 @@ pub struct CheckpointCoordinator {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::enum_variant_names, reason = "a state is named for what it waits for")]
 enum State {
     AwaitingTrigger,
     AwaitingAcknowledgements { checkpoint_id: u64, deadline_s: f64, missing: BTreeSet<String> },
