@@ -1,3 +1,30 @@
 """Exactly-once stream processing for Python on a Rust state backend."""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onceflow._native import BarrierAligner, CheckpointCoordinator
+
+__all__ = ["BarrierAligner", "CheckpointCoordinator"]
+
+# Public name -> module that has it: loaded when first used, so that the import stays cheap.
+_HOMES = {
+    "BarrierAligner": "onceflow._native",
+    "CheckpointCoordinator": "onceflow._native",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -304,31 +304,67 @@ class Verdicts:
 
 @final
 class BarrierAligner:
-    """See ``onceflow.BarrierAligner``."""
+    """Where one operator's checkpoint cuts its input, over several input channels.
 
-    def __init__(
-        self,
+    Feed what arrives on each channel, in the channel's order; carry out the actions that come
+    back, in the order given. No clock, no threads, no I/O: times are arguments, in seconds, on
+    any clock that all calls share (``created_s``: that clock at the source). Safe to call from
+    several threads; each call is one step.
+
+    Whatever arrives on a blocked channel (items, newer barriers, cancels, the end) is held back
+    in order; only a cancel of the pending checkpoint itself acts at once. Ids of checkpoints
+    grow and may be skipped; of one id at most one ``trigger`` or ``abort`` is ever given.
+
+    Semantics: Apache Flink's barrier handlers; algorithm: "Lightweight Asynchronous Snapshots
+    for Distributed Dataflows" (Carbone et al., 2015).
+
+    Args:
+        channels: Number of input channels, at least 1; they are numbered from 0.
+        mode: ``"aligned"`` (a channel waits from its barrier to the last one: the cut is exact)
+            or ``"at_least_once"`` (track up to 50 checkpoints at a time, never block).
+        max_buffered_bytes: Bound of what is held back, default 64 MiB. Every event held back
+            counts its size and 64 bytes.
+        finished_channels: What the end of a channel means to a checkpoint that waits for its
+            barrier: ``"count_as_barrier"`` (rule B14) or ``"abort"`` (rule B13).
+
+    Raises:
+        ConfigurationError: An argument is none of these, a channel does not exist or has ended,
+            a time is not finite. Nothing changed.
+    """
+
+    def __new__(
+        cls,
         channels: int,
         *,
         mode: str = "aligned",
         max_buffered_bytes: int = ...,
         finished_channels: str = "count_as_barrier",
-    ) -> None:
-        """``mode``: aligned, or at_least_once (track, never block).
-        ``finished_channels``: count_as_barrier (rule B14) or abort (rule B13)."""
+    ) -> BarrierAligner: ...
     def receive(self, channel: int, item: Any, size_bytes: int = 0) -> list[AlignerAction]:
-        """An item: delivered, or held back if its channel is blocked (CapacityExceeded past the bound:
-        ask ``is_blocked`` first and leave the item in the queue)."""
+        """An item: delivered, or held back if its channel is blocked.
+
+        Raises:
+            CapacityExceededError: No room to hold it back; nothing changed. Ask ``is_blocked``
+                first and leave the item in its queue: that is what carries back-pressure on.
+        """
     def barrier(
         self, channel: int, checkpoint_id: int, *, created_s: float = 0.0, now_s: float = 0.0
-    ) -> list[AlignerAction]: ...
-    def cancel(self, channel: int, checkpoint_id: int, *, now_s: float = 0.0) -> list[AlignerAction]: ...
-    def end(self, channel: int, *, now_s: float = 0.0) -> list[AlignerAction]: ...
-    def is_blocked(self, channel: int) -> bool: ...
+    ) -> list[AlignerAction]:
+        """A barrier, created at ``created_s``. Held back if the channel is blocked."""
+    def cancel(
+        self, channel: int, checkpoint_id: int, *, now_s: float = 0.0
+    ) -> list[AlignerAction]:
+        """A cancel marker: the sender will not take part in this checkpoint."""
+    def end(self, channel: int, *, now_s: float = 0.0) -> list[AlignerAction]:
+        """The end of a channel: nothing may follow on it."""
+    def is_blocked(self, channel: int) -> bool:
+        """True if what comes on this channel would be held back now."""
     @property
-    def pending_checkpoint(self) -> int | None: ...
+    def pending_checkpoint(self) -> int | None:
+        """The newest checkpoint that has a barrier, waits for more, and was not aborted."""
     @property
-    def buffered_bytes(self) -> int: ...
+    def buffered_bytes(self) -> int:
+        """What is held back, as ``max_buffered_bytes`` counts it."""
 
 @final
 class AlignerAction:
@@ -337,6 +373,7 @@ class AlignerAction:
     ``kind``: ``deliver`` (``channel``, ``item``), ``trigger`` (snapshot now, forward the barrier;
     ``checkpoint_id``, ``start_delay_s``, ``alignment_s``, ``alignment_bytes``), ``abort``
     (``checkpoint_id``, ``reason``: forward a cancel marker), ``end`` (all channels ended).
+    Attributes that do not belong to a kind are None or 0.
     """
 
     @property
@@ -348,48 +385,98 @@ class AlignerAction:
     @property
     def checkpoint_id(self) -> int | None: ...
     @property
-    def reason(self) -> str | None: ...
+    def reason(self) -> str | None:
+        """``subsumed`` (by a newer barrier), ``cancelled`` or ``input_ended``."""
     @property
-    def start_delay_s(self) -> float: ...
+    def start_delay_s(self) -> float:
+        """From the creation of the barrier to the first one here."""
     @property
-    def alignment_s(self) -> float: ...
+    def alignment_s(self) -> float:
+        """From the first barrier to the last; 0 with one open channel."""
     @property
-    def alignment_bytes(self) -> int: ...
+    def alignment_bytes(self) -> int:
+        """Sizes of the items delivered between the first barrier and the last."""
 
 @final
 class CheckpointCoordinator:
     """One checkpoint at a time, from barrier to the sinks' commits: a pure state machine.
 
-    ``AwaitingAcknowledgements`` (all tasks) → ``AwaitingPrepares`` (all sinks) →
-    ``AwaitingDecision`` (the store) → ``AwaitingSinkCommits`` → complete. Before the decision
-    anything that fails aborts; after it everything rolls forward.
+    ``AwaitingTrigger`` → ``AwaitingAcknowledgements`` (all tasks) → ``AwaitingPrepares`` (all
+    sinks) → ``AwaitingDecision`` (the store) → ``AwaitingSinkCommits`` → complete, which is
+    ``AwaitingTrigger`` again. Until the decision is asked for, anything that fails aborts; from
+    then on nothing does, and after the decision everything rolls forward: what cannot leads to
+    ``AwaitingRecovery``, from which only a recovery and a new coordinator lead on.
+
+    Reports that come late (of an aborted or completed checkpoint) or twice change nothing.
+
+    Args:
+        tasks: Names of the tasks that acknowledge, at least one.
+        sinks: Names of the sinks that prepare and commit, maybe none.
+        timeout_s: An undecided checkpoint is aborted this long after its trigger.
+
+    Raises:
+        ConfigurationError: Names that repeat, no task, a time that is not finite.
+        UnknownNameError: A report of a task or sink that does not exist.
+        CheckpointStateError: A report that no correct peer sends in this state. An error
+            changes nothing.
     """
 
-    def __init__(self, tasks: Sequence[str], sinks: Sequence[str], *, timeout_s: float = 600.0) -> None: ...
+    def __new__(
+        cls, tasks: Sequence[str], sinks: Sequence[str], *, timeout_s: float = 600.0
+    ) -> CheckpointCoordinator: ...
     def trigger(self, checkpoint_id: int, *, now_s: float) -> list[CoordinatorEffect]:
-        """Refused with CheckpointStateError while another one is under way."""
-    def acknowledge(self, task: str, checkpoint_id: int, *, now_s: float) -> list[CoordinatorEffect]: ...
-    def decline(self, task: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]: ...
-    def task_finished(self, task: str, *, now_s: float) -> list[CoordinatorEffect]: ...
-    def prepared(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]: ...
-    def prepare_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]: ...
-    def decided(self, checkpoint_id: int) -> list[CoordinatorEffect]: ...
-    def decision_failed(self, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]: ...
-    def committed(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]: ...
-    def commit_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]: ...
+        """Starts a checkpoint. Ids grow, also past those of aborted ones.
+
+        Refused with CheckpointStateError while another one is under way.
+        """
+    def acknowledge(
+        self, task: str, checkpoint_id: int, *, now_s: float
+    ) -> list[CoordinatorEffect]:
+        """A task's snapshot is taken. Past the timeout it comes too late."""
+    def decline(self, task: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]:
+        """A task cannot take the snapshot."""
+    def task_finished(self, task: str, *, now_s: float) -> list[CoordinatorEffect]:
+        """A task is done for good: it counts as acknowledged, now and from now on."""
+    def prepared(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]:
+        """A sink's output is durable, and invisible."""
+    def prepare_failed(
+        self, sink: str, checkpoint_id: int, reason: str
+    ) -> list[CoordinatorEffect]: ...
+    def decided(self, checkpoint_id: int) -> list[CoordinatorEffect]:
+        """The decision record is durable."""
+    def decision_failed(
+        self, checkpoint_id: int, reason: str, *, indefinite: bool = True
+    ) -> list[CoordinatorEffect]:
+        """The store failed.
+
+        ``indefinite``: the record may be durable nevertheless (a failed sync), so the job must
+        stop and recover. Pass False only if the store is sure that nothing became durable (it
+        refused before it wrote): then the checkpoint is aborted and the job goes on.
+        """
+    def committed(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]:
+        """A sink's output is visible."""
+    def commit_failed(
+        self, sink: str, checkpoint_id: int, reason: str
+    ) -> list[CoordinatorEffect]:
+        """A sink could not commit: ``fail``, and the recovery commits again."""
     def tick(self, now_s: float) -> list[CoordinatorEffect]:
-        """Aborts an undecided checkpoint past its timeout."""
+        """Aborts a checkpoint whose decision was not asked for within its timeout."""
     @property
     def state(self) -> str: ...
     @property
-    def checkpoint_id(self) -> int | None: ...
+    def checkpoint_id(self) -> int | None:
+        """The checkpoint under way, or the one that needs a recovery."""
     @property
     def last_completed(self) -> int | None: ...
 
 @final
 class CoordinatorEffect:
-    """``kind``: ``inject_barrier``, ``prepare_sinks``, ``decide``, ``commit_sink`` (``sink``),
-    ``complete``, ``abort`` (``reason``), ``fail`` (``reason``: the job must stop and recover)."""
+    """What the caller must do, in order.
+
+    ``kind``: ``inject_barrier``, ``prepare_sinks``, ``decide``, ``commit_sink`` (``sink``),
+    ``complete``, ``abort`` (``reason``: tell all tasks and all sinks, also those that are still
+    preparing), ``fail`` (``reason``: the job must stop and recover).
+    """
 
     @property
     def kind(self) -> str: ...
@@ -406,21 +493,41 @@ def recovery_plan(
     decided_after: Sequence[int],
     applied: Mapping[str, int | None],
     replayable_to_position: bool,
+    unreadable: Sequence[int] = ...,
 ) -> RecoveryPlan:
-    """What an exact recovery must do, given the checkpoint restored, newer ones whose decision can be
-    read though their state cannot, and the newest checkpoint that each sink has applied
-    (None: the sink cannot tell)."""
+    """What an exact recovery must do. Raise the epoch and fence the sinks before asking them.
+
+    Args:
+        restored: The checkpoint that state was restored from; None if there is none.
+        decided_after: Newer ones whose decision can be read though their state cannot.
+        applied: By sink, the newest checkpoint it has applied: 0 if none (ids start at 1),
+            None if it cannot tell.
+        replayable_to_position: Every source can be read from the restored positions to exactly
+            those of a later checkpoint, and the dataflow is deterministic.
+        unreadable: Newer ones of whose decision record nothing but the id is known.
+
+    Raises:
+        ConfigurationError: Facts that contradict each other.
+    """
 
 @final
 class RecoveryPlan:
-    """``kind``: ``resume`` (go on from the restored checkpoint; ``roll_forward``: ids whose staged outputs
-    must be committed again first), ``replay_suppressed`` (read on to the positions of checkpoint ``until`` with
-    outputs suppressed, then go on), ``stop`` (``reason``)."""
+    """What to do, in this order: ``abort``, ``roll_forward``, then what ``kind`` says.
+
+    ``kind``: ``resume`` (go on from the restored checkpoint), ``replay_suppressed`` (read on to
+    exactly the positions of checkpoint ``until`` with outputs suppressed, then go on), ``stop``
+    (``reason``: no exact recovery is possible, a person must choose). After a crash in the
+    middle, ask for a new plan.
+    """
 
     @property
     def kind(self) -> str: ...
     @property
-    def roll_forward(self) -> list[int]: ...
+    def abort(self) -> list[int]:
+        """Ids to give up for good: drop their records durably, then abort them in the sinks."""
+    @property
+    def roll_forward(self) -> list[int]:
+        """Ids whose staged outputs every sink must commit again, ascending (idempotent)."""
     @property
     def until(self) -> int | None: ...
     @property

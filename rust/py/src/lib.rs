@@ -1,6 +1,17 @@
 //! onceflow._native: conversion between Python and onceflow-core, nothing else.
 
+mod aligner;
+mod coordinator;
+mod error;
+
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
-mod _native {}
+mod _native {
+    #[pymodule_export]
+    use crate::aligner::{PyAlignerAction, PyBarrierAligner};
+    #[pymodule_export]
+    use crate::coordinator::{
+        PyCheckpointCoordinator, PyCoordinatorEffect, PyRecoveryPlan, py_recovery_plan,
+    };
+}
