@@ -319,7 +319,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever comes: of one id at most one end, no abort of what was decided, no commit of
     /// what was not, one checkpoint at a time, and a refused event changes nothing.
