@@ -50,7 +50,7 @@ pub use serial::MAX_SPAN;
 pub use verdict::{Verdict, VerdictCode, Verdicts};
 
 use crate::{Error, ErrorKind, Result};
-use producers::Producers;
+use producers::{NOWHERE, Producers};
 use rules::{Decision, Rules};
 
 /// Batches looked up together, so that their cache misses overlap instead of queueing up.
@@ -112,7 +112,10 @@ impl Deduplicator {
             for (slot, row) in found.into_iter().zip(start..start + block.len()) {
                 let batch = batches.row(row);
                 // A producer that was not there may have come with an earlier batch of the block.
-                let slot = slot.or_else(|| self.producers.find(batch.producer_id));
+                let slot = match slot {
+                    NOWHERE => self.producers.find(batch.producer_id),
+                    slot => Some(slot as usize),
+                };
                 match self.rules.judge(&self.producers, slot, &batch, now_s) {
                     Decision::Append(slot) => self.producers.append(slot, &batch, now_s),
                     Decision::Start => self.producers.start(slot, &batch, now_s),

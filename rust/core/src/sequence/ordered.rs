@@ -46,11 +46,13 @@ pub(super) struct OrderedWindows {
     window: usize,
     /// One ring after the other.
     batches: Vec<AcceptedBatch>,
+    /// Whether any batch was so long that a full window of them would pass [`MAX_SPAN`].
+    long_batches: bool,
 }
 
 impl OrderedWindows {
     pub(super) fn new(window: usize) -> Self {
-        Self { window, batches: Vec::new() }
+        Self { window, batches: Vec::new(), long_batches: false }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -120,7 +122,9 @@ impl OrderedWindows {
         header.next = if header.next as usize + 1 == self.window { 0 } else { header.next + 1 };
         header.len = (header.len + 1).min(self.window as u32);
         // A window that spans half of all sequences would mistake the next round's for its own.
-        while header.len > 1 && self.span(slot, header) > MAX_SPAN {
+        let count = serial::count(batch.first_sequence, header.last_sequence);
+        self.long_batches |= u64::from(count) * self.window as u64 > u64::from(MAX_SPAN);
+        while self.long_batches && header.len > 1 && self.span(slot, header) > MAX_SPAN {
             header.len -= 1;
         }
     }
@@ -132,12 +136,18 @@ impl OrderedWindows {
 
     // ---- slots ---------------------------------------------------------------------------
 
+    /// Loads what [`Self::append`] will write, so that it is in the cache by then.
+    pub(super) fn touch(&self, slot: usize, header: &Header) -> u32 {
+        self.batches[slot * self.window + header.next as usize].last_and_flag
+    }
+
     pub(super) fn push(&mut self) {
         self.batches.resize(self.batches.len() + self.window, AcceptedBatch::default());
     }
 
     pub(super) fn copy(&mut self, slot: usize, other: &Self, other_slot: usize) {
         let window = self.window;
+        self.long_batches |= other.long_batches;
         let from = &other.batches[other_slot * window..(other_slot + 1) * window];
         self.batches[slot * window..(slot + 1) * window].copy_from_slice(from);
     }

@@ -65,6 +65,9 @@ pub(super) struct Producers {
     removed: HashSet<i64>,
 }
 
+/// No slot: the table is never so large.
+pub(super) const NOWHERE: u32 = u32::MAX;
+
 const SMALLEST_INDEX: usize = 16;
 
 impl Producers {
@@ -115,9 +118,9 @@ impl Producers {
         self.probe(hash_u64(producer_id as u64), producer_id)
     }
 
-    /// Where each of up to `N` producers is remembered. The loads of one pass do not depend on
-    /// one another, so the processor has many of them under way at once.
-    pub(super) fn find_block<const N: usize>(&self, producer_ids: &[i64]) -> [Option<usize>; N] {
+    /// Where each of up to `N` producers is remembered ([`NOWHERE`] if not). The loads of one
+    /// pass do not depend on one another, so the processor has many of them under way at once.
+    pub(super) fn find_block<const N: usize>(&self, producer_ids: &[i64]) -> [u32; N] {
         let mask = self.index.len() - 1;
         let mut hashes = [0; N];
         let mut words = [0; N];
@@ -125,20 +128,25 @@ impl Producers {
             *hash = hash_u64(*id as u64);
             *word = self.index[*hash as usize & mask];
         }
-        let mut slots = [None; N];
-        for (i, id) in producer_ids.iter().enumerate().take(N) {
-            let slot = slot_of(words[i]);
-            slots[i] = match slot {
-                Some(slot)
-                    if tag_of(words[i]) == tag(hashes[i])
-                        && self.headers[slot].producer_id == *id =>
-                {
-                    Some(slot)
-                }
-                Some(_) => self.probe(hashes[i], *id),
-                None => None,
+        let mut slots = [NOWHERE; N];
+        let mut touched = 0;
+        for (((slot, word), hash), id) in slots.iter_mut().zip(words).zip(hashes).zip(producer_ids)
+        {
+            let at = slot_of(word);
+            let found = match at {
+                Some(at) if tag_of(word) == tag(hash) && self.headers[at].producer_id == *id => at,
+                Some(_) => match self.probe(hash, *id) {
+                    Some(at) => at,
+                    None => continue,
+                },
+                None => continue,
             };
+            *slot = found as u32;
+            if let Windows::Ordered(windows) = &self.windows {
+                touched ^= windows.touch(found, &self.headers[found]);
+            }
         }
+        std::hint::black_box(touched);
         slots
     }
 
