@@ -6,14 +6,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onceflow._native import BarrierAligner, CheckpointCoordinator
+    from onceflow._native import BarrierAligner, CheckpointCoordinator, Deduplicator, Verdicts
 
-__all__ = ["BarrierAligner", "CheckpointCoordinator"]
+__all__ = ["BarrierAligner", "CheckpointCoordinator", "Deduplicator", "Verdicts"]
 
 # Public name -> module that has it: loaded when first used, so that the import stays cheap.
 _HOMES = {
     "BarrierAligner": "onceflow._native",
     "CheckpointCoordinator": "onceflow._native",
+    "Deduplicator": "onceflow._native",
+    "Verdicts": "onceflow._native",
 }
 
 

@@ -264,8 +264,22 @@ class Deduplicator:
         max_producers: int = 1_000_000,
         expiry_s: float | None = None,
     ) -> None:
-        """``mode``: strict or compatible (rule S2). ``order``: ordered (window of batches) or
-        unordered (bitmap window of ``window`` sequences)."""
+        """A deduplicator that knows no producer.
+
+        Args:
+            mode: ``"strict"``: an unknown producer must begin at sequence 0. ``"compatible"``: it may
+                begin anywhere, as with Kafka's brokers.
+            window: What is remembered of each producer: the last batches (ordered) or the sequences
+                up to the highest one (unordered), at most 2**20.
+            order: ``"ordered"``: each batch must follow the one before. ``"unordered"``: batches may
+                overtake one another inside the window.
+            max_producers: Beyond it new producers are refused; live ones are never forgotten.
+            expiry_s: A producer from which nothing was accepted for so long counts as unknown.
+                None: never.
+
+        Raises:
+            ConfigurationError: A setting that cannot be.
+        """
     def check_many(
         self,
         producer_ids: Values,
@@ -276,15 +290,35 @@ class Deduplicator:
         positions: Values | None = None,
         now_s: float = 0.0,
     ) -> Verdicts:
-        """Judges batches in order, each seeing those before it, then applies what was accepted."""
-    def __len__(self) -> int: ...
-    def snapshot(self) -> bytes: ...
-    def restore(self, snapshot: bytes, *, now_s: float = 0.0) -> None: ...
-    def expire(self, now_s: float) -> int: ...
+        """Judges batches in order, each seeing those before it, then applies what was accepted.
+
+        All columns are integers, one value a batch, or one for all: ids (any int64 but -1), epochs
+        (0 or more), sequences (0 to 2**31 - 1, wrapping to 0), positions (any int64; returned for
+        a duplicate). ``now_s`` is the time for expiry, in seconds.
+
+        Raises:
+            CapacityExceededError: More than ``max_producers`` live producers. Nothing was applied.
+            ConfigurationError, LengthMismatchError, TypeMismatchError: Columns that cannot be.
+        """
+    def __len__(self) -> int:
+        """Producers remembered."""
+    def snapshot(self) -> bytes:
+        """Everything that is remembered, as one checksummed blob."""
+    def restore(self, snapshot: bytes, *, now_s: float = 0.0) -> None:
+        """Replaces everything by a snapshot, without the producers that expired by ``now_s``.
+
+        Restore the input position of the same moment with it.
+
+        Raises:
+            StoreCorruptError: Empty, truncated or damaged. Nothing was restored.
+            StoreMismatchError: Written by a deduplicator of the other ``order``.
+        """
+    def expire(self, now_s: float) -> int:
+        """Forgets the expired producers; says how many."""
 
 @final
 class Verdicts:
-    """One verdict a batch, as arrays."""
+    """One verdict a batch, as arrays. Only ``ACCEPT`` may be applied."""
 
     ACCEPT: int
     DUPLICATE: int
@@ -296,7 +330,8 @@ class Verdicts:
     def codes(self) -> npt.NDArray[np.uint8]: ...
     @property
     def details(self) -> npt.NDArray[np.int64]:
-        """Duplicate: the original position. Gap: the sequence expected. Fenced: the current epoch."""
+        """Duplicate: the original position, -1 without one (an unordered window keeps none).
+        Gap: the sequence expected. Fenced: the current epoch. Else -1."""
     @property
     def accepted(self) -> npt.NDArray[np.bool_]: ...
 

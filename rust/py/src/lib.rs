@@ -2,6 +2,7 @@
 
 mod aligner;
 mod coordinator;
+mod deduplicator;
 mod error;
 
 use pyo3::prelude::*;
@@ -14,4 +15,6 @@ mod _native {
     use crate::coordinator::{
         PyCheckpointCoordinator, PyCoordinatorEffect, PyRecoveryPlan, py_recovery_plan,
     };
+    #[pymodule_export]
+    use crate::deduplicator::{PyDeduplicator, PyVerdicts};
 }
