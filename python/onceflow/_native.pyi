@@ -255,24 +255,24 @@ def key_group(
 class Deduplicator:
     """See ``onceflow.Deduplicator``."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         mode: str = "strict",
         window: int = 5,
         order: str = "ordered",
         max_producers: int = 1_000_000,
         expiry_s: float | None = None,
-    ) -> None:
+    ) -> Deduplicator:
         """A deduplicator that knows no producer.
 
         Args:
-            mode: ``"strict"``: an unknown producer must begin at sequence 0. ``"compatible"``: it may
-                begin anywhere, as with Kafka's brokers.
+            mode: ``"strict"``: an unknown producer must begin at sequence 0. ``"compatible"``: it
+                may begin anywhere, as with Kafka's brokers.
             window: What is remembered of each producer: the last batches (ordered) or the sequences
                 up to the highest one (unordered), at most 2**20.
-            order: ``"ordered"``: each batch must follow the one before. ``"unordered"``: batches may
-                overtake one another inside the window.
+            order: ``"ordered"``: each batch must follow the one before. ``"unordered"``: batches
+                may overtake one another inside the window.
             max_producers: Beyond it new producers are refused; live ones are never forgotten.
             expiry_s: A producer from which nothing was accepted for so long counts as unknown.
                 None: never.
