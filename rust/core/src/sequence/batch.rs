@@ -92,6 +92,7 @@ impl<'a> Batches<'a> {
         self.producer_ids
     }
 
+    #[inline]
     pub(super) fn row(&self, row: usize) -> Batch {
         Batch {
             producer_id: self.producer_ids[row],

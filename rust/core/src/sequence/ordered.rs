@@ -64,6 +64,7 @@ impl OrderedWindows {
     }
 
     /// Batch `age` of the window, from the oldest (0) to the newest (`header.len` - 1).
+    #[inline]
     pub(super) fn get(&self, slot: usize, header: &Header, age: usize) -> &AcceptedBatch {
         let place = header.next as usize + self.window - header.len as usize + age;
         // Both summands are below `window` each, so one subtraction is enough.
@@ -71,6 +72,7 @@ impl OrderedWindows {
         &self.batches[slot * self.window + place]
     }
 
+    #[inline]
     pub(super) fn judge(&self, slot: usize, header: &Header, batch: &Batch) -> Verdict {
         let expected = serial::add(header.last_sequence, 1);
         if batch.first_sequence == expected {
@@ -111,11 +113,13 @@ impl OrderedWindows {
         gap
     }
 
+    #[inline]
     pub(super) fn append(&mut self, slot: usize, header: &mut Header, batch: &Batch) {
         let Batch { first_sequence, last_sequence, position, .. } = *batch;
         self.push_batch(slot, header, AcceptedBatch::new(first_sequence, last_sequence, position));
     }
 
+    #[inline]
     pub(super) fn push_batch(&mut self, slot: usize, header: &mut Header, batch: AcceptedBatch) {
         self.batches[slot * self.window + header.next as usize] = batch;
         header.last_sequence = batch.last_sequence();

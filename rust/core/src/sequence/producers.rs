@@ -55,7 +55,7 @@ pub(super) enum Windows {
 
 #[derive(Debug, Clone)]
 pub(super) struct Producers {
-    /// A power of two of entries, at most 5/8 of them used.
+    /// A power of two of entries, at most 3/8 of them used.
     index: Vec<u64>,
     headers: Vec<Header>,
     windows: Windows,
@@ -101,6 +101,7 @@ impl Producers {
             + windows
     }
 
+    #[inline]
     pub(super) fn header(&self, slot: usize) -> &Header {
         &self.headers[slot]
     }
@@ -120,6 +121,7 @@ impl Producers {
 
     /// Where each of up to `N` producers is remembered ([`NOWHERE`] if not). The loads of one
     /// pass do not depend on one another, so the processor has many of them under way at once.
+    #[inline]
     pub(super) fn find_block<const N: usize>(&self, producer_ids: &[i64]) -> [u32; N] {
         let mask = self.index.len() - 1;
         let mut hashes = [0; N];
@@ -164,6 +166,7 @@ impl Producers {
     }
 
     /// The verdict on a batch of the epoch that this slot is in.
+    #[inline]
     pub(super) fn judge_sequence(&self, slot: usize, batch: &Batch) -> Verdict {
         let header = &self.headers[slot];
         match &self.windows {
@@ -173,6 +176,7 @@ impl Producers {
     }
 
     /// Remembers an accepted batch after those before it.
+    #[inline]
     pub(super) fn append(&mut self, slot: usize, batch: &Batch, now_s: f64) {
         let header = &mut self.headers[slot];
         header.last_accepted_s = header.last_accepted_s.max(now_s);
@@ -214,7 +218,7 @@ impl Producers {
             Windows::Ordered(windows) => windows.push(),
             Windows::Unordered(windows) => windows.push(),
         }
-        if self.headers.len() * 8 > self.index.len() * 5 {
+        if self.headers.len() * 8 > self.index.len() * 3 {
             self.rebuild_index(self.index.len() * 2);
         } else {
             self.enter(slot);

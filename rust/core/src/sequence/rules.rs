@@ -104,11 +104,13 @@ impl Rules {
     }
 
     /// Whether a producer that was last accepted then has expired by now.
+    #[inline]
     pub(super) fn is_expired(&self, last_accepted_s: f64, now_s: f64) -> bool {
         now_s - last_accepted_s >= self.expiry_s
     }
 
     /// Judges a batch; `slot` is where `producers` remembers its producer, if at all.
+    #[inline]
     pub(super) fn judge(
         &self,
         producers: &Producers,
