@@ -145,7 +145,11 @@ fn check(dedupe: &mut Deduplicator, sent: &[Sent], now_s: f64, prepare: bool) ->
     }
 }
 
-fn calls() -> impl Strategy<Value = Vec<(Vec<(i64, i64, i64, i64)>, u8, bool, Between)>> {
+/// Batches (producer, how the epoch moves, offset, count), seconds that pass before them, whether to
+/// prepare, and what comes after.
+type Call = (Vec<(i64, i64, i64, i64)>, u8, bool, Between);
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
     // Offsets from a moving base, so that most batches fall near what is expected.
     let batch = (0..4_i64, 0..3_i64, -6..8_i64, 1..6_i64);
     let between = prop_oneof![
@@ -158,11 +162,7 @@ fn calls() -> impl Strategy<Value = Vec<(Vec<(i64, i64, i64, i64)>, u8, bool, Be
     prop::collection::vec(call, 1..12)
 }
 
-fn run(
-    options: DeduplicatorOptions,
-    base: i64,
-    calls: Vec<(Vec<(i64, i64, i64, i64)>, u8, bool, Between)>,
-) {
+fn run(options: DeduplicatorOptions, base: i64, calls: Vec<Call>) {
     let mut dedupe = Deduplicator::new(options).unwrap();
     let mut model = Model { options, past: HashMap::new() };
     let mut table: HashMap<i64, Vec<u8>> = HashMap::new();
