@@ -27,7 +27,8 @@ use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally};
 use super::lmdb::{Access, DATA_FILE, Environment};
 use super::lock::{OWNER_LOCK, OWNER_LOCK_NEW};
 use super::manifest::{MANIFEST, MANIFEST_NEW, Manifest};
-use super::{StoreOptions, corrupt, read_head};
+use super::values::read_head;
+use super::{StoreOptions, corrupt};
 use crate::{Error, ErrorKind, Result};
 
 /// Directory of the data file.

@@ -12,9 +12,8 @@ use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally, open_value}
 use super::lmdb::{Access, DATA_FILE, Environment, Failure, LOCK_FILE, Read};
 use super::lock::{Claim, FileId, OwnerLock, ReaderLock, holder_of, locked, slot};
 use super::manifest::{Manifest, newer_format};
-use super::{
-    Store, StoreOptions, Writer, corrupt, head_of, put_head, read_head, reserve_ids, whole_pages,
-};
+use super::values::{head_of, put_head, read_head};
+use super::{Store, StoreOptions, Writer, corrupt, reserve_ids, whole_pages};
 use crate::{Error, ErrorKind, Result};
 
 /// How long to wait for LMDB's writer lock. A running owner holds it for one commit; only one that

@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use super::layout::{ChunkKey, Database, chunk_key};
-use super::{CheckpointRecord, Damage, Problem, Store, read_parts};
+use super::values::{Problem, read_parts};
+use super::{CheckpointRecord, Damage, Store};
 use crate::{ErrorKind, Result};
 
 /// What a verification found.
