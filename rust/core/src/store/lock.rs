@@ -42,11 +42,14 @@ impl FileId {
     }
 }
 
-/// The lock while it is held. Dropping it closes the file, which releases the lock; it is never
-/// unlocked by a call, because a forked child shares the lock and would take it from its parent.
+/// The lock while it is held. Dropping it in the process that took it unlocks the file, rather than
+/// only closing it: a child that is just being started has a copy of the descriptor until it
+/// executes its program, and would keep the lock. In a forked child dropping does nothing, since
+/// the lock is its parent's.
 #[derive(Debug)]
 pub(super) struct OwnerLock {
-    #[expect(dead_code, reason = "held for its lock")]
+    /// The process that took it.
+    pid: u32,
     file: File,
     path: PathBuf,
     id: FileId,
@@ -63,7 +66,7 @@ impl OwnerLock {
             // A take-over may have given the name to another file since `open`.
             if FileId::of(&path).is_ok_and(|now| now == id) {
                 write_pid(&mut file, &path)?;
-                return Ok(Self { file, path, id });
+                return Ok(Self { pid: std::process::id(), file, path, id });
             }
         }
     }
@@ -87,7 +90,7 @@ impl OwnerLock {
             let id = id_of(&file, &new)?;
             crate::crash_point!("owner.replace.pre_rename");
             match std::fs::rename(&new, &path) {
-                Ok(()) => return Ok(Self { file, path, id }),
+                Ok(()) => return Ok(Self { pid: std::process::id(), file, path, id }),
                 // The present owner may have removed it as a leftover; once more.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && attempt < 1000 => {}
                 Err(error) => return Err(io_error("replace", &path, &error)),
@@ -101,6 +104,15 @@ impl OwnerLock {
             return Ok(());
         }
         Err(locked(self.path.parent().unwrap_or(&self.path), holder(&self.path)))
+    }
+}
+
+impl Drop for OwnerLock {
+    fn drop(&mut self) {
+        if self.pid == std::process::id() {
+            // If this fails, closing releases the lock as soon as the last copy is closed.
+            let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        }
     }
 }
 
@@ -182,7 +194,9 @@ fn invisible(pid: u32) -> bool {
 /// What to say when somebody else owns the directory.
 pub(super) fn locked(directory: &Path, holder: Option<u32>) -> Error {
     let owner = match holder {
-        Some(pid) if pid == std::process::id() => "this process".to_owned(),
+        Some(pid) if pid == std::process::id() => {
+            format!("another process of the same id ({pid}), in another container")
+        }
         Some(pid) if invisible(pid) => format!(
             "process {pid} (not visible from here: it runs in another container, or it ended and \
              left a child that still holds the lock)"
