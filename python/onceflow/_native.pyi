@@ -57,9 +57,7 @@ class StateBackend:
     def key_groups(self) -> int: ...
     @property
     def recovery(self) -> Recovery: ...
-    def table(
-        self, name: str, *, key: str | Sequence[str], columns: Mapping[str, str]
-    ) -> Table: ...
+    def table(self, name: str, *, key: str | Sequence[str], columns: Mapping[str, str]) -> Table: ...
     def tables(self) -> dict[str, TableSchema]: ...
     def drop_table(self, name: str) -> None: ...
     def deduplicator(self, name: str, **settings: Any) -> Deduplicator:
@@ -244,9 +242,7 @@ class VerifyReport:
     @property
     def damage(self) -> list[tuple[int | None, str]]: ...
 
-def key_group(
-    key: int | str | bytes | tuple[Any, ...], key_type: str | Sequence[str], key_groups: int
-) -> int:
+def key_group(key: int | str | bytes | tuple[Any, ...], key_type: str | Sequence[str], key_groups: int) -> int:
     """The key group that a key belongs to."""
 
 # ---- deduplicator (owner: sequence) ------------------------------------------------------
@@ -386,9 +382,7 @@ class BarrierAligner:
         self, channel: int, checkpoint_id: int, *, created_s: float = 0.0, now_s: float = 0.0
     ) -> list[AlignerAction]:
         """A barrier, created at ``created_s``. Held back if the channel is blocked."""
-    def cancel(
-        self, channel: int, checkpoint_id: int, *, now_s: float = 0.0
-    ) -> list[AlignerAction]:
+    def cancel(self, channel: int, checkpoint_id: int, *, now_s: float = 0.0) -> list[AlignerAction]:
         """A cancel marker: the sender will not take part in this checkpoint."""
     def end(self, channel: int, *, now_s: float = 0.0) -> list[AlignerAction]:
         """The end of a channel: nothing may follow on it."""
@@ -464,9 +458,7 @@ class CheckpointCoordinator:
 
         Refused with CheckpointStateError while another one is under way.
         """
-    def acknowledge(
-        self, task: str, checkpoint_id: int, *, now_s: float
-    ) -> list[CoordinatorEffect]:
+    def acknowledge(self, task: str, checkpoint_id: int, *, now_s: float) -> list[CoordinatorEffect]:
         """A task's snapshot is taken. Past the timeout it comes too late."""
     def decline(self, task: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]:
         """A task cannot take the snapshot."""
@@ -474,14 +466,10 @@ class CheckpointCoordinator:
         """A task is done for good: it counts as acknowledged, now and from now on."""
     def prepared(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]:
         """A sink's output is durable, and invisible."""
-    def prepare_failed(
-        self, sink: str, checkpoint_id: int, reason: str
-    ) -> list[CoordinatorEffect]: ...
+    def prepare_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]: ...
     def decided(self, checkpoint_id: int) -> list[CoordinatorEffect]:
         """The decision record is durable."""
-    def decision_failed(
-        self, checkpoint_id: int, reason: str, *, indefinite: bool = True
-    ) -> list[CoordinatorEffect]:
+    def decision_failed(self, checkpoint_id: int, reason: str, *, indefinite: bool = True) -> list[CoordinatorEffect]:
         """The store failed.
 
         ``indefinite``: the record may be durable nevertheless (a failed sync), so the job must
@@ -490,9 +478,7 @@ class CheckpointCoordinator:
         """
     def committed(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]:
         """A sink's output is visible."""
-    def commit_failed(
-        self, sink: str, checkpoint_id: int, reason: str
-    ) -> list[CoordinatorEffect]:
+    def commit_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]:
         """A sink could not commit: ``fail``, and the recovery commits again."""
     def tick(self, now_s: float) -> list[CoordinatorEffect]:
         """Aborts a checkpoint whose decision was not asked for within its timeout."""

@@ -77,9 +77,7 @@ def run_step(aligner: BarrierAligner, step: dict[str, Any], channels: int) -> No
     [pytest.param(case, mode, id=f"{case['rule']}-{case['name']}-{mode}") for case, mode in RUNS],
 )
 def test_rule(case: dict[str, Any], mode: str) -> None:
-    settings = {
-        key: case[key] for key in ("max_buffered_bytes", "finished_channels") if key in case
-    }
+    settings = {key: case[key] for key in ("max_buffered_bytes", "finished_channels") if key in case}
     aligner = BarrierAligner(case["channels"], mode=mode, **settings)
     if repeat := case.get("repeat_barriers"):
         for checkpoint_id in range(repeat["first_id"], repeat["last_id"] + 1):
@@ -93,10 +91,7 @@ def test_rule(case: dict[str, Any], mode: str) -> None:
 
 
 def test_every_rule_is_tested_or_excused() -> None:
-    listed = [
-        {entry["rule"] for entry in TABLE[key]}
-        for key in ("cases", "not_applicable", "tested_elsewhere")
-    ]
+    listed = [{entry["rule"] for entry in TABLE[key]} for key in ("cases", "not_applicable", "tested_elsewhere")]
     assert sum(map(len, listed)) == 26
     assert set.union(*listed) == {f"B{number}" for number in range(1, 27)}
 
@@ -133,9 +128,7 @@ def test_b26_random_soak(mode: str, max_buffered_bytes: int, seed: int) -> None:
     now_s = 0.0
     while any(queues):
         now_s += 1.0
-        for channel in rng.sample(
-            [on for on in range(channels) if queues[on]], k=sum(map(bool, queues))
-        ):
+        for channel in rng.sample([on for on in range(channels) if queues[on]], k=sum(map(bool, queues))):
             kind, value = queues[channel][0]
             try:
                 if kind == "item":
@@ -248,9 +241,7 @@ def test_actions_say_what_they_are() -> None:
 
 
 def test_example_embed_aligner() -> None:
-    result = subprocess.run(
-        [sys.executable, EXAMPLE], check=True, capture_output=True, text=True, timeout=60
-    )
+    result = subprocess.run([sys.executable, EXAMPLE], check=True, capture_output=True, text=True, timeout=60)
     numbers = runpy.run_path(str(EXAMPLE))["numbers"]
     first = sum(sum(numbers(channel, 1)) for channel in range(4))
     lines = result.stdout.splitlines()

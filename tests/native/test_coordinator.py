@@ -13,10 +13,7 @@ from onceflow.exceptions import CheckpointStateError, ConfigurationError, Unknow
 
 
 def short(effects: list[CoordinatorEffect]) -> list[tuple[object, ...]]:
-    return [
-        (effect.kind, effect.checkpoint_id, *([effect.sink] if effect.sink else []))
-        for effect in effects
-    ]
+    return [(effect.kind, effect.checkpoint_id, *([effect.sink] if effect.sink else [])) for effect in effects]
 
 
 def position(coordinator: CheckpointCoordinator) -> tuple[str, int | None, int | None]:
@@ -81,9 +78,7 @@ def test_a_decision_that_may_be_durable_stops_the_job() -> None:
     until_decision(coordinator, 1)
     [effect] = coordinator.decision_failed(1, "EIO")
     assert (effect.kind, coordinator.state) == ("fail", "AwaitingRecovery")
-    assert repr(effect) == (
-        "<CoordinatorEffect fail 1: the decision may or may not be durable: EIO>"
-    )
+    assert repr(effect) == ("<CoordinatorEffect fail 1: the decision may or may not be durable: EIO>")
 
 
 def test_after_the_decision_nothing_aborts() -> None:

@@ -62,9 +62,7 @@ def test_an_empty_call_has_no_verdicts() -> None:
         (([-1], [0], [0], [0]), ConfigurationError),
     ],
 )
-def test_columns_that_cannot_be_are_refused(
-    arguments: tuple[Any, Any, Any, Any], error: type[Exception]
-) -> None:
+def test_columns_that_cannot_be_are_refused(arguments: tuple[Any, Any, Any, Any], error: type[Exception]) -> None:
     dedupe = Deduplicator()
     with pytest.raises(error):
         dedupe.check_many(*arguments)

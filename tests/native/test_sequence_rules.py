@@ -85,9 +85,7 @@ def run_step(dedupe: Deduplicator, step: dict[str, Any], saved: bytes) -> Iterat
             raise AssertionError(f"unknown step {step}")
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=f"{case['rule']}-{case['name']}") for case in TABLE["cases"]]
-)
+@pytest.mark.parametrize("case", [pytest.param(case, id=f"{case['rule']}-{case['name']}") for case in TABLE["cases"]])
 def test_rule(case: dict[str, Any]) -> None:
     dedupe = Deduplicator(**case["settings"])
     saved = b""

@@ -1,0 +1,131 @@
+"""How values of user state become bytes.
+
+msgpack is the default: compact, safe to read from anywhere, the same on every machine. It knows None, bool, int (64
+bits), float, str, bytes, lists, tuples, dicts, and datetimes with a time zone; a tuple comes back as a tuple.
+Pickle can run code when it is read, so it is used only where it is asked for by name.
+"""
+
+from __future__ import annotations
+
+import pickle
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import msgspec
+
+from onceflow.exceptions import ConfigurationError, SerializationError
+
+__all__ = ["Codec", "MsgpackCodec", "PickleCodec", "codec_by_name"]
+
+_TUPLE = 1
+_SET = 2
+_BIG_INT = 3
+_FROZENSET = 4
+
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+class Codec(ABC):
+    """Turns a value into bytes and back; ``decode(encode(x)) == x``."""
+
+    #: Recorded in the checkpoint: a job must resume with the codec that it began with.
+    name: ClassVar[str]
+
+    @abstractmethod
+    def encode(self, value: Any) -> bytes:
+        """Raises ``SerializationError``, naming the type, if the value is not supported."""
+
+    @abstractmethod
+    def decode(self, data: bytes | memoryview) -> Any:
+        """Raises ``SerializationError`` if the bytes do not decode."""
+
+
+class MsgpackCodec(Codec):
+    """The default."""
+
+    name = "msgpack"
+
+    def __init__(self) -> None:
+        self._decoder = msgspec.msgpack.Decoder(ext_hook=self._from_extension, strict=True)
+
+    def encode(self, value: Any) -> bytes:
+        """See ``Codec``."""
+        try:
+            return _ENCODER.encode(_mark(value))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise SerializationError(
+                f"the msgpack codec cannot write a {type(value).__qualname__}: {error}. Keep state in plain values "
+                "(numbers, strings, bytes, lists, tuples, dicts), or ask for codec='pickle'"
+            ) from error
+
+    def decode(self, data: bytes | memoryview) -> Any:
+        """See ``Codec``."""
+        try:
+            return self._decoder.decode(data)
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise SerializationError(f"the msgpack codec cannot read {len(data)} bytes: {error}") from error
+
+    def _from_extension(self, code: int, data: memoryview) -> Any:
+        if code == _TUPLE:
+            return tuple(self._decoder.decode(data))
+        if code == _SET:
+            return set(self._decoder.decode(data))
+        if code == _FROZENSET:
+            return frozenset(self._decoder.decode(data))
+        if code == _BIG_INT:
+            return int.from_bytes(data, "big", signed=True)
+        raise ValueError(f"unknown extension {code}")
+
+
+def _mark(value: Any) -> Any:
+    """The value with an extension for each thing that msgpack does not know or would confuse with a list."""
+    kind = type(value)
+    if kind is tuple:
+        return msgspec.msgpack.Ext(_TUPLE, _ENCODER.encode([_mark(item) for item in value]))
+    if kind is list:
+        return [_mark(item) for item in value]
+    if kind is dict:
+        return {_dict_key(key): _mark(item) for key, item in value.items()}
+    if kind is set or kind is frozenset:
+        # Sorted by their bytes, so that equal sets have equal bytes.
+        items = sorted(_ENCODER.encode(_mark(item)) for item in value)
+        data = _ENCODER.encode([msgspec.Raw(item) for item in items])
+        return msgspec.msgpack.Ext(_SET if kind is set else _FROZENSET, data)
+    if kind is int and not -(1 << 63) <= value < 1 << 64:
+        return msgspec.msgpack.Ext(_BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    return value
+
+
+def _dict_key(key: Any) -> Any:
+    if isinstance(key, (str, bytes, int, float, bool)) or key is None:
+        return key
+    raise TypeError(f"a dict key must be a str, bytes, number or None, not {type(key).__qualname__}")
+
+
+class PickleCodec(Codec):
+    """Any Python object. Only for state directories that nobody else can write: reading runs code."""
+
+    name = "pickle"
+
+    def encode(self, value: Any) -> bytes:
+        """See ``Codec``."""
+        try:
+            return pickle.dumps(value, protocol=5)
+        except Exception as error:
+            raise SerializationError(f"pickle cannot write a {type(value).__qualname__}: {error}") from error
+
+    def decode(self, data: bytes | memoryview) -> Any:
+        """See ``Codec``."""
+        try:
+            return pickle.loads(data)  # noqa: S301 - asked for by name
+        except Exception as error:
+            raise SerializationError(f"pickle cannot read {len(data)} bytes: {error}") from error
+
+
+def codec_by_name(name: str) -> Codec:
+    """``msgpack`` or ``pickle``."""
+    if name == MsgpackCodec.name:
+        return MsgpackCodec()
+    if name == PickleCodec.name:
+        return PickleCodec()
+    raise ConfigurationError(f"unknown codec {name!r}: msgpack or pickle")

@@ -1,0 +1,100 @@
+"""A dataflow as data: sources, operators and sinks, and what is joined to what.
+
+``Dataflow`` builds it, the planner checks and explains it, the runner runs it. It is a forest of
+paths without cycles; every step but a source has exactly one input (several for a union).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from onceflow.operators.base import Operator
+from onceflow.sinks import Sink
+from onceflow.sources import Source
+
+__all__ = ["Graph", "Input", "OperatorStep", "SinkStep", "SourceStep", "Step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An output of another step.
+
+    Attributes:
+        step_id: The step that emits.
+        side: Name of its side output (``late``, ``dead_letters``); None is the main output.
+    """
+
+    step_id: str
+    side: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStep:
+    """Where records enter. Its dead letters leave by the side output ``dead_letters``."""
+
+    step_id: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorStep:
+    """A step between.
+
+    Attributes:
+        step_id: Unique; for a step without state it is made from kind and place (``map-2``).
+        kind: What the user called: ``map``, ``aggregate``, ``window`` …; shown by ``explain``.
+        inputs: Whose records it takes.
+        make: Makes the operator; called once a run.
+        stateful: It has tables or snapshots under its id, so the id must not change.
+        sides: Names of the side outputs it can emit to.
+    """
+
+    step_id: str
+    kind: str
+    inputs: tuple[Input, ...]
+    make: Callable[[], Operator]
+    stateful: bool = False
+    sides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStep:
+    """Where records leave."""
+
+    step_id: str
+    sink: Sink
+    inputs: tuple[Input, ...]
+
+
+Step: TypeAlias = SourceStep | OperatorStep | SinkStep
+
+
+@dataclass(slots=True)
+class Graph:
+    """All steps of a dataflow in the order in which they were added: inputs before users.
+
+    Attributes:
+        name: Name of the dataflow; the job that a state directory belongs to.
+        steps: By step id.
+    """
+
+    name: str
+    steps: dict[str, Step] = field(default_factory=dict)
+
+    def users(self, of: Input) -> list[OperatorStep | SinkStep]:
+        """The steps that take this output, in the order in which they were added."""
+        return [step for step in self.steps.values() if not isinstance(step, SourceStep) and of in step.inputs]
+
+    def sources(self) -> list[SourceStep]:
+        """All sources."""
+        return [step for step in self.steps.values() if isinstance(step, SourceStep)]
+
+    def operators(self) -> list[OperatorStep]:
+        """All operators."""
+        return [step for step in self.steps.values() if isinstance(step, OperatorStep)]
+
+    def sinks(self) -> list[SinkStep]:
+        """All sinks."""
+        return [step for step in self.steps.values() if isinstance(step, SinkStep)]

@@ -1,0 +1,1 @@
+"""The steps of a dataflow as tasks run them."""

@@ -1,0 +1,77 @@
+"""The contract between a task and the operators in it.
+
+A task chains operators: an operator takes a batch and hands zero or more batches to its output. Everything
+happens on one thread, in the order of the stream, so an operator needs no locks. At a barrier the task asks
+each operator to ``snapshot``; state that lives in backend tables is frozen by the task right after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from onceflow._native import PendingCheckpoint, StateBackend
+from onceflow.clock import Clock
+from onceflow.codec import Codec
+from onceflow.types import Batch, Micros
+
+__all__ = ["EventTimes", "Operator", "OperatorContext", "Output"]
+
+#: int64 microseconds since 1970 UTC, one a record; None where the source has no event time.
+EventTimes = npt.NDArray[np.int64] | None
+
+
+class Output(Protocol):
+    """Where an operator's results go."""
+
+    def emit(self, records: Batch, times: EventTimes = None) -> None:
+        """Passes a batch on. An empty batch is dropped. Not to be changed afterwards."""
+
+    def emit_side(self, name: str, records: Batch, times: EventTimes = None) -> None:
+        """Passes a batch to a side output (late records, dead letters) if something is attached."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorContext:
+    """What an operator may use.
+
+    Attributes:
+        step_id: Name of the step; the prefix of its tables' names (``step_id`` or ``step_id/part``).
+        backend: Tables are made with ``backend.table(...)`` in ``open`` and belong to every checkpoint.
+        codec: How values become bytes.
+        clock: The only way to ask for the time.
+        restored: What ``snapshot`` returned for the checkpoint that the job resumes from.
+    """
+
+    step_id: str
+    backend: StateBackend
+    codec: Codec
+    clock: Clock
+    restored: bytes | None
+
+
+class Operator:
+    """One step. Subclasses override what they need."""
+
+    def open(self, context: OperatorContext) -> None:
+        """Called once before anything else; makes tables, reads restored state."""
+
+    def process(self, records: Batch, times: EventTimes, out: Output) -> None:
+        """Handles a batch that is not empty."""
+        out.emit(records, times)
+
+    def on_watermark(self, watermark: Micros, out: Output) -> None:
+        """Event time has come to ``watermark``: no record below it is expected any more."""
+
+    def snapshot(self, checkpoint: PendingCheckpoint) -> bytes | None:
+        """At the barrier: writes cached state back into the tables; returns anything small that is kept besides."""
+        return None
+
+    def end(self, out: Output) -> None:
+        """The input has ended for good (after a last watermark): emits what is left."""
+
+    def close(self) -> None:
+        """Releases resources; called also after an error."""

@@ -1,0 +1,30 @@
+"""Words that every layer shares: guarantees, batches of records, times."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from onceflow.columns import Columns
+
+#: What a checkpoint keeps for a source or a sink: anything msgpack can write.
+Plain: TypeAlias = "bool | int | float | str | bytes | list[Plain] | dict[str, Plain] | None"
+
+#: Records on their way: a list of Python objects, or columns.
+Batch: TypeAlias = "list[Any] | Columns"
+
+#: Microseconds since 1970-01-01 UTC; event times and watermarks.
+Micros: TypeAlias = int
+
+
+class Guarantee(StrEnum):
+    """How often an input is reflected in the output, after any number of failures."""
+
+    AT_MOST_ONCE = "at_most_once"
+    """May lose, never repeats: positions become durable before the outputs that rest on them."""
+    AT_LEAST_ONCE = "at_least_once"
+    """May repeat, never loses: outputs are written before the positions become durable."""
+    EXACTLY_ONCE = "exactly_once"
+    """Neither: outputs are staged, fixed by the checkpoint's decision, then applied once."""
+    EFFECTIVELY_ONCE = "effectively_once"
+    """At-least-once delivery into idempotent sinks: a repeated write replaces itself."""
