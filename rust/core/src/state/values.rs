@@ -4,6 +4,8 @@
 //! travels as words, row-major (`width` words a key, i64 as its bits); any other tuple travels as
 //! one byte string in the encoding of [`KeysBuf::encode_tuple`] (made by the caller's layer).
 
+use crate::{Error, ErrorKind, Result};
+
 /// Many byte strings: string `i` is `data[offsets[i]..offsets[i + 1]]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Bytes<'a> {
@@ -11,6 +13,84 @@ pub struct Bytes<'a> {
     pub offsets: &'a [u64],
     /// The bytes of all strings, one after the other.
     pub data: &'a [u8],
+}
+
+impl<'a> Bytes<'a> {
+    /// Number of strings.
+    pub fn len(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    /// True without strings.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// String `index`; empty if there is none or its offsets are no range of the data.
+    #[inline]
+    pub fn get(&self, index: usize) -> &'a [u8] {
+        match (self.offsets.get(index), self.offsets.get(index + 1)) {
+            (Some(start), Some(end)) => {
+                self.data.get(*start as usize..*end as usize).unwrap_or_default()
+            }
+            _ => &[],
+        }
+    }
+
+    /// The number of strings, if offsets and data fit and no string is longer than `longest`.
+    pub(crate) fn check(&self, what: &str, longest: usize) -> Result<usize> {
+        let Some((first, rest)) = self.offsets.split_first() else {
+            return Err(Error::new(
+                ErrorKind::LengthMismatch,
+                format!("the {what} have no offsets; there must be one more than strings"),
+            ));
+        };
+        let mut start = *first;
+        for &end in rest {
+            if end < start || end - start > longest as u64 {
+                return Err(Error::new(
+                    ErrorKind::CapacityExceeded,
+                    format!(
+                        "among the {what} is a string from offset {start} to {end}; offsets must \
+                         ascend and a string may have {longest} bytes"
+                    ),
+                ));
+            }
+            start = end;
+        }
+        if start > self.data.len() as u64 {
+            return Err(Error::new(
+                ErrorKind::LengthMismatch,
+                format!("the {what} end at offset {start} of {} bytes of data", self.data.len()),
+            ));
+        }
+        Ok(rest.len())
+    }
+
+    /// Errors unless every string is UTF-8.
+    pub(crate) fn check_utf8(&self) -> Result<()> {
+        let wrong = |index: usize| {
+            Error::new(
+                ErrorKind::TypeMismatch,
+                format!("string {index} is not valid UTF-8; use a bytes key for raw bytes"),
+            )
+        };
+        // All at once when possible: a multi-byte character cut by an offset shows as a string
+        // that starts with a continuation byte.
+        let (Some(&first), Some(&last)) = (self.offsets.first(), self.offsets.last()) else {
+            return Ok(());
+        };
+        let all = self.data.get(first as usize..last as usize).unwrap_or_default();
+        if let Ok(text) = std::str::from_utf8(all)
+            && self.offsets.iter().all(|&at| text.is_char_boundary((at - first) as usize))
+        {
+            return Ok(());
+        }
+        for index in 0..self.len() {
+            std::str::from_utf8(self.get(index)).map_err(|_| wrong(index))?;
+        }
+        Ok(())
+    }
 }
 
 /// The keys of a batch, in the form that the table's key type asks for.
