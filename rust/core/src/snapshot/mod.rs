@@ -3,7 +3,10 @@
 mod capture;
 mod chain;
 mod chunk;
+mod merge;
 
 pub use capture::Capture;
 pub use chain::{Chain, ChunkRef};
-pub use chunk::{ChunkKind, EncodedChunk, merge};
+pub use chunk::{ChunkKind, EncodedChunk};
+pub(crate) use chunk::{ChunkReader, RowBlock};
+pub use merge::merge;

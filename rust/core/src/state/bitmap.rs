@@ -32,11 +32,6 @@ impl Bitmap {
         &self.words
     }
 
-    #[inline]
-    pub(crate) fn clear_word(&mut self, word: usize) {
-        self.words[word] = 0;
-    }
-
     pub(crate) fn clear(&mut self) {
         self.words.fill(0);
     }

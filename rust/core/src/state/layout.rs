@@ -117,11 +117,6 @@ impl Layout {
         self.schema.columns[index].1
     }
 
-    /// Name of a column, for error texts.
-    pub(crate) fn column_name(&self, index: usize) -> &str {
-        &self.schema.columns[index].0
-    }
-
     pub(crate) fn has_bytes(&self) -> bool {
         self.integer_key.is_none() || !self.bytes_cells.is_empty()
     }

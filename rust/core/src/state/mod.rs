@@ -1,19 +1,21 @@
 //! Keyed state: typed tables in memory, changed by whole batches.
 
-#[allow(dead_code)]
 mod bitmap;
-#[allow(dead_code)]
+mod bounds;
+pub(crate) mod freeze;
+mod gather;
 pub(crate) mod layout;
-#[allow(dead_code)]
 mod memory;
+mod probe;
 mod schema;
-#[allow(dead_code)]
 mod slab;
 mod table;
 mod tuple;
+mod update;
 mod values;
 
 pub use schema::{ColumnType, KeyType, MAX_COLUMNS, MAX_KEY_ELEMENTS, Schema};
 pub use table::Table;
 pub use tuple::KeyPart;
+pub(crate) use tuple::check as check_tuple;
 pub use values::{Bytes, Column, ColumnData, Keys, KeysBuf, Op, Operand, Rows, Scalar, Update};

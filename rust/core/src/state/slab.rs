@@ -65,11 +65,6 @@ impl Slab {
         self.free.push(handle);
     }
 
-    /// Bytes of the entries themselves.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes + self.free.capacity() * 4
     }

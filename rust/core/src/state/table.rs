@@ -1,101 +1,551 @@
 //! A keyed table in memory, ordered by hash, that can be frozen in O(1) and captured in slices.
+//!
+//! Open addressing: a row lies at the slot that the topmost bits of its key's hash name, or after
+//! it. So slots ascend with hashes, a key group is one run of slots, and a walk over the slots
+//! hands out rows nearly in the order in which another table of any size takes them in fastest.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Column, Keys, Rows, Schema, Update};
-use crate::Result;
-use crate::snapshot::Capture;
+use crate::snapshot::{Capture, ChunkReader, RowBlock};
+use crate::{Error, ErrorKind, Result};
 
-/// See the module.
-pub struct Table;
+use super::bounds::Bounds;
+use super::freeze::Freeze;
+use super::layout::{DELETED, LIVE, Layout, MARK, NO_HANDLE, OCCUPIED, SET, generation};
+use super::memory::Words;
+use super::probe::{ByteKeys, Geometry, IntKeys, KeySource, RowKey, WordKeys, find, has_long_key};
+use super::slab::Slab;
+use super::{Column, Keys, Rows, Schema, gather};
 
-#[allow(unused_variables, missing_docs)]
+/// Fewest slots.
+const MIN_SLOTS: usize = 16;
+
+/// Keyed rows with typed columns.
+pub struct Table {
+    pub(super) name: String,
+    pub(super) layout: Arc<Layout>,
+    pub(super) max_bytes: usize,
+    pub(super) words: Words,
+    pub(super) rest: Rest,
+    /// Bounds of what the columns hold, so that a sum can be known not to overflow.
+    pub(super) bounds: Bounds,
+}
+
+/// All of a table but the words of its slots: what a change to a row also changes.
+pub(super) struct Rest {
+    pub(super) geometry: Geometry,
+    pub(super) slab: Slab,
+    /// Live rows.
+    pub(super) live: usize,
+    /// Slots that hold a row, live or deleted.
+    pub(super) occupied: usize,
+    /// No live row's key starts with less than this.
+    pub(super) least_first: i64,
+    pub(super) freeze: Freeze,
+}
+
+/// Calls `$body` with `$keys` bound to the `KeySource` of these keys.
+macro_rules! with_keys {
+    ($given:expr, |$keys:ident| $body:expr) => {
+        match $given {
+            Keys::I64(keys) => {
+                let $keys = &IntKeys(bytemuck::cast_slice(keys));
+                $body
+            }
+            Keys::U64(keys) => {
+                let $keys = &IntKeys(keys);
+                $body
+            }
+            Keys::Words { width: 1, words } => {
+                let $keys = &IntKeys(words);
+                $body
+            }
+            Keys::Words { width, words } => {
+                let $keys = &WordKeys { width, words };
+                $body
+            }
+            Keys::Bytes(bytes) => {
+                let $keys = &ByteKeys(bytes);
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_keys;
+
 impl Table {
     /// An empty table whose keys are hashed to `key_groups` (a power of two) groups and which
     /// refuses to grow past `max_bytes`.
     pub fn new(name: &str, schema: Schema, key_groups: u16, max_bytes: usize) -> Result<Self> {
-        todo!()
+        let layout = Arc::new(Layout::new(schema, key_groups)?);
+        let geometry = Geometry::new(MIN_SLOTS, layout.stride);
+        Ok(Self {
+            name: name.to_owned(),
+            max_bytes,
+            words: Words::zeroed(geometry.slots * geometry.stride)?,
+            bounds: Bounds::new(&layout.schema),
+            rest: Rest {
+                geometry,
+                slab: Slab::default(),
+                live: 0,
+                occupied: 0,
+                least_first: i64::MAX,
+                freeze: Freeze::new(geometry.slots),
+            },
+            layout,
+        })
     }
+
+    /// Key and columns.
     pub fn schema(&self) -> &Schema {
-        todo!()
+        &self.layout.schema
     }
+
     /// Live rows.
     pub fn len(&self) -> usize {
-        todo!()
+        self.rest.live
     }
+
+    /// True without live rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
     /// Bytes of memory held: slots, arenas, capture buffers.
     pub fn memory_bytes(&self) -> usize {
-        todo!()
+        self.words.as_slice().len() * 8
+            + self.rest.slab.memory_bytes()
+            + self.rest.freeze.memory_bytes()
     }
 
-    // -- batches: validate everything, then apply; an error leaves the table untouched --
-    /// Applies `updates` for each key, in order; keys that are not there are inserted.
-    pub fn update(&mut self, keys: Keys<'_>, updates: &[Update<'_>]) -> Result<()> {
-        todo!()
-    }
     /// The rows of `keys`: one column each in schema order, and whether the key is there.
     pub fn get(&self, keys: Keys<'_>) -> Result<(Vec<Column>, Vec<bool>)> {
-        todo!()
+        self.layout.check_keys(&keys)?;
+        let rows = with_keys!(keys, |keys| self.locate(keys));
+        let found = rows.iter().map(|at| *at != usize::MAX).collect();
+        Ok((gather::columns(&self.layout, self.words.as_slice(), &self.rest.slab, &rows), found))
     }
+
+    /// For each key whether it is there.
     pub fn contains(&self, keys: Keys<'_>) -> Result<Vec<bool>> {
-        todo!()
+        self.layout.check_keys(&keys)?;
+        let rows = with_keys!(keys, |keys| self.locate(keys));
+        Ok(rows.into_iter().map(|at| at != usize::MAX).collect())
     }
+
+    /// Offset of the live row of each key, `usize::MAX` without one.
+    pub(super) fn locate<K: KeySource>(&self, keys: &K) -> Vec<usize> {
+        let words = self.words.as_slice();
+        let geometry = self.rest.geometry;
+        (0..keys.len())
+            .map(|index| {
+                let hash = keys.hash(index);
+                let probe = keys.probe(index, hash);
+                let key_words = self.layout.key_words;
+                let slab = &self.rest.slab;
+                let place = (index, hash, &probe);
+                let (slot, found) = find(words, geometry, key_words, slab, keys, place);
+                let at = slot * geometry.stride;
+                if found && words[at] & LIVE != 0 { at } else { usize::MAX }
+            })
+            .collect()
+    }
+
     /// Deletes; says for each key whether it was there.
     pub fn delete(&mut self, keys: Keys<'_>) -> Result<Vec<bool>> {
-        todo!()
+        self.layout.check_keys(&keys)?;
+        let rows = with_keys!(keys, |keys| self.locate(keys));
+        Ok(rows
+            .into_iter()
+            .map(|at| {
+                // Of a key that is named twice the first one deletes.
+                let there = at != usize::MAX && self.words.as_slice()[at] & LIVE != 0;
+                if there {
+                    self.delete_row(at);
+                }
+                there
+            })
+            .collect())
     }
+
+    fn delete_row(&mut self, at: usize) {
+        let words = self.words.as_mut_slice();
+        self.rest.delete(&self.layout, words, at);
+    }
+
     /// All live rows of a range of key groups.
     pub fn scan(&self, groups: Range<u16>) -> Rows {
-        todo!()
+        let rows = self.live_rows(&groups);
+        gather::rows(&self.layout, self.words.as_slice(), &self.rest.slab, &rows)
     }
+
+    /// Offsets of the live rows of these groups, by hash and key.
+    fn live_rows(&self, groups: &Range<u16>) -> Vec<usize> {
+        let words = self.words.as_slice();
+        let Geometry { slots, stride, .. } = self.rest.geometry;
+        let end_group = usize::from(groups.end.min(self.layout.key_groups));
+        let first_group = usize::from(groups.start);
+        if first_group >= end_group {
+            return Vec::new();
+        }
+        let all = usize::from(self.layout.key_groups);
+        let start = self.rest.geometry.group_start(first_group, all);
+        let end = self.rest.geometry.group_start(end_group, all).max(start + 1);
+        let mut found = Vec::new();
+        let mut visit = |slot: usize| {
+            let row = &words[slot * stride..(slot + 1) * stride];
+            if row[0] & LIVE != 0 {
+                let hash = self.layout.full_hash(row, &self.rest.slab);
+                if (first_group..end_group).contains(&usize::from(self.layout.group(hash))) {
+                    found.push((hash, slot * stride));
+                }
+            }
+            row[0] & OCCUPIED != 0
+        };
+        for slot in start..end {
+            visit(slot);
+        }
+        // Rows pushed on past their group's end, maybe around the end of the table.
+        let mut slot = end % slots;
+        while slot != start && visit(slot) {
+            slot = self.rest.geometry.next(slot);
+        }
+        found.sort_unstable_by(|(hash, at), (other_hash, other)| {
+            hash.cmp(other_hash).then_with(|| {
+                gather::compare_keys(&self.layout, words, &self.rest.slab, *at, *other)
+            })
+        });
+        found.into_iter().map(|(_, at)| at).collect()
+    }
+
     /// Removes and returns all rows whose key's first element (an i64 of a tuple key, or the i64
-    /// key itself) is less than `bound`: how windows fire.
+    /// key itself) is less than `bound`: how windows fire. In the order of a scan.
     pub fn drain_below(&mut self, bound: i64) -> Result<Rows> {
-        todo!()
+        if !self.layout.schema.key.starts_with_i64() {
+            return Err(Error::new(
+                ErrorKind::TypeMismatch,
+                format!(
+                    "table {:?} has keys of type {}; only keys that are or start with an i64 can \
+                     be drained below a bound",
+                    self.name,
+                    self.layout.schema.key.name()
+                ),
+            ));
+        }
+        let mut rows = Vec::new();
+        if self.rest.least_first < bound {
+            rows = self.live_rows(&(0..self.layout.key_groups));
+            let words = self.words.as_slice();
+            let stride = self.layout.stride;
+            let mut least = i64::MAX;
+            rows.retain(|at| {
+                let first = self.layout.first_i64(&words[*at..at + stride], &self.rest.slab);
+                if first >= bound {
+                    least = least.min(first);
+                }
+                first < bound
+            });
+            self.rest.least_first = least;
+        }
+        let drained = gather::rows(&self.layout, self.words.as_slice(), &self.rest.slab, &rows);
+        for at in rows {
+            self.delete_row(at);
+        }
+        Ok(drained)
     }
 
     // -- freeze and capture --
+
     /// Rows changed since the last freeze (deleted ones count).
     pub fn dirty_rows(&self) -> u64 {
-        todo!()
+        self.rest.freeze.dirty_rows()
     }
-    /// Cuts: from now on changes belong to the next checkpoint. O(1). `base_groups` (one flag per
-    /// key group) are captured whole, as bases; of the others only changed rows, as deltas.
+
+    /// Cuts: from now on changes belong to the next checkpoint. O(1) but for clearing one bit a
+    /// slot. `base_groups` (one flag per key group) are captured whole, as bases; of the others
+    /// only changed rows, as deltas.
+    ///
+    /// What was frozen before counts as durable from now on, unless `abort_capture` was called.
     /// Errors with `CheckpointState` while a capture is active.
     pub fn freeze(&mut self, base_groups: &[bool]) -> Result<()> {
-        todo!()
+        if base_groups.len() != usize::from(self.layout.key_groups) {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("{} flags for {} key groups", base_groups.len(), self.layout.key_groups),
+            ));
+        }
+        let stride = self.layout.stride;
+        self.rest.freeze.begin(base_groups, &self.name, self.words.as_mut_slice(), stride)
     }
+
+    /// True from `freeze` until `take_capture` or `abort_capture`.
     pub fn capture_active(&self) -> bool {
-        todo!()
+        self.rest.freeze.active()
     }
+
     /// Captures the frozen rows of at most `max_slots` further slots; true when complete.
     pub fn capture(&mut self, max_slots: usize) -> bool {
-        todo!()
+        let rest = &mut self.rest;
+        rest.freeze.advance(
+            &self.layout,
+            self.words.as_slice(),
+            rest.geometry,
+            &rest.slab,
+            max_slots,
+        )
     }
-    /// The finished capture (finishing it first if it is not).
+
+    /// The finished capture (finishing it first if it is not). Without an active one: empty.
     pub fn take_capture(&mut self) -> Capture {
-        todo!()
+        self.capture(usize::MAX);
+        self.rest.freeze.take(&self.layout)
     }
+
     /// Hands buffers back for the next capture.
     pub fn recycle(&mut self, capture: Capture) {
-        todo!()
+        self.rest.freeze.recycle(capture);
     }
+
     /// The checkpoint will not be: what was frozen counts as changed again.
     pub fn abort_capture(&mut self, capture: Option<Capture>) {
-        todo!()
+        if let Some(capture) = capture {
+            self.rest.freeze.recycle(capture);
+        }
+        self.rest.freeze.abort(self.words.as_mut_slice(), self.layout.stride);
+    }
+
+    // -- room --
+
+    /// Makes room for `rows` more rows.
+    pub fn reserve(&mut self, rows: usize) -> Result<()> {
+        if self.rest.occupied.saturating_add(rows) <= self.rest.geometry.limit() {
+            return Ok(());
+        }
+        let needed = self.kept_rows().saturating_add(rows);
+        let slots = (needed.saturating_mul(4) / 3 + 1).max(MIN_SLOTS);
+        let slots = slots.checked_next_power_of_two().unwrap_or(usize::MAX);
+        self.check_bytes(slots.saturating_mul(self.layout.stride).saturating_mul(8), rows)?;
+        self.rehash(slots)
+    }
+
+    /// Errors if the table would pass its bound with slots of `slot_bytes`.
+    pub(super) fn check_bytes(&self, slot_bytes: usize, rows: usize) -> Result<()> {
+        let bytes = slot_bytes.saturating_add(self.rest.slab.memory_bytes());
+        if bytes <= self.max_bytes {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::CapacityExceeded,
+            format!(
+                "table {:?} would take {bytes} bytes for {} rows and {rows} more, and its bound is \
+                 {}; raise max_state_bytes, delete rows or let them expire",
+                self.name,
+                self.len(),
+                self.max_bytes
+            ),
+        ))
+    }
+
+    /// Live rows, and deleted ones that a checkpoint still has to hear of.
+    fn kept_rows(&self) -> usize {
+        let words = self.words.as_slice();
+        let Geometry { slots, stride, .. } = self.rest.geometry;
+        (0..slots)
+            .filter(|slot| {
+                let header = words[slot * stride];
+                header & LIVE != 0 || header & OCCUPIED != 0 && self.rest.freeze.marks(*slot).any()
+            })
+            .count()
+    }
+
+    /// Moves all rows to a table of `slots`, without the deleted ones that nobody must hear of.
+    fn rehash(&mut self, slots: usize) -> Result<()> {
+        // Cursor and bitmap of an active capture speak of the old slots.
+        self.capture(usize::MAX);
+        let old = self.rest.geometry;
+        let new = Geometry::new(slots, old.stride);
+        let mut target = Words::zeroed(slots * old.stride)?;
+        let mut freeze = self.rest.freeze.moved(slots);
+        let mut occupied = 0;
+        {
+            let to = target.as_mut_slice();
+            let from = self.words.as_slice();
+            for slot in 0..old.slots {
+                let row = &from[slot * old.stride..(slot + 1) * old.stride];
+                if row[0] & OCCUPIED == 0 {
+                    continue;
+                }
+                let marks = self.rest.freeze.marks(slot);
+                if row[0] & LIVE == 0 && !marks.any() {
+                    if has_long_key(self.layout.integer_key.is_some(), row) {
+                        self.rest.slab.remove(row[2] as u32);
+                    }
+                    continue;
+                }
+                let mut target = new.start(self.layout.full_hash(row, &self.rest.slab));
+                while to[target * new.stride] & OCCUPIED != 0 {
+                    target = new.next(target);
+                }
+                to[target * new.stride..(target + 1) * new.stride].copy_from_slice(row);
+                freeze.set_marks(target, marks);
+                occupied += 1;
+            }
+        }
+        self.words = target;
+        self.rest.freeze = freeze;
+        self.rest.geometry = new;
+        self.rest.occupied = occupied;
+        Ok(())
     }
 
     // -- restore --
-    /// Makes room for `rows` more rows.
-    pub fn reserve(&mut self, rows: usize) -> Result<()> {
-        todo!()
-    }
+
     /// Applies the rows of an encoded chunk whose key group `accept`s; deletes by tombstones.
-    /// Leaves nothing dirty. `StoreCorrupt` if the bytes do not decode.
+    /// Leaves nothing dirty. `StoreCorrupt` if the bytes do not decode; the rows before the
+    /// damage were applied then, so the table must be thrown away. Returns the rows applied.
     pub fn apply_chunk(&mut self, bytes: &[u8], accept: &dyn Fn(u16) -> bool) -> Result<u64> {
-        todo!()
+        let layout = Arc::clone(&self.layout);
+        let mut reader = ChunkReader::new(&layout, bytes)?;
+        let accepted: Vec<bool> = (0..layout.key_groups).map(accept).collect();
+        let mut block = RowBlock::default();
+        let mut applied = 0;
+        while reader.next_block(&mut block)? {
+            self.reserve(block.hashes.len())?;
+            self.rest.slab.check_room(block.hashes.len() * (1 + layout.bytes_cells.len()))?;
+            let words = self.words.as_mut_slice();
+            for (row, &hash) in block.words.chunks_exact(layout.width).zip(&block.hashes) {
+                if accepted[usize::from(layout.group(hash))] {
+                    self.rest.restore(&layout, words, row, hash, &block.bytes);
+                    applied += 1;
+                }
+            }
+        }
+        self.bounds.forget();
+        Ok(applied)
+    }
+}
+
+impl Rest {
+    /// Marks a live row as deleted and frees its cells; the key stays until the next rehash.
+    pub(super) fn delete(&mut self, layout: &Layout, words: &mut [u64], at: usize) {
+        let slot = at / self.geometry.stride;
+        let header = words[at];
+        let current = self.freeze.generation();
+        if header & MARK != 0 && generation(header) == current {
+            // No checkpoint knows the key, so none must hear of its end.
+            self.freeze.clean(slot);
+        } else {
+            self.touch(layout, words, at);
+        }
+        for &cell in &layout.bytes_cells {
+            self.free_cell(&mut words[at + cell]);
+        }
+        words[at] = DELETED | u64::from(current);
+        self.live -= 1;
+    }
+
+    /// Before a row's first change in this generation: hands its pre-image to the capture and
+    /// marks it dirty. Sets the row's generation.
+    pub(super) fn touch(&mut self, layout: &Layout, words: &mut [u64], at: usize) {
+        let row = &words[at..at + layout.width];
+        if generation(row[0]) != self.freeze.generation() {
+            let slot = at / self.geometry.stride;
+            self.freeze.hand_over(layout, row, slot, &self.slab);
+            self.freeze.soil(slot);
+            words[at] = words[at] & (SET | LIVE) | u64::from(self.freeze.generation());
+            if words[at] & LIVE == 0 {
+                words[at] |= MARK;
+            }
+        } else {
+            self.freeze.soil(at / self.geometry.stride);
+        }
+    }
+
+    pub(super) fn free_cell(&mut self, cell: &mut u64) {
+        if *cell != NO_HANDLE {
+            self.slab.remove(*cell as u32);
+            *cell = NO_HANDLE;
+        }
+    }
+
+    /// Makes a row live: one at an empty slot (`found` false), or a deleted one of the same key.
+    /// All cells are unset. The caller has written the key of a new row already.
+    pub(super) fn revive(&mut self, layout: &Layout, words: &mut [u64], at: usize, found: bool) {
+        let slot = at / self.geometry.stride;
+        if found {
+            self.touch_deleted(layout, words, at, slot);
+        } else {
+            self.occupied += 1;
+        }
+        let born = if self.freeze.is_dirty(slot) { 0 } else { MARK };
+        self.freeze.soil(slot);
+        words[at] = LIVE | born | u64::from(self.freeze.generation());
+        words[at + layout.cells..at + layout.width].fill(0);
+        for &cell in &layout.bytes_cells {
+            words[at + cell] = NO_HANDLE;
+        }
+        self.live += 1;
+        if layout.schema.key.starts_with_i64() {
+            let first = layout.first_i64(&words[at..at + layout.width], &self.slab);
+            self.least_first = self.least_first.min(first);
+        }
+    }
+
+    /// A capture that has yet to come by must see the deletion, before the key lives again.
+    fn touch_deleted(&mut self, layout: &Layout, words: &[u64], at: usize, slot: usize) {
+        let row = &words[at..at + layout.width];
+        if generation(row[0]) != self.freeze.generation() {
+            self.freeze.hand_over(layout, row, slot, &self.slab);
+        }
+    }
+
+    /// A row of a checkpoint replaces what is there; nothing becomes dirty.
+    fn restore(
+        &mut self,
+        layout: &Layout,
+        words: &mut [u64],
+        row: &[u64],
+        hash: u64,
+        bytes: &[u8],
+    ) {
+        let byte_key = layout.integer_key.is_none();
+        let key = &row[1..1 + layout.key_words];
+        let source = RowKey { key, hash, byte_key, bytes };
+        let geometry = self.geometry;
+        let place = (0, hash, &());
+        let (slot, found) = find(words, geometry, layout.key_words, &self.slab, &source, place);
+        let at = slot * geometry.stride;
+        let there = found && words[at] & LIVE != 0;
+        if there {
+            for &cell in &layout.bytes_cells {
+                self.free_cell(&mut words[at + cell]);
+            }
+        }
+        if row[0] & LIVE == 0 {
+            if there {
+                words[at] = DELETED;
+                self.live -= 1;
+            }
+            return;
+        }
+        if !found {
+            source.write(0, &(), &mut words[at + 1..at + 1 + layout.key_words], &mut self.slab);
+            self.occupied += 1;
+        }
+        words[at] = LIVE | row[0] & SET;
+        words[at + layout.cells..at + layout.width].copy_from_slice(&row[layout.cells..]);
+        for &cell in &layout.bytes_cells {
+            let value = super::freeze::cell_bytes(bytes, row[cell]);
+            words[at + cell] =
+                if value.is_empty() { NO_HANDLE } else { u64::from(self.slab.insert(value)) };
+        }
+        if !there {
+            self.live += 1;
+            if layout.schema.key.starts_with_i64() {
+                let first = layout.first_i64(&words[at..at + layout.width], &self.slab);
+                self.least_first = self.least_first.min(first);
+            }
+        }
     }
 }
