@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use onceflow_core::snapshot::{Capture, ChunkKind, merge};
+use onceflow_core::snapshot::{Capture, ChunkKind, DeltaChunk, merge};
 use onceflow_core::state::{
     Bytes, Column, ColumnData, ColumnType, KeyType, Keys, KeysBuf, Op, Operand, Rows, Scalar,
     Schema, Table, Update,
@@ -262,11 +262,12 @@ fn run(form: Form, steps: &[Step], bases: bool, target: usize) {
                     drained.unwrap_err();
                     continue;
                 }
-                let below = model
-                    .extract_if(.., |key, _| {
-                        i64::from_be_bytes(key[..8].try_into().unwrap()) < i64::from(*bound)
-                    })
-                    .collect::<Model>();
+                let first = |key: &[u8]| i64::from_be_bytes(key[..8].try_into().unwrap());
+                let (below, rest) = std::mem::take(&mut model)
+                    .into_iter()
+                    .partition(|(key, _)| first(key) < i64::from(*bound));
+                model = rest;
+                let below: Model = below;
                 assert_eq!(content(&drained.unwrap()), below);
             }
             Step::Freeze(groups) => {
@@ -325,7 +326,9 @@ fn run(form: Form, steps: &[Step], bases: bool, target: usize) {
     replica.apply(form, &capture, target);
     assert_eq!(scan(&replica.table), model);
     if !bases {
-        let deltas: Vec<&[u8]> = replica.deltas.iter().map(Vec::as_slice).collect();
+        let groups = [true; GROUPS as usize];
+        let deltas: Vec<DeltaChunk<'_>> =
+            replica.deltas.iter().map(|bytes| DeltaChunk { bytes, groups: &groups }).collect();
         let mut merged = Table::new("merged", schema(form), GROUPS, usize::MAX).unwrap();
         for chunk in merge(&schema(form), GROUPS, &deltas, target).unwrap() {
             merged.apply_chunk(&chunk.bytes, &|_| true).unwrap();
@@ -333,7 +336,7 @@ fn run(form: Form, steps: &[Step], bases: bool, target: usize) {
         assert_eq!(scan(&merged), model);
         let mut part = Table::new("part", schema(form), GROUPS, usize::MAX).unwrap();
         for delta in deltas {
-            part.apply_chunk(delta, &|group| group < 3).unwrap();
+            part.apply_chunk(delta.bytes, &|group| group < 3).unwrap();
         }
         assert_eq!(scan(&part), content(&table.scan(0..3)));
     }

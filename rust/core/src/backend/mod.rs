@@ -1,15 +1,36 @@
-//! The state backend: tables, chain and store joined; a writer thread; recovery.
+//! The state backend: tables, chain and store joined.
+//!
+//! One thread works on the tables and cuts them; a writer thread a checkpoint captures what the
+//! working thread did not capture between its batches, encodes, and commits. One checkpoint is
+//! under way at a time.
 
-use std::collections::BTreeMap;
+mod pending;
+mod recovery;
+mod tables;
+mod writer;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::Result;
-use crate::state::{Schema, Table};
-use crate::store::{CheckpointRecord, Damage, StoreOptions, StoreSize};
+use crate::sequence::{Deduplicator, DeduplicatorOptions};
+use crate::state::{ColumnType, KeyType, KeysBuf, Schema, Table};
+use crate::store::{CheckpointRecord, Damage, Store, StoreOptions, StoreSize};
+use crate::{Error, ErrorKind, Result};
+
+use pending::Pending;
+pub use pending::PendingCheckpoint;
+use recovery::History;
+use tables::Tables;
+
+/// How long a slice of a capture may hold up the thread that works on the tables.
+const SLICE: Duration = Duration::from_micros(250);
+
+/// Tables of this prefix belong to the backend itself.
+const RESERVED_PREFIX: &str = "__";
 
 /// How to open a backend.
 #[derive(Debug, Clone)]
@@ -22,7 +43,7 @@ pub struct BackendOptions {
     pub restore: Restore,
     /// Key groups to restore (all: `0..key_groups`).
     pub groups: std::ops::Range<u16>,
-    /// Memory bound of all tables together.
+    /// Memory bound of each table.
     pub max_state_bytes: usize,
     pub chunk_bytes: usize,
 }
@@ -34,7 +55,7 @@ pub enum Restore {
     Newest,
     /// This one; damage is an error. Starts a new lineage unless it is the newest.
     Checkpoint(u64),
-    /// None: empty tables (the records stay).
+    /// None: empty tables (the records stay). Starts a new lineage if there are records.
     Nothing,
 }
 
@@ -50,6 +71,7 @@ pub struct Recovery {
     /// Damage found, newest first.
     pub damage: Vec<Damage>,
     pub rows: u64,
+    /// Bytes of the chunks that were read.
     pub bytes: u64,
     pub duration_s: f64,
 }
@@ -76,111 +98,293 @@ pub struct CheckpointStats {
 /// A table shared between the job and the writer thread.
 pub type SharedTable = Arc<Mutex<Table>>;
 
+/// A deduplicator whose changes are part of every checkpoint.
+pub type SharedDeduplicator = Arc<Mutex<Deduplicator>>;
+
 /// See the module. Cheap to share (`Arc` inside); safe from several threads.
 #[derive(Clone)]
-pub struct Backend;
+pub struct Backend {
+    inner: Arc<Inner>,
+}
 
-#[allow(unused_variables, missing_docs)]
+struct Inner {
+    directory: PathBuf,
+    job_epoch: u64,
+    key_groups: u16,
+    lineage: u64,
+    retain: usize,
+    chunk_bytes: usize,
+    max_state_bytes: usize,
+    recovery: Recovery,
+    /// `None` after `close`.
+    store: Mutex<Option<Arc<Store>>>,
+    tables: Mutex<Tables>,
+    history: Mutex<History>,
+    /// The checkpoint under way.
+    active: Mutex<Option<Arc<Pending>>>,
+    /// True while a capture may be waiting for `poll`.
+    capturing: AtomicBool,
+    /// Slots that take about `SLICE`.
+    slice_slots: AtomicUsize,
+}
+
 impl Backend {
+    /// Opens (or creates) a state directory and restores a checkpoint.
+    ///
+    /// # Errors
+    /// As `Store::open`; `CheckpointNotFound` and `StoreCorrupt` for a checkpoint asked for by
+    /// number; `StoreCorrupt` if there are records and none can be restored; `InvalidArgument`.
     pub fn open(directory: &Path, options: BackendOptions) -> Result<Self> {
-        todo!()
+        let start = Instant::now();
+        if options.retain == 0 || options.chunk_bytes == 0 {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "retain is {} and chunk_bytes {}; both must be at least 1",
+                    options.retain, options.chunk_bytes
+                ),
+            ));
+        }
+        let store = Store::open(directory, &options.store)?;
+        let key_groups = store.key_groups();
+        if options.groups.is_empty() || options.groups.end > key_groups {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "key groups {} to {} are no range of the {key_groups} key groups",
+                    options.groups.start, options.groups.end
+                ),
+            ));
+        }
+        let restored = recovery::restore(&store, &options, key_groups)?;
+        let mut recovery = restored.recovery;
+        recovery.duration_s = start.elapsed().as_secs_f64();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                directory: store.path(),
+                job_epoch: store.job_epoch(),
+                key_groups,
+                lineage: restored.lineage,
+                retain: options.retain,
+                chunk_bytes: options.chunk_bytes,
+                max_state_bytes: options.max_state_bytes,
+                recovery,
+                store: Mutex::new(Some(Arc::new(store))),
+                tables: Mutex::new(restored.tables),
+                history: Mutex::new(restored.history),
+                active: Mutex::new(None),
+                capturing: AtomicBool::new(false),
+                slice_slots: AtomicUsize::new(16 << 10),
+            }),
+        })
     }
+
+    /// The state directory.
     pub fn path(&self) -> PathBuf {
-        todo!()
+        self.inner.directory.clone()
     }
+
+    /// Raised durably by each start.
     pub fn job_epoch(&self) -> u64 {
-        todo!()
+        self.inner.job_epoch
     }
+
+    /// Number of key groups, fixed when the directory was created.
     pub fn key_groups(&self) -> u16 {
-        todo!()
+        self.inner.key_groups
     }
-    pub fn recovery(&self) -> Recovery {
-        todo!()
+
+    /// The lineage that checkpoints of this run belong to.
+    pub fn lineage(&self) -> u64 {
+        self.inner.lineage
     }
+
+    /// What opening found.
+    pub fn recovery(&self) -> &Recovery {
+        &self.inner.recovery
+    }
+
     /// The table of this name, created if new; `SchemaMismatch` if it exists with another schema.
     pub fn table(&self, name: &str, schema: &Schema) -> Result<SharedTable> {
-        todo!()
+        if name.is_empty() || name.len() > 400 || name.starts_with(RESERVED_PREFIX) {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "{name:?} cannot name a table: a name has 1 to 400 bytes and does not begin \
+                     with {RESERVED_PREFIX:?}"
+                ),
+            ));
+        }
+        self.any_table(name, schema)
     }
-    /// Names and schemas of all tables.
+
+    fn any_table(&self, name: &str, schema: &Schema) -> Result<SharedTable> {
+        self.store()?;
+        let inner = &self.inner;
+        inner.tables.lock().get_or_create(name, schema, inner.key_groups, inner.max_state_bytes)
+    }
+
+    /// Names and schemas of all tables of the job, by name.
     pub fn tables(&self) -> Vec<(String, Schema)> {
-        todo!()
+        let tables = self.inner.tables.lock();
+        tables
+            .iter()
+            .filter(|entry| !entry.name.starts_with(RESERVED_PREFIX))
+            .map(|entry| (entry.name.clone(), entry.schema.clone()))
+            .collect()
     }
+
     /// Forgets a table from the next checkpoint on.
     pub fn drop_table(&self, name: &str) -> Result<()> {
-        todo!()
+        self.store()?;
+        if !name.starts_with(RESERVED_PREFIX) && self.inner.tables.lock().remove(name) {
+            return Ok(());
+        }
+        let known: Vec<String> = self.tables().into_iter().map(|(name, _)| name).collect();
+        Err(Error::new(ErrorKind::UnknownName, format!("no table {name:?}; there are {known:?}")))
     }
-    /// Lets an active capture of any table go on for one slice: called between batches.
+
+    /// A deduplicator kept in a table of its own; the same one for the same name.
+    ///
+    /// # Errors
+    /// As `Deduplicator::new` and `Deduplicator::restore_entries`; `InvalidArgument` if it exists
+    /// in this run with other settings.
+    pub fn deduplicator(
+        &self,
+        name: &str,
+        options: DeduplicatorOptions,
+        now_s: f64,
+    ) -> Result<SharedDeduplicator> {
+        let table_name = format!("{RESERVED_PREFIX}dedupe__/{name}");
+        let schema =
+            Schema { key: KeyType::I64, columns: vec![("entry".to_owned(), ColumnType::Bytes)] };
+        if let Some(known) = self.inner.tables.lock().deduplicator(&table_name) {
+            if *known.lock().options() == options {
+                return Ok(known);
+            }
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("the deduplicator {name:?} exists with other settings"),
+            ));
+        }
+        let table = self.any_table(&table_name, &schema)?;
+        let mut deduplicator = Deduplicator::new(options)?;
+        let rows = table.lock().scan(0..self.inner.key_groups);
+        if let (KeysBuf::I64(ids), Some(crate::state::ColumnData::Bytes { offsets, data })) =
+            (&rows.keys, rows.columns.first().map(|column| &column.data))
+        {
+            let entries = crate::state::Bytes { offsets, data };
+            let entries = ids.iter().enumerate().map(|(row, id)| (*id, entries.get(row)));
+            deduplicator.restore_entries(entries, now_s)?;
+        }
+        let shared = Arc::new(Mutex::new(deduplicator));
+        self.inner.tables.lock().join(&table_name, Arc::clone(&shared));
+        Ok(shared)
+    }
+
+    /// Lets an active capture go on for one slice: called between batches.
+    #[inline]
     pub fn poll(&self) {
-        todo!()
+        if self.inner.capturing.load(Ordering::Relaxed) {
+            self.capture_slice();
+        }
     }
+
+    #[cold]
+    fn capture_slice(&self) {
+        let Some(pending) = self.inner.active.lock().clone() else { return };
+        if !pending.capture_slice(&self.inner.slice_slots) {
+            self.inner.capturing.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Starts a checkpoint: allocates its id. Waits until the one before is durable.
+    ///
+    /// # Errors
+    /// `CheckpointState` while one is open that was neither committed nor aborted, and errors of
+    /// the store. An error of the checkpoint before is for those who wait for it.
     pub fn begin_checkpoint(&self, savepoint: Option<String>) -> Result<PendingCheckpoint> {
-        todo!()
+        let before = self.inner.active.lock().clone();
+        if let Some(before) = before {
+            before.wait_until_settled()?;
+        }
+        let store = self.store()?;
+        let id = store.allocate_checkpoint_id()?;
+        let pending = Arc::new(Pending::new(id, savepoint));
+        *self.inner.active.lock() = Some(Arc::clone(&pending));
+        Ok(PendingCheckpoint::new(Arc::clone(&self.inner), pending))
     }
+
+    /// All decision records, ascending; a damaged one is reported in place.
     pub fn checkpoints(&self) -> Result<Vec<std::result::Result<CheckpointRecord, Damage>>> {
-        todo!()
+        self.store()?.records()
     }
+
     /// Removes a savepoint or an old checkpoint (never the newest complete one).
     pub fn delete_checkpoint(&self, id: u64) -> Result<()> {
-        todo!()
+        let store = self.store()?;
+        let mut history = self.inner.history.lock();
+        let drop_chunks = history.without(id)?;
+        store.collect(&[id], &drop_chunks)?;
+        history.remove(id);
+        Ok(())
     }
+
+    /// See `Store::put_note`.
     pub fn put_note(&self, name: &str, value: &[u8]) -> Result<()> {
-        todo!()
+        self.store()?.put_note(name, value)
     }
+
+    /// See `Store::note`.
     pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        todo!()
+        self.store()?.note(name)
     }
+
+    /// `Fenced` if a newer epoch exists.
     pub fn check_epoch(&self) -> Result<()> {
-        todo!()
+        self.store()?.check_epoch()
     }
+
+    /// See `Store::size`.
     pub fn size(&self) -> Result<StoreSize> {
-        todo!()
+        self.store()?.size()
     }
+
+    /// See `Store::backup`.
     pub fn backup(&self, target: &Path) -> Result<()> {
-        todo!()
+        self.store()?.backup(target)
     }
-    /// Waits for the writer and releases the directory.
+
+    /// Waits for the writer and releases the directory; a checkpoint that was not committed is
+    /// aborted. Closing twice is no error.
     pub fn close(&self) -> Result<()> {
-        todo!()
+        let active = self.inner.active.lock().take();
+        if let Some(pending) = active {
+            pending.abort_if_open();
+            // Its outcome is for those who wait for it.
+            pending.wait_until_settled()?;
+        }
+        let store = self.inner.store.lock().take();
+        match store.map(Arc::try_unwrap) {
+            None => Ok(()),
+            Some(Ok(store)) => store.close(),
+            // Somebody reads right now; the directory is released when that is over.
+            Some(Err(_)) => Ok(()),
+        }
+    }
+
+    fn store(&self) -> Result<Arc<Store>> {
+        self.inner.store()
     }
 }
 
-/// A checkpoint under way: freeze, add, commit; then wait, or ask later.
-#[derive(Clone)]
-pub struct PendingCheckpoint;
-
-#[allow(unused_variables, missing_docs)]
-impl PendingCheckpoint {
-    pub fn id(&self) -> u64 {
-        todo!()
-    }
-    /// Freezes these tables (all when `None`) at one cut; a table frozen already is left alone.
-    pub fn freeze(&self, tables: Option<&[&str]>) -> Result<()> {
-        todo!()
-    }
-    pub fn put_blob(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
-        todo!()
-    }
-    /// What a sink prepared.
-    pub fn stage(&self, sink: &str, bytes: Vec<u8>) -> Result<()> {
-        todo!()
-    }
-    /// Freezes what is not frozen yet and hands everything to the writer; returns at once.
-    pub fn commit(&self, created_unix_ms: u64) -> Result<()> {
-        todo!()
-    }
-    pub fn abort(&self) -> Result<()> {
-        todo!()
-    }
-    /// `None` when the timeout passed first. An error of the writer is returned to every waiter.
-    pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<CheckpointStats>> {
-        todo!()
-    }
-    pub fn is_done(&self) -> bool {
-        todo!()
+impl Inner {
+    fn store(&self) -> Result<Arc<Store>> {
+        self.store.lock().clone().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Closed,
+                format!("the state backend of {} was closed", self.directory.display()),
+            )
+        })
     }
 }
-
-/// Silences the unused import while the module is a sketch.
-#[allow(dead_code)]
-type Blobs = BTreeMap<String, Vec<u8>>;

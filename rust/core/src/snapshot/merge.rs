@@ -9,11 +9,20 @@ use crate::Result;
 use crate::state::Schema;
 use crate::state::layout::{INLINE_BYTES, Layout, NO_HANDLE};
 
+/// A delta on its way into a merge.
+#[derive(Debug, Clone, Copy)]
+pub struct DeltaChunk<'a> {
+    /// The chunk.
+    pub bytes: &'a [u8],
+    /// By key group whether its rows still count: those that a newer base holds must go.
+    pub groups: &'a [bool],
+}
+
 /// Merges delta chunks (oldest first) into fewer: the newest row of a key wins, tombstones stay.
 pub fn merge(
     schema: &Schema,
     key_groups: u16,
-    chunks: &[&[u8]],
+    chunks: &[DeltaChunk<'_>],
     target_bytes: usize,
 ) -> Result<Vec<EncodedChunk>> {
     let layout = Layout::new(schema.clone(), key_groups)?;
@@ -25,7 +34,7 @@ pub fn merge(
     let mut newest: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut block = RowBlock::default();
     for chunk in chunks {
-        let mut reader = ChunkReader::new(&layout, chunk)?;
+        let mut reader = ChunkReader::new(&layout, chunk.bytes)?;
         if reader.kind() != ChunkKind::Delta {
             return Err(corrupt("a base stands where a delta should"));
         }
@@ -33,6 +42,9 @@ pub fn merge(
             let shift = bytes.len() as u64;
             bytes.extend_from_slice(&block.bytes);
             for (row, hash) in block.words.chunks_exact(width).zip(&block.hashes) {
+                if chunk.groups.get(usize::from(layout.group(*hash))) != Some(&true) {
+                    continue;
+                }
                 let at = words.len();
                 words.extend_from_slice(row);
                 if layout.integer_key.is_none() && (row[1] & 0xFFFF_FFFF) as usize > INLINE_BYTES {

@@ -6,7 +6,7 @@ mod chunk;
 mod merge;
 
 pub use capture::Capture;
-pub use chain::{Chain, ChunkRef};
+pub use chain::{Chain, ChunkRef, Rotation};
 pub use chunk::{ChunkKind, EncodedChunk};
 pub(crate) use chunk::{ChunkReader, RowBlock};
-pub use merge::merge;
+pub use merge::{DeltaChunk, merge};

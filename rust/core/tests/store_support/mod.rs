@@ -62,6 +62,7 @@ pub fn bytes(key: ChunkKey, length: usize) -> Vec<u8> {
 pub fn record(id: u64, job_epoch: u64, chunks: &[(ChunkKey, Vec<u8>)]) -> CheckpointRecord {
     let refs = chunks.iter().map(|(key, bytes)| ChunkRef {
         kind: ChunkKind::Delta,
+        checkpoint: key.checkpoint,
         first_checkpoint: key.checkpoint,
         last_checkpoint: key.checkpoint,
         sequence: key.sequence,

@@ -1,0 +1,313 @@
+//! From records and chunks back to tables; and which records and chunks exist.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::tables::{Entry, Tables};
+use super::{BackendOptions, Recovery, Restore};
+use crate::snapshot::ChunkKind;
+use crate::state::Table;
+use crate::store::{CheckpointRecord, ChunkKey, Damage, Store, TableManifest};
+use crate::{Error, ErrorKind, Result};
+
+/// The checkpoints in the store, and the chunks that each refers to.
+#[derive(Default)]
+pub(super) struct History {
+    checkpoints: BTreeMap<u64, Known>,
+}
+
+struct Known {
+    savepoint: bool,
+    /// Unreadable, or its state is: it does not count as a checkpoint that is retained.
+    damaged: bool,
+    chunks: BTreeSet<ChunkKey>,
+}
+
+impl History {
+    pub(super) fn add(&mut self, record: &CheckpointRecord) {
+        let known = Known {
+            savepoint: record.savepoint.is_some(),
+            damaged: false,
+            chunks: chunks_of(record).collect(),
+        };
+        self.checkpoints.insert(record.id, known);
+    }
+
+    /// True without damaged checkpoints.
+    fn is_sound(&self) -> bool {
+        self.checkpoints.values().all(|known| !known.damaged)
+    }
+
+    pub(super) fn remove(&mut self, id: u64) {
+        self.checkpoints.remove(&id);
+    }
+
+    /// Which records and chunks go when `new` comes and `retain` complete ones are kept.
+    pub(super) fn superseded(
+        &self,
+        new: &CheckpointRecord,
+        retain: usize,
+    ) -> (Vec<u64>, Vec<ChunkKey>) {
+        let mut complete = 1;
+        let mut dropped = Vec::new();
+        for (id, known) in self.checkpoints.iter().rev() {
+            if known.savepoint && !known.damaged {
+                continue;
+            }
+            // A damaged one goes when enough complete ones are newer.
+            if complete >= retain {
+                dropped.push(*id);
+            } else if !known.damaged {
+                complete += 1;
+            }
+        }
+        let kept: BTreeSet<ChunkKey> = chunks_of(new).collect();
+        let chunks = self.only_in(&dropped, kept);
+        (dropped, chunks)
+    }
+
+    /// The chunks that go with one checkpoint, or why it cannot go.
+    pub(super) fn without(&self, id: u64) -> Result<Vec<ChunkKey>> {
+        if !self.checkpoints.contains_key(&id) {
+            let known: Vec<&u64> = self.checkpoints.keys().collect();
+            return Err(Error::new(
+                ErrorKind::CheckpointNotFound,
+                format!("no checkpoint {id}; there are {known:?}"),
+            ));
+        }
+        let newest = self.checkpoints.iter().rev().find(|(_, known)| !known.damaged);
+        if newest.is_some_and(|(newest, _)| *newest == id) {
+            return Err(Error::new(
+                ErrorKind::CheckpointState,
+                format!("checkpoint {id} is the newest complete one, which the job resumes from"),
+            ));
+        }
+        Ok(self.only_in(&[id], BTreeSet::new()))
+    }
+
+    /// Chunks that only these checkpoints refer to, and that are not in `kept`.
+    fn only_in(&self, dropped: &[u64], mut kept: BTreeSet<ChunkKey>) -> Vec<ChunkKey> {
+        let mut candidates = BTreeSet::new();
+        for (id, known) in &self.checkpoints {
+            let set = if dropped.contains(id) { &mut candidates } else { &mut kept };
+            set.extend(known.chunks.iter().copied());
+        }
+        candidates.difference(&kept).copied().collect()
+    }
+}
+
+fn chunks_of(record: &CheckpointRecord) -> impl Iterator<Item = ChunkKey> + '_ {
+    record.tables.iter().flat_map(|table| {
+        table.chain.chunks.iter().map(|chunk| ChunkKey {
+            table: table.id,
+            checkpoint: chunk.checkpoint,
+            sequence: chunk.sequence,
+        })
+    })
+}
+
+/// Everything that opening makes.
+pub(super) struct Restored {
+    pub(super) recovery: Recovery,
+    pub(super) tables: Tables,
+    pub(super) history: History,
+    pub(super) lineage: u64,
+}
+
+/// Restores what the options ask for.
+pub(super) fn restore(
+    store: &Store,
+    options: &BackendOptions,
+    key_groups: u16,
+) -> Result<Restored> {
+    let records = store.records()?;
+    let mut history = History::default();
+    let mut recovery = Recovery::default();
+    for record in &records {
+        match record {
+            Ok(record) => history.add(record),
+            Err(damage) => {
+                if let Some(id) = damage.checkpoint {
+                    let known =
+                        Known { savepoint: false, damaged: true, chunks: BTreeSet::default() };
+                    history.checkpoints.insert(id, known);
+                }
+            }
+        }
+    }
+    let newest_lineage = records.iter().flatten().map(|record| record.lineage).max();
+    let next_id = records
+        .iter()
+        .flatten()
+        .flat_map(|record| record.tables.iter().map(|table| table.id + 1))
+        .max()
+        .unwrap_or(0);
+    let mut lineage = newest_lineage.unwrap_or(1);
+    let mut entries = Vec::new();
+    match options.restore {
+        Restore::Nothing => {
+            if !records.is_empty() {
+                lineage += 1;
+            }
+        }
+        Restore::Checkpoint(id) => {
+            let record = find(&records, id)?;
+            entries = load(store, record, options, key_groups, &mut recovery)?;
+            let newest = records
+                .last()
+                .is_some_and(|newest| matches!(newest, Ok(newest) if newest.id == id));
+            if !newest {
+                lineage += 1;
+            }
+            recovery.restored = Some(record.clone());
+        }
+        Restore::Newest => {
+            for record in records.iter().rev() {
+                let record = match record {
+                    Ok(record) => record,
+                    Err(damage) => {
+                        recovery.damage.push(damage.clone());
+                        continue;
+                    }
+                };
+                match load(store, record, options, key_groups, &mut recovery) {
+                    Ok(loaded) => {
+                        entries = loaded;
+                        recovery.restored = Some(record.clone());
+                        break;
+                    }
+                    Err(error) if error.kind() == ErrorKind::StoreCorrupt => {
+                        recovery.damage.push(Damage {
+                            checkpoint: Some(record.id),
+                            reason: error.to_string(),
+                        });
+                        recovery.decided_after.insert(0, record.clone());
+                        if let Some(known) = history.checkpoints.get_mut(&record.id) {
+                            known.damaged = true;
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if recovery.restored.is_none() && !records.is_empty() {
+                let reasons: Vec<&str> =
+                    recovery.damage.iter().map(|damage| damage.reason.as_str()).collect();
+                return Err(Error::new(
+                    ErrorKind::StoreCorrupt,
+                    format!(
+                        "{}: none of its {} checkpoints can be restored ({}); use a backup, or \
+                         start over",
+                        store.path().display(),
+                        records.len(),
+                        reasons.join("; ")
+                    ),
+                ));
+            }
+        }
+    }
+    crate::crash_point!("restore.loaded");
+    if !options.store.read_only && history.is_sound() {
+        collect_orphans(store, &history)?;
+    }
+    Ok(Restored { recovery, tables: Tables::new(entries, next_id), history, lineage })
+}
+
+fn find(
+    records: &[std::result::Result<CheckpointRecord, Damage>],
+    id: u64,
+) -> Result<&CheckpointRecord> {
+    for record in records {
+        match record {
+            Ok(record) if record.id == id => return Ok(record),
+            Err(damage) if damage.checkpoint == Some(id) => {
+                return Err(Error::new(ErrorKind::StoreCorrupt, damage.reason.clone()));
+            }
+            _ => {}
+        }
+    }
+    let known: Vec<u64> = records.iter().flatten().map(|record| record.id).collect();
+    Err(Error::new(
+        ErrorKind::CheckpointNotFound,
+        format!("no checkpoint {id}; there are {known:?}"),
+    ))
+}
+
+/// Chunks of commits that never came to a record cannot exist; those of records that were dropped
+/// while damage was around can.
+fn collect_orphans(store: &Store, history: &History) -> Result<()> {
+    let known: BTreeSet<ChunkKey> =
+        history.checkpoints.values().flat_map(|known| known.chunks.iter().copied()).collect();
+    let orphans: Vec<ChunkKey> =
+        store.chunk_keys()?.into_iter().filter(|key| !known.contains(key)).collect();
+    if orphans.is_empty() { Ok(()) } else { store.collect(&[], &orphans) }
+}
+
+fn load(
+    store: &Store,
+    record: &CheckpointRecord,
+    options: &BackendOptions,
+    key_groups: u16,
+    recovery: &mut Recovery,
+) -> Result<Vec<Entry>> {
+    let (mut rows, mut bytes) = (0, 0);
+    let mut entries = Vec::new();
+    for manifest in &record.tables {
+        let table = load_table(store, manifest, options, key_groups, &mut bytes)?;
+        rows += table.len() as u64;
+        entries.push(Entry::restored(manifest, table));
+    }
+    recovery.rows = rows;
+    recovery.bytes = bytes;
+    Ok(entries)
+}
+
+fn load_table(
+    store: &Store,
+    manifest: &TableManifest,
+    options: &BackendOptions,
+    key_groups: u16,
+    bytes: &mut u64,
+) -> Result<Table> {
+    let corrupt = |why: String| {
+        Error::new(ErrorKind::StoreCorrupt, format!("table {:?}: {why}", manifest.name))
+    };
+    let mut table =
+        Table::new(&manifest.name, manifest.schema.clone(), key_groups, options.max_state_bytes)
+            .map_err(|error| corrupt(error.to_string()))?;
+    let chain = &manifest.chain;
+    let bases = chain.newest_bases(key_groups);
+    let all = options.groups == (0..key_groups);
+    let announced: u64 = chain.chunks.iter().map(|chunk| chunk.rows).sum();
+    if all && manifest.rows <= announced {
+        table.reserve(manifest.rows as usize)?;
+    }
+    let mut order: Vec<usize> = (0..chain.chunks.len()).collect();
+    order.sort_by_key(|index| {
+        let chunk = &chain.chunks[*index];
+        (chunk.kind == ChunkKind::Delta, chunk.last_checkpoint)
+    });
+    for index in order {
+        let chunk = &chain.chunks[index];
+        let needed = |group: u16| {
+            options.groups.contains(&group)
+                && chunk.groups().contains(&group)
+                && chunk.counts_for(group, &bases)
+        };
+        if !chunk.groups().any(needed) {
+            continue;
+        }
+        let key =
+            ChunkKey { table: manifest.id, checkpoint: chunk.checkpoint, sequence: chunk.sequence };
+        store.read_chunk(key, |content| {
+            *bytes += content.len() as u64;
+            table.apply_chunk(content, &needed)
+        })?;
+    }
+    if all && table.len() as u64 != manifest.rows {
+        return Err(corrupt(format!(
+            "{} rows were restored and the record says {}",
+            table.len(),
+            manifest.rows
+        )));
+    }
+    Ok(table)
+}
