@@ -6,16 +6,53 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onceflow._native import BarrierAligner, CheckpointCoordinator, Deduplicator, Verdicts
+    from onceflow._native import (
+        BarrierAligner,
+        Batch,
+        CheckpointCoordinator,
+        CheckpointInfo,
+        CheckpointStats,
+        Deduplicator,
+        PendingCheckpoint,
+        Recovery,
+        StateBackend,
+        Table,
+        TableSchema,
+        Verdicts,
+        key_group,
+    )
 
-__all__ = ["BarrierAligner", "CheckpointCoordinator", "Deduplicator", "Verdicts"]
+__all__ = [
+    "BarrierAligner",
+    "Batch",
+    "CheckpointCoordinator",
+    "CheckpointInfo",
+    "CheckpointStats",
+    "Deduplicator",
+    "PendingCheckpoint",
+    "Recovery",
+    "StateBackend",
+    "Table",
+    "TableSchema",
+    "Verdicts",
+    "key_group",
+]
 
 # Public name -> module that has it: loaded when first used, so that the import stays cheap.
 _HOMES = {
     "BarrierAligner": "onceflow._native",
+    "Batch": "onceflow._native",
     "CheckpointCoordinator": "onceflow._native",
+    "CheckpointInfo": "onceflow._native",
+    "CheckpointStats": "onceflow._native",
     "Deduplicator": "onceflow._native",
+    "PendingCheckpoint": "onceflow._native",
+    "Recovery": "onceflow._native",
+    "StateBackend": "onceflow._native",
+    "Table": "onceflow._native",
+    "TableSchema": "onceflow._native",
     "Verdicts": "onceflow._native",
+    "key_group": "onceflow._native",
 }
 
 

@@ -37,7 +37,7 @@ class StateBackend:
         create: bool = True,
         read_only: bool = False,
         take_over: bool = False,
-        checkpoint: int | str = "newest",
+        checkpoint: int | str | None = None,
         restore_key_groups: tuple[int, int] | None = None,
         max_state_bytes: int = ...,
         map_size_bytes: int = ...,
@@ -45,7 +45,24 @@ class StateBackend:
     ) -> StateBackend:
         """Opens or creates a state directory and restores a checkpoint.
 
-        ``checkpoint``: ``"newest"``, ``"none"`` or a number.
+        Args:
+            path: The directory; made private to the owner.
+            job: Name of the job that it belongs to; another name is refused.
+            key_groups: A power of two, fixed when the directory is created.
+            retain: Complete checkpoints kept besides savepoints.
+            create: Whether to create what is missing.
+            read_only: Only look: no lock, no new epoch.
+            take_over: Fence a running or paused owner instead of being refused.
+            checkpoint: ``"newest"`` (also None), ``"none"`` (empty tables) or a number.
+            restore_key_groups: First group, and the one after the last.
+            max_state_bytes: Memory bound of each table.
+            map_size_bytes: Address space reserved for the file (sparse).
+            chunk_bytes: Size at which a state chunk is cut.
+
+        Raises:
+            StoreLockedError, StoreMissingError, StoreMismatchError, StoreFormatError,
+            StoreCorruptError, StoreReadOnlyError, StoreFullError, StoreNetworkFilesystemError,
+            CheckpointNotFoundError, ConfigurationError, StoreIOError.
         """
     @property
     def path(self) -> str: ...
@@ -54,13 +71,26 @@ class StateBackend:
     @property
     def job_epoch(self) -> int: ...
     @property
+    def lineage(self) -> int:
+        """The lineage that this run's checkpoints belong to."""
+    @property
     def key_groups(self) -> int: ...
     @property
     def recovery(self) -> Recovery: ...
     def table(self, name: str, *, key: str | Sequence[str], columns: Mapping[str, str]) -> Table: ...
     def tables(self) -> dict[str, TableSchema]: ...
     def drop_table(self, name: str) -> None: ...
-    def deduplicator(self, name: str, **settings: Any) -> Deduplicator:
+    def deduplicator(
+        self,
+        name: str,
+        *,
+        mode: str = "strict",
+        window: int = 5,
+        order: str = "ordered",
+        max_producers: int = 1_000_000,
+        expiry_s: float | None = None,
+        now_s: float = 0.0,
+    ) -> Deduplicator:
         """A deduplicator whose changes are part of every checkpoint of this backend."""
     def begin_checkpoint(self, *, savepoint: str | None = None) -> PendingCheckpoint: ...
     def checkpoint(
@@ -84,7 +114,7 @@ class StateBackend:
     def backup(self, target: str | PathLike[str]) -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> StateBackend: ...
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(self, *_exc: object) -> None: ...
 
 @final
 class TableSchema:

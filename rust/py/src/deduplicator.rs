@@ -21,6 +21,42 @@ pub(crate) struct PyDeduplicator {
     shared: Arc<Mutex<Deduplicator>>,
 }
 
+/// Settings by their names in Python.
+pub(crate) fn options(
+    mode: &str,
+    window: usize,
+    order: &str,
+    max_producers: usize,
+    expiry_s: Option<f64>,
+) -> PyResult<DeduplicatorOptions> {
+    let mode = match mode {
+        "strict" => DedupeMode::Strict,
+        "compatible" => DedupeMode::Compatible,
+        other => {
+            return Err(invalid_argument(format!(
+                "mode must be \"strict\" or \"compatible\", got {other:?}"
+            )));
+        }
+    };
+    let order = match order {
+        "ordered" => Order::Ordered,
+        "unordered" => Order::Unordered,
+        other => {
+            return Err(invalid_argument(format!(
+                "order must be \"ordered\" or \"unordered\", got {other:?}"
+            )));
+        }
+    };
+    Ok(DeduplicatorOptions { mode, order, window, max_producers, expiry_s })
+}
+
+impl PyDeduplicator {
+    /// One that a state backend keeps.
+    pub(crate) fn shared(shared: Arc<Mutex<Deduplicator>>) -> Self {
+        Self { shared }
+    }
+}
+
 #[pymethods]
 impl PyDeduplicator {
     #[new]
@@ -39,25 +75,7 @@ impl PyDeduplicator {
         max_producers: usize,
         expiry_s: Option<f64>,
     ) -> PyResult<Self> {
-        let mode = match mode {
-            "strict" => DedupeMode::Strict,
-            "compatible" => DedupeMode::Compatible,
-            other => {
-                return Err(invalid_argument(format!(
-                    "mode must be \"strict\" or \"compatible\", got {other:?}"
-                )));
-            }
-        };
-        let order = match order {
-            "ordered" => Order::Ordered,
-            "unordered" => Order::Unordered,
-            other => {
-                return Err(invalid_argument(format!(
-                    "order must be \"ordered\" or \"unordered\", got {other:?}"
-                )));
-            }
-        };
-        let options = DeduplicatorOptions { mode, order, window, max_producers, expiry_s };
+        let options = options(mode, window, order, max_producers, expiry_s)?;
         let deduplicator = Deduplicator::new(options).map_err(to_py)?;
         Ok(Self { shared: Arc::new(Mutex::new(deduplicator)) })
     }

@@ -30,3 +30,18 @@ pub(crate) fn to_py(error: Error) -> PyErr {
 pub(crate) fn invalid_argument(message: impl Into<String>) -> PyErr {
     to_py(Error::new(ErrorKind::InvalidArgument, message))
 }
+
+/// A value of another type than what it is for.
+pub(crate) fn type_mismatch(message: impl Into<String>) -> PyErr {
+    to_py(Error::new(ErrorKind::TypeMismatch, message))
+}
+
+/// Arrays of one batch that differ in length.
+pub(crate) fn length_mismatch(message: impl Into<String>) -> PyErr {
+    to_py(Error::new(ErrorKind::LengthMismatch, message))
+}
+
+/// A name that does not exist.
+pub(crate) fn unknown_name(message: impl Into<String>) -> PyErr {
+    to_py(Error::new(ErrorKind::UnknownName, message))
+}

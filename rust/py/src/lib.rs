@@ -1,20 +1,41 @@
 //! onceflow._native: conversion between Python and onceflow-core, nothing else.
 
 mod aligner;
+mod arrow;
+mod backend;
+mod checkpoint;
+mod columns;
 mod coordinator;
 mod deduplicator;
 mod error;
+mod keys;
+mod table;
 
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _native {
+    use super::{Bound, PyModule, PyModuleMethods, PyResult};
+
     #[pymodule_export]
     use crate::aligner::{PyAlignerAction, PyBarrierAligner};
+    #[pymodule_export]
+    use crate::backend::{
+        PyCheckpointInfo, PyRecovery, PyStateBackend, PyVerifyReport, py_key_group, py_verify,
+    };
+    #[pymodule_export]
+    use crate::checkpoint::{PyCheckpointStats, PyPendingCheckpoint, crash_point};
     #[pymodule_export]
     use crate::coordinator::{
         PyCheckpointCoordinator, PyCoordinatorEffect, PyRecoveryPlan, py_recovery_plan,
     };
     #[pymodule_export]
     use crate::deduplicator::{PyDeduplicator, PyVerdicts};
+    #[pymodule_export]
+    use crate::table::{PyBatch, PyTable, PyTableSchema};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("CRASH_POINTS", crate::checkpoint::CRASH_POINTS)
+    }
 }

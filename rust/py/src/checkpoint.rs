@@ -1,0 +1,174 @@
+//! `PendingCheckpoint` and `CheckpointStats`.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use onceflow_core::backend::{CheckpointStats, PendingCheckpoint};
+use pyo3::exceptions::PyTimeoutError;
+use pyo3::prelude::*;
+
+use crate::error::{invalid_argument, to_py};
+
+/// How often a waiting thread looks for signals.
+const SIGNALS_EVERY: Duration = Duration::from_millis(50);
+
+/// See `onceflow.PendingCheckpoint`.
+#[pyclass(name = "PendingCheckpoint", module = "onceflow._native", frozen)]
+pub(crate) struct PyPendingCheckpoint {
+    pub(crate) pending: PendingCheckpoint,
+}
+
+impl PyPendingCheckpoint {
+    pub(crate) fn new(pending: PendingCheckpoint) -> Self {
+        Self { pending }
+    }
+}
+
+#[pymethods]
+impl PyPendingCheckpoint {
+    #[getter]
+    fn id(&self) -> u64 {
+        self.pending.id()
+    }
+
+    #[pyo3(signature = (tables = None))]
+    fn freeze(&self, py: Python<'_>, tables: Option<Vec<String>>) -> PyResult<()> {
+        py.detach(|| {
+            let names: Option<Vec<&str>> =
+                tables.as_ref().map(|names| names.iter().map(String::as_str).collect());
+            self.pending.freeze(names.as_deref())
+        })
+        .map_err(to_py)
+    }
+
+    fn put_blob(&self, name: &str, value: &[u8]) -> PyResult<()> {
+        self.pending.put_blob(name, value.to_vec()).map_err(to_py)
+    }
+
+    fn stage(&self, sink: &str, value: &[u8]) -> PyResult<()> {
+        self.pending.stage(sink, value.to_vec()).map_err(to_py)
+    }
+
+    pub(crate) fn commit(&self, py: Python<'_>) -> PyResult<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let created = now.map_or(0, |since| since.as_millis() as u64);
+        py.detach(|| self.pending.commit(created)).map_err(to_py)
+    }
+
+    fn abort(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.pending.abort()).map_err(to_py)
+    }
+
+    #[pyo3(signature = (timeout_s = None))]
+    fn wait(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<PyCheckpointStats> {
+        let timeout = timeout_s
+            .map(|seconds| {
+                Duration::try_from_secs_f64(seconds).map_err(|_| {
+                    invalid_argument(format!("timeout_s is {seconds}; give seconds, 0 or more"))
+                })
+            })
+            .transpose()?;
+        let start = Instant::now();
+        loop {
+            let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
+            let slice = left.map_or(SIGNALS_EVERY, |left| left.min(SIGNALS_EVERY));
+            let outcome = py.detach(|| self.pending.wait(Some(slice))).map_err(to_py)?;
+            if let Some(stats) = outcome {
+                return Ok(PyCheckpointStats { stats });
+            }
+            py.check_signals()?;
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(PyTimeoutError::new_err(format!(
+                    "checkpoint {} was not durable within {} s",
+                    self.pending.id(),
+                    timeout_s.unwrap_or_default()
+                )));
+            }
+        }
+    }
+
+    #[getter]
+    fn done(&self) -> bool {
+        self.pending.is_done()
+    }
+}
+
+/// See `onceflow.CheckpointStats`.
+#[pyclass(name = "CheckpointStats", module = "onceflow._native", frozen)]
+pub(crate) struct PyCheckpointStats {
+    stats: CheckpointStats,
+}
+
+#[pymethods]
+impl PyCheckpointStats {
+    #[getter]
+    fn id(&self) -> u64 {
+        self.stats.id
+    }
+
+    #[getter]
+    fn delta_rows(&self) -> u64 {
+        self.stats.delta_rows
+    }
+
+    #[getter]
+    fn base_rows(&self) -> u64 {
+        self.stats.base_rows
+    }
+
+    #[getter]
+    fn bytes_written(&self) -> u64 {
+        self.stats.bytes_written
+    }
+
+    #[getter]
+    fn freeze_s(&self) -> f64 {
+        self.stats.freeze_s
+    }
+
+    #[getter]
+    fn capture_s(&self) -> f64 {
+        self.stats.capture_s
+    }
+
+    #[getter]
+    fn longest_pause_s(&self) -> f64 {
+        self.stats.longest_pause_s
+    }
+
+    #[getter]
+    fn durable_s(&self) -> f64 {
+        self.stats.durable_s
+    }
+
+    #[getter]
+    fn encode_s(&self) -> f64 {
+        self.stats.encode_s
+    }
+
+    #[getter]
+    fn commit_s(&self) -> f64 {
+        self.stats.commit_s
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "CheckpointStats(id={}, delta_rows={}, base_rows={}, bytes_written={}, durable_s={:.6})",
+            self.stats.id,
+            self.stats.delta_rows,
+            self.stats.base_rows,
+            self.stats.bytes_written,
+            self.stats.durable_s
+        )
+    }
+}
+
+/// Whether this build has crash points.
+pub(crate) const CRASH_POINTS: bool = cfg!(feature = "crash-points");
+
+/// See `onceflow._native.crash_point`.
+#[pyfunction]
+#[allow(unused_variables)]
+pub(crate) fn crash_point(name: &str) {
+    #[cfg(feature = "crash-points")]
+    onceflow_core::crash::hit(name);
+}
