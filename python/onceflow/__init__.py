@@ -6,6 +6,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onceflow.aggregates import count, first, last, max, mean, min, sum
+    from onceflow.columns import Columns
+    from onceflow.dataflow import Dataflow
+    from onceflow.events import JobResult
+    from onceflow.runner import run
+    from onceflow.types import Guarantee
     from onceflow._native import (
         BarrierAligner,
         Batch,
@@ -22,7 +28,19 @@ if TYPE_CHECKING:
         key_group,
     )
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - sorted by what they are
+    "Dataflow",
+    "Guarantee",
+    "JobResult",
+    "Columns",
+    "run",
+    "count",
+    "first",
+    "last",
+    "max",
+    "mean",
+    "min",
+    "sum",
     "BarrierAligner",
     "Batch",
     "CheckpointCoordinator",
@@ -40,6 +58,18 @@ __all__ = [
 
 # Public name -> module that has it: loaded when first used, so that the import stays cheap.
 _HOMES = {
+    "Dataflow": "onceflow.dataflow",
+    "Guarantee": "onceflow.types",
+    "JobResult": "onceflow.events",
+    "Columns": "onceflow.columns",
+    "run": "onceflow.runner",
+    "count": "onceflow.aggregates",
+    "first": "onceflow.aggregates",
+    "last": "onceflow.aggregates",
+    "max": "onceflow.aggregates",
+    "mean": "onceflow.aggregates",
+    "min": "onceflow.aggregates",
+    "sum": "onceflow.aggregates",
     "BarrierAligner": "onceflow._native",
     "Batch": "onceflow._native",
     "CheckpointCoordinator": "onceflow._native",

@@ -32,10 +32,14 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class SourceStep:
-    """Where records enter. Its dead letters leave by the side output ``dead_letters``."""
+    """Where records enter. Its dead letters leave by the side output ``dead_letters``.
+
+    ``max_out_of_orderness_us``: how far behind the newest event time of its partition a record may come.
+    """
 
     step_id: str
     source: Source
+    max_out_of_orderness_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,12 +51,14 @@ class SinkContext:
         sink: Step id of the sink.
         job_epoch: Raised at each start; whatever an older epoch holds must be refused.
         lineage: Changes when a job resumes on purpose from something else than its newest checkpoint.
+        restored_checkpoint: The checkpoint that the job resumes from; None if it starts from nothing.
     """
 
     job: str
     sink: str
     job_epoch: int
     lineage: int
+    restored_checkpoint: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

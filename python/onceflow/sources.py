@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from onceflow.types import Batch, Plain
 
-__all__ = ["RejectedRecord", "Source", "SourceBatch", "SourceReader"]
+__all__ = ["RejectedRecord", "Source", "SourceBatch", "SourceReader", "StopRun"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +109,7 @@ class Source(ABC):
     def describe(self) -> dict[str, Any]:
         """What ``explain`` shows; no secrets."""
         return {"type": type(self).__name__}
+
+
+class StopRun(Exception):  # noqa: N818 - like StopIteration, no error
+    """Raised by a reader's ``read`` to end this run with a last checkpoint; the next run goes on behind it."""

@@ -1,0 +1,54 @@
+"""Event times from what files hold: ISO text, datetimes, or numbers since 1970."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["EventTimeParser"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CACHED = 100_000
+
+
+class EventTimeParser:
+    """Turns values into int64 microseconds since 1970 UTC; remembers texts, since times repeat.
+
+    Text is ISO 8601; without a zone it is UTC. Numbers are seconds.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, int] = {}
+
+    def parse(self, values: Sequence[Any]) -> npt.NDArray[np.int64]:
+        """One time a value.
+
+        Raises:
+            ValueError: A value that is no time.
+        """
+        known = self._known
+        missing = set(values) - known.keys()
+        if missing:
+            if len(known) > _CACHED:
+                known.clear()
+                missing = set(values)
+            for value in missing:
+                known[value] = micros(value)
+        return np.fromiter(map(known.__getitem__, values), np.int64, len(values))
+
+
+def micros(value: Any) -> int:
+    """Microseconds since 1970 UTC."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        moment = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+        delta = moment - _EPOCH
+        return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return round(value * 1_000_000)
+    raise ValueError(f"{value!r} is no time")

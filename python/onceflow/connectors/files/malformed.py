@@ -1,0 +1,50 @@
+"""What becomes of a record that cannot be read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from onceflow.exceptions import ConfigurationError, MalformedRecordError
+from onceflow.sources import RejectedRecord
+
+__all__ = ["MalformedPolicy", "Rejections", "check_policy"]
+
+#: ``"fail"``: the job stops; ``"skip"``: counted only; ``"dead_letter"``: handed to ``flow.dead_letters(step)``.
+MalformedPolicy = Literal["fail", "skip", "dead_letter"]
+
+_SHOWN = 500
+
+
+def check_policy(policy: str) -> MalformedPolicy:
+    """The policy, if there is one of this name."""
+    if policy in ("fail", "skip", "dead_letter"):
+        return policy  # type: ignore[return-value]
+    raise ConfigurationError(f"on_malformed={policy!r}: 'fail', 'skip' or 'dead_letter'")
+
+
+class Rejections:
+    """Collects the refused records of one batch, or stops at the first one."""
+
+    def __init__(self, policy: MalformedPolicy, partition: str) -> None:
+        self._policy = policy
+        self._partition = partition
+        self.records: list[RejectedRecord] = []
+        self.skipped = 0
+
+    def add(self, line: int, reason: str, data: bytes) -> None:
+        """Refuses the record that begins at this line.
+
+        Raises:
+            MalformedRecordError: If the policy is to fail.
+        """
+        position = f"{self._partition}:{line}"
+        text = data.decode("utf-8", "backslashreplace")
+        if self._policy == "fail":
+            shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+            raise MalformedRecordError(
+                f"{position}: {reason}: {shown!r}. Correct the file, or set on_malformed='skip' or 'dead_letter'"
+            )
+        if self._policy == "skip":
+            self.skipped += 1
+        else:
+            self.records.append(RejectedRecord("", self._partition, position, reason, text))

@@ -1,0 +1,248 @@
+"""Part files: one for each checkpoint with output, staged before the decision and renamed after it.
+
+::
+
+    out/part-0001-000000000042.csv     lineage 1, checkpoint 42: visible, complete, never changed again
+    out/.onceflow/                     private to the owner
+        owner                          job and sink that the directory belongs to
+        epoch                          newest job epoch that has written here: older ones are refused
+        staged-0001-000000000043.csv   synced, not decided yet (or decided, and about to be renamed)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+
+from onceflow.columns import Columns
+from onceflow.crash import crash_point
+from onceflow.exceptions import FencedError, SinkError
+from onceflow.sinks import Committable, SinkContext, TransactionalSink, TransactionalSinkWriter
+from onceflow.types import Batch, Plain
+
+__all__ = ["PartSink", "PartWriter", "plain_columns", "read_parts"]
+
+_BUFFER_BYTES = 1 << 20
+
+
+class PartWriter(ABC):
+    """How one format becomes bytes. Used from one thread."""
+
+    def begin(self) -> bytes:
+        """What a part file starts with."""
+        return b""
+
+    @abstractmethod
+    def encode(self, records: Batch) -> bytes:
+        """The records' bytes. Raises ``SinkError`` for records that the format cannot hold."""
+
+    def finish(self) -> bytes:
+        """What a part file ends with; the next ``encode`` begins another."""
+        return b""
+
+
+class PartSink(TransactionalSink):
+    """Base of the file sinks.
+
+    Args:
+        directory: Made if missing; belongs to one sink of one job.
+    """
+
+    suffix: ClassVar[str]
+
+    def __init__(self, directory: str | PathLike[str]) -> None:
+        self._directory = Path(fspath(directory))
+
+    @abstractmethod
+    def writer(self) -> PartWriter:
+        """A new encoder."""
+
+    def open(self, context: SinkContext) -> TransactionalSinkWriter:
+        """See ``Sink``."""
+        return _PartSinkWriter(self._directory, self.suffix, self.writer(), context)
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Sink``."""
+        return {"type": type(self).__name__, "directory": str(self._directory)}
+
+
+class _PartSinkWriter(TransactionalSinkWriter):
+    def __init__(self, directory: Path, suffix: str, writer: PartWriter, context: SinkContext) -> None:
+        self._directory = directory
+        self._staging = directory / ".onceflow"
+        self._suffix = suffix
+        self._writer = writer
+        self._context = context
+        self._file: BinaryIO | None = None
+        self._files = 0
+        with _sink_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            self._staging.mkdir(mode=0o700, exist_ok=True)
+        self._check_owner()
+
+    def _check_owner(self) -> None:
+        owner = f"{self._context.job}\n{self._context.sink}\n"
+        path = self._staging / "owner"
+        with _sink_errors(self._directory):
+            if not path.exists():
+                _replace(path, owner.encode())
+            job, _, sink = path.read_text().rstrip("\n").partition("\n")
+        if (job, sink) != (self._context.job, self._context.sink):
+            raise SinkError(
+                f"{self._directory} holds the output of sink {sink!r} of job {job!r}; give each sink its own directory"
+            )
+
+    def recover(self, decided: Sequence[Committable]) -> None:
+        self._check_epoch()
+        with _sink_errors(self._directory):
+            _replace(self._staging / "epoch", str(self._context.job_epoch).encode())
+            for committable in decided:
+                self.commit(committable)
+            for path in self._staging.iterdir():
+                if path.name not in ("owner", "epoch"):
+                    path.unlink()
+            if self._context.restored_checkpoint is None and any(self._directory.glob(f"part-*{self._suffix}")):
+                raise SinkError(
+                    f"{self._directory} holds output of an earlier run, and this job starts from nothing: move the "
+                    "part files away, or choose another directory"
+                )
+
+    def _check_epoch(self) -> None:
+        with _sink_errors(self._directory):
+            path = self._staging / "epoch"
+            newest = int(path.read_text()) if path.exists() else 0
+        if newest > self._context.job_epoch:
+            raise FencedError(
+                f"epoch {newest} of job {self._context.job!r} writes to {self._directory}; this process has epoch "
+                f"{self._context.job_epoch} and must stop"
+            )
+
+    def write(self, records: Batch) -> None:
+        data = self._writer.encode(records)
+        with _sink_errors(self._directory):
+            if self._file is None:
+                self._files += 1
+                path = self._staging / f"open-{self._context.job_epoch}-{self._files}{self._suffix}"
+                self._file = path.open("xb", buffering=_BUFFER_BYTES)
+                self._file.write(self._writer.begin())
+            self._file.write(data)
+
+    def seal(self, checkpoint_id: int) -> Any | None:
+        file, self._file = self._file, None
+        if file is not None:
+            with _sink_errors(self._directory):
+                file.write(self._writer.finish())
+        return file
+
+    def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
+        self._check_epoch()
+        name = f"{self._context.lineage:04d}-{checkpoint_id:012d}{self._suffix}"
+        staged = self._staging / f"staged-{name}"
+        with _sink_errors(self._directory):
+            sealed.flush()
+            crash_point("file.pre_sync")
+            os.fsync(sealed.fileno())
+            sealed.close()
+            Path(sealed.name).rename(staged)
+            crash_point("file.pre_dirsync")
+            _sync_directory(self._staging)
+        crash_point("file.post_prepare")
+        return {"part": name}
+
+    def commit(self, committable: Committable) -> None:
+        handle = committable.handle
+        if not isinstance(handle, dict) or not isinstance(handle.get("part"), str):
+            raise SinkError(
+                f"checkpoint {committable.checkpoint_id} has no part file for {self._directory}: {handle!r}"
+            )
+        name = Path(str(handle["part"])).name
+        staged, final = self._staging / f"staged-{name}", self._directory / f"part-{name}"
+        self._check_epoch()
+        with _sink_errors(self._directory):
+            crash_point("file.pre_rename")
+            if staged.exists():
+                if final.exists():
+                    raise SinkError(
+                        f"{final} exists already, from another run: move the part files of that run away, and resume"
+                    )
+                staged.rename(final)
+                crash_point("file.post_rename")
+            # Without a staged file it was renamed before, maybe right before a crash.
+            _sync_directory(self._directory)
+
+    def abort(self, checkpoint_id: int, sealed: Any) -> None:
+        sealed.close()
+        name = f"staged-{self._context.lineage:04d}-{checkpoint_id:012d}{self._suffix}"
+        for path in (Path(sealed.name), self._staging / name):
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            Path(self._file.name).unlink(missing_ok=True)
+            self._file = None
+
+
+@contextlib.contextmanager
+def _sink_errors(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SinkError(f"{directory} cannot be written: {error}; check permissions and free space") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Writes a small file so that a crash leaves the old one or the new one."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def plain_columns(columns: Columns) -> Columns:
+    """The columns with times as ISO text, so that rows and columns are written alike."""
+    arrays = columns.arrays
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray) and array.dtype.kind == "M":
+            whole = bool((array == array.astype("M8[s]")).all())
+            unit: Any = "s" if whole else "us"
+            texts = np.datetime_as_string(array.astype("M8[us]"), unit=unit)
+            arrays[name] = np.array([f"{text}Z" for text in texts.tolist()], dtype=object)
+    return Columns(arrays)
+
+
+def read_parts(directory: str | PathLike[str]) -> bytes:
+    """The content of all part files in order, the header of CSV files once.
+
+    However the checkpoints of two runs fell, the same output gives the same bytes.
+    """
+    out: list[bytes] = []
+    header: bytes | None = None
+    for path in sorted(Path(directory).glob("part-*")):
+        data = path.read_bytes()
+        if path.suffix == ".csv":
+            first, newline, rest = data.partition(b"\n")
+            if header == first:
+                data = rest
+            header = first if header is None else header
+            del newline
+        out.append(data)
+    return b"".join(out)

@@ -1,0 +1,320 @@
+"""The public API of dataflows: sources, streams, keyed streams, windows, sinks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from onceflow.aggregates import Aggregate
+from onceflow.exceptions import ConfigurationError
+from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
+from onceflow.keys import KeySelector, KeyType
+from onceflow.operators.aggregate import AggregateKeys, AggregateWindows
+from onceflow.operators.base import Operator
+from onceflow.operators.keyed_state import DropDuplicates, Process, StatefulMap
+from onceflow.operators.stateless import Filter, FilterBatch, FlatMap, Inspect, Map, MapBatch, Union
+from onceflow.sinks import Sink
+from onceflow.sources import Source
+from onceflow.state import Processor
+from onceflow.types import Batch, Guarantee
+from onceflow.windows import Tumbling, micros_of
+
+__all__ = ["Dataflow", "KeyedStream", "Stream", "WindowedStream"]
+
+_STEP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
+
+
+class Dataflow:
+    """What to do with records on their way from sources to sinks. Building it runs nothing.
+
+    Args:
+        name: Name of the job; its state directory belongs to this name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._graph = Graph(_checked("a dataflow's name", name))
+
+    @property
+    def name(self) -> str:
+        """Name of the job."""
+        return self._graph.name
+
+    @property
+    def graph(self) -> Graph:
+        """The steps, as data."""
+        return self._graph
+
+    def source(self, step_id: str, source: Source, *, max_out_of_orderness: timedelta = timedelta(0)) -> Stream:
+        """Where records enter.
+
+        Args:
+            step_id: Names the source's positions for ever.
+            source: Where from.
+            max_out_of_orderness: How far a record's event time may lie behind the newest one of its partition without
+                being late.
+        """
+        if not isinstance(source, Source):
+            raise ConfigurationError(f"source {step_id!r} is a {type(source).__name__}, which is no Source")
+        delay = micros_of("max_out_of_orderness", max_out_of_orderness)
+        self._add(SourceStep(_checked("a step id", step_id), source, delay))
+        return Stream(self, Input(step_id))
+
+    def dead_letters(self, step_id: str) -> Stream:
+        """The records that a source refused (``on_malformed="dead_letter"``), as dicts."""
+        step = self._graph.steps.get(step_id)
+        if not isinstance(step, SourceStep):
+            raise ConfigurationError(f"{step_id!r} is no source of this dataflow; dead letters come from sources")
+        return Stream(self, Input(step_id, "dead_letters"))
+
+    def late(self, step_id: str) -> Stream:
+        """The records that came too late for a window step."""
+        step = self._graph.steps.get(step_id)
+        if not isinstance(step, OperatorStep) or "late" not in step.sides:
+            raise ConfigurationError(f"{step_id!r} is no window step of this dataflow")
+        return Stream(self, Input(step_id, "late"))
+
+    def explain(self, guarantee: Guarantee | str = Guarantee.EXACTLY_ONCE) -> str:
+        """Path by path, which guarantee holds and what it stands on; names what is missing."""
+        from onceflow.planner import explain  # noqa: PLC0415 - the planner knows dataflows
+
+        return explain(self._graph, Guarantee(guarantee))
+
+    def _add(self, step: SourceStep | OperatorStep | SinkStep) -> None:
+        if step.step_id in self._graph.steps:
+            raise ConfigurationError(f"two steps are called {step.step_id!r}; state belongs to a name, so names differ")
+        self._graph.steps[step.step_id] = step
+
+    def _operator(
+        self,
+        kind: str,
+        inputs: tuple[Input, ...],
+        make: Callable[[], Operator],
+        *,
+        step_id: str | None = None,
+        sides: tuple[str, ...] = (),
+    ) -> Stream:
+        stateful = step_id is not None
+        if step_id is None:
+            step_id = f"{kind}-{len(self._graph.steps)}"
+        self._add(OperatorStep(_checked("a step id", step_id), kind, inputs, make, stateful, sides))
+        return Stream(self, Input(step_id))
+
+
+def _checked(what: str, name: str) -> str:
+    if not isinstance(name, str) or _STEP_ID.fullmatch(name) is None:
+        raise ConfigurationError(
+            f"{name!r} cannot be {what}: 1 to 100 letters, digits, '_', '-' or '.', beginning with a letter or digit"
+        )
+    return name
+
+
+class Stream:
+    """Records on their way. Functions of one record get Python objects; ``*_batch`` functions get whole batches."""
+
+    def __init__(self, flow: Dataflow, origin: Input) -> None:
+        self._flow = flow
+        self._origin = origin
+
+    def _then(self, kind: str, make: Callable[[], Operator]) -> Stream:
+        return self._flow._operator(kind, (self._origin,), make)
+
+    def map(self, function: Callable[[Any], Any]) -> Stream:
+        """One record for each record."""
+        return self._then("map", lambda: Map(function))
+
+    def filter(self, function: Callable[[Any], Any]) -> Stream:
+        """The records for which the function is true."""
+        return self._then("filter", lambda: Filter(function))
+
+    def flat_map(self, function: Callable[[Any], Any]) -> Stream:
+        """All items of what the function returns for each record."""
+        return self._then("flat_map", lambda: FlatMap(function))
+
+    def map_batch(self, function: Callable[[Batch], Batch]) -> Stream:
+        """One batch (a list, or ``Columns``) for each batch, of as many records."""
+        return self._then("map_batch", lambda: MapBatch(function))
+
+    def filter_batch(self, function: Callable[[Batch], Any]) -> Stream:
+        """The records where the function's mask (an array of bools) is true."""
+        return self._then("filter_batch", lambda: FilterBatch(function))
+
+    def inspect(self, function: Callable[[Any], Any]) -> Stream:
+        """Calls a function with each record, for looking at it. It is called again for replayed records."""
+        return self._then("inspect", lambda: Inspect(function))
+
+    def union(self, *others: Stream) -> Stream:
+        """The records of this and other streams."""
+        if any(other._flow is not self._flow for other in others):
+            raise ConfigurationError("streams of two dataflows cannot be joined")
+        origins = (self._origin, *(other._origin for other in others))
+        return self._flow._operator("union", origins, Union)
+
+    def key_by(self, *by: str | Callable[[Any], Any], key_type: KeyType | None = None) -> KeyedStream:
+        """Gives each record a key.
+
+        Args:
+            by: A function of a record, or one or several names of columns.
+            key_type: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"`` or a tuple of these; by the first keys if not given.
+        """
+        if len(by) == 1 and callable(by[0]):
+            selector = KeySelector(by[0])
+        else:
+            selector = KeySelector([name for name in by if isinstance(name, str)])
+            if len(selector.names) != len(by):
+                raise ConfigurationError("key_by takes one function, or names of columns")
+        return KeyedStream(self._flow, self._origin, selector, key_type)
+
+    def drop_duplicates(self, step_id: str, key: Callable[[Any], Any] | Sequence[str], *, horizon: timedelta) -> Stream:
+        """Passes on the first record of each key; another one only ``horizon`` later.
+
+        Args:
+            step_id: Names the state for ever.
+            key: What makes records equal: a function, or names of columns.
+            horizon: How long a key is remembered.
+        """
+        selector = KeySelector([key] if isinstance(key, str) else key)
+        micros = micros_of("the horizon", horizon)
+        return self._flow._operator(
+            "drop_duplicates", (self._origin,), lambda: DropDuplicates(selector, None, micros), step_id=step_id
+        )
+
+    def sink(self, step_id: str, sink: Sink) -> None:
+        """Where records leave.
+
+        Args:
+            step_id: Names what the sink has prepared and committed, for ever.
+            sink: Where to.
+        """
+        if not isinstance(sink, Sink):
+            raise ConfigurationError(f"sink {step_id!r} is a {type(sink).__name__}, which is no Sink")
+        self._flow._add(SinkStep(_checked("a step id", step_id), sink, (self._origin,)))
+
+
+class KeyedStream:
+    """Records with a key; what follows keeps state by it."""
+
+    def __init__(self, flow: Dataflow, origin: Input, selector: KeySelector, key_type: KeyType | None) -> None:
+        self._flow = flow
+        self._origin = origin
+        self._selector = selector
+        self._key_type = key_type
+
+    def aggregate(self, step_id: str, *, emit: str = "changes", **aggregates: Aggregate) -> Stream:
+        """Totals by key.
+
+        Args:
+            step_id: Names the state for ever.
+            emit: ``"changes"``: after each batch the totals of its keys; ``"final"``: all totals sorted by key, once,
+                when the input has ended.
+            aggregates: What to compute, by the name of the result.
+        """
+        if emit not in ("changes", "final"):
+            raise ConfigurationError(f"emit={emit!r}: 'changes' or 'final'")
+        _check_aggregates(aggregates, self._selector)
+        selector, key_type = self._selector, self._key_type
+        return self._flow._operator(
+            "aggregate",
+            (self._origin,),
+            lambda: AggregateKeys(selector, key_type, aggregates, emit),
+            step_id=step_id,
+        )
+
+    def stateful_map(
+        self,
+        step_id: str,
+        function: Callable[[Any, Any], tuple[Any, Any]],
+        initial: Callable[[], Any] = lambda: None,
+    ) -> Stream:
+        """``function(state, record) -> (state, result)`` with one state a key.
+
+        Args:
+            step_id: Names the state for ever.
+            function: Returns the new state (None: forget it) and the result.
+            initial: Makes the state of a new key.
+        """
+        selector, key_type = self._selector, self._key_type
+        return self._flow._operator(
+            "stateful_map",
+            (self._origin,),
+            lambda: StatefulMap(selector, key_type, function, initial),
+            step_id=step_id,
+        )
+
+    def process(self, step_id: str, processor: Callable[[], Processor]) -> Stream:
+        """A ``Processor`` with named states; see ``onceflow.state``.
+
+        Args:
+            step_id: Names the state for ever.
+            processor: The class, or a function that makes an instance.
+        """
+        selector, key_type = self._selector, self._key_type
+        return self._flow._operator(
+            "process", (self._origin,), lambda: Process(selector, key_type, processor), step_id=step_id
+        )
+
+    def window(self, step_id: str, window: Tumbling, *, allowed_lateness: timedelta = timedelta(0)) -> WindowedStream:
+        """Groups records by window and key; ``aggregate`` must follow.
+
+        Args:
+            step_id: Names the state for ever.
+            window: Which windows.
+            allowed_lateness: How long a window stays open after the watermark has passed its end.
+        """
+        return WindowedStream(
+            self._flow,
+            self._origin,
+            self._selector,
+            self._key_type,
+            step_id,
+            window,
+            micros_of("allowed_lateness", allowed_lateness),
+        )
+
+
+class WindowedStream:
+    """Records by window and key."""
+
+    def __init__(
+        self,
+        flow: Dataflow,
+        origin: Input,
+        selector: KeySelector,
+        key_type: KeyType | None,
+        step_id: str,
+        window: Tumbling,
+        lateness_us: int,
+    ) -> None:
+        self._flow = flow
+        self._origin = origin
+        self._selector = selector
+        self._key_type = key_type
+        self._step_id = step_id
+        self._window = window
+        self._lateness_us = lateness_us
+
+    def aggregate(self, **aggregates: Aggregate) -> Stream:
+        """One record a key and window when the window closes: key, ``window_start``, ``window_end``, results.
+
+        Records that come after that go to ``flow.late(step_id)``.
+        """
+        _check_aggregates(aggregates, self._selector)
+        selector, key_type, window, lateness = self._selector, self._key_type, self._window, self._lateness_us
+        return self._flow._operator(
+            "window",
+            (self._origin,),
+            lambda: AggregateWindows(selector, key_type, aggregates, window, lateness),
+            step_id=self._step_id,
+            sides=("late",),
+        )
+
+
+def _check_aggregates(aggregates: dict[str, Aggregate], selector: KeySelector) -> None:
+    if not aggregates:
+        raise ConfigurationError("aggregate needs at least one result, such as flights=count()")
+    for name, aggregate in aggregates.items():
+        if not isinstance(aggregate, Aggregate):
+            raise ConfigurationError(f"{name}={aggregate!r} is no aggregate; use count(), sum('column'), ...")
+        if name in selector.fields or name in ("window_start", "window_end"):
+            raise ConfigurationError(f"the result {name!r} has the name of the key or window; choose another")

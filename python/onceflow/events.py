@@ -1,0 +1,76 @@
+"""What a running job tells about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from onceflow._native import CheckpointStats
+
+__all__ = ["CheckpointCompleted", "JobEvent", "JobResult", "Progress", "Recovered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The job goes on from a checkpoint.
+
+    Attributes:
+        checkpoint_id: The checkpoint; None if the job starts from nothing.
+        job_epoch: Of this run.
+        rows: State rows restored.
+        duration_s: What opening and restoring took.
+        replaying_to: Outputs are suppressed until the positions of this checkpoint, whose own state is damaged.
+        damage: What was damaged, for people.
+    """
+
+    checkpoint_id: int | None
+    job_epoch: int
+    rows: int
+    duration_s: float
+    replaying_to: int | None = None
+    damage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointCompleted:
+    """A checkpoint is durable and the sinks have committed it."""
+
+    stats: CheckpointStats
+    records_in: int
+    records_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Now and then, at most ten times a second."""
+
+    records_in: int
+    records_out: int
+
+
+JobEvent: TypeAlias = Recovered | CheckpointCompleted | Progress
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """How a run ended. Counts include earlier runs, up to the checkpoint that was resumed from.
+
+    Attributes:
+        finished: All sources have ended and everything is committed; false if the job was stopped and can resume.
+        records_in: Records read.
+        records_out: Records that reached a sink.
+        rejected: Records handed to dead letters.
+        skipped: Records that could not be read and were only counted.
+        checkpoints: Completed in this run.
+        last_checkpoint: Number of the newest checkpoint.
+        resumed_from: Number of the checkpoint that this run began with.
+    """
+
+    finished: bool
+    records_in: int
+    records_out: int
+    rejected: int
+    skipped: int
+    checkpoints: int
+    last_checkpoint: int | None
+    resumed_from: int | None

@@ -1,0 +1,108 @@
+"""Keys of records: how they are chosen, and which key type their values ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from onceflow.columns import Columns
+from onceflow.exceptions import ConfigurationError, TypeMismatchError
+from onceflow.operators.calls import each
+from onceflow.types import Batch
+
+__all__ = ["KeySelector", "KeyType", "key_list", "key_type_of"]
+
+#: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"``, or a tuple of these.
+KeyType = str | tuple[str, ...]
+
+
+class KeySelector:
+    """Chooses the key of each record: a function, or the names of one or several columns.
+
+    Args:
+        by: A function of a record, or names.
+
+    Raises:
+        ConfigurationError: Neither.
+    """
+
+    def __init__(self, by: Callable[[Any], Any] | Sequence[str]) -> None:
+        self.function: Callable[[Any], Any] | None = None
+        if callable(by):
+            self.function = by
+            self.names: tuple[str, ...] = ()
+        else:
+            self.names = tuple(by)
+            if not self.names or not all(isinstance(name, str) for name in self.names):
+                raise ConfigurationError(f"key_by needs a function or names of columns, not {by!r}")
+            self.function = None if not self.names else itemgetter(*self.names)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names for the key in results."""
+        return self.names or ("key",)
+
+    def keys(self, step_id: str, records: Batch) -> Any:
+        """One key a record, in a form that ``Table`` takes: a list, an array, or a tuple of arrays."""
+        if isinstance(records, Columns):
+            if len(self.names) == 1:
+                return records[self.names[0]]
+            if self.names:
+                return tuple(records[name] for name in self.names)
+            records = records.to_rows()
+        if self.function is None:
+            raise ConfigurationError(f"step {step_id!r} has no key")
+        return each(step_id, self.function, records)
+
+
+def key_type_of(keys: Any) -> KeyType:
+    """The key type that these keys ask for.
+
+    Raises:
+        TypeMismatchError: None, floats, or anything else that is no key.
+    """
+    if isinstance(keys, tuple):
+        return tuple(_element_type(array) for array in keys)
+    found: KeyType = _element_type(keys, allow_tuple=True)
+    return found
+
+
+def _element_type(values: Any, *, allow_tuple: bool = False) -> Any:  # noqa: PLR0911 - one a kind
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        return "u64" if values.dtype == np.uint64 else "i64"
+    if hasattr(values, "__arrow_c_array__"):
+        kind = str(values.type)
+        if "string" in kind:
+            return "str"
+        if "binary" in kind:
+            return "bytes"
+        return "u64" if kind == "uint64" else "i64"
+    first = values[0]
+    if isinstance(first, (bool, np.bool_)):
+        pass
+    elif isinstance(first, (int, np.integer)):
+        return "i64"
+    elif isinstance(first, str):
+        return "str"
+    elif isinstance(first, bytes):
+        return "bytes"
+    elif isinstance(first, tuple) and allow_tuple and first:
+        return tuple(_element_type([element]) for element in first)
+    raise TypeMismatchError(
+        f"{first!r} cannot be a key; keys are int, str, bytes or tuples of these. Filter out records without a key"
+    )
+
+
+def key_list(keys: Any) -> list[Any]:
+    """The keys as Python objects, hashable and sortable."""
+    if isinstance(keys, tuple):
+        return list(zip(*(key_list(array) for array in keys), strict=True))
+    if isinstance(keys, list):
+        return keys
+    if isinstance(keys, np.ndarray):
+        listed: list[Any] = keys.tolist()
+        return listed
+    return list(keys.to_pylist())

@@ -1,0 +1,213 @@
+"""Running aggregates by key, and aggregates of tumbling windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from onceflow._native import Batch as TableBatch
+from onceflow._native import Table
+from onceflow.aggregates import Aggregate, AggregateColumns
+from onceflow.columns import Columns
+from onceflow.exceptions import StateError
+from onceflow.keys import KeySelector, KeyType, key_list, key_type_of
+from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
+from onceflow.types import Batch, Micros
+from onceflow.windows import Tumbling
+
+__all__ = ["AggregateKeys", "AggregateWindows"]
+
+_END_OF_TIME = (1 << 63) - 1
+
+
+class _Aggregating(Operator):
+    """Base: one table, made when the first batch shows the types."""
+
+    def __init__(self, selector: KeySelector, key_type: KeyType | None, aggregates: Mapping[str, Aggregate]) -> None:
+        self._selector = selector
+        self._key_type = key_type
+        self._aggregates = aggregates
+        self._table: Table | None = None
+
+    def open(self, context: OperatorContext) -> None:
+        self._context = context
+        self._columns = AggregateColumns(context.step_id, self._aggregates, context.codec)
+        known = context.backend.tables().get(context.step_id)
+        if known is not None:
+            self._columns.restore(known.columns)
+            self._table = context.backend.table(context.step_id, key=known.key, columns=known.columns)
+            self._restore_key(known.key)
+
+    def _restore_key(self, key: str | tuple[str, ...]) -> None:
+        self._key_type = key
+
+    def _update(self, key_type: KeyType, keys: Any, records: Batch) -> Table:
+        try:
+            values = self._columns.values(records)
+            if self._table is None:
+                self._table = self._context.backend.table(
+                    self._context.step_id, key=key_type, columns=self._columns.columns(values)
+                )
+            self._table.update(keys, self._columns.updates(values))
+        except StateError as error:
+            raise self._columns.explain(error) from error
+        return self._table
+
+    def _key_columns(self, keys: list[Any]) -> dict[str, Any]:
+        """Result columns of the key."""
+        fields = self._selector.fields
+        if len(fields) == 1:
+            return {fields[0]: _array(keys)}
+        return {field: _array([key[index] for key in keys]) for index, field in enumerate(fields)}
+
+
+def _array(values: list[Any]) -> Any:
+    if values and isinstance(values[0], int):
+        return np.array(values, dtype=np.int64 if values[0] < 0 or max(values) < 1 << 63 else np.uint64)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+class AggregateKeys(_Aggregating):
+    """Totals by key since the beginning.
+
+    Args:
+        selector: The key.
+        key_type: Its type; None: by the first keys.
+        aggregates: By the name of the result.
+        emit: ``"changes"``: for each batch the new totals of its keys, in the order in which they occur; ``"final"``:
+            all totals, sorted by key, when the input has ended.
+    """
+
+    def __init__(
+        self, selector: KeySelector, key_type: KeyType | None, aggregates: Mapping[str, Aggregate], emit: str
+    ) -> None:
+        super().__init__(selector, key_type, aggregates)
+        self._emit = emit
+
+    def process(self, records: Batch, times: EventTimes, out: Output) -> None:
+        keys = self._selector.keys(self._context.step_id, records)
+        if self._key_type is None:
+            self._key_type = key_type_of(keys)
+        table = self._update(self._key_type, keys, records)
+        if self._emit == "changes":
+            changed = _distinct(keys)
+            found = table.get(changed)
+            self._hand_out(changed, found, out, as_rows=isinstance(records, list))
+
+    def end(self, out: Output) -> None:
+        if self._emit != "final" or self._table is None:
+            return
+        found = self._table.scan()
+        keys = key_list(found.keys)
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        results = self._columns.results(found.columns)
+        columns = Columns({**self._key_columns(keys), **results})
+        out.emit(columns.take(np.array(order, dtype=np.int64)))
+
+    def _hand_out(self, keys: Any, found: TableBatch, out: Output, *, as_rows: bool) -> None:
+        columns = Columns({**self._key_columns(key_list(keys)), **self._columns.results(found.columns)})
+        out.emit(columns.to_rows() if as_rows else columns)
+
+
+def _distinct(keys: Any) -> Any:
+    """Each key once, in the order of first occurrence."""
+    if isinstance(keys, np.ndarray):
+        _, index = np.unique(keys, return_index=True)
+        return keys[np.sort(index)]
+    return list(dict.fromkeys(key_list(keys)))
+
+
+class AggregateWindows(_Aggregating):
+    """Aggregates by key and tumbling window; a window is handed out once, when it closes.
+
+    A window closes when the watermark has passed its end and the allowed lateness. Records of closed windows go to the
+    side output ``late``. Windows come out by start, then by key.
+
+    Args:
+        selector: The key.
+        key_type: Its type; None: by the first keys.
+        aggregates: By the name of the result.
+        window: Size and offset.
+        allowed_lateness_us: How long after its end a window stays open, in microseconds.
+    """
+
+    def __init__(
+        self,
+        selector: KeySelector,
+        key_type: KeyType | None,
+        aggregates: Mapping[str, Aggregate],
+        window: Tumbling,
+        allowed_lateness_us: int,
+    ) -> None:
+        super().__init__(selector, key_type, aggregates)
+        self._window = window
+        self._wait = window.size_us + allowed_lateness_us
+        self._watermark: Micros = -(1 << 63)
+
+    def open(self, context: OperatorContext) -> None:
+        super().open(context)
+        if context.restored is not None:
+            self._watermark = int.from_bytes(context.restored, "little", signed=True)
+
+    def _restore_key(self, key: str | tuple[str, ...]) -> None:
+        elements = tuple(key)[1:]
+        self._key_type = elements[0] if len(elements) == 1 else elements
+
+    def process(self, records: Batch, times: EventTimes, out: Output) -> None:
+        if times is None:
+            raise StateError(f"step {self._context.step_id!r}: records without event time reached a window")
+        starts = self._window.starts(times)
+        late = starts <= self._watermark - self._wait
+        if late.any():
+            rows = np.flatnonzero(late)
+            out.emit_side("late", _pick(records, rows), times[rows])
+            rows = np.flatnonzero(~late)
+            records, starts = _pick(records, rows), starts[rows]
+            if len(records) == 0:
+                return
+        keys = self._selector.keys(self._context.step_id, records)
+        if self._key_type is None:
+            self._key_type = key_type_of(keys)
+        if isinstance(self._key_type, tuple):
+            elements = keys if isinstance(keys, tuple) else tuple(map(list, zip(*keys, strict=True)))
+            self._update(("i64", *self._key_type), (starts, *elements), records)
+        else:
+            self._update(("i64", self._key_type), (starts, keys), records)
+
+    def on_watermark(self, watermark: Micros, out: Output) -> None:
+        self._watermark = watermark
+        if self._table is None:
+            return
+        # Before the end of time everything closes; its last instant needs a bound that still fits.
+        bound = _END_OF_TIME if watermark == _END_OF_TIME else watermark - self._wait + 1
+        closed = self._table.drain_below(bound)
+        if len(closed) == 0:
+            return
+        keys: list[tuple[Any, ...]] = closed.keys
+        order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+        starts = np.array([key[0] for key in keys], dtype=np.int64)
+        rest = (
+            [key[1] for key in keys] if len(self._selector.fields) == 1 and len(keys[0]) == 2 else [k[1:] for k in keys]
+        )
+        columns = Columns(
+            {
+                **self._key_columns(rest),
+                "window_start": starts.astype("M8[us]"),
+                "window_end": (starts + self._window.size_us).astype("M8[us]"),
+                **self._columns.results(closed.columns),
+            }
+        )
+        out.emit(columns.take(order), (starts + self._window.size_us - 1)[order])
+
+    def snapshot(self, checkpoint: Any) -> bytes | None:
+        return self._watermark.to_bytes(8, "little", signed=True)
+
+
+def _pick(records: Batch, rows: Any) -> Batch:
+    if isinstance(records, Columns):
+        return records.take(rows)
+    return [records[row] for row in rows]

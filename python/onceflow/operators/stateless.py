@@ -1,0 +1,113 @@
+"""Steps that keep nothing: map, filter, flat_map, and their forms for whole batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain, compress
+from typing import Any
+
+import numpy as np
+
+from onceflow.columns import Columns
+from onceflow.exceptions import UserFunctionError
+from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
+from onceflow.operators.calls import each, failed
+from onceflow.types import Batch
+
+__all__ = ["Filter", "FilterBatch", "FlatMap", "Inspect", "Map", "MapBatch", "Union"]
+
+
+def rows_of(records: Batch) -> list[Any]:
+    """Records as Python objects."""
+    return records.to_rows() if isinstance(records, Columns) else records
+
+
+class _FunctionStep(Operator):
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._step_id = ""
+
+    def open(self, context: OperatorContext) -> None:
+        self._step_id = context.step_id
+
+
+class Map(_FunctionStep):
+    """One record for each record."""
+
+    def process(self, records: Batch, times: EventTimes, out: Output) -> None:
+        out.emit(each(self._step_id, self._function, rows_of(records)), times)
+
+
+class Filter(_FunctionStep):
+    """The records for which the function is true."""
+
+    def process(self, records: Batch, times: EventTimes, out: Output) -> None:
+        kept = each(self._step_id, self._function, rows_of(records))
+        mask = np.fromiter(map(bool, kept), bool, len(kept))
+        if isinstance(records, Columns):
+            out.emit(records.filter(mask), None if times is None else times[mask])
+        else:
+            out.emit(list(compress(records, kept)), None if times is None else times[mask])
+
+
+class FlatMap(_FunctionStep):
+    """Any number of records for each record."""
+
+    def process(self, records: Batch, times: EventTimes, out: Output) -> None:
+        lists: list[Iterable[Any]] = each(self._step_id, lambda record: list(self._function(record)), rows_of(records))
+        if times is not None:
+            times = np.repeat(times, [len(items) for items in lists])  # type: ignore[arg-type]
+        out.emit(list(chain.from_iterable(lists)), times)
+
+
+class MapBatch(_FunctionStep):
+    """One batch for each batch, of as many records."""
+
+    def process(self, records: Batch, times: EventTimes, out: Output) -> None:
+        result = _call(self._step_id, self._function, records)
+        if not isinstance(result, (list, Columns)):
+            raise UserFunctionError(
+                f"step {self._step_id!r}: map_batch must return a list or Columns, not {type(result).__name__}",
+                step_id=self._step_id,
+            )
+        if times is not None and len(result) != len(records):
+            raise UserFunctionError(
+                f"step {self._step_id!r}: map_batch made {len(result)} records of {len(records)}, so their event times "
+                "are not known; use filter_batch or flat_map",
+                step_id=self._step_id,
+            )
+        out.emit(result, times)
+
+
+class FilterBatch(_FunctionStep):
+    """The records of a batch where the function's mask is true."""
+
+    def process(self, records: Batch, times: EventTimes, out: Output) -> None:
+        mask = np.asarray(_call(self._step_id, self._function, records))
+        if mask.dtype != np.bool_ or mask.shape != (len(records),):
+            raise UserFunctionError(
+                f"step {self._step_id!r}: filter_batch must return {len(records)} bools, not {mask.dtype} of shape "
+                f"{mask.shape}",
+                step_id=self._step_id,
+            )
+        kept = records.filter(mask) if isinstance(records, Columns) else list(compress(records, mask))
+        out.emit(kept, None if times is None else times[mask])
+
+
+class Inspect(_FunctionStep):
+    """Calls a function with each record and passes the records on."""
+
+    def process(self, records: Batch, times: EventTimes, out: Output) -> None:
+        each(self._step_id, self._function, rows_of(records))
+        out.emit(records, times)
+
+
+class Union(Operator):
+    """Passes on what comes from several inputs."""
+
+
+def _call(step_id: str, function: Callable[[Any], Any], records: Batch) -> Any:
+    try:
+        return function(records)
+    except Exception as error:
+        raise failed(step_id, error, (), -1) from error

@@ -1,0 +1,196 @@
+"""Checks a dataflow before its first record: every path from a source to a sink, leg by leg.
+
+Exactly-once stands on three legs: a source that can be replayed, state and positions in one checkpoint, and a sink that
+is transactional or idempotent. What a path lacks is named here, never discovered afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from onceflow.exceptions import ConfigurationError, DataflowChangedError, DeliveryGuaranteeError
+from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
+from onceflow.types import Guarantee
+
+__all__ = ["check_resume", "explain", "fingerprint", "plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    steps: tuple[str, ...]
+    source: SourceStep
+    sink: SinkStep
+
+    def __str__(self) -> str:
+        return " → ".join(self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leg:
+    holds: bool
+    step_id: str
+    text: str
+
+
+def plan(graph: Graph, guarantee: Guarantee) -> None:
+    """Raises unless the dataflow can run and keep the guarantee.
+
+    Raises:
+        ConfigurationError: No source or sink, an output that nobody takes, a window without event time.
+        DeliveryGuaranteeError: A path that cannot keep the guarantee; names path, step and leg.
+    """
+    _check_shape(graph)
+    for path in _paths(graph):
+        missing = [leg for leg in _legs(path, guarantee) if not leg.holds]
+        if missing:
+            raise DeliveryGuaranteeError(
+                f"{guarantee} cannot be kept on the path {path}: step {missing[0].step_id!r} {missing[0].text}."
+                f"{_advice(path)}"
+            )
+
+
+def explain(graph: Graph, guarantee: Guarantee) -> str:
+    """For people: each path with its legs; a leg that is missing is marked."""
+    _check_shape(graph)
+    lines = [f"dataflow {graph.name!r}, {guarantee}"]
+    for path in _paths(graph):
+        legs = _legs(path, guarantee)
+        kept = all(leg.holds for leg in legs)
+        lines.append("")
+        lines.append(f"{path}: {guarantee if kept else f'NOT {guarantee}'}")
+        lines.extend(f"  {'ok     ' if leg.holds else 'MISSING'}  {leg.step_id}: {leg.text}" for leg in legs)
+        if not kept:
+            lines.append(f" {_advice(path)}")
+        elif guarantee is Guarantee.EXACTLY_ONCE and path.sink.sink.delivery == "idempotent":
+            lines.append("  note     effectively_once would be cheaper here: a repeated write replaces itself")
+    lines.append("")
+    lines.append("The guarantee ends at the sinks: what reads their output decides what it makes of it.")
+    return "\n".join(lines)
+
+
+def fingerprint(graph: Graph) -> dict[str, str]:
+    """The steps that have state, by id, with their kind: what a checkpoint can be resumed with."""
+    steps = {step.step_id: "source" for step in graph.sources()}
+    steps.update({step.step_id: "sink" for step in graph.sinks()})
+    steps.update({step.step_id: step.kind for step in graph.operators() if step.stateful})
+    return steps
+
+
+def check_resume(old: dict[str, str], graph: Graph) -> None:
+    """Raises if the graph lacks a step that the checkpoint has state of, or has another kind under its id.
+
+    Raises:
+        DataflowChangedError: Names the steps.
+    """
+    new = fingerprint(graph)
+    gone = sorted(step_id for step_id in old if step_id not in new)
+    other = sorted(step_id for step_id in old if step_id in new and new[step_id] != old[step_id])
+    added = sorted(step_id for step_id in new if step_id not in old)
+    if gone:
+        renamed = f" (was one renamed to {added}?)" if added else ""
+        raise DataflowChangedError(
+            f"the checkpoint holds state of steps that the dataflow no longer has: {gone}{renamed}. Give them back "
+            "their ids, or start over with fresh state"
+        )
+    if other:
+        changes = ", ".join(f"{step_id!r} was {old[step_id]} and is {new[step_id]}" for step_id in other)
+        raise DataflowChangedError(
+            f"steps changed their kind: {changes}. Use other ids, or start over with fresh state"
+        )
+
+
+def _check_shape(graph: Graph) -> None:
+    if not graph.sources() or not graph.sinks():
+        raise ConfigurationError(f"dataflow {graph.name!r} needs at least one source and one sink")
+    for step in graph.sources():
+        if not graph.users(Input(step.step_id)):
+            raise ConfigurationError(f"nothing reads from source {step.step_id!r}; end its stream in a sink")
+        if step.source.has_dead_letters and not graph.users(Input(step.step_id, "dead_letters")):
+            raise ConfigurationError(
+                f"source {step.step_id!r} hands out dead letters and nothing takes them: add "
+                f"flow.dead_letters({step.step_id!r}).sink(...), or choose another on_malformed"
+            )
+    for operator in graph.operators():
+        if not graph.users(Input(operator.step_id)):
+            raise ConfigurationError(f"nothing takes the output of step {operator.step_id!r}; end it in a sink")
+        if operator.kind == "window":
+            for source in _origins(graph, operator):
+                if not source.source.has_event_time:
+                    raise ConfigurationError(
+                        f"window {operator.step_id!r} needs event time, and source {source.step_id!r} has none; give "
+                        "it event_time=..."
+                    )
+
+
+def _origins(graph: Graph, step: OperatorStep) -> Iterator[SourceStep]:
+    for origin in step.inputs:
+        before = graph.steps[origin.step_id]
+        if isinstance(before, SourceStep):
+            yield before
+        elif isinstance(before, OperatorStep):
+            yield from _origins(graph, before)
+
+
+def _paths(graph: Graph) -> Iterator[_Path]:
+    def walk(step: SourceStep | OperatorStep, names: tuple[str, ...], source: SourceStep) -> Iterator[_Path]:
+        sides: list[str | None] = [None, *(["dead_letters"] if isinstance(step, SourceStep) else step.sides)]
+        for side in sides:
+            label = names if side is None else (*names, f"({side})")
+            for user in graph.users(Input(step.step_id, side)):
+                if isinstance(user, SinkStep):
+                    yield _Path((*label, user.step_id), source, user)
+                else:
+                    yield from walk(user, (*label, user.step_id), source)
+
+    for source in graph.sources():
+        yield from walk(source, (source.step_id,), source)
+
+
+def _legs(path: _Path, guarantee: Guarantee) -> list[_Leg]:
+    source, sink = path.source, path.sink
+    replayable = source.source.replayable
+    kind = type(source.source).__name__
+    target = type(sink.sink).__name__
+    legs = []
+    if guarantee is Guarantee.AT_MOST_ONCE:
+        legs.append(_Leg(True, source.step_id, f"{kind}: positions are durable before outputs are written"))
+        legs.append(_Leg(True, sink.step_id, f"{target}: written after the decision, never again"))
+        return legs
+    legs.append(
+        _Leg(
+            replayable,
+            source.step_id,
+            f"{kind} can be read again from a checkpoint's position"
+            if replayable
+            else f"is a {kind}, which cannot be read again from a position: what was read is lost by a crash",
+        )
+    )
+    if guarantee is Guarantee.AT_LEAST_ONCE:
+        legs.append(_Leg(True, sink.step_id, f"{target}: written before the decision, again after a crash"))
+        return legs
+    legs.append(_Leg(True, "state", "state, positions and timers belong to one checkpoint"))
+    delivery = sink.sink.delivery
+    if delivery == "plain":
+        text = f"is a {target}, which is neither transactional nor idempotent: after a crash it would repeat output"
+    elif delivery == "idempotent":
+        text = f"{target} is idempotent: " + (
+            "its output is fixed by the decision, then written as often as it takes"
+            if guarantee is Guarantee.EXACTLY_ONCE
+            else "a repeated write replaces itself"
+        )
+    else:
+        text = f"{target} is transactional: output becomes visible with its checkpoint"
+    legs.append(_Leg(delivery != "plain", sink.step_id, text))
+    return legs
+
+
+def _advice(path: _Path) -> str:
+    options: list[Any] = []
+    if not path.source.source.replayable:
+        options.append("read from a source that can be replayed")
+    if path.sink.sink.delivery == "plain":
+        options.append("write to a transactional sink (such as CsvSink) or an idempotent one")
+    weaker = "at_least_once" if path.source.source.replayable else "at_most_once"
+    return f" Either {' and '.join(options)}, or choose {weaker} with open eyes."

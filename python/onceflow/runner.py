@@ -1,0 +1,637 @@
+"""Runs a dataflow: source tasks, a worker task, checkpoints, recovery.
+
+One thread does the job's work. Each round every source task reads one batch into its channel and the worker task takes
+them in order. A checkpoint is a barrier in every channel: when the aligner has seen them all, operators write cached
+state into their tables, the tables are frozen, sinks are sealed, and work goes on; the checkpoint thread then has the
+sinks prepare, writes the decision record, and has the sinks commit. ``CheckpointCoordinator`` says what comes next.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from os import PathLike
+from typing import Any
+
+import msgspec
+
+from onceflow._native import (
+    BarrierAligner,
+    CheckpointCoordinator,
+    CheckpointInfo,
+    CoordinatorEffect,
+    PendingCheckpoint,
+    RecoveryPlan,
+    StateBackend,
+    recovery_plan,
+)
+from onceflow.channel import BarrierEvent, BatchEvent, Event
+from onceflow.checkpoint_thread import CheckpointThread, Outcome
+from onceflow.clock import Clock, SystemClock
+from onceflow.codec import codec_by_name
+from onceflow.crash import crash_point
+from onceflow.dataflow import Dataflow
+from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered
+from onceflow.exceptions import (
+    CheckpointError,
+    ConfigurationError,
+    FencedError,
+    SinkError,
+    SourceError,
+    StoreCorruptError,
+    UserFunctionError,
+)
+from onceflow.planner import check_resume, fingerprint, plan
+from onceflow.sink_legs import SinkLeg, open_leg
+from onceflow.sinks import SinkContext
+from onceflow.source_task import SourceTask
+from onceflow.sources import StopRun
+from onceflow.types import Guarantee
+from onceflow.worker_task import END_OF_TIME, WorkerTask
+
+__all__ = ["run"]
+
+_JOB_BLOB = "job"
+_JOB_FORMAT = 1
+_WORKER = "worker"
+_MAX_HELD_RECORDS = 1_000_000
+_PROGRESS_EVERY_S = 0.1
+_IDLE_S = 0.002
+_CHECKPOINT_TIMEOUT_S = 600.0
+
+
+def run(
+    flow: Dataflow,
+    state: str | PathLike[str],
+    *,
+    checkpoint_interval_s: float = 1.0,
+    guarantee: Guarantee | str = Guarantee.EXACTLY_ONCE,
+    batch_size: int = 8192,
+    codec: str = "msgpack",
+    retain: int = 2,
+    from_checkpoint: int | None = None,
+    fresh: bool = False,
+    take_over: bool = False,
+    on_event: Callable[[JobEvent], None] | None = None,
+    clock: Clock | None = None,
+) -> JobResult:
+    """Runs a dataflow until its sources end, or until it is interrupted.
+
+    A job that was killed, failed or interrupted resumes from its newest checkpoint when it is run again with the same
+    state directory. SIGINT and SIGTERM end it with a last checkpoint; a second SIGINT ends it at once (safe too).
+
+    Args:
+        flow: What to run; its name is the job's name.
+        state: State directory, made if missing, private to the owner.
+        checkpoint_interval_s: Seconds from one checkpoint's start to the next one's. A checkpoint waits for the one
+            before.
+        guarantee: What the output promises; refused before the first record if a path cannot keep it.
+        batch_size: Records that a source is asked for at once. Keep it from run to run: output that depends on batches
+            is the same only then.
+        codec: How values of user state become bytes: ``"msgpack"``, or ``"pickle"`` for any object (reading pickles
+            runs code).
+        retain: Complete checkpoints kept besides savepoints.
+        from_checkpoint: Resume from this one instead of the newest. Starts a new lineage: outputs after it are written
+            again.
+        fresh: Start from nothing, in a new lineage.
+        take_over: Fence a running or paused process of this job instead of being refused.
+        on_event: Called on the job's thread.
+        clock: Where the time comes from.
+
+    Raises:
+        DeliveryGuaranteeError, ConfigurationError: Before anything was opened.
+        DataflowChangedError: Stateful steps were removed or changed.
+        UserFunctionError, SourceError, SinkError: The job failed; it can be run again.
+        FencedError: A newer run of the job has taken over.
+        StoreError: The state directory cannot be used.
+    """
+    settings = {"guarantee": Guarantee(guarantee), "batch_size": batch_size, "codec": codec}
+    if checkpoint_interval_s <= 0 or batch_size < 1:
+        raise ConfigurationError("checkpoint_interval_s and batch_size must be above 0")
+    if fresh and from_checkpoint is not None:
+        raise ConfigurationError("fresh=True starts from nothing; give it or from_checkpoint, not both")
+    plan(flow.graph, Guarantee(guarantee))
+    with ExitStack() as resources:
+        backend = StateBackend.open(
+            state,
+            job=flow.name,
+            retain=retain,
+            take_over=take_over,
+            checkpoint="none" if fresh else from_checkpoint,
+        )
+        resources.callback(backend.close)
+        job = _Job(flow, backend, settings, checkpoint_interval_s, on_event, clock or SystemClock(), resources)
+        return job.run()
+
+
+class _Job:
+    def __init__(
+        self,
+        flow: Dataflow,
+        backend: StateBackend,
+        settings: dict[str, Any],
+        interval_s: float,
+        on_event: Callable[[JobEvent], None] | None,
+        clock: Clock,
+        resources: ExitStack,
+    ) -> None:
+        self._graph = flow.graph
+        self._backend = backend
+        self._guarantee: Guarantee = settings["guarantee"]
+        self._codec = codec_by_name(settings["codec"])
+        self._batch_size: int = settings["batch_size"]
+        self._interval_s = interval_s
+        self._on_event = on_event
+        self._clock = clock
+        self._resources = resources
+        self._stopping = False
+        self._pending: PendingCheckpoint | None = None
+        self._sealed: dict[str, Any] = {}
+        self._staged: dict[str, bytes | None] = {}
+        self._source_states: dict[str, dict[str, Any]] = {}
+        self._watermarks: dict[str, int] = {}
+        self._replay_to: dict[str, Any] | None = None
+        self._last_start = clock.monotonic()
+        self._last_progress = self._last_start
+        self._completed = 0
+        self._stats: Any = None
+        self._counts = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0}
+        self._out_before = 0
+
+    # -- start ---------------------------------------------------------------------------------
+
+    def run(self) -> JobResult:
+        restored = self._backend.recovery.restored
+        job = self._resume(restored)
+        self._last_checkpoint = None if restored is None else restored.id
+        if job is not None and job["finished"]:
+            self._open_legs(restored)
+            return self._result(finished=True)
+        legs = self._open_legs(restored)
+        recovery = self._recovery_plan(restored)
+        self._open_tasks(restored, legs)
+        self._recovered(restored, recovery)
+        crash_point("recover.post_open")
+        with _stop_on_signals(self):
+            finished = self._loop()
+        return self._result(finished=finished)
+
+    def stop(self) -> None:
+        """The run ends with a last checkpoint as soon as possible."""
+        self._stopping = True
+
+    def _resume(self, restored: CheckpointInfo | None) -> dict[str, Any] | None:
+        if restored is None:
+            return None
+        blob = restored.blobs.get(_JOB_BLOB)
+        if blob is None:
+            raise ConfigurationError(
+                f"{self._backend.path} holds checkpoints of a program that uses the state backend itself, not of a "
+                "dataflow; give the dataflow its own directory"
+            )
+        job: dict[str, Any] = msgspec.msgpack.decode(blob)
+        if job["format"] != _JOB_FORMAT:
+            raise ConfigurationError(f"the job was written in format {job['format']}; this version reads {_JOB_FORMAT}")
+        wanted = {"guarantee": str(self._guarantee), "codec": self._codec.name, "batch_size": self._batch_size}
+        for name, value in wanted.items():
+            if job[name] != value:
+                raise ConfigurationError(
+                    f"the job was started with {name}={job[name]!r} and is resumed with {value!r}; use the former, or "
+                    "start over with fresh state"
+                )
+        check_resume(job["steps"], self._graph)
+        self._counts = job["counts"]
+        self._out_before = self._counts["records_out"]
+        return job
+
+    def _open_legs(self, restored: CheckpointInfo | None) -> dict[str, SinkLeg]:
+        backend = self._backend
+        decided = [record for record in backend.checkpoints() if record.damage is None]
+        self._legs: dict[str, SinkLeg] = {}
+        for step in self._graph.sinks():
+            context = SinkContext(
+                self._graph.name,
+                step.step_id,
+                backend.job_epoch,
+                backend.lineage,
+                None if restored is None else restored.id,
+            )
+            leg = open_leg(step.sink, context, self._guarantee, self._codec)
+            self._resources.callback(leg.close)
+            self._legs[step.step_id] = leg
+            crash_point("recover.pre_commit")
+            leg.recover(
+                [(record.id, record.staged[step.step_id]) for record in decided if step.step_id in record.staged]
+            )
+            crash_point("recover.post_commit")
+        return self._legs
+
+    def _recovery_plan(self, restored: CheckpointInfo | None) -> RecoveryPlan | None:
+        recovery = self._backend.recovery
+        if not recovery.damage:
+            return None
+        later = [record.id for record in recovery.decided_after]
+        unreadable = [number for number, _ in recovery.damage if number is not None and number not in later]
+        made = recovery_plan(
+            restored=None if restored is None else restored.id,
+            decided_after=later,
+            applied=dict.fromkeys(self._legs),
+            replayable_to_position=True,
+            unreadable=unreadable,
+        )
+        if made.kind == "stop":
+            reasons = "; ".join(reason for _, reason in recovery.damage)
+            raise StoreCorruptError(
+                f"{self._backend.path}: no exact recovery is possible: {made.reason} ({reasons}). Resume from a "
+                "checkpoint of your choice with from_checkpoint, knowing that outputs after it are written again"
+            )
+        for number in made.abort:
+            self._backend.delete_checkpoint(number)
+        if made.kind == "replay_suppressed":
+            record = next(record for record in recovery.decided_after if record.id == made.until)
+            self._replay_to = {
+                name: msgspec.msgpack.decode(blob)["position"]
+                for name, blob in record.blobs.items()
+                if name.startswith("source/")
+            }
+        return made
+
+    def _open_tasks(self, restored: CheckpointInfo | None, legs: dict[str, SinkLeg]) -> None:
+        blobs = {} if restored is None else restored.blobs
+        self._tasks: list[SourceTask] = []
+        known = {name for name in blobs if name.startswith("source/")}
+        for step in self._graph.sources():
+            for partition in step.source.partitions():
+                blob = blobs.get(f"source/{step.step_id}/{partition}")
+                saved = None if blob is None else msgspec.msgpack.decode(blob)
+                task = SourceTask(step, partition, saved, self._batch_size)
+                self._resources.callback(task.close)
+                self._tasks.append(task)
+                known.discard(f"source/{task.name}")
+        if known:
+            raise SourceError(
+                f"partitions that the checkpoint has positions of are gone: {sorted(known)}; put the files back, or "
+                "start over with fresh state"
+            )
+        self._by_source = {
+            step.step_id: [task for task in self._tasks if task.step is step] for step in self._graph.sources()
+        }
+        self._aligner = BarrierAligner(len(self._tasks))
+        self._coordinator = CheckpointCoordinator(
+            [*(task.name for task in self._tasks), _WORKER], list(legs), timeout_s=_CHECKPOINT_TIMEOUT_S
+        )
+        self._worker = WorkerTask(self._graph, legs)
+        self._resources.callback(self._worker.close)
+        prefix = "operator/"
+        self._worker.open(
+            self._backend,
+            self._codec,
+            self._clock,
+            {name.removeprefix(prefix): blob for name, blob in blobs.items() if name.startswith(prefix)},
+        )
+        self._thread = CheckpointThread()
+        self._resources.callback(self._give_up)
+        for task in self._tasks:
+            self._source_states[task.name] = task.snapshot()
+        for step_id in self._by_source:
+            self._advance(step_id)
+
+    def _recovered(self, restored: CheckpointInfo | None, made: RecoveryPlan | None) -> None:
+        recovery = self._backend.recovery
+        self._tell(
+            Recovered(
+                None if restored is None else restored.id,
+                self._backend.job_epoch,
+                recovery.rows,
+                recovery.duration_s,
+                None if made is None else made.until,
+                tuple(reason for _, reason in recovery.damage),
+            )
+        )
+
+    # -- rounds --------------------------------------------------------------------------------
+
+    def _loop(self) -> bool:
+        self._worker.suppress(self._replay_to is not None)
+        self._check_replay()
+        while True:
+            self._poll()
+            if self._stopping and self._replay_to is None:
+                self._finish_checkpoint(finished=False)
+                return False
+            if all(task.ended for task in self._tasks):
+                break
+            if not self._round():
+                self._wait(_IDLE_S)
+            self._check_replay()
+            if self._pending is None and self._replay_to is None and self._is_due():
+                self._start_checkpoint(finished=False)
+        if self._replay_to is not None:
+            raise SourceError(
+                "the sources ended before the positions of the damaged checkpoint were reached: they are not what they "
+                "were, so no exact recovery is possible"
+            )
+        while self._pending is not None:
+            self._wait(1.0)
+        self._worker.end()
+        self._finish_checkpoint(finished=True)
+        return True
+
+    def _round(self) -> bool:
+        """Every source task reads a batch, and the worker takes them in order."""
+        progressed = False
+        for task in self._tasks:
+            if task.ended:
+                continue
+            try:
+                progressed |= task.read()
+            except StopRun:
+                self.stop()
+                progressed = True
+            if task.ended:
+                self._source_states[task.name] = task.snapshot()
+        self._consume()
+        return progressed
+
+    def _consume(self) -> None:
+        now = self._clock.monotonic
+        aligner = self._aligner
+        for number, task in enumerate(self._tasks):
+            while len(task.channel) and not aligner.is_blocked(number):
+                event = task.channel.pop()
+                if isinstance(event, BatchEvent):
+                    actions = aligner.receive(number, event)
+                elif isinstance(event, BarrierEvent):
+                    actions = aligner.barrier(number, event.checkpoint_id, created_s=event.created_s, now_s=now())
+                else:
+                    actions = aligner.end(number, now_s=now())
+                    self._ended(task)
+                for action in actions:
+                    if action.kind == "deliver":
+                        self._deliver(self._tasks[action.channel or 0], action.item)
+                    elif action.kind == "trigger":
+                        self._snapshot()
+
+    def _deliver(self, task: SourceTask, event: Event) -> None:
+        if not isinstance(event, BatchEvent):
+            return
+        batch = event.batch
+        counts = self._counts
+        counts["records_in"] += len(batch.records)
+        counts["skipped"] += batch.skipped
+        try:
+            if batch.rejected:
+                counts["rejected"] += len(batch.rejected)
+                self._worker.reject(
+                    task.step.step_id,
+                    [
+                        {
+                            "source": task.step.step_id,
+                            "partition": record.partition,
+                            "position": record.position,
+                            "reason": record.reason,
+                            "text": record.text,
+                        }
+                        for record in batch.rejected
+                    ],
+                )
+            self._worker.take(task.step.step_id, batch.records, batch.event_times)
+            if event.watermark is not None:
+                self._advance(task.step.step_id)
+        except UserFunctionError as error:
+            if error.position is None and batch.first_record is not None:
+                last = batch.first_record + len(batch.records) - 1
+                error.position = f"{task.partition}, records {batch.first_record} to {last}"
+                error.add_note(f"while processing {error.position} of source {task.step.step_id!r}")
+            raise
+
+    def _ended(self, task: SourceTask) -> None:
+        self._apply(self._coordinator.task_finished(task.name, now_s=self._clock.monotonic()))
+        self._advance(task.step.step_id)
+
+    def _advance(self, step_id: str) -> None:
+        """Tells the worker a source's watermark, if it has risen: the lowest one of its partitions."""
+        lowest = END_OF_TIME
+        for task in self._by_source[step_id]:
+            if task.ended and not len(task.channel):
+                continue
+            if task.watermark is None:
+                return
+            lowest = min(lowest, task.watermark)
+        if lowest > self._watermarks.get(step_id, -(1 << 63)):
+            self._watermarks[step_id] = lowest
+            self._worker.advance(step_id, lowest)
+
+    def _check_replay(self) -> None:
+        """Outputs are suppressed until every source stands where the damaged checkpoint stood."""
+        if self._replay_to is None:
+            return
+        if all(task.position() == self._replay_to.get(f"source/{task.name}") for task in self._tasks):
+            self._replay_to = None
+            self._worker.suppress(False)
+            self._start_checkpoint(finished=False)
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def _is_due(self) -> bool:
+        now = self._clock.monotonic()
+        if now - self._last_progress >= _PROGRESS_EVERY_S:
+            self._last_progress = now
+            self._tell(Progress(self._counts["records_in"], self._records_out()))
+        if now - self._last_start >= self._interval_s:
+            return True
+        return any(leg.held > _MAX_HELD_RECORDS for leg in self._legs.values())
+
+    def _start_checkpoint(self, *, finished: bool) -> None:
+        self._last_start = self._clock.monotonic()
+        self._pending = self._backend.begin_checkpoint()
+        self._finished = finished
+        self._sealed, self._staged = {}, {}
+        crash_point("barrier.pre_inject")
+        self._apply(self._coordinator.trigger(self._pending.id, now_s=self._last_start))
+        self._consume()
+
+    def _finish_checkpoint(self, *, finished: bool) -> None:
+        """A last checkpoint, waited for."""
+        while self._pending is not None:
+            self._wait(1.0)
+        self._start_checkpoint(finished=finished)
+        while self._pending is not None:
+            self._wait(1.0)
+        crash_point("job.end")
+
+    def _inject(self) -> None:
+        pending = self._under_way()
+        now = self._clock.monotonic()
+        live = [task for task in self._tasks if not task.ended]
+        for task in live:
+            self._source_states[task.name] = task.snapshot()
+            task.inject(pending.id, now)
+            crash_point("barrier.mid_inject")
+            self._apply(self._coordinator.acknowledge(task.name, pending.id, now_s=now))
+        if not live:
+            self._snapshot()
+
+    def _snapshot(self) -> None:
+        """The cut: what was processed so far belongs to the checkpoint."""
+        pending = self._under_way()
+        crash_point("task.pre_snapshot")
+        for step_id, data in self._worker.snapshot(pending).items():
+            pending.put_blob(f"operator/{step_id}", data)
+        pending.freeze()
+        for name, state in self._source_states.items():
+            pending.put_blob(f"source/{name}", msgspec.msgpack.encode(state))
+        self._counts["records_out"] = self._records_out()
+        pending.put_blob(
+            _JOB_BLOB,
+            msgspec.msgpack.encode(
+                {
+                    "format": _JOB_FORMAT,
+                    "guarantee": str(self._guarantee),
+                    "codec": self._codec.name,
+                    "batch_size": self._batch_size,
+                    "steps": fingerprint(self._graph),
+                    "finished": self._finished,
+                    "counts": self._counts,
+                }
+            ),
+        )
+        for step_id, leg in self._legs.items():
+            self._sealed[step_id] = leg.seal(pending.id)
+        crash_point("task.post_snapshot")
+        now = self._clock.monotonic()
+        self._apply(self._coordinator.acknowledge(_WORKER, pending.id, now_s=now))
+
+    def _apply(self, effects: list[CoordinatorEffect]) -> None:
+        """Carries out what the coordinator says."""
+        for effect in effects:
+            if effect.kind == "inject_barrier":
+                self._inject()
+            elif effect.kind == "prepare_sinks":
+                for step_id in self._legs:
+                    self._thread.submit("prepare", step_id, lambda step_id=step_id: self._prepare(step_id))  # type: ignore[misc]
+            elif effect.kind == "decide":
+                self._thread.submit("decide", "", self._decide)
+            elif effect.kind == "commit_sink":
+                sink = effect.sink or ""
+                self._thread.submit("commit", sink, lambda sink=sink: self._commit(sink))  # type: ignore[misc]
+            elif effect.kind == "complete":
+                self._complete()
+            else:
+                # Sealed output cannot go back into the stream, so also an abort ends the run: the next one begins at
+                # the checkpoint before.
+                raise CheckpointError(f"checkpoint {effect.checkpoint_id} failed: {effect.reason}; run the job again")
+
+    def _prepare(self, step_id: str) -> None:
+        sealed = self._sealed[step_id]
+        if sealed is not None:
+            self._staged[step_id] = self._legs[step_id].prepare(self._under_way().id, sealed)
+        crash_point("sink.post_prepare")
+
+    def _decide(self) -> None:
+        pending = self._under_way()
+        for step_id, staged in self._staged.items():
+            if staged is not None:
+                pending.stage(step_id, staged)
+        crash_point("decide.pre")
+        pending.commit()
+        self._stats = pending.wait()
+        crash_point("decide.post_wait")
+
+    def _commit(self, step_id: str) -> None:
+        crash_point("sink.pre_commit")
+        if self._sealed[step_id] is not None:
+            self._legs[step_id].commit(self._under_way().id, self._sealed[step_id], self._staged.get(step_id))
+        crash_point("sink.post_commit")
+
+    def _poll(self) -> None:
+        self._backend.poll()
+        while (outcome := self._thread.outcome()) is not None:
+            self._settle(outcome)
+
+    def _wait(self, timeout_s: float) -> None:
+        if self._pending is None:
+            time.sleep(timeout_s)
+            return
+        self._backend.poll()
+        outcome = self._thread.outcome(timeout_s)
+        if outcome is not None:
+            self._settle(outcome)
+        self._apply(self._coordinator.tick(self._clock.monotonic()))
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Tells the coordinator what became of a piece of work; an error ends the run."""
+        error = outcome.error
+        if error is not None:
+            if isinstance(error, FencedError) or outcome.kind == "decide":
+                raise error
+            raise SinkError(f"sink {outcome.sink!r} could not {outcome.kind}: {error}") from error
+        number = self._under_way().id
+        if outcome.kind == "prepare":
+            self._apply(self._coordinator.prepared(outcome.sink, number))
+        elif outcome.kind == "decide":
+            self._apply(self._coordinator.decided(number))
+        else:
+            self._apply(self._coordinator.committed(outcome.sink, number))
+
+    def _complete(self) -> None:
+        pending, self._pending = self._under_way(), None
+        self._last_checkpoint = pending.id
+        self._completed += 1
+        self._tell(CheckpointCompleted(self._stats, self._counts["records_in"], self._records_out()))
+
+    def _give_up(self) -> None:
+        """Closes the checkpoint thread; what was sealed and not decided is discarded."""
+        self._thread.close()
+        if self._pending is not None and not self._pending.done:
+            self._pending.abort()
+            for step_id, sealed in self._sealed.items():
+                if sealed is not None:
+                    self._legs[step_id].abort(self._pending.id, sealed)
+
+    def _under_way(self) -> PendingCheckpoint:
+        if self._pending is None:
+            raise CheckpointError("no checkpoint is under way")
+        return self._pending
+
+    # -- reports -------------------------------------------------------------------------------
+
+    def _records_out(self) -> int:
+        return self._out_before + self._worker.records_out
+
+    def _tell(self, event: JobEvent) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _result(self, *, finished: bool) -> JobResult:
+        restored = self._backend.recovery.restored
+        return JobResult(
+            finished=finished,
+            checkpoints=self._completed,
+            last_checkpoint=self._last_checkpoint,
+            resumed_from=None if restored is None else restored.id,
+            **self._counts,
+        )
+
+
+@contextmanager
+def _stop_on_signals(job: _Job) -> Iterator[None]:
+    """SIGINT and SIGTERM stop the job; a second SIGINT interrupts it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        job.stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,196 @@
+"""How a sink is written under a guarantee: what is visible when, and what the decision record keeps.
+
+==================  =======================================================================================
+leg                 output of checkpoint N becomes visible
+==================  =======================================================================================
+TransactionalLeg    prepared before the decision, committed after it; again by every recovery
+RecordedLeg         its records are part of the decision; written after it, and again by a recovery
+DirectLeg           at once; flushed before the decision. A crash in between repeats it
+HeldLeg             written after the decision, once. A crash in between loses it
+==================  =======================================================================================
+
+``write`` and ``seal`` run on the job's thread; ``prepare``, ``commit`` and ``abort`` on the checkpoint thread.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from onceflow.codec import Codec
+from onceflow.columns import Columns
+from onceflow.crash import crash_point
+from onceflow.exceptions import SinkError
+from onceflow.sinks import (
+    Committable,
+    IdempotentSink,
+    PlainSink,
+    Sink,
+    SinkContext,
+    SinkWriter,
+    TransactionalSink,
+    TransactionalSinkWriter,
+)
+from onceflow.types import Batch, Guarantee
+
+__all__ = ["SinkLeg", "open_leg"]
+
+
+class SinkLeg(ABC):
+    """One sink under one guarantee."""
+
+    #: Records held in memory until the next checkpoint.
+    held = 0
+
+    @abstractmethod
+    def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
+        """Before anything else: decided checkpoints, oldest first, with what was staged for them."""
+
+    @abstractmethod
+    def write(self, records: Batch) -> None:
+        """Output of the checkpoint that comes next."""
+
+    @abstractmethod
+    def seal(self, checkpoint_id: int) -> Any | None:
+        """Cuts; None if there is nothing."""
+
+    def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
+        """Before the decision: what the decision record keeps."""
+        return None
+
+    def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:  # noqa: B027
+        """After the decision."""
+
+    def abort(self, checkpoint_id: int, sealed: Any) -> None:  # noqa: B027
+        """There was no decision."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases the sink."""
+
+
+class _TransactionalLeg(SinkLeg):
+    def __init__(self, writer: TransactionalSinkWriter) -> None:
+        self._writer = writer
+
+    def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
+        self._writer.recover([_committable(checkpoint_id, staged) for checkpoint_id, staged in decided])
+
+    def write(self, records: Batch) -> None:
+        self._writer.write(records)
+
+    def seal(self, checkpoint_id: int) -> Any | None:
+        return self._writer.seal(checkpoint_id)
+
+    def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
+        return msgspec.msgpack.encode(self._writer.prepare(checkpoint_id, sealed))
+
+    def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:
+        if staged is not None:
+            self._writer.commit(_committable(checkpoint_id, staged))
+
+    def abort(self, checkpoint_id: int, sealed: Any) -> None:
+        self._writer.abort(checkpoint_id, sealed)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _committable(checkpoint_id: int, staged: bytes) -> Committable:
+    return Committable(checkpoint_id, msgspec.msgpack.decode(staged))
+
+
+class _RecordedLeg(SinkLeg):
+    def __init__(self, writer: SinkWriter, codec: Codec) -> None:
+        self._writer = writer
+        self._codec = codec
+        self._records: list[Any] = []
+
+    def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
+        # A decision waits for the writes of the one before, so only the newest can be unwritten.
+        for checkpoint_id, staged in decided[-1:]:
+            self.commit(checkpoint_id, None, staged)
+
+    def write(self, records: Batch) -> None:
+        self._records.extend(_rows(records))
+        self.held = len(self._records)
+
+    def seal(self, checkpoint_id: int) -> Any | None:
+        records, self._records, self.held = self._records, [], 0
+        return records or None
+
+    def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
+        return self._codec.encode(sealed)
+
+    def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:
+        if staged is not None:
+            self._writer.write(sealed if sealed is not None else self._codec.decode(staged))
+            crash_point("sink.mid_write")
+            self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _DirectLeg(SinkLeg):
+    def __init__(self, writer: SinkWriter) -> None:
+        self._writer = writer
+
+    def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
+        pass
+
+    def write(self, records: Batch) -> None:
+        self._writer.write(records)
+
+    def seal(self, checkpoint_id: int) -> Any | None:
+        self._writer.flush()
+        return None
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _HeldLeg(SinkLeg):
+    def __init__(self, writer: SinkWriter) -> None:
+        self._writer = writer
+        self._batches: list[Batch] = []
+
+    def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
+        pass
+
+    def write(self, records: Batch) -> None:
+        self._batches.append(records)
+        self.held += len(records)
+
+    def seal(self, checkpoint_id: int) -> Any | None:
+        batches, self._batches, self.held = self._batches, [], 0
+        return batches or None
+
+    def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:
+        for batch in sealed or ():
+            self._writer.write(batch)
+            crash_point("sink.mid_write")
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _rows(records: Batch) -> list[Any]:
+    return records.to_rows() if isinstance(records, Columns) else records
+
+
+def open_leg(sink: Sink, context: SinkContext, guarantee: Guarantee, codec: Codec) -> SinkLeg:
+    """The leg of a sink whose fitness the planner has checked."""
+    if isinstance(sink, TransactionalSink):
+        return _TransactionalLeg(sink.open(context))
+    if not isinstance(sink, (PlainSink, IdempotentSink)):
+        raise SinkError(f"sink {context.sink!r} is a {type(sink).__name__}: derive from one of the three kinds of sink")
+    if guarantee is Guarantee.EXACTLY_ONCE:
+        return _RecordedLeg(sink.open(context), codec)
+    if guarantee is Guarantee.AT_MOST_ONCE:
+        return _HeldLeg(sink.open(context))
+    return _DirectLeg(sink.open(context))

@@ -1,0 +1,81 @@
+"""The task of one source partition: reads, cuts at barriers, keeps the position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onceflow.channel import BarrierEvent, BatchEvent, Channel, EndEvent
+from onceflow.exceptions import SourceError
+from onceflow.graph import SourceStep
+from onceflow.sources import SourceReader
+from onceflow.types import Micros, Plain
+
+__all__ = ["SourceTask"]
+
+
+class SourceTask:
+    """Reads one partition round by round.
+
+    A round is one batch. Barriers come behind the same round on all partitions, so that the order in which the worker
+    takes batches does not depend on where checkpoints fall: an interrupted job sees what an uninterrupted one sees.
+
+    Args:
+        step: The source.
+        partition: Name of the partition.
+        state: What ``snapshot`` returned for the checkpoint to resume from; None for the beginning.
+        batch_size: Records of a batch.
+    """
+
+    def __init__(self, step: SourceStep, partition: str, state: dict[str, Any] | None, batch_size: int) -> None:
+        self.step = step
+        self.partition = partition
+        self.channel = Channel()
+        self.rounds = 0
+        self.ended = False
+        self._batch_size = batch_size
+        self._newest: Micros | None = None if state is None else state["newest"]
+        self._reader: SourceReader = step.source.open(partition, None if state is None else state["position"])
+
+    @property
+    def name(self) -> str:
+        """Unique among all tasks."""
+        return f"{self.step.step_id}/{self.partition}"
+
+    @property
+    def watermark(self) -> Micros | None:
+        """No record below it is expected any more."""
+        return None if self._newest is None else self._newest - self.step.max_out_of_orderness_us
+
+    def read(self) -> bool:
+        """One round; false if there was nothing to read."""
+        batch = self._reader.read(self._batch_size)
+        self.rounds += 1
+        if batch is None:
+            self.ended = True
+            self.channel.put(EndEvent())
+            return True
+        if self.step.source.has_event_time:
+            times = batch.event_times
+            if times is None or len(times) != len(batch.records):
+                raise SourceError(f"source {self.step.step_id!r} promised an event time for each record and gave none")
+            if len(times):
+                newest = int(times.max())
+                self._newest = newest if self._newest is None else max(self._newest, newest)
+        self.channel.put(BatchEvent(batch, self.watermark))
+        return bool(len(batch.records) or batch.rejected)
+
+    def inject(self, checkpoint_id: int, now_s: float) -> None:
+        """Puts a barrier behind the last batch."""
+        self.channel.put(BarrierEvent(checkpoint_id, now_s))
+
+    def position(self) -> Plain:
+        """Where the reader stands."""
+        return self._reader.position()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What resumes the task behind its last batch."""
+        return {"position": self._reader.position(), "newest": self._newest}
+
+    def close(self) -> None:
+        """Releases the reader."""
+        self._reader.close()

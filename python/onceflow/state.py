@@ -1,0 +1,164 @@
+"""State of user functions by key: single values, lists and maps, with time to live.
+
+Declared in a ``Processor``; read and written for the key of the record at hand::
+
+    class Sessions(Processor):
+        visits = ValueState(default=0)
+        pages = ListState(ttl=timedelta(hours=1))
+
+        def process(self, record):
+            self.visits.set(self.visits.get() + 1)
+            self.pages.append(record["page"])
+            yield {"user": self.key, "visits": self.visits.get(), "pages": self.pages.get()}
+
+An expired state is as if it had never been set; its time to live begins anew with every write. Time is event time where
+the record has one, else the clock's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from onceflow.types import Micros
+from onceflow.windows import micros_of
+
+__all__ = ["ListState", "MapState", "Processor", "ValueState"]
+
+
+class _State:
+    """A descriptor of one named state; it works on the cells of the current key."""
+
+    def __init__(self, *, ttl: timedelta | None = None) -> None:
+        self._ttl = None if ttl is None else micros_of("the time to live", ttl)
+        self._name = ""
+        self._owner: Processor | None = None
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def _bound(self, owner: Processor) -> Any:
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__, _owner=owner)
+        return copy
+
+    def _read(self, missing: Any) -> Any:
+        owner = self._processor()
+        cell = owner.cells.get(self._name)
+        if cell is None:
+            return missing
+        value, written = cell
+        if self._ttl is not None and owner.now_us >= written + self._ttl:
+            del owner.cells[self._name]
+            owner.changed = True
+            return missing
+        return value
+
+    def _write(self, value: Any) -> None:
+        owner = self._processor()
+        owner.cells[self._name] = [value, owner.now_us]
+        owner.changed = True
+
+    def clear(self) -> None:
+        """Forgets the state of the current key."""
+        owner = self._processor()
+        if owner.cells.pop(self._name, None) is not None:
+            owner.changed = True
+
+    def _processor(self) -> Processor:
+        if self._owner is None:
+            raise RuntimeError("a state is used through the processor that declares it")
+        return self._owner
+
+    @property
+    def ttl_us(self) -> int | None:
+        """Time to live in microseconds."""
+        return self._ttl
+
+
+class ValueState(_State):
+    """One value.
+
+    Args:
+        default: What ``get`` returns before a value is set.
+        ttl: Time to live after a write.
+    """
+
+    def __init__(self, default: Any = None, *, ttl: timedelta | None = None) -> None:
+        super().__init__(ttl=ttl)
+        self._default = default
+
+    def get(self) -> Any:
+        """The value."""
+        return self._read(self._default)
+
+    def set(self, value: Any) -> None:
+        """Replaces the value."""
+        self._write(value)
+
+
+class ListState(_State):
+    """A list."""
+
+    def get(self) -> list[Any]:
+        """A copy of the list."""
+        return list(self._read(()))
+
+    def append(self, value: Any) -> None:
+        """Adds to the end."""
+        self._write([*self._read(()), value])
+
+    def replace(self, values: Iterable[Any]) -> None:
+        """Replaces the list."""
+        self._write(list(values))
+
+
+class MapState(_State):
+    """A dict."""
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        """The value of a name."""
+        return self._read({}).get(name, default)
+
+    def put(self, name: Any, value: Any) -> None:
+        """Sets the value of a name."""
+        self._write({**self._read({}), name: value})
+
+    def remove(self, name: Any) -> None:
+        """Forgets a name."""
+        self._write({known: value for known, value in self._read({}).items() if known != name})
+
+    def items(self) -> dict[Any, Any]:
+        """A copy of the dict."""
+        return dict(self._read({}))
+
+
+class Processor:
+    """Base of user classes with keyed state; one instance a run.
+
+    Attributes:
+        key: Key of the record at hand.
+        now_us: Its event time, or the clock's, in microseconds since 1970 UTC.
+    """
+
+    key: Any = None
+    now_us: Micros = 0
+
+    #: State of the current key: name → [value, time of the last write].
+    cells: dict[str, list[Any]]
+    changed: bool = False
+
+    def __init__(self) -> None:
+        self.cells = {}
+        self.ttls: dict[str, int] = {}
+        for owner in reversed(type(self).__mro__):
+            for name, value in vars(owner).items():
+                if isinstance(value, _State):
+                    setattr(self, name, value._bound(self))
+                    if value.ttl_us is not None:
+                        self.ttls[name] = value.ttl_us
+
+    def process(self, record: Any) -> Iterable[Any] | None:
+        """Handles a record; returns or yields what goes on."""
+        raise NotImplementedError(f"{type(self).__name__} must define process(record)")
