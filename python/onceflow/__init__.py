@@ -6,12 +6,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onceflow.aggregates import count, first, last, max, mean, min, sum
-    from onceflow.columns import Columns
-    from onceflow.dataflow import Dataflow
-    from onceflow.events import JobResult
-    from onceflow.runner import run
-    from onceflow.types import Guarantee
     from onceflow._native import (
         BarrierAligner,
         Batch,
@@ -27,6 +21,12 @@ if TYPE_CHECKING:
         Verdicts,
         key_group,
     )
+    from onceflow.aggregates import count, first, last, max, mean, min, sum
+    from onceflow.columns import Columns
+    from onceflow.dataflow import Dataflow
+    from onceflow.events import JobResult
+    from onceflow.runner import run
+    from onceflow.types import Guarantee
 
 __all__ = [  # noqa: RUF022 - sorted by what they are
     "Dataflow",

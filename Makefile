@@ -1,0 +1,60 @@
+# make demo    the main job over real flights, killed again and again
+# make test    everything that must hold: Rust and Python tests, lint, types, stubs
+# make bench   figures, as ratios measured side by side
+# make crash   kill the demo job N times at random moments (make crash N=5000)
+# make wheel   a wheel in dist/
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+N ?= 200
+
+.PHONY: demo test bench crash wheel lint rust-test python-test release-build test-build clean
+
+demo: release-build
+	$(BIN)/python examples/flights.py
+
+test: test-build lint rust-test python-test
+	@echo "all tests passed"
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
+	print(*p['project']['dependencies'], *p['dependency-groups']['dev'], *p['dependency-groups']['bench'], sep='\n')" \
+	> $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/requirements.txt
+	touch $@
+
+release-build: $(VENV)/installed
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --quiet --release
+
+# With crash points compiled in, so that tests can kill the process at named places.
+test-build: $(VENV)/installed
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --quiet --features crash-points
+
+lint: $(VENV)/installed
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets --features crash-points -- -D warnings
+	test -z "$$(cargo tree --package onceflow-core --invert pyo3 2>/dev/null)"
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+
+rust-test:
+	cargo test --quiet --package onceflow-core --features crash-points
+
+python-test: test-build
+	$(BIN)/python -m mypy.stubtest onceflow._native --ignore-disjoint-bases
+	$(BIN)/python -m pytest -q
+
+bench: release-build
+	$(BIN)/python benches/report.py
+
+crash: release-build
+	$(BIN)/python tests/soak.py $(N)
+
+wheel: $(VENV)/installed
+	$(BIN)/maturin build --quiet --release --out dist
+
+clean:
+	rm -rf $(VENV) target dist
