@@ -44,7 +44,7 @@ rust-test:
 	cargo test --quiet --package onceflow-core --features crash-points
 
 python-test: test-build
-	$(BIN)/python -m mypy.stubtest onceflow._native --ignore-disjoint-bases
+	$(BIN)/python -m mypy.stubtest onceflow._native
 	$(BIN)/python -m pytest -q
 
 bench: release-build

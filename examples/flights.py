@@ -234,7 +234,8 @@ def report(console: Console, calm: Story, rough: Story, checks: dict[str, bool])
         f"{calm.records / calm.seconds:,.0f} records/s over {calm.records:,} records with a checkpoint every "
         f"{INTERVAL_S * 1000:.0f} ms\n"
         f"{len(durations)} checkpoints, {average:,} bytes each; durable after "
-        f"{durations[len(durations) // 2] * 1000:.1f} ms (median), {durations[-1] * 1000:.1f} ms (longest); longest pause {max(pauses) * 1000:.2f} ms",
+        f"{durations[len(durations) // 2] * 1000:.1f} ms (median), {durations[-1] * 1000:.1f} ms (longest); "
+        f"longest pause {max(pauses) * 1000:.2f} ms",
         highlight=False,
     )
     for number, recovery in enumerate(rough.recoveries[1:], 1):

@@ -9,12 +9,36 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "CRASH_POINTS",
+    "AlignerAction",
+    "BarrierAligner",
+    "Batch",
+    "CheckpointCoordinator",
+    "CheckpointInfo",
+    "CheckpointStats",
+    "CoordinatorEffect",
+    "Deduplicator",
+    "PendingCheckpoint",
+    "Recovery",
+    "RecoveryPlan",
+    "StateBackend",
+    "Table",
+    "TableSchema",
+    "Verdicts",
+    "VerifyReport",
+    "crash_point",
+    "key_group",
+    "recovery_plan",
+    "verify",
+]
+
 # Anything that holds keys: a numpy integer array, an Arrow array (any object with
 # ``__arrow_c_array__`` or ``__arrow_c_stream__``), or a list of int, str, bytes or tuples;
 # for tuple keys also a tuple with one such array for each element.
-Keys: TypeAlias = Any
+_Keys: TypeAlias = Any
 # Values of one column: a numpy array, an Arrow array, a list, or one scalar for the batch.
-Values: TypeAlias = Any
+_Values: TypeAlias = Any
 
 CRASH_POINTS: bool
 
@@ -132,24 +156,24 @@ class Table:
     @property
     def schema(self) -> TableSchema: ...
     def __len__(self) -> int: ...
-    def update(self, keys: Keys, updates: Mapping[str, tuple[str, Values]]) -> None:
+    def update(self, keys: _Keys, updates: Mapping[str, tuple[str, _Values]]) -> None:
         """Several columns in one pass: ``{"sum": ("add", values), "count": ("count", None)}``.
 
         Operations: add, min, max, first, last (= put), count (adds one to an integer column for
         each key; its values are None).
         """
-    def add(self, keys: Keys, **values: Values) -> None: ...
-    def min(self, keys: Keys, **values: Values) -> None: ...
-    def max(self, keys: Keys, **values: Values) -> None: ...
-    def first(self, keys: Keys, **values: Values) -> None: ...
-    def last(self, keys: Keys, **values: Values) -> None: ...
-    def count(self, keys: Keys, column: str) -> None: ...
-    def put(self, keys: Keys, **values: Values) -> None: ...
-    def get(self, keys: Keys) -> Batch:
+    def add(self, keys: _Keys, **values: _Values) -> None: ...
+    def min(self, keys: _Keys, **values: _Values) -> None: ...
+    def max(self, keys: _Keys, **values: _Values) -> None: ...
+    def first(self, keys: _Keys, **values: _Values) -> None: ...
+    def last(self, keys: _Keys, **values: _Values) -> None: ...
+    def count(self, keys: _Keys, column: str) -> None: ...
+    def put(self, keys: _Keys, **values: _Values) -> None: ...
+    def get(self, keys: _Keys) -> Batch:
         """One row a key in the order of ``keys``; ``found`` says which are there."""
-    def get_bytes(self, keys: Keys, column: str) -> list[bytes | None]: ...
-    def contains(self, keys: Keys) -> npt.NDArray[np.bool_]: ...
-    def delete(self, keys: Keys) -> npt.NDArray[np.bool_]: ...
+    def get_bytes(self, keys: _Keys, column: str) -> list[bytes | None]: ...
+    def contains(self, keys: _Keys) -> npt.NDArray[np.bool_]: ...
+    def delete(self, keys: _Keys) -> npt.NDArray[np.bool_]: ...
     def scan(self, first_group: int = 0, end_group: int | None = None) -> Batch:
         """All rows of key groups ``first_group <= g < end_group``, in hash order."""
     def drain_below(self, bound: int) -> Batch:
@@ -308,12 +332,12 @@ class Deduplicator:
         """
     def check_many(
         self,
-        producer_ids: Values,
-        producer_epochs: Values,
-        first_sequences: Values,
-        last_sequences: Values,
+        producer_ids: _Values,
+        producer_epochs: _Values,
+        first_sequences: _Values,
+        last_sequences: _Values,
         *,
-        positions: Values | None = None,
+        positions: _Values | None = None,
         now_s: float = 0.0,
     ) -> Verdicts:
         """Judges batches in order, each seeing those before it, then applies what was accepted.

@@ -1,0 +1,15 @@
+"""Sources, sinks and contracts for tests of dataflows and of your own connectors."""
+
+from onceflow.testing.sinks import IdempotentTestingSink, PlainTestingSink, TransactionalTestingSink
+from onceflow.testing.sources import ABORT, EOF, PAUSE, AbortedError, TestingSource
+
+__all__ = [
+    "ABORT",
+    "EOF",
+    "PAUSE",
+    "AbortedError",
+    "IdempotentTestingSink",
+    "PlainTestingSink",
+    "TestingSource",
+    "TransactionalTestingSink",
+]

@@ -1,0 +1,157 @@
+"""Sinks that keep what they were given, one of each kind, with faults on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from onceflow.columns import Columns
+from onceflow.exceptions import SinkError
+from onceflow.sinks import (
+    Committable,
+    IdempotentSink,
+    PlainSink,
+    SinkContext,
+    SinkWriter,
+    TransactionalSink,
+    TransactionalSinkWriter,
+)
+from onceflow.types import Batch, Plain
+
+__all__ = ["IdempotentTestingSink", "PlainTestingSink", "TransactionalTestingSink"]
+
+
+def _rows(records: Batch) -> list[Any]:
+    return records.to_rows() if isinstance(records, Columns) else list(records)
+
+
+class _Faults:
+    """Raises ``SinkError`` at chosen calls."""
+
+    def __init__(self, fail: dict[str, int] | None) -> None:
+        self._left = dict(fail or {})
+
+    def call(self, name: str) -> None:
+        left = self._left.get(name)
+        if left is not None:
+            self._left[name] = left - 1
+            if left == 1:
+                raise SinkError(f"a fault was asked for at {name}")
+
+
+class PlainTestingSink(PlainSink):
+    """Appends to ``records`` at once.
+
+    Args:
+        fail: Name of a call (``write``, ``flush``) → the how manyth of it fails.
+    """
+
+    __test__ = False
+
+    def __init__(self, fail: dict[str, int] | None = None) -> None:
+        self.records: list[Any] = []
+        self._faults = _Faults(fail)
+
+    def open(self, context: SinkContext) -> SinkWriter:
+        """See ``Sink``."""
+        return _ListWriter(self.records.extend, self._faults)
+
+
+class IdempotentTestingSink(IdempotentSink):
+    """Puts into ``records`` by key.
+
+    Args:
+        key: Key of a record.
+        fail: As for ``PlainTestingSink``.
+    """
+
+    __test__ = False
+
+    def __init__(self, key: Callable[[Any], Any], fail: dict[str, int] | None = None) -> None:
+        self.records: dict[Any, Any] = {}
+        self.writes = 0
+        self._key = key
+        self._faults = _Faults(fail)
+
+    def open(self, context: SinkContext) -> SinkWriter:
+        """See ``Sink``."""
+        return _ListWriter(self._put, self._faults)
+
+    def _put(self, records: list[Any]) -> None:
+        self.writes += len(records)
+        self.records.update((self._key(record), record) for record in records)
+
+
+class _ListWriter(SinkWriter):
+    def __init__(self, put: Callable[[list[Any]], None], faults: _Faults) -> None:
+        self._put = put
+        self._faults = faults
+
+    def write(self, records: Batch) -> None:
+        self._faults.call("write")
+        self._put(_rows(records))
+
+    def flush(self) -> None:
+        self._faults.call("flush")
+
+
+class TransactionalTestingSink(TransactionalSink):
+    """Shows in ``records`` what was committed; prepared output outlives the writer, as in a real system.
+
+    Args:
+        fail: Name of a call (``write``, ``seal``, ``prepare``, ``commit``) → the how manyth of it fails.
+    """
+
+    __test__ = False
+
+    def __init__(self, fail: dict[str, int] | None = None) -> None:
+        self.committed: dict[int, list[Any]] = {}
+        self.prepared: dict[int, list[Any]] = {}
+        self.epoch = 0
+        self._faults = _Faults(fail)
+
+    @property
+    def records(self) -> list[Any]:
+        """Committed output, in the order of checkpoints."""
+        return [record for number in sorted(self.committed) for record in self.committed[number]]
+
+    def open(self, context: SinkContext) -> TransactionalSinkWriter:
+        """See ``Sink``."""
+        return _TransactionalWriter(self, context, self._faults)
+
+
+class _TransactionalWriter(TransactionalSinkWriter):
+    def __init__(self, sink: TransactionalTestingSink, context: SinkContext, faults: _Faults) -> None:
+        self._sink = sink
+        self._context = context
+        self._faults = faults
+        self._records: list[Any] = []
+
+    def recover(self, decided: Sequence[Committable]) -> None:
+        self._sink.epoch = self._context.job_epoch
+        for committable in decided:
+            self.commit(committable)
+        self._sink.prepared.clear()
+
+    def write(self, records: Batch) -> None:
+        self._faults.call("write")
+        self._records.extend(_rows(records))
+
+    def seal(self, checkpoint_id: int) -> Any | None:
+        self._faults.call("seal")
+        records, self._records = self._records, []
+        return records or None
+
+    def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
+        self._faults.call("prepare")
+        self._sink.prepared[checkpoint_id] = sealed
+        return checkpoint_id
+
+    def commit(self, committable: Committable) -> None:
+        self._faults.call("commit")
+        records = self._sink.prepared.pop(committable.checkpoint_id, None)
+        if records is not None:
+            self._sink.committed[committable.checkpoint_id] = records
+
+    def abort(self, checkpoint_id: int, sealed: Any) -> None:
+        self._sink.prepared.pop(checkpoint_id, None)

@@ -1,0 +1,98 @@
+"""A job that is killed anywhere writes what an undisturbed one writes, byte for byte."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from support import JOB, life, outputs, write_input
+
+POINTS = tomllib.loads(Path(__file__).with_name("crash_points.toml").read_text())
+SOURCES = Path(__file__).resolve().parents[2] / "python" / "onceflow"
+CELLS = [
+    (name, nth) for section in ("points", "core") for name, times in POINTS[section].items() for nth in times
+]
+
+pytestmark = pytest.mark.usefixtures("crash_points")
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """Output of the job that nobody disturbs."""
+    root = tmp_path_factory.mktemp("calm")
+    write_input(root)
+    assert life(root, "exactly_once", "transactional") == 0
+    return outputs(root)
+
+
+def test_the_list_of_crash_points_is_complete():
+    named = set()
+    for path in SOURCES.rglob("*.py"):
+        named |= set(re.findall(r'crash_point\("([a-z_.]+)"\)', path.read_text()))
+    assert named == set(POINTS["points"]) | set(POINTS["elsewhere"])
+
+
+@pytest.mark.parametrize(("point", "nth"), CELLS)
+def test_killed_at_a_crash_point(tmp_path, calm, point, nth):
+    write_input(tmp_path)
+    crash_at = f"{point}:{nth}"
+    killed = life(tmp_path, "exactly_once", "transactional", crash_at=crash_at)
+    if killed != -signal.SIGKILL:
+        # Points of a recovery are passed only after another kill.
+        assert killed == 0
+        pytest.fail(f"the job never came to {crash_at}")
+    # Killed there once more, during or after the recovery, if it comes that far.
+    again = life(tmp_path, "exactly_once", "transactional", crash_at=crash_at)
+    assert again in (0, -signal.SIGKILL)
+    assert life(tmp_path, "exactly_once", "transactional") == 0
+    assert outputs(tmp_path) == calm
+
+
+def test_killed_at_random_moments(tmp_path, calm):
+    """200 kills in all, spread over jobs that each are killed until they get through."""
+    random.seed(20_240_101)
+    kills = 0
+    number = 0
+    while kills < 200:
+        root = tmp_path / str(number)
+        number += 1
+        write_input(root)
+        for _ in range(25):
+            with subprocess.Popen([sys.executable, str(JOB), str(root), "exactly_once", "transactional", "1"]) as process:
+                time.sleep(random.uniform(0.12, 0.45))
+                process.kill()
+                kills += process.wait() == -signal.SIGKILL
+        assert life(root, "exactly_once", "transactional") == 0
+        assert outputs(root) == calm
+
+
+def test_a_paused_process_that_was_replaced_changes_nothing(tmp_path, calm):
+    write_input(tmp_path)
+    import os
+
+    env = {**os.environ, "STOP_AT": "sink.pre_commit:3"}
+    arguments = [sys.executable, str(JOB), str(tmp_path), "exactly_once", "transactional", "2"]
+    with subprocess.Popen(arguments, env=env, stderr=subprocess.PIPE) as zombie:
+        os.waitpid(zombie.pid, os.WUNTRACED)
+        script = (
+            "import sys; sys.argv[1:] = sys.argv[1:]; sys.path.insert(0, sys.argv[2]); import job, onceflow as of; "
+            "from pathlib import Path; root = Path(sys.argv[1]); "
+            "r = of.run(job.build(root, 'transactional'), root / 'state', checkpoint_interval_s=0.002, batch_size=50, "
+            "take_over=True); assert r.finished"
+        )
+        taken = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(JOB.parent)], check=False, timeout=120)
+        assert taken.returncode == 0
+        after = outputs(tmp_path)
+        assert after == calm
+        zombie.send_signal(signal.SIGCONT)
+        _, errors = zombie.communicate(timeout=60)
+        assert zombie.returncode not in (0, None)
+        assert b"FencedError" in errors
+    assert outputs(tmp_path) == after
