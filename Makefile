@@ -19,10 +19,8 @@ test: test-build lint rust-test python-test
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
-	print(*p['project']['dependencies'], *p['dependency-groups']['dev'], *p['dependency-groups']['bench'], sep='\n')" \
-	> $(VENV)/requirements.txt
-	$(BIN)/python -m pip install --quiet -r $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --group dev --group bench
 	touch $@
 
 release-build: $(VENV)/installed

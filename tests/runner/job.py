@@ -69,12 +69,12 @@ def build(root: Path, kind: str) -> of.Dataflow:
     if kind == "transactional":
         rows.key_by("user").window("minutes", Tumbling(minutes=1)).aggregate(
             n=of.count(), total=of.sum("amount")
-        ).sink("windows", sink("windows"))
+        ).sink("windows-out", sink("windows"))
         rows.key_by("user").stateful_map(
             "seen", lambda state, row: ((state or 0) + 1, {"id": row["id"], "nth": (state or 0) + 1})
-        ).sink("seen", sink("seen"))
+        ).sink("seen-out", sink("seen"))
     else:
-        rows.map(lambda row: {"id": row["id"], "amount": row["amount"]}).sink("plain", sink("plain"))
+        rows.map(lambda row: {"id": row["id"], "amount": row["amount"]}).sink("plain-out", sink("plain"))
     return flow
 
 
