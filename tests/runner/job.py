@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -66,6 +67,13 @@ def build(root: Path, kind: str) -> of.Dataflow:
     rows = flow.source(
         "rows", CsvSource([root / "in-0.csv", root / "in-1.csv"], event_time="at"), max_out_of_orderness=timedelta(seconds=5)
     )
+
+    def slowly(batch):
+        # So that a few checkpoints fall within a run.
+        time.sleep(0.002)
+        return batch
+
+    rows = rows.map_batch(slowly)
     if kind == "transactional":
         rows.key_by("user").window("minutes", Tumbling(minutes=1)).aggregate(
             n=of.count(), total=of.sum("amount")
