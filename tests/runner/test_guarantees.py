@@ -1,0 +1,125 @@
+"""Each guarantee for what it is: killed at the worst moments, and what the output then holds."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+
+import pytest
+from support import ROWS, ids, life, write_input
+
+from onceflow import Dataflow, run
+from onceflow.exceptions import DeliveryGuaranteeError
+from onceflow.testing import (
+    ABORT,
+    AbortedError,
+    IdempotentTestingSink,
+    PlainTestingSink,
+    TestingSource,
+    TransactionalTestingSink,
+)
+
+KILLS = ["sink.pre_commit:2", "decide.post_wait:2", "task.post_snapshot:3", "decide.pre:2", "barrier.mid_inject:3"]
+
+pytestmark = pytest.mark.usefixtures("crash_points")
+
+
+def killed_and_resumed(root, guarantee, kind, points):
+    write_input(root)
+    for point in points:
+        assert life(root, guarantee, kind, crash_at=point) == -signal.SIGKILL, point
+    assert life(root, guarantee, kind) == 0
+    return ids(root)
+
+
+@pytest.mark.parametrize("point", [*KILLS, "sink.mid_write:2"])
+def test_at_most_once_never_repeats(tmp_path, point):
+    found = killed_and_resumed(tmp_path, "at_most_once", "plain", [point])
+    assert max(Counter(found).values()) == 1
+    assert set(found) <= set(range(ROWS))
+
+
+def test_at_most_once_may_lose(tmp_path):
+    # Decided and not written yet: the positions are durable, so the records are gone.
+    found = killed_and_resumed(tmp_path, "at_most_once", "plain", ["decide.post_wait:2"])
+    assert len(found) < ROWS
+
+
+@pytest.mark.parametrize("point", KILLS)
+def test_at_least_once_never_loses(tmp_path, point):
+    found = killed_and_resumed(tmp_path, "at_least_once", "plain", [point])
+    assert set(found) == set(range(ROWS))
+
+
+def test_at_least_once_may_repeat(tmp_path):
+    found = killed_and_resumed(tmp_path, "at_least_once", "plain", ["decide.pre:2"])
+    assert len(found) > ROWS
+
+
+@pytest.mark.parametrize("point", KILLS)
+def test_effectively_once_repeats_only_what_replaces_itself(tmp_path, point):
+    found = killed_and_resumed(tmp_path, "effectively_once", "idempotent", [point])
+    assert set(found) == set(range(ROWS))
+
+
+@pytest.mark.parametrize("point", [*KILLS, "sink.mid_write:2"])
+def test_exactly_once_into_an_idempotent_sink(tmp_path, point):
+    found = killed_and_resumed(tmp_path, "exactly_once", "idempotent", [point])
+    # Only the output of the checkpoint that was decided and not known to be written is written again.
+    assert set(found) == set(range(ROWS))
+    assert max(Counter(found).values()) <= 2
+
+
+def test_an_abort_mark_rewinds_to_the_last_checkpoint(state):
+    source = TestingSource([*range(30), ABORT, *range(30, 60)])
+    sink = TransactionalTestingSink()
+    flow = Dataflow("abort")
+    flow.source("in", source).map(lambda number: number * 2).sink("out", sink)
+    with pytest.raises(AbortedError):
+        run(flow, state, checkpoint_interval_s=1e-6)
+    assert len(sink.records) <= 30
+    assert run(flow, state).finished
+    assert sink.records == [number * 2 for number in range(60)]
+
+
+@pytest.mark.parametrize("guarantee", ["exactly_once", "effectively_once"])
+def test_a_plain_sink_cannot_keep_the_claim(state, guarantee):
+    flow = Dataflow("claim")
+    flow.source("in", TestingSource([1])).sink("out", PlainTestingSink())
+    with pytest.raises(DeliveryGuaranteeError, match="'out'.*neither transactional nor idempotent"):
+        run(flow, state, guarantee=guarantee)
+    assert not state.exists()
+
+
+def test_a_source_that_cannot_be_replayed_cannot_keep_the_claim(state):
+    flow = Dataflow("claim")
+    flow.source("in", TestingSource([1], replayable=False)).sink("out", TransactionalTestingSink())
+    with pytest.raises(DeliveryGuaranteeError, match="'in'.*cannot be read again"):
+        run(flow, state, guarantee="at_least_once")
+
+
+@pytest.mark.parametrize("call", ["write", "seal", "prepare", "commit"])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_sink_that_fails_loses_and_repeats_nothing(state, call, nth):
+    from onceflow.exceptions import SinkError
+
+    source = TestingSource(list(range(100)))
+    sink = TransactionalTestingSink(fail={call: nth})
+    flow = Dataflow("fails")
+    flow.source("in", source).sink("out", sink)
+    with pytest.raises(SinkError):
+        run(flow, state, checkpoint_interval_s=1e-6)
+    assert run(flow, state, checkpoint_interval_s=1e-6).finished
+    assert sink.records == list(range(100))
+
+
+def test_an_idempotent_sink_that_fails_is_written_again(state):
+    from onceflow.exceptions import SinkError
+
+    sink = IdempotentTestingSink(key=lambda number: number, fail={"flush": 2})
+    flow = Dataflow("fails")
+    flow.source("in", TestingSource(list(range(100)))).sink("out", sink)
+    with pytest.raises(SinkError):
+        run(flow, state, checkpoint_interval_s=1e-6)
+    assert run(flow, state).finished
+    assert sorted(sink.records) == list(range(100))
