@@ -65,7 +65,9 @@ def build(root: Path, kind: str) -> of.Dataflow:
 
     flow = of.Dataflow("kill")
     rows = flow.source(
-        "rows", CsvSource([root / "in-0.csv", root / "in-1.csv"], event_time="at"), max_out_of_orderness=timedelta(seconds=5)
+        "rows",
+        CsvSource([root / "in-0.csv", root / "in-1.csv"], event_time="at"),
+        max_out_of_orderness=timedelta(seconds=5),
     )
 
     def slowly(batch):
@@ -75,9 +77,9 @@ def build(root: Path, kind: str) -> of.Dataflow:
 
     rows = rows.map_batch(slowly)
     if kind == "transactional":
-        rows.key_by("user").window("minutes", Tumbling(minutes=1)).aggregate(
-            n=of.count(), total=of.sum("amount")
-        ).sink("windows-out", sink("windows"))
+        rows.key_by("user").window("minutes", Tumbling(minutes=1)).aggregate(n=of.count(), total=of.sum("amount")).sink(
+            "windows-out", sink("windows")
+        )
         rows.key_by("user").stateful_map(
             "seen", lambda state, row: ((state or 0) + 1, {"id": row["id"], "nth": (state or 0) + 1})
         ).sink("seen-out", sink("seen"))

@@ -9,7 +9,7 @@ import pytest
 from support import ROWS, ids, life, write_input
 
 from onceflow import Dataflow, run
-from onceflow.exceptions import DeliveryGuaranteeError
+from onceflow.exceptions import DeliveryGuaranteeError, SinkError
 from onceflow.testing import (
     ABORT,
     AbortedError,
@@ -86,7 +86,7 @@ def test_an_abort_mark_rewinds_to_the_last_checkpoint(state):
 def test_a_plain_sink_cannot_keep_the_claim(state, guarantee):
     flow = Dataflow("claim")
     flow.source("in", TestingSource([1])).sink("out", PlainTestingSink())
-    with pytest.raises(DeliveryGuaranteeError, match="'out'.*neither transactional nor idempotent"):
+    with pytest.raises(DeliveryGuaranteeError, match=r"'out'.*neither transactional nor idempotent"):
         run(flow, state, guarantee=guarantee)
     assert not state.exists()
 
@@ -94,15 +94,13 @@ def test_a_plain_sink_cannot_keep_the_claim(state, guarantee):
 def test_a_source_that_cannot_be_replayed_cannot_keep_the_claim(state):
     flow = Dataflow("claim")
     flow.source("in", TestingSource([1], replayable=False)).sink("out", TransactionalTestingSink())
-    with pytest.raises(DeliveryGuaranteeError, match="'in'.*cannot be read again"):
+    with pytest.raises(DeliveryGuaranteeError, match=r"'in'.*cannot be read again"):
         run(flow, state, guarantee="at_least_once")
 
 
 @pytest.mark.parametrize("call", ["write", "seal", "prepare", "commit"])
 @pytest.mark.parametrize("nth", [1, 2])
 def test_a_sink_that_fails_loses_and_repeats_nothing(state, call, nth):
-    from onceflow.exceptions import SinkError
-
     source = TestingSource(list(range(100)))
     sink = TransactionalTestingSink(fail={call: nth})
     flow = Dataflow("fails")
@@ -114,8 +112,6 @@ def test_a_sink_that_fails_loses_and_repeats_nothing(state, call, nth):
 
 
 def test_an_idempotent_sink_that_fails_is_written_again(state):
-    from onceflow.exceptions import SinkError
-
     sink = IdempotentTestingSink(key=lambda number: number, fail={"flush": 2})
     flow = Dataflow("fails")
     flow.source("in", TestingSource(list(range(100)))).sink("out", sink)

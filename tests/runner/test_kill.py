@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
@@ -16,9 +17,7 @@ from support import JOB, life, outputs, write_input
 
 POINTS = tomllib.loads(Path(__file__).with_name("crash_points.toml").read_text())
 SOURCES = Path(__file__).resolve().parents[2] / "python" / "onceflow"
-CELLS = [
-    (name, nth) for section in ("points", "core") for name, times in POINTS[section].items() for nth in times
-]
+CELLS = [(name, nth) for section in ("points", "core") for name, times in POINTS[section].items() for nth in times]
 
 pytestmark = pytest.mark.usefixtures("crash_points")
 
@@ -65,7 +64,9 @@ def test_killed_at_random_moments(tmp_path, calm):
         number += 1
         write_input(root)
         for _ in range(25):
-            with subprocess.Popen([sys.executable, str(JOB), str(root), "exactly_once", "transactional", "1"]) as process:
+            with subprocess.Popen(
+                [sys.executable, str(JOB), str(root), "exactly_once", "transactional", "1"]
+            ) as process:
                 time.sleep(random.uniform(0.12, 0.45))
                 process.kill()
                 kills += process.wait() == -signal.SIGKILL
@@ -75,8 +76,6 @@ def test_killed_at_random_moments(tmp_path, calm):
 
 def test_a_paused_process_that_was_replaced_changes_nothing(tmp_path, calm):
     write_input(tmp_path)
-    import os
-
     env = {**os.environ, "STOP_AT": "sink.pre_commit:3"}
     arguments = [sys.executable, str(JOB), str(tmp_path), "exactly_once", "transactional", "2"]
     with subprocess.Popen(arguments, env=env, stderr=subprocess.PIPE) as zombie:

@@ -76,7 +76,7 @@ def test_an_exception_names_step_and_record(state):
 def test_state_that_the_codec_does_not_know(state):
     flow, stream, sink = numbers([1])
     stream.key_by(lambda number: number).stateful_map("odd", lambda _, number: (object(), number)).sink("out", sink)
-    with pytest.raises(SerializationError, match="'odd', key 1: .*object"):
+    with pytest.raises(SerializationError, match=r"'odd', key 1: .*object"):
         run(flow, state)
     assert sink.records == []
 
