@@ -9,7 +9,7 @@ use onceflow_core::sequence::{Batches, DeduplicatorOptions};
 use onceflow_core::state::{
     ColumnData, ColumnType, KeyType, Keys, KeysBuf, Op, Operand, Schema, Table, Update,
 };
-use onceflow_core::store::StoreOptions;
+use onceflow_core::store::{StoreOptions, verify};
 
 type Model = BTreeMap<i64, i64>;
 
@@ -161,6 +161,39 @@ fn a_small_table_equals_the_model() {
 #[test]
 fn a_table_with_a_chain_equals_the_model() {
     (1..4).for_each(|seed| run(seed, 300, 20_000));
+}
+
+/// A merge that leaves the newest delta alone writes chunks of older changes under its own number.
+#[test]
+fn verify_finds_chunks_that_hold_changes_of_older_checkpoints() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("state");
+    let mut model = Model::new();
+    let mut cut = |backend: &Backend, keys: &[i64]| {
+        let table = backend.table("totals", &schema()).unwrap();
+        add(backend, &mut table.lock(), &mut model, keys, 1);
+        let pending = backend.begin_checkpoint(None).unwrap();
+        pending.commit(0).unwrap();
+        pending.wait(None).unwrap();
+    };
+    let all: Vec<i64> = (0..20_000).collect();
+    // So small chunks that no delta is worth merging.
+    let backend =
+        Backend::open(&path, BackendOptions { chunk_bytes: 64, ..options(Restore::Newest) })
+            .unwrap();
+    cut(&backend, &all);
+    for key in 0..40 {
+        cut(&backend, &[key]);
+    }
+    backend.close().unwrap();
+    let backend = open(&path);
+    cut(&backend, &all[..5000]);
+    let records = backend.checkpoints().unwrap();
+    let newest = records.last().unwrap().as_ref().unwrap();
+    assert!(newest.tables[0].chain.chunks.iter().any(|c| c.last_checkpoint < c.checkpoint));
+    assert_eq!(verify(&path).unwrap().damage, []);
+    backend.close().unwrap();
+    assert_eq!(content(&open(&path).table("totals", &schema()).unwrap().lock()), model);
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn chunks_of(record: &CheckpointRecord) -> BTreeSet<ChunkKey> {
     let keys = record.tables.iter().flat_map(|table| {
         table.chain.chunks.iter().map(|chunk| ChunkKey {
             table: table.id,
-            checkpoint: chunk.last_checkpoint,
+            checkpoint: chunk.checkpoint,
             sequence: chunk.sequence,
         })
     });
