@@ -40,6 +40,7 @@ _Keys: TypeAlias = Any
 # Values of one column: a numpy array, an Arrow array, a list, or one scalar for the batch.
 _Values: TypeAlias = Any
 
+__version__: str
 CRASH_POINTS: bool
 
 def crash_point(name: str) -> None:
@@ -55,8 +56,8 @@ class StateBackend:
     def open(
         path: str | PathLike[str],
         *,
-        job: str = "default",
-        key_groups: int = 128,
+        job: str | None = None,
+        key_groups: int | None = None,
         retain: int = 2,
         create: bool = True,
         read_only: bool = False,
@@ -71,8 +72,10 @@ class StateBackend:
 
         Args:
             path: The directory; made private to the owner.
-            job: Name of the job that it belongs to; another name is refused.
-            key_groups: A power of two, fixed when the directory is created.
+            job: Name of the job that it belongs to; another name is refused. None: ``"default"``, or, to a reader,
+                whatever job.
+            key_groups: A power of two, fixed when the directory is created. None: 128, or, to a reader, as many as it
+                has.
             retain: Complete checkpoints kept besides savepoints.
             create: Whether to create what is missing.
             read_only: Only look: no lock, no new epoch.
@@ -255,6 +258,9 @@ class CheckpointInfo:
         """Rows by table name."""
     @property
     def blobs(self) -> dict[str, bytes]: ...
+    @property
+    def positions(self) -> dict[str, int | str | bytes]:
+        """What ``StateBackend.checkpoint`` was given."""
     @property
     def staged(self) -> dict[str, bytes]: ...
     @property

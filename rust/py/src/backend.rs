@@ -18,6 +18,9 @@ use crate::table::{PyTable, PyTableSchema, schema};
 /// Blobs of this prefix hold positions.
 const POSITION_PREFIX: &str = "position/";
 
+const DEFAULT_JOB: &str = "default";
+const DEFAULT_KEY_GROUPS: u16 = 128;
+
 /// See `onceflow.StateBackend`.
 #[pyclass(name = "StateBackend", module = "onceflow._native", frozen)]
 pub(crate) struct PyStateBackend {
@@ -31,8 +34,8 @@ impl PyStateBackend {
     #[pyo3(signature = (
         path,
         *,
-        job = "default",
-        key_groups = 128,
+        job = None,
+        key_groups = None,
         retain = 2,
         create = true,
         read_only = false,
@@ -47,8 +50,8 @@ impl PyStateBackend {
     fn open(
         py: Python<'_>,
         path: PathBuf,
-        job: &str,
-        key_groups: u16,
+        job: Option<&str>,
+        key_groups: Option<u16>,
         retain: usize,
         create: bool,
         read_only: bool,
@@ -74,10 +77,19 @@ impl PyStateBackend {
                 }
             },
         };
+        let (job, key_groups) = match (job, key_groups) {
+            (Some(job), Some(key_groups)) => (job.to_owned(), key_groups),
+            _ if read_only => {
+                // A reader need not know whose directory it looks into.
+                let found = py.detach(|| store::settings(&path)).map_err(to_py)?;
+                (job.map_or(found.job, str::to_owned), key_groups.unwrap_or(found.key_groups))
+            }
+            _ => (job.unwrap_or(DEFAULT_JOB).to_owned(), key_groups.unwrap_or(DEFAULT_KEY_GROUPS)),
+        };
         let (first, end) = restore_key_groups.unwrap_or((0, key_groups));
         let options = BackendOptions {
             store: StoreOptions {
-                job: job.to_owned(),
+                job: job.clone(),
                 key_groups,
                 map_size_bytes,
                 create,
@@ -92,7 +104,7 @@ impl PyStateBackend {
             chunk_bytes,
         };
         let backend = py.detach(|| Backend::open(&path, options)).map_err(to_py)?;
-        Ok(Self { backend, job: job.to_owned() })
+        Ok(Self { backend, job })
     }
 
     #[getter]
@@ -205,15 +217,7 @@ impl PyStateBackend {
 
     #[getter]
     fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let positions = PyDict::new(py);
-        if let Some(record) = &self.backend.recovery().restored {
-            for (name, bytes) in &record.blobs {
-                if let Some(name) = name.strip_prefix(POSITION_PREFIX) {
-                    positions.set_item(name, decode_position(py, bytes)?)?;
-                }
-            }
-        }
-        Ok(positions)
+        positions(py, self.backend.recovery().restored.as_ref())
     }
 
     fn checkpoints(&self, py: Python<'_>) -> PyResult<Vec<PyCheckpointInfo>> {
@@ -306,6 +310,19 @@ fn blobs<'py>(
     Ok(dict)
 }
 
+fn positions<'py>(
+    py: Python<'py>,
+    record: Option<&CheckpointRecord>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let positions = PyDict::new(py);
+    for (name, bytes) in record.into_iter().flat_map(|record| &record.blobs) {
+        if let Some(name) = name.strip_prefix(POSITION_PREFIX) {
+            positions.set_item(name, decode_position(py, bytes)?)?;
+        }
+    }
+    Ok(positions)
+}
+
 #[pymethods]
 impl PyCheckpointInfo {
     #[getter]
@@ -342,6 +359,11 @@ impl PyCheckpointInfo {
     #[getter]
     fn blobs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         blobs(py, self.record.as_ref().map(|record| &record.blobs))
+    }
+
+    #[getter]
+    fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        positions(py, self.record.as_ref())
     }
 
     #[getter]

@@ -36,6 +36,7 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("CRASH_POINTS", crate::checkpoint::CRASH_POINTS)
     }
 }

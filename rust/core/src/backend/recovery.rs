@@ -6,7 +6,7 @@ use super::tables::{Entry, Tables};
 use super::{BackendOptions, Recovery, Restore};
 use crate::snapshot::ChunkKind;
 use crate::state::Table;
-use crate::store::{CheckpointRecord, ChunkKey, Damage, Store, TableManifest};
+use crate::store::{CheckpointRecord, ChunkKey, Damage, Snapshot, Store, TableManifest};
 use crate::{Error, ErrorKind, Result};
 
 /// The checkpoints in the store, and the chunks that each refers to.
@@ -119,7 +119,10 @@ pub(super) fn restore(
     options: &BackendOptions,
     key_groups: u16,
 ) -> Result<Restored> {
-    let records = store.records()?;
+    // One snapshot for all: beside a running owner a record's chunks must not be collected between
+    // two reads.
+    let snapshot = store.snapshot()?;
+    let records = snapshot.records()?;
     let mut history = History::default();
     let mut recovery = Recovery::default();
     for record in &records {
@@ -151,7 +154,7 @@ pub(super) fn restore(
         }
         Restore::Checkpoint(id) => {
             let record = find(&records, id)?;
-            entries = load(store, record, options, key_groups, &mut recovery)?;
+            entries = load(&snapshot, record, options, key_groups, &mut recovery)?;
             let newest = records
                 .last()
                 .is_some_and(|newest| matches!(newest, Ok(newest) if newest.id == id));
@@ -169,7 +172,7 @@ pub(super) fn restore(
                         continue;
                     }
                 };
-                match load(store, record, options, key_groups, &mut recovery) {
+                match load(&snapshot, record, options, key_groups, &mut recovery) {
                     Ok(loaded) => {
                         entries = loaded;
                         recovery.restored = Some(record.clone());
@@ -204,6 +207,7 @@ pub(super) fn restore(
             }
         }
     }
+    drop(snapshot);
     crate::crash_point!("restore.loaded");
     if !options.store.read_only && history.is_sound() {
         collect_orphans(store, &history)?;
@@ -242,7 +246,7 @@ fn collect_orphans(store: &Store, history: &History) -> Result<()> {
 }
 
 fn load(
-    store: &Store,
+    snapshot: &Snapshot<'_>,
     record: &CheckpointRecord,
     options: &BackendOptions,
     key_groups: u16,
@@ -251,7 +255,7 @@ fn load(
     let (mut rows, mut bytes) = (0, 0);
     let mut entries = Vec::new();
     for manifest in &record.tables {
-        let table = load_table(store, manifest, options, key_groups, &mut bytes)?;
+        let table = load_table(snapshot, manifest, options, key_groups, &mut bytes)?;
         rows += table.len() as u64;
         entries.push(Entry::restored(manifest, table));
     }
@@ -261,7 +265,7 @@ fn load(
 }
 
 fn load_table(
-    store: &Store,
+    snapshot: &Snapshot<'_>,
     manifest: &TableManifest,
     options: &BackendOptions,
     key_groups: u16,
@@ -297,7 +301,7 @@ fn load_table(
         }
         let key =
             ChunkKey { table: manifest.id, checkpoint: chunk.checkpoint, sequence: chunk.sequence };
-        store.read_chunk(key, |content| {
+        snapshot.read_chunk(key, |content| {
             *bytes += content.len() as u64;
             table.apply_chunk(content, &needed)
         })?;

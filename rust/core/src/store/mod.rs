@@ -35,7 +35,7 @@ use layout::{
     Database, HEAD_KEY, Head, MAX_NOTE_BYTES, MAX_NOTE_NAME_BYTES, MAX_VALUE_BYTES, Tally,
     chunk_key, open_value, parse_chunk_key, record_key,
 };
-use lmdb::{Environment, Failure, Transaction};
+use lmdb::{Environment, Failure, Read, Transaction};
 use manifest::Manifest;
 use owner::Owner;
 use pages::MAX_MAP_BYTES;
@@ -44,6 +44,7 @@ use values::{
 };
 
 pub use layout::{CheckpointRecord, ChunkKey, TableManifest};
+pub use owner::{StoreSettings, settings};
 pub use verify::{VerifyReport, verify};
 
 use crate::{Error, ErrorKind, Result};
@@ -167,9 +168,15 @@ impl Store {
         self.manifest.key_groups
     }
 
+    /// Everything as it is now, whatever the owner collects meanwhile. The file cannot reuse space
+    /// that is freed while a snapshot is held, so hold it shortly.
+    pub fn snapshot(&self) -> Result<Snapshot<'_>> {
+        Ok(Snapshot { txn: self.environment()?.read()?, directory: &self.directory })
+    }
+
     /// All decision records, ascending; a damaged one is reported in place.
     pub fn records(&self) -> Result<Vec<std::result::Result<CheckpointRecord, Damage>>> {
-        read_records(&self.environment()?.read()?)
+        self.snapshot()?.records()
     }
 
     /// Never hands out the same number twice, also across crashes (ids of aborted checkpoints are
@@ -265,13 +272,7 @@ impl Store {
     /// # Errors
     /// `StoreCorrupt` if the chunk is missing or its checksum is wrong, and what `read` returns.
     pub fn read_chunk<R>(&self, key: ChunkKey, read: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
-        let environment = self.environment()?;
-        let txn = environment.read()?;
-        let chunk = read_parts(&txn, Database::Chunks, |part| chunk_key(key, part));
-        match chunk.map_err(|problem| problem.into_error(&self.directory, &key))? {
-            Whole::Mapped(bytes) => read(bytes),
-            Whole::Joined(bytes) => read(&bytes),
-        }
+        self.snapshot()?.read_chunk(key, read)
     }
 
     /// A small durable note outside checkpoints (a sink's applied marker). Fenced like a commit.
@@ -451,6 +452,34 @@ impl Store {
         let environment = self.environment()?;
         let Some(owner) = &self.owner else { return Ok(()) };
         owner::raise_manifest(environment, owner, &self.manifest, &self.directory)
+    }
+}
+
+/// See `Store::snapshot`.
+pub struct Snapshot<'s> {
+    txn: Read<'s>,
+    directory: &'s Path,
+}
+
+impl Snapshot<'_> {
+    /// See `Store::records`.
+    pub fn records(&self) -> Result<Vec<std::result::Result<CheckpointRecord, Damage>>> {
+        read_records(&self.txn)
+    }
+
+    /// See `Store::read_chunk`.
+    pub fn read_chunk<R>(&self, key: ChunkKey, read: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+        let chunk = read_parts(&self.txn, Database::Chunks, |part| chunk_key(key, part));
+        match chunk.map_err(|problem| problem.into_error(self.directory, &key))? {
+            Whole::Mapped(bytes) => read(bytes),
+            Whole::Joined(bytes) => read(&bytes),
+        }
+    }
+}
+
+impl std::fmt::Debug for Snapshot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("transaction", &self.txn.transaction()).finish()
     }
 }
 

@@ -54,6 +54,24 @@ impl Owner {
     }
 }
 
+/// What a store was created with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct StoreSettings {
+    pub job: String,
+    pub key_groups: u16,
+}
+
+/// The settings of the store in `directory`, for a reader that does not know them.
+///
+/// # Errors
+/// `StoreMissing`, `StoreFormat`, `StoreCorrupt` (of the manifest), `Io`.
+pub fn settings(directory: &Path) -> Result<StoreSettings> {
+    let directory = enter_existing(directory)?;
+    let manifest = read_manifest(&directory)?;
+    Ok(StoreSettings { job: manifest.job, key_groups: manifest.key_groups })
+}
+
 impl Store {
     pub(super) fn open_owner(directory: &Path, options: &StoreOptions) -> Result<Self> {
         check_options(options)?;
@@ -125,17 +143,7 @@ impl Store {
 
     /// Opens for reading, beside an owner if there is one. Without options: whatever the job.
     pub(super) fn open_reader(directory: &Path, options: Option<&StoreOptions>) -> Result<Self> {
-        let directory = match directory.canonicalize() {
-            Ok(directory) => directory,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(missing(directory));
-            }
-            Err(error) => return Err(io_error("open", directory, &error)),
-        };
-        refuse_network_filesystem(&directory)?;
-        if creation::look(&directory)? == Found::Nothing {
-            return Err(missing(&directory));
-        }
+        let directory = enter_existing(directory)?;
         let slot = slot(FileId::of(&directory)?);
         let mut slot = slot.lock();
         let manifest = read_manifest(&directory)?;
@@ -213,18 +221,38 @@ fn enter(directory: &Path, options: &StoreOptions) -> Result<std::path::PathBuf>
     let directory = directory
         .canonicalize()
         .map_err(|error| io_error("open the directory", directory, &error))?;
+    check_directory(&directory)?;
+    // Before anything is written there: a foreign directory stays as it is.
+    if creation::look(&directory)? == Found::Nothing && !options.create {
+        return Err(missing(&directory));
+    }
+    Ok(directory)
+}
+
+/// The canonical path of a directory that holds a store.
+fn enter_existing(directory: &Path) -> Result<std::path::PathBuf> {
+    let directory = match directory.canonicalize() {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(missing(directory));
+        }
+        Err(error) => return Err(io_error("open", directory, &error)),
+    };
+    check_directory(&directory)?;
+    if creation::look(&directory)? == Found::Nothing {
+        return Err(missing(&directory));
+    }
+    Ok(directory)
+}
+
+fn check_directory(directory: &Path) -> Result<()> {
     if !directory.is_dir() {
         return Err(Error::new(
             ErrorKind::StoreFormat,
             format!("{} is a file, not a state directory", directory.display()),
         ));
     }
-    refuse_network_filesystem(&directory)?;
-    // Before anything is written there: a foreign directory stays as it is.
-    if creation::look(&directory)? == Found::Nothing && !options.create {
-        return Err(missing(&directory));
-    }
-    Ok(directory)
+    refuse_network_filesystem(directory)
 }
 
 fn missing(directory: &Path) -> Error {
