@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from onceflow._native import CheckpointStats
 
-__all__ = ["CheckpointCompleted", "JobEvent", "JobResult", "Progress", "Recovered"]
+__all__ = ["CheckpointCompleted", "JobEvent", "JobResult", "Progress", "Recovered", "Stopping"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,8 @@ class Recovered:
         duration_s: What opening and restoring took.
         replaying_to: Outputs are suppressed until the positions of this checkpoint, whose own state is damaged.
         damage: What was damaged, for people.
+        records_in: Records that earlier runs had read up to the checkpoint.
+        records_out: Records that had reached a sink.
     """
 
     checkpoint_id: int | None
@@ -29,6 +31,8 @@ class Recovered:
     duration_s: float
     replaying_to: int | None = None
     damage: tuple[str, ...] = ()
+    records_in: int = 0
+    records_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,12 @@ class Progress:
     records_out: int
 
 
-JobEvent: TypeAlias = Recovered | CheckpointCompleted | Progress
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The job was asked to stop and ends with a last checkpoint."""
+
+
+JobEvent: TypeAlias = Recovered | CheckpointCompleted | Progress | Stopping
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from onceflow.clock import Clock, SystemClock
 from onceflow.codec import codec_by_name
 from onceflow.crash import crash_point
 from onceflow.dataflow import Dataflow
-from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered
+from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
 from onceflow.exceptions import (
     CheckpointError,
     ConfigurationError,
@@ -309,6 +309,8 @@ class _Job:
                 recovery.duration_s,
                 None if made is None else made.until,
                 tuple(reason for _, reason in recovery.damage),
+                self._counts["records_in"],
+                self._out_before,
             )
         )
 
@@ -320,6 +322,7 @@ class _Job:
         while True:
             self._poll()
             if self._stopping and self._replay_to is None:
+                self._tell(Stopping())
                 self._finish_checkpoint(finished=False)
                 return False
             if all(task.ended for task in self._tasks):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from onceflow.columns import Columns
+if TYPE_CHECKING:
+    from onceflow.columns import Columns
 
 #: What a checkpoint keeps for a source or a sink: anything msgpack can write.
 Plain: TypeAlias = "bool | int | float | str | bytes | list[Plain] | dict[str, Plain] | None"
