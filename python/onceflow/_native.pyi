@@ -27,6 +27,7 @@ __all__ = [
     "TableSchema",
     "Verdicts",
     "VerifyReport",
+    "__version__",
     "crash_point",
     "key_group",
     "recovery_plan",
