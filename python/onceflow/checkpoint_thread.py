@@ -5,59 +5,50 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-__all__ = ["CheckpointThread", "Outcome"]
+from onceflow._native import CoordinatorEffect
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one piece of work.
-
-    Attributes:
-        kind: As given to ``submit``.
-        sink: As given to ``submit``.
-        value: What the work returned.
-        error: What it raised.
-    """
-
-    kind: str
-    sink: str
-    value: Any
-    error: BaseException | None
+__all__ = ["CheckpointThread"]
 
 
 class CheckpointThread:
-    """Does pieces of work one after the other; the job's thread asks for what became of them.
+    """Carries out effects one after the other; the job's thread asks what became of them.
 
-    There is at most one checkpoint under way, so the queues hold a few entries for each sink.
+    There is at most one checkpoint under way, so the queues hold a few entries.
+
+    Args:
+        carry_out: Does the work of an effect and of those that follow from it; true when the checkpoint is complete.
     """
 
-    def __init__(self) -> None:
-        self._work: queue.SimpleQueue[tuple[str, str, Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+    def __init__(self, carry_out: Callable[[CoordinatorEffect], bool]) -> None:
+        self._carry_out = carry_out
+        self._work: queue.SimpleQueue[CoordinatorEffect | None] = queue.SimpleQueue()
+        #: None for a checkpoint that is complete.
+        self._outcomes: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="onceflow-checkpoint", daemon=True)
         self._thread.start()
 
-    def submit(self, kind: str, sink: str, work: Callable[[], Any]) -> None:
+    def submit(self, effect: CoordinatorEffect) -> None:
         """Appends a piece of work."""
-        self._work.put((kind, sink, work))
+        self._work.put(effect)
 
-    def outcome(self, timeout_s: float = 0.0) -> Outcome | None:
-        """The next outcome, if it comes within the timeout (seconds)."""
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """True if a checkpoint has completed, waiting up to a timeout in seconds. Raises what its work raised."""
         try:
-            return self._outcomes.get(timeout=timeout_s) if timeout_s > 0 else self._outcomes.get_nowait()
+            error = self._outcomes.get(timeout=timeout_s) if timeout_s > 0 else self._outcomes.get_nowait()
         except queue.Empty:
-            return None
+            return False
+        if error is not None:
+            raise error
+        return True
 
     def _run(self) -> None:
-        while (item := self._work.get()) is not None:
-            kind, sink, work = item
+        while (effect := self._work.get()) is not None:
             try:
-                self._outcomes.put(Outcome(kind, sink, work(), None))
+                if self._carry_out(effect):
+                    self._outcomes.put(None)
             except BaseException as error:
-                self._outcomes.put(Outcome(kind, sink, None, error))
+                self._outcomes.put(error)
 
     def close(self) -> None:
         """Waits for what was submitted, and ends the thread."""

@@ -9,6 +9,7 @@ sinks prepare, writes the decision record, and has the sinks commit. ``Checkpoin
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,16 +21,13 @@ import msgspec
 
 from onceflow._native import (
     BarrierAligner,
-    CheckpointCoordinator,
     CheckpointInfo,
-    CoordinatorEffect,
-    PendingCheckpoint,
     RecoveryPlan,
     StateBackend,
     recovery_plan,
 )
 from onceflow.channel import BarrierEvent, BatchEvent, Event
-from onceflow.checkpoint_thread import CheckpointThread, Outcome
+from onceflow.checkpointing import Checkpointing
 from onceflow.clock import Clock, SystemClock
 from onceflow.codec import codec_by_name
 from onceflow.crash import crash_point
@@ -38,8 +36,6 @@ from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, 
 from onceflow.exceptions import (
     CheckpointError,
     ConfigurationError,
-    FencedError,
-    SinkError,
     SourceError,
     StoreCorruptError,
     UserFunctionError,
@@ -60,7 +56,7 @@ _WORKER = "worker"
 _MAX_HELD_RECORDS = 1_000_000
 _PROGRESS_EVERY_S = 0.1
 _IDLE_S = 0.002
-_CHECKPOINT_TIMEOUT_S = 600.0
+_SWITCH_S = 0.001
 
 
 def run(
@@ -148,16 +144,15 @@ class _Job:
         self._clock = clock
         self._resources = resources
         self._stopping = False
-        self._pending: PendingCheckpoint | None = None
-        self._sealed: dict[str, Any] = {}
-        self._staged: dict[str, bytes | None] = {}
         self._source_states: dict[str, dict[str, Any]] = {}
         self._watermarks: dict[str, int] = {}
         self._replay_to: dict[str, Any] | None = None
         self._last_start = clock.monotonic()
         self._last_progress = self._last_start
         self._completed = 0
-        self._stats: Any = None
+        self._finished = False
+        #: Something was read since the last cut.
+        self._changed = False
         self._counts = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0}
         self._out_before = 0
 
@@ -175,7 +170,7 @@ class _Job:
         self._open_tasks(restored, legs)
         self._recovered(restored, recovery)
         crash_point("recover.post_open")
-        with _stop_on_signals(self):
+        with _stop_on_signals(self), _quick_switches():
             finished = self._loop()
         return self._result(finished=finished)
 
@@ -280,9 +275,6 @@ class _Job:
             step.step_id: [task for task in self._tasks if task.step is step] for step in self._graph.sources()
         }
         self._aligner = BarrierAligner(len(self._tasks))
-        self._coordinator = CheckpointCoordinator(
-            [*(task.name for task in self._tasks), _WORKER], list(legs), timeout_s=_CHECKPOINT_TIMEOUT_S
-        )
         self._worker = WorkerTask(self._graph, legs)
         self._resources.callback(self._worker.close)
         prefix = "operator/"
@@ -292,8 +284,9 @@ class _Job:
             self._clock,
             {name.removeprefix(prefix): blob for name, blob in blobs.items() if name.startswith(prefix)},
         )
-        self._thread = CheckpointThread()
-        self._resources.callback(self._give_up)
+        tasks = [*(task.name for task in self._tasks), _WORKER]
+        self._checkpoints = Checkpointing(self._backend, legs, tasks, self._clock)
+        self._resources.callback(self._checkpoints.close)
         for task in self._tasks:
             self._source_states[task.name] = task.snapshot()
         for step_id in self._by_source:
@@ -327,21 +320,29 @@ class _Job:
                 return False
             if all(task.ended for task in self._tasks):
                 break
-            if not self._round():
-                self._wait(_IDLE_S)
+            if self._round():
+                self._changed = True
+            else:
+                self._idle()
             self._check_replay()
-            if self._pending is None and self._replay_to is None and self._is_due():
+            if self._checkpoints.pending is None and self._replay_to is None and self._is_due():
                 self._start_checkpoint(finished=False)
         if self._replay_to is not None:
             raise SourceError(
                 "the sources ended before the positions of the damaged checkpoint were reached: they are not what they "
                 "were, so no exact recovery is possible"
             )
-        while self._pending is not None:
-            self._wait(1.0)
+        self._settle()
         self._worker.end()
         self._finish_checkpoint(finished=True)
         return True
+
+    def _idle(self) -> None:
+        """Nothing was there to read."""
+        if self._checkpoints.pending is None:
+            time.sleep(_IDLE_S)
+        else:
+            self._poll(_IDLE_S)
 
     def _round(self) -> bool:
         """Every source task reads a batch, and the worker takes them in order."""
@@ -412,7 +413,7 @@ class _Job:
             raise
 
     def _ended(self, task: SourceTask) -> None:
-        self._apply(self._coordinator.task_finished(task.name, now_s=self._clock.monotonic()))
+        self._checkpoints.task_finished(task.name)
         self._advance(task.step.step_id)
 
     def _advance(self, step_id: str) -> None:
@@ -444,43 +445,44 @@ class _Job:
         if now - self._last_progress >= _PROGRESS_EVERY_S:
             self._last_progress = now
             self._tell(Progress(self._counts["records_in"], self._records_out()))
-        if now - self._last_start >= self._interval_s:
+        if self._changed and now - self._last_start >= self._interval_s:
             return True
         return any(leg.held > _MAX_HELD_RECORDS for leg in self._legs.values())
 
     def _start_checkpoint(self, *, finished: bool) -> None:
+        """Injects a barrier behind the last batch of each task, and takes the snapshot when all have come."""
         self._last_start = self._clock.monotonic()
-        self._pending = self._backend.begin_checkpoint()
+        self._changed = False
         self._finished = finished
-        self._sealed, self._staged = {}, {}
-        crash_point("barrier.pre_inject")
-        self._apply(self._coordinator.trigger(self._pending.id, now_s=self._last_start))
-        self._consume()
-
-    def _finish_checkpoint(self, *, finished: bool) -> None:
-        """A last checkpoint, waited for."""
-        while self._pending is not None:
-            self._wait(1.0)
-        self._start_checkpoint(finished=finished)
-        while self._pending is not None:
-            self._wait(1.0)
-        crash_point("job.end")
-
-    def _inject(self) -> None:
-        pending = self._under_way()
-        now = self._clock.monotonic()
+        pending = self._checkpoints.begin()
         live = [task for task in self._tasks if not task.ended]
         for task in live:
             self._source_states[task.name] = task.snapshot()
-            task.inject(pending.id, now)
+            task.inject(pending.id, self._last_start)
             crash_point("barrier.mid_inject")
-            self._apply(self._coordinator.acknowledge(task.name, pending.id, now_s=now))
-        if not live:
+            self._checkpoints.acknowledge(task.name)
+        if live:
+            self._consume()
+        else:
             self._snapshot()
+
+    def _finish_checkpoint(self, *, finished: bool) -> None:
+        """A last checkpoint, waited for."""
+        self._settle()
+        self._start_checkpoint(finished=finished)
+        self._settle()
+        crash_point("job.end")
+
+    def _settle(self) -> None:
+        """Waits for the checkpoint under way."""
+        while self._checkpoints.pending is not None:
+            self._poll(1.0)
 
     def _snapshot(self) -> None:
         """The cut: what was processed so far belongs to the checkpoint."""
-        pending = self._under_way()
+        pending = self._checkpoints.pending
+        if pending is None:
+            raise CheckpointError("the aligner has cut a checkpoint that nobody began; report this")
         crash_point("task.pre_snapshot")
         for step_id, data in self._worker.snapshot(pending).items():
             pending.put_blob(f"operator/{step_id}", data)
@@ -502,103 +504,20 @@ class _Job:
                 }
             ),
         )
-        for step_id, leg in self._legs.items():
-            self._sealed[step_id] = leg.seal(pending.id)
+        self._checkpoints.seal()
         crash_point("task.post_snapshot")
-        now = self._clock.monotonic()
-        self._apply(self._coordinator.acknowledge(_WORKER, pending.id, now_s=now))
+        self._checkpoints.acknowledge(_WORKER)
 
-    def _apply(self, effects: list[CoordinatorEffect]) -> None:
-        """Carries out what the coordinator says."""
-        for effect in effects:
-            if effect.kind == "inject_barrier":
-                self._inject()
-            elif effect.kind == "prepare_sinks":
-                for step_id in self._legs:
-                    self._thread.submit("prepare", step_id, lambda step_id=step_id: self._prepare(step_id))  # type: ignore[misc]
-            elif effect.kind == "decide":
-                self._thread.submit("decide", "", self._decide)
-            elif effect.kind == "commit_sink":
-                sink = effect.sink or ""
-                self._thread.submit("commit", sink, lambda sink=sink: self._commit(sink))  # type: ignore[misc]
-            elif effect.kind == "complete":
-                self._complete()
-            else:
-                # Sealed output cannot go back into the stream, so also an abort ends the run: the next one begins at
-                # the checkpoint before.
-                raise CheckpointError(f"checkpoint {effect.checkpoint_id} failed: {effect.reason}; run the job again")
-
-    def _prepare(self, step_id: str) -> None:
-        sealed = self._sealed[step_id]
-        if sealed is not None:
-            self._staged[step_id] = self._legs[step_id].prepare(self._under_way().id, sealed)
-        crash_point("sink.post_prepare")
-
-    def _decide(self) -> None:
-        pending = self._under_way()
-        for step_id, staged in self._staged.items():
-            if staged is not None:
-                pending.stage(step_id, staged)
-        crash_point("decide.pre")
-        pending.commit()
-        self._stats = pending.wait()
-        crash_point("decide.post_wait")
-
-    def _commit(self, step_id: str) -> None:
-        crash_point("sink.pre_commit")
-        if self._sealed[step_id] is not None:
-            self._legs[step_id].commit(self._under_way().id, self._sealed[step_id], self._staged.get(step_id))
-        crash_point("sink.post_commit")
-
-    def _poll(self) -> None:
+    def _poll(self, timeout_s: float = 0.0) -> None:
+        """Lets the capture go on for a slice, and hears of a checkpoint that has completed."""
         self._backend.poll()
-        while (outcome := self._thread.outcome()) is not None:
-            self._settle(outcome)
-
-    def _wait(self, timeout_s: float) -> None:
-        if self._pending is None:
-            time.sleep(timeout_s)
+        if self._checkpoints.pending is None:
             return
-        self._backend.poll()
-        outcome = self._thread.outcome(timeout_s)
-        if outcome is not None:
-            self._settle(outcome)
-        self._apply(self._coordinator.tick(self._clock.monotonic()))
-
-    def _settle(self, outcome: Outcome) -> None:
-        """Tells the coordinator what became of a piece of work; an error ends the run."""
-        error = outcome.error
-        if error is not None:
-            if isinstance(error, FencedError) or outcome.kind == "decide":
-                raise error
-            raise SinkError(f"sink {outcome.sink!r} could not {outcome.kind}: {error}") from error
-        number = self._under_way().id
-        if outcome.kind == "prepare":
-            self._apply(self._coordinator.prepared(outcome.sink, number))
-        elif outcome.kind == "decide":
-            self._apply(self._coordinator.decided(number))
-        else:
-            self._apply(self._coordinator.committed(outcome.sink, number))
-
-    def _complete(self) -> None:
-        pending, self._pending = self._under_way(), None
-        self._last_checkpoint = pending.id
-        self._completed += 1
-        self._tell(CheckpointCompleted(self._stats, self._counts["records_in"], self._records_out()))
-
-    def _give_up(self) -> None:
-        """Closes the checkpoint thread; what was sealed and not decided is discarded."""
-        self._thread.close()
-        if self._pending is not None and not self._pending.done:
-            self._pending.abort()
-            for step_id, sealed in self._sealed.items():
-                if sealed is not None:
-                    self._legs[step_id].abort(self._pending.id, sealed)
-
-    def _under_way(self) -> PendingCheckpoint:
-        if self._pending is None:
-            raise CheckpointError("no checkpoint is under way")
-        return self._pending
+        stats = self._checkpoints.poll(timeout_s)
+        if stats is not None:
+            self._last_checkpoint = stats.id
+            self._completed += 1
+            self._tell(CheckpointCompleted(stats, self._counts["records_in"], self._records_out()))
 
     # -- reports -------------------------------------------------------------------------------
 
@@ -618,6 +537,20 @@ class _Job:
             resumed_from=None if restored is None else restored.id,
             **self._counts,
         )
+
+
+@contextmanager
+def _quick_switches() -> Iterator[None]:
+    """While a job runs, a thread that wants the GIL waits 1 ms for it at most.
+
+    By default it waits 5 ms, and the checkpoint thread would do so after each of its dozen system calls.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, _SWITCH_S))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextmanager

@@ -1,0 +1,168 @@
+"""One checkpoint after another of a running job: from the cut to the sinks' commits.
+
+The job's thread begins a checkpoint, injects its barriers and seals the sinks at the cut. From then on the checkpoint
+thread carries out what ``CheckpointCoordinator`` says: prepare the sinks, decide, commit the sinks. It does so without
+waiting for the job's thread, which is in the middle of a batch most of the time and only asks what became of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from onceflow._native import CheckpointCoordinator, CheckpointStats, CoordinatorEffect, PendingCheckpoint, StateBackend
+from onceflow.checkpoint_thread import CheckpointThread
+from onceflow.clock import Clock
+from onceflow.crash import crash_point
+from onceflow.exceptions import CheckpointError, FencedError, SinkError
+from onceflow.sink_legs import SinkLeg
+
+__all__ = ["Checkpointing"]
+
+_TIMEOUT_S = 600.0
+
+
+class Checkpointing:
+    """The checkpoints of one run, one at a time.
+
+    Args:
+        backend: Where state and decisions are kept.
+        legs: The sinks by step id.
+        tasks: Names of the tasks that acknowledge.
+        clock: Where the time comes from.
+    """
+
+    def __init__(self, backend: StateBackend, legs: Mapping[str, SinkLeg], tasks: Sequence[str], clock: Clock) -> None:
+        self._backend = backend
+        self._legs = legs
+        self._clock = clock
+        self._coordinator = CheckpointCoordinator(list(tasks), list(legs), timeout_s=_TIMEOUT_S)
+        self._thread = CheckpointThread(self._carry_out)
+        self._pending: PendingCheckpoint | None = None
+        self._sealed: dict[str, Any] = {}
+        self._staged: dict[str, bytes] = {}
+        self._stats: CheckpointStats | None = None
+
+    # -- on the job's thread -------------------------------------------------------------------
+
+    @property
+    def pending(self) -> PendingCheckpoint | None:
+        """The checkpoint under way."""
+        return self._pending
+
+    def begin(self) -> PendingCheckpoint:
+        """Begins a checkpoint: the caller injects its barriers, then acknowledges for each task."""
+        self._pending = pending = self._backend.begin_checkpoint()
+        self._sealed, self._staged = {}, {}
+        self._coordinator.trigger(pending.id, now_s=self._clock.monotonic())
+        crash_point("barrier.pre_inject")
+        return pending
+
+    def seal(self) -> None:
+        """The cut: what was written to the sinks so far belongs to this checkpoint."""
+        number = self._under_way().id
+        for step_id, leg in self._legs.items():
+            self._sealed[step_id] = leg.seal(number)
+
+    def acknowledge(self, task: str) -> None:
+        """A task's snapshot is taken; with the last one the checkpoint thread goes to work."""
+        self._submit(self._coordinator.acknowledge(task, self._under_way().id, now_s=self._clock.monotonic()))
+
+    def task_finished(self, task: str) -> None:
+        """A task has ended for good: it counts as acknowledged from now on."""
+        self._submit(self._coordinator.task_finished(task, now_s=self._clock.monotonic()))
+
+    def poll(self, timeout_s: float = 0.0) -> CheckpointStats | None:
+        """What the checkpoint under way cost if it has completed, waiting for it for up to a timeout in seconds.
+
+        Raises:
+            FencedError, SinkError, StoreError, CheckpointError: It failed. Sealed output cannot go back into the
+                stream, so the run must end; the next one begins at the checkpoint before.
+        """
+        self._submit(self._coordinator.tick(self._clock.monotonic()))
+        if not self._thread.poll(timeout_s):
+            return None
+        stats, self._pending = self._stats, None
+        return stats
+
+    def close(self) -> None:
+        """Ends the checkpoint thread; what was sealed and not decided is discarded."""
+        self._thread.close()
+        pending, self._pending = self._pending, None
+        if pending is not None and not pending.done:
+            pending.abort()
+            for step_id, sealed in self._sealed.items():
+                if sealed is not None:
+                    self._legs[step_id].abort(pending.id, sealed)
+
+    def _submit(self, effects: Sequence[CoordinatorEffect]) -> None:
+        for effect in effects:
+            self._thread.submit(effect)
+
+    def _under_way(self) -> PendingCheckpoint:
+        if self._pending is None:
+            raise CheckpointError("no checkpoint is under way")
+        return self._pending
+
+    # -- on the checkpoint thread --------------------------------------------------------------
+
+    def _carry_out(self, effect: CoordinatorEffect) -> bool:
+        """Does what the coordinator says, and what it says then; true when the checkpoint is complete."""
+        waiting = deque([effect])
+        while waiting:
+            effect = waiting.popleft()
+            if effect.kind == "complete":
+                return True
+            waiting.extend(self._step(effect))
+        return False
+
+    def _step(self, effect: CoordinatorEffect) -> list[CoordinatorEffect]:
+        pending = self._under_way()
+        if effect.kind == "prepare_sinks":
+            return [more for step_id in self._legs for more in self._prepare(step_id, pending)]
+        if effect.kind == "decide":
+            return self._decide(pending)
+        if effect.kind == "commit_sink":
+            return self._commit(effect.sink or "", pending)
+        raise CheckpointError(f"checkpoint {effect.checkpoint_id} failed: {effect.reason}; run the job again")
+
+    def _prepare(self, step_id: str, pending: PendingCheckpoint) -> list[CoordinatorEffect]:
+        sealed = self._sealed[step_id]
+        if sealed is not None:
+            with _named(step_id, "prepare"):
+                staged = self._legs[step_id].prepare(pending.id, sealed)
+            if staged is not None:
+                self._staged[step_id] = staged
+        crash_point("sink.post_prepare")
+        return self._coordinator.prepared(step_id, pending.id)
+
+    def _decide(self, pending: PendingCheckpoint) -> list[CoordinatorEffect]:
+        for step_id, staged in self._staged.items():
+            pending.stage(step_id, staged)
+        crash_point("decide.pre")
+        pending.commit()
+        self._stats = pending.wait()
+        crash_point("decide.post_wait")
+        return self._coordinator.decided(pending.id)
+
+    def _commit(self, step_id: str, pending: PendingCheckpoint) -> list[CoordinatorEffect]:
+        crash_point("sink.pre_commit")
+        sealed = self._sealed[step_id]
+        if sealed is not None:
+            with _named(step_id, "commit"):
+                self._legs[step_id].commit(pending.id, sealed, self._staged.get(step_id))
+        crash_point("sink.post_commit")
+        return self._coordinator.committed(step_id, pending.id)
+
+
+@contextmanager
+def _named(step_id: str, step: str) -> Iterator[None]:
+    """Errors of a sink, with its name."""
+    try:
+        yield
+    except FencedError:
+        raise
+    except Exception as error:
+        raise SinkError(f"sink {step_id!r} could not {step}: {error}") from error
