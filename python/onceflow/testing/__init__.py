@@ -1,4 +1,4 @@
-"""Sources, sinks and contracts for tests of dataflows and of your own connectors."""
+"""Sources and sinks for tests of dataflows and of your own connectors; ``histories`` for tests of logs."""
 
 from onceflow.testing.sinks import IdempotentTestingSink, PlainTestingSink, TransactionalTestingSink
 from onceflow.testing.sources import ABORT, EOF, PAUSE, AbortedError, TestingSource
