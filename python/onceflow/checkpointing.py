@@ -52,9 +52,10 @@ class Checkpointing:
         """The checkpoint under way."""
         return self._pending
 
-    def begin(self) -> PendingCheckpoint:
-        """Begins a checkpoint: the caller injects its barriers, then acknowledges for each task."""
-        self._pending = pending = self._backend.begin_checkpoint()
+    def begin(self, savepoint: str | None = None) -> PendingCheckpoint:
+        """Begins a checkpoint, or a savepoint of this name: the caller injects its barriers and acknowledges for each
+        task."""
+        self._pending = pending = self._backend.begin_checkpoint(savepoint=savepoint)
         self._sealed, self._staged = {}, {}
         self._coordinator.trigger(pending.id, now_s=self._clock.monotonic())
         crash_point("barrier.pre_inject")

@@ -35,6 +35,7 @@ from onceflow.dataflow import Dataflow
 from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
 from onceflow.exceptions import (
     CheckpointError,
+    CheckpointNotFoundError,
     ConfigurationError,
     SourceError,
     StoreCorruptError,
@@ -68,7 +69,8 @@ def run(
     batch_size: int = 8192,
     codec: str = "msgpack",
     retain: int = 2,
-    from_checkpoint: int | None = None,
+    savepoint: str | None = None,
+    from_checkpoint: int | str | None = None,
     fresh: bool = False,
     take_over: bool = False,
     on_event: Callable[[JobEvent], None] | None = None,
@@ -90,8 +92,9 @@ def run(
         codec: How values of user state become bytes: ``"msgpack"``, or ``"pickle"`` for any object (reading pickles
             runs code).
         retain: Complete checkpoints kept besides savepoints.
-        from_checkpoint: Resume from this one instead of the newest. Starts a new lineage: outputs after it are written
-            again.
+        savepoint: Name under which the last checkpoint of this run is kept; a savepoint is never collected.
+        from_checkpoint: Resume from this number, or savepoint of this name, instead of the newest checkpoint. Starts a
+            new lineage: outputs after it are written again.
         fresh: Start from nothing, in a new lineage.
         take_over: Fence a running or paused process of this job instead of being refused.
         on_event: Called on the job's thread.
@@ -116,11 +119,23 @@ def run(
             job=flow.name,
             retain=retain,
             take_over=take_over,
-            checkpoint="none" if fresh else from_checkpoint,
+            checkpoint="none" if fresh else _numbered(state, flow.name, from_checkpoint),
         )
         resources.callback(backend.close)
-        job = _Job(flow, backend, settings, checkpoint_interval_s, on_event, clock or SystemClock(), resources)
+        clock = clock or SystemClock()
+        job = _Job(flow, backend, settings, checkpoint_interval_s, savepoint, on_event, clock, resources)
         return job.run()
+
+
+def _numbered(state: str | PathLike[str], job: str, checkpoint: int | str | None) -> int | None:
+    """The number of a checkpoint that may be given as a savepoint's name: of the newest of that name."""
+    if not isinstance(checkpoint, str):
+        return checkpoint
+    with StateBackend.open(state, job=job, read_only=True, create=False, checkpoint="none") as backend:
+        named = {info.savepoint: info.id for info in backend.checkpoints() if info.savepoint is not None}
+    if checkpoint not in named:
+        raise CheckpointNotFoundError(f"no savepoint {checkpoint!r}; there are {sorted(named)}")
+    return named[checkpoint]
 
 
 class _Job:
@@ -130,6 +145,7 @@ class _Job:
         backend: StateBackend,
         settings: dict[str, Any],
         interval_s: float,
+        savepoint: str | None,
         on_event: Callable[[JobEvent], None] | None,
         clock: Clock,
         resources: ExitStack,
@@ -140,6 +156,7 @@ class _Job:
         self._codec = codec_by_name(settings["codec"])
         self._batch_size: int = settings["batch_size"]
         self._interval_s = interval_s
+        self._savepoint = savepoint
         self._on_event = on_event
         self._clock = clock
         self._resources = resources
@@ -326,7 +343,7 @@ class _Job:
                 self._idle()
             self._check_replay()
             if self._checkpoints.pending is None and self._replay_to is None and self._is_due():
-                self._start_checkpoint(finished=False)
+                self._start_checkpoint()
         if self._replay_to is not None:
             raise SourceError(
                 "the sources ended before the positions of the damaged checkpoint were reached: they are not what they "
@@ -436,7 +453,7 @@ class _Job:
         if all(task.position() == self._replay_to.get(f"source/{task.name}") for task in self._tasks):
             self._replay_to = None
             self._worker.suppress(False)
-            self._start_checkpoint(finished=False)
+            self._start_checkpoint()
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -449,12 +466,12 @@ class _Job:
             return True
         return any(leg.held > _MAX_HELD_RECORDS for leg in self._legs.values())
 
-    def _start_checkpoint(self, *, finished: bool) -> None:
+    def _start_checkpoint(self, *, finished: bool = False, savepoint: str | None = None) -> None:
         """Injects a barrier behind the last batch of each task, and takes the snapshot when all have come."""
         self._last_start = self._clock.monotonic()
         self._changed = False
         self._finished = finished
-        pending = self._checkpoints.begin()
+        pending = self._checkpoints.begin(savepoint)
         live = [task for task in self._tasks if not task.ended]
         for task in live:
             self._source_states[task.name] = task.snapshot()
@@ -469,7 +486,7 @@ class _Job:
     def _finish_checkpoint(self, *, finished: bool) -> None:
         """A last checkpoint, waited for."""
         self._settle()
-        self._start_checkpoint(finished=finished)
+        self._start_checkpoint(finished=finished, savepoint=self._savepoint)
         self._settle()
         crash_point("job.end")
 

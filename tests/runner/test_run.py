@@ -12,6 +12,7 @@ import pytest
 from onceflow import Dataflow, StateBackend, count, run
 from onceflow.events import CheckpointCompleted, Recovered
 from onceflow.exceptions import (
+    CheckpointNotFoundError,
     ConfigurationError,
     DataflowChangedError,
     SerializationError,
@@ -137,6 +138,22 @@ def test_from_checkpoint_writes_again_what_came_after(state):
     run(flow, state)
     assert run(flow, state, from_checkpoint=first.last_checkpoint).finished
     assert sink.records == [1, 2, 2]
+
+
+def test_a_savepoint_is_kept_and_found_by_its_name(state):
+    flow, stream, sink = numbers([1, EOF, *range(2, 500)])
+    stream.sink("out", sink)
+    first = run(flow, state, savepoint="before the flood")
+    run(flow, state, checkpoint_interval_s=1e-6)
+    with StateBackend.open(state, job="numbers", read_only=True) as backend:
+        kept = {info.id: info.savepoint for info in backend.checkpoints()}
+    assert kept.pop(first.last_checkpoint) == "before the flood"
+    assert set(kept.values()) == {None}
+    assert len(kept) == 2
+    again = run(flow, state, from_checkpoint="before the flood")
+    assert again.resumed_from == first.last_checkpoint
+    with pytest.raises(CheckpointNotFoundError, match=r"no savepoint 'after'; there are \['before the flood'\]"):
+        run(flow, state, from_checkpoint="after")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
