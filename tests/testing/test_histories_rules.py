@@ -481,6 +481,7 @@ def a_group_resumes_from_what_was_replaced(s):
 
 @case(STALE_POSITION=1)
 def a_group_resumes_from_an_aborted_position(s):
+    s.offsets("p", "g", 2)
     s.begin("p", "x")
     s.offsets("p", "g", 5, name="x")
     s.abort("p", "x")
@@ -495,6 +496,14 @@ def a_group_may_resume_from_an_indefinite_position_or_the_one_before(s):
     s.commit("p", "x", outcome=None)
     s.assign("r", 5, group="g")
     s.assign("q", 9, group="g")
+
+
+@case()
+def a_group_that_has_committed_nothing_begins_anywhere(s):
+    s.begin("p", "x")
+    s.offsets("p", "g", 0, name="x")
+    s.abort("p", "x")
+    s.assign("r", 0, group="g")
 
 
 @case()

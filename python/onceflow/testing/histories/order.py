@@ -93,7 +93,10 @@ def _add_writes(edges: dict[Transaction, dict[Transaction, _Edge]], offsets: dic
 
 
 def stale_positions(facts: Facts) -> Iterator[Anomaly]:
-    """Consumer groups that resumed from other positions than they had committed."""
+    """Consumer groups that resumed from other positions than they had committed.
+
+    A group that has surely committed nothing yet may begin anywhere.
+    """
     committed: dict[tuple[str, str, int], list[tuple[Positions, int]]] = {}
     for positions in facts.positions:
         for each in positions.operation.positions:
@@ -144,15 +147,3 @@ def _judge_start(
             positions.answer,
             operation,
         )
-        return
-    for positions, offset in entries:
-        if offset == start.offset and (
-            positions.fate in (Fate.ABORTED, Fate.ABANDONED) or positions.called_ns > operation.at_ns
-        ):
-            yield Anomaly.proven(
-                AnomalyKind.STALE_POSITION,
-                f"{operation.client} resumed from {start} as group {operation.group}, which had not committed it",
-                positions.operation,
-                operation,
-            )
-            return
