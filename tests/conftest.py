@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from services.kafka import KafkaBroker, KafkaUnavailableError
 
 import onceflow._native
 
@@ -32,3 +34,14 @@ def crash_points():
 def state(tmp_path: Path) -> Path:
     """A state directory that does not exist yet."""
     return tmp_path / "state"
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A real Kafka broker, one for all tests: use topics and ids of your own."""
+    try:
+        broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
+    except KafkaUnavailableError as error:
+        pytest.skip(str(error))
+    with broker:
+        yield broker
