@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onceflow.exceptions import LengthMismatchError, UnknownNameError
 
-__all__ = ["Columns"]
+__all__ = ["Columns", "to_list"]
 
 
 class Columns:
@@ -88,7 +88,7 @@ class Columns:
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dict a row, of Python objects: the way back to per-record functions."""
-        lists = [_to_list(array) for array in self._arrays.values()]
+        lists = [to_list(array) for array in self._arrays.values()]
         names = list(self._arrays)
         return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
 
@@ -104,10 +104,21 @@ def _take(array: Any, indices: npt.NDArray[np.int64]) -> Any:
     return array.take(indices)
 
 
-def _to_list(array: Any) -> list[Any]:
+def to_list(array: Any) -> list[Any]:
+    """A column as Python objects. Times lose what is below a microsecond, which Python does not have."""
     if isinstance(array, np.ndarray):
+        if array.dtype.kind in "mM" and np.datetime_data(array.dtype)[0] in ("ns", "ps", "fs", "as"):
+            array = array.astype(f"{array.dtype.kind}8[us]")
         rows: list[Any] = array.tolist()
         return rows
+    if getattr(array.type, "unit", None) == "ns":
+        import pyarrow as pa  # noqa: PLC0415 - only where Arrow arrays already are
+
+        if pa.types.is_timestamp(array.type):
+            micros = pa.timestamp("us", array.type.tz)
+        else:
+            micros = pa.duration("us") if pa.types.is_duration(array.type) else pa.time64("us")
+        array = array.cast(micros, safe=False)
     return list(array.to_pylist())
 
 
