@@ -7,7 +7,7 @@ import sys
 import msgspec
 
 from onceflow.columns import Columns
-from onceflow.connectors.files.parts import plain_columns
+from onceflow.connectors.values import plain_columns
 from onceflow.exceptions import SinkError
 from onceflow.sinks import PlainSink, SinkContext, SinkWriter
 from onceflow.types import Batch
@@ -29,9 +29,18 @@ class _StdoutWriter(SinkWriter):
             records = plain_columns(records).to_rows()
         try:
             lines = [record if isinstance(record, str) else msgspec.json.encode(record).decode() for record in records]
-        except (TypeError, ValueError) as error:
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+        except (TypeError, ValueError, RecursionError) as error:
             raise SinkError(f"a record cannot be printed as JSON: {error}; map it to plain values first") from error
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        except OSError as error:
+            raise _unwritable(error) from error
 
     def flush(self) -> None:
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> SinkError:
+    return SinkError(f"standard output cannot be written: {error.strerror}; is its reader still there?")

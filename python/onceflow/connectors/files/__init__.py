@@ -6,7 +6,8 @@ staged and synced before the checkpoint's decision, renamed into place after it.
 """
 
 from onceflow.connectors.files.arrow import ArrowIpcSource, ParquetSink, ParquetSource
-from onceflow.connectors.files.csv import CsvSink, CsvSource
+from onceflow.connectors.files.csv import CsvSource
+from onceflow.connectors.files.csv_sink import CsvSink
 from onceflow.connectors.files.jsonl import JsonLinesSink, JsonLinesSource
 from onceflow.connectors.files.parts import read_parts
 from onceflow.connectors.files.text import TextSource

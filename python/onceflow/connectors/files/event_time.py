@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EventTimeParser"]
+__all__ = ["FIRST_SECOND", "LAST_SECOND", "EventTimeParser", "micros"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CACHED = 100_000
+# The years 1 to 9999. Beyond, a number is most likely milliseconds, and sums with window sizes would overflow.
+FIRST_SECOND = -62_135_596_800
+LAST_SECOND = 253_402_300_799
 
 
 class EventTimeParser:
@@ -22,7 +25,7 @@ class EventTimeParser:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Any, int] = {}
+        self._known: dict[str, int] = {}
 
     def parse(self, values: Sequence[Any]) -> npt.NDArray[np.int64]:
         """One time a value.
@@ -30,8 +33,10 @@ class EventTimeParser:
         Raises:
             ValueError: A value that is no time.
         """
+        if not set(map(type, values)) <= {str}:
+            return np.fromiter(map(micros, values), np.int64, len(values))
         known = self._known
-        missing = set(values) - known.keys()
+        missing = set(values).difference(known)
         if missing:
             if len(known) > _CACHED:
                 known.clear()
@@ -42,13 +47,21 @@ class EventTimeParser:
 
 
 def micros(value: Any) -> int:
-    """Microseconds since 1970 UTC."""
+    """Microseconds since 1970 UTC.
+
+    Raises:
+        ValueError: Not a time, or not in the years 1 to 9999.
+    """
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     if isinstance(value, datetime):
         moment = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
         delta = moment - _EPOCH
-        return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return round(value * 1_000_000)
-    raise ValueError(f"{value!r} is no time")
+        found = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not FIRST_SECOND <= value <= LAST_SECOND:
+            raise ValueError(f"{value!r} seconds since 1970 are not in the years 1 to 9999")
+        found = round(value * 1_000_000)
+    else:
+        raise ValueError(f"{value!r} is no time")
+    return found

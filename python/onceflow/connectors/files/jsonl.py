@@ -7,13 +7,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from onceflow.columns import Columns
 from onceflow.connectors.files.event_time import EventTimeParser
-from onceflow.connectors.files.lines import LineReader
-from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
-from onceflow.connectors.files.partitions import Paths, partitions_of
-from onceflow.connectors.files.parts import PartSink, PartWriter, plain_columns
+from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, LongLine
+from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
+from onceflow.connectors.files.partitions import Paths, described, partitions_of
+from onceflow.connectors.files.parts import PartSink, PartWriter
+from onceflow.connectors.values import plain_columns
 from onceflow.exceptions import SinkError
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
@@ -26,14 +28,28 @@ class JsonLinesSource(Source):
 
     Args:
         paths: A file, a pattern, or several; each file is a partition.
-        event_time: Name of the member that holds the time of an object: ISO text or seconds since 1970.
-        on_malformed: What to do with lines that are no JSON, or have no valid time.
+        event_time: Name of the member that holds the time of an object: ISO text (UTC without a zone) or seconds since
+            1970.
+        on_malformed: What to do with lines that are no JSON, have no valid time, or are too long: ``"fail"``,
+            ``"skip"`` (and count them), or ``"dead_letter"``.
+        max_record_bytes: The longest line that is read.
+
+    Raises:
+        ConfigurationError: Settings that cannot be.
     """
 
-    def __init__(self, paths: Paths, *, event_time: str | None = None, on_malformed: str = "fail") -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        *,
+        event_time: str | None = None,
+        on_malformed: str = "fail",
+        max_record_bytes: int = MAX_RECORD_BYTES,
+    ) -> None:
         self._paths = paths
         self._event_time = event_time
         self._policy: MalformedPolicy = check_policy(on_malformed)
+        self._max_record_bytes = check_record_bytes(max_record_bytes)
         self.has_event_time = event_time is not None
         self.has_dead_letters = self._policy == "dead_letter"
 
@@ -43,43 +59,78 @@ class JsonLinesSource(Source):
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
-        return _JsonLinesReader(partition, position, self._event_time, self._policy)
+        lines = LineReader(partition, position, "utf-8", self._max_record_bytes)
+        return _JsonLinesReader(lines, self._event_time, self._policy)
 
     def describe(self) -> dict[str, Any]:
         """See ``Source``."""
-        return {"type": "JsonLinesSource", "paths": self._paths}
+        return {"type": "JsonLinesSource", "paths": described(self._paths)}
 
 
 class _JsonLinesReader(SourceReader):
-    def __init__(self, partition: str, position: Plain, event_time: str | None, policy: MalformedPolicy) -> None:
-        self._lines = LineReader(partition, position)
+    def __init__(self, lines: LineReader, event_time: str | None, policy: MalformedPolicy) -> None:
+        self._lines = lines
         self._event_time = event_time
         self._policy = policy
         self._decode = msgspec.json.Decoder().decode
         self._times = EventTimeParser()
 
     def read(self, max_records: int) -> SourceBatch | None:
-        first = self._lines.line
-        lines = self._lines.read(max_records)
+        lines = self._lines.peek(max_records)
         if not lines:
             return None
         rejections = Rejections(self._policy, self._lines.path)
-        records: list[Any] = []
-        times: list[int] = []
-        for number, line in enumerate(lines, first):
+        try:
+            if self._lines.has_long_lines:
+                raise ValueError("a line that is not there as a whole")
+            records = list(map(self._decode, filter(None, lines)))
+            times = self._event_times(records)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            records = self._decode_each(lines, rejections)
+            times = self._event_times(records)
+        first = self._lines.line - 1
+        self._lines.take(len(lines))
+        return SourceBatch(records, times, rejections.records, rejections.skipped, first)
+
+    def _event_times(self, records: list[Any]) -> npt.NDArray[np.int64] | None:
+        """Raises ``ValueError``, ``TypeError`` or ``KeyError`` if a record has no time."""
+        name = self._event_time
+        return None if name is None else self._times.parse([record[name] for record in records])
+
+    def _decode_each(self, lines: list[bytes], rejections: Rejections) -> list[Any]:
+        records = []
+        for number, line in enumerate(lines, self._lines.line):
+            if isinstance(line, LongLine):
+                rejections.add_long(number, line.size, line)
+                continue
             if not line or line.isspace():
                 continue
             try:
                 record = self._decode(line)
-                if self._event_time is not None:
-                    times.append(int(self._times.parse([record[self._event_time]])[0]))
-                records.append(record)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except RecursionError:
+                rejections.add(number, "is nested too deeply", line)
+                continue
+            except ValueError as error:
                 rejections.add(number, f"is no JSON ({error})", line)
-            except (KeyError, TypeError, ValueError):
-                rejections.add(number, f"has no time in {self._event_time!r}", line)
-        event_times = None if self._event_time is None else np.array(times, np.int64)
-        return SourceBatch(records, event_times, rejections.records, rejections.skipped, first - 1)
+                continue
+            reason = self._why_no_time(record)
+            if reason is None:
+                records.append(record)
+            else:
+                rejections.add(number, reason, line)
+        return records
+
+    def _why_no_time(self, record: Any) -> str | None:
+        name = self._event_time
+        if name is None:
+            return None
+        if not isinstance(record, dict) or name not in record:
+            return f"has no member {name!r} for the event time"
+        try:
+            self._times.parse([record[name]])
+        except ValueError:
+            return f"has {record[name]!r} as event time {name!r}"
+        return None
 
     def position(self) -> Plain:
         return self._lines.position()
@@ -90,6 +141,8 @@ class _JsonLinesReader(SourceReader):
 
 class JsonLinesSink(PartSink):
     """Part files of JSON Lines; see ``onceflow.connectors.files``.
+
+    Records are whatever JSON can hold; times become ISO text, bytes base64.
 
     Args:
         directory: Made if missing; belongs to one sink of one job.
@@ -114,5 +167,5 @@ class _JsonLinesWriter(PartWriter):
             records = plain_columns(records).to_rows()
         try:
             return self._encode(records)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise SinkError(f"JSON cannot hold a record: {error}; map it to plain values first") from error

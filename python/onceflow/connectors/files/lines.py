@@ -1,116 +1,238 @@
-"""Lines of a file from a byte offset on, and the fingerprint that makes an offset mean the same again."""
+"""Lines of a file from a byte offset on, and the fingerprint that makes an offset mean the same again.
+
+A last line without its end is handed out as a line, and its position says so. If the file has grown when the job
+resumes there, only a line end can follow: anything else continues a line that was handed out already, in part, and no
+exact answer exists any more.
+"""
 
 from __future__ import annotations
 
+import codecs
+import os
 from hashlib import blake2b
 from typing import Any, BinaryIO
 
 from onceflow.connectors.files.partitions import readable_file
-from onceflow.exceptions import SourceChangedError, SourceError
+from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.types import Plain
 
-__all__ = ["LineReader"]
+__all__ = ["MAX_RECORD_BYTES", "LineReader", "LongLine", "check_encoding"]
+
+#: Longer records are refused, so that a file without line ends, or a quote that is never closed, cannot fill memory.
+MAX_RECORD_BYTES = 16 << 20
 
 _READ_BYTES = 1 << 20
 _FINGERPRINT_BYTES = 4096
+_SHOWN_BYTES = 1000
+# All of ASCII, and a sequence by which some encodings switch to another alphabet.
+_PLAIN = bytes(range(128)) + b'\x1b$B$"\x1b(B'
+_BOM = b"\xef\xbb\xbf"
+_REMEDY = "Put the file back, or start over with fresh state"
+
+
+def check_encoding(encoding: str) -> str:
+    """The name that Python gives to an encoding in which ASCII characters are their own bytes.
+
+    Raises:
+        ConfigurationError: Unknown, or not a superset of ASCII, so that lines could not be told apart by bytes.
+    """
+    try:
+        name = codecs.lookup(encoding).name
+        plain = _PLAIN.decode(name) == _PLAIN.decode("ascii")
+    except LookupError:
+        raise ConfigurationError(f"encoding={encoding!r}: Python knows no such encoding") from None
+    except (UnicodeDecodeError, TypeError):
+        plain = False
+    if not plain:
+        raise ConfigurationError(f"encoding={encoding!r} is no superset of ASCII; convert the files to utf-8 first")
+    return "utf-8" if name == "utf-8-sig" else name
+
+
+class LongLine(bytes):
+    """The beginning of a line that was too long to be kept."""
+
+    size: int
+
+    @classmethod
+    def of(cls, beginning: bytes, size: int) -> LongLine:
+        """A line of ``size`` bytes."""
+        line = cls(beginning)
+        line.size = size
+        return line
 
 
 class LineReader:
-    """Hands out lines and knows the offset behind the last one.
+    """Hands out lines and knows the offset behind the last one that was taken.
 
     Args:
         path: The file.
         position: What ``position`` returned before; None for the beginning.
+        encoding: As ``check_encoding`` names it: a byte order mark is passed over in utf-8.
+        max_line_bytes: Of longer lines only the beginning is kept, as ``LongLine``.
 
     Raises:
-        SourceError: Missing, a directory, or not readable.
-        SourceChangedError: Shorter than the position, or other bytes before it.
+        SourceError: Missing, a directory, not readable, or UTF-16.
+        SourceChangedError: Shorter than the position, other bytes before it, or a last line that was continued.
     """
 
-    def __init__(self, path: str, position: Plain) -> None:
+    def __init__(self, path: str, position: Plain, encoding: str, max_line_bytes: int = MAX_RECORD_BYTES) -> None:
         self.path = path
         start: dict[str, Any] = position if isinstance(position, dict) else {}
         self.offset: int = start.get("offset", 0)
         #: Number of the next line, from 1.
         self.line: int = start.get("line", 1)
+        self._max_line_bytes = max_line_bytes
+        self._shown_bytes = min(_SHOWN_BYTES, max_line_bytes)
+        self._unterminated: bool = start.get("unterminated", False)
+        self._lines: list[bytes] = []
+        self._next = 0
+        self._rest = b""
+        self._long: LongLine | None = None
+        self._long_lines = 0
+        self._ended = False
+        self._tail_is_open = False
         try:
             self._file: BinaryIO = readable_file(path).open("rb")
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror}") from error
         try:
-            self._check(start)
+            if start:
+                self._check(start)
+            elif encoding == "utf-8":
+                self._skip_mark()
             self._file.seek(self.offset)
         except BaseException:
             self._file.close()
             raise
-        self._lines: list[bytes] = []
-        self._next = 0
-        self._rest = b""
-        self._ended = False
 
-    def read(self, count: int) -> list[bytes]:
-        """Up to ``count`` further lines without their ends; fewer only at the end of the file."""
-        while len(self._lines) - self._next < count and not self._ended:
-            self._fill()
-        lines = self._lines[self._next : self._next + count]
-        self._next += len(lines)
-        if self._next == len(self._lines):
-            self._lines, self._next = [], 0
-        self.offset += sum(map(len, lines)) + len(lines)
-        self.line += len(lines)
-        if self._ended and not self._lines and self._unterminated and lines:
-            self.offset -= 1
-        return lines
-
-    def _fill(self) -> None:
-        try:
-            data = self._file.read(_READ_BYTES)
-        except OSError as error:
-            raise SourceError(f"{self.path} cannot be read at byte {self.offset}: {error.strerror}") from error
-        if not data:
-            self._ended = True
-            self._unterminated = bool(self._rest)
-            lines = [self._rest] if self._rest else []
-            self._rest = b""
-        else:
-            lines = (self._rest + data).split(b"\n")
-            self._rest = lines.pop()
-        self._lines = self._lines[self._next :] + lines
-        self._next = 0
-
-    _unterminated = False
-
-    def position(self) -> dict[str, Plain]:
-        """Offset and line of what comes next, and a fingerprint of what lies before."""
-        head, tail = self._fingerprint(self.offset)
-        return {"offset": self.offset, "line": self.line, "head": head, "tail": tail}
-
-    def _fingerprint(self, offset: int) -> tuple[bytes, bytes]:
-        here = self._file.tell()
-        try:
-            self._file.seek(0)
-            head = self._file.read(min(offset, _FINGERPRINT_BYTES))
-            start = max(0, offset - _FINGERPRINT_BYTES)
-            self._file.seek(start)
-            tail = self._file.read(offset - start)
-        finally:
-            self._file.seek(here)
-        return blake2b(head, digest_size=16).digest(), blake2b(tail, digest_size=16).digest()
+    def _skip_mark(self) -> None:
+        head = self._read(len(_BOM))
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise SourceError(f"{self.path} is UTF-16; convert it to utf-8 first")
+        self.offset = len(_BOM) if head == _BOM else 0
 
     def _check(self, start: dict[str, Any]) -> None:
-        if not start:
-            return
-        size = self._file.seek(0, 2)
+        size = self.size()
         if size < self.offset:
             raise SourceChangedError(
                 f"{self.path} has {size} bytes, and the checkpoint had read {self.offset}: it shrank, so resuming "
-                "would not be exact. Put the file back, or start over with fresh state"
+                f"would not be exact. {_REMEDY}"
             )
         if self._fingerprint(self.offset) != (start["head"], start["tail"]):
             raise SourceChangedError(
                 f"{self.path} has other content before byte {self.offset} than when the checkpoint was taken, so "
-                "resuming would not be exact. Put the file back, or start over with fresh state"
+                f"resuming would not be exact. {_REMEDY}"
             )
+        if self._unterminated and size > self.offset:
+            self._file.seek(self.offset)
+            following = self._read(2)
+            end = 1 if following.startswith(b"\n") else 2 if following == b"\r\n" else 0
+            if not end:
+                raise SourceChangedError(
+                    f"{self.path} ended with line {self.line - 1} when the checkpoint was taken, without a line end, "
+                    "and the line was continued since: its beginning was handed out as a record, so resuming would "
+                    "not be exact. Start over with fresh state, and let the file's writer finish its lines first"
+                )
+            self.offset += end
+            self._unterminated = False
+
+    def size(self) -> int:
+        """Bytes of the file now."""
+        return os.fstat(self._file.fileno()).st_size
+
+    @property
+    def has_long_lines(self) -> bool:
+        """Whether a ``LongLine`` may be among the next lines."""
+        return self._long_lines > 0
+
+    def peek(self, count: int, skip: int = 0) -> list[bytes]:
+        """Up to ``count`` lines behind the next ``skip`` ones, without their ends; fewer only at the end of the file.
+
+        They stay until ``take``.
+        """
+        while len(self._lines) - self._next < skip + count and not self._ended:
+            self._fill()
+        return self._lines[self._next + skip : self._next + skip + count]
+
+    def take(self, count: int) -> None:
+        """Moves behind the next ``count`` lines, which ``peek`` has shown."""
+        lines = self._lines[self._next : self._next + count]
+        self.offset += sum(map(len, lines)) + len(lines)
+        if self._long_lines:
+            long = [line for line in lines if isinstance(line, LongLine)]
+            self.offset += sum(line.size - len(line) for line in long)
+            self._long_lines -= len(long)
+        self.line += len(lines)
+        self._next += len(lines)
+        if lines and self._next == len(self._lines):
+            self._lines, self._next = [], 0
+            if self._tail_is_open and self._ended:
+                self.offset -= 1
+                self._unterminated = True
+
+    def _fill(self) -> None:
+        # A block is no longer than the longest line, so only the first line that ends in it can be too long.
+        data = self._read(min(_READ_BYTES, self._max_line_bytes))
+        lines = self._split(data) if data else self._tail()
+        self._lines = self._lines[self._next :] + lines
+        self._next = 0
+
+    def _split(self, data: bytes) -> list[bytes]:
+        limit = self._max_line_bytes
+        if self._long is not None:
+            end = data.find(b"\n")
+            self._long.size += len(data) if end < 0 else end
+            if end < 0:
+                return []
+            lines: list[bytes] = [self._long, *data[end + 1 :].split(b"\n")]
+            self._long = None
+        else:
+            lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        if lines and len(lines[0]) > limit and not isinstance(lines[0], LongLine):
+            lines[0] = LongLine.of(lines[0][: self._shown_bytes], len(lines[0]))
+        if len(self._rest) > limit:
+            self._long, self._rest = LongLine.of(self._rest[: self._shown_bytes], len(self._rest)), b""
+        self._long_lines += bool(lines) and isinstance(lines[0], LongLine)
+        return lines
+
+    def _tail(self) -> list[bytes]:
+        read = self._file.tell()
+        size = self.size()
+        if size < read:
+            raise SourceChangedError(f"{self.path} shrank from {read} to {size} bytes while it was read. {_REMEDY}")
+        self._ended = True
+        tail, self._rest, self._long = self._rest if self._long is None else self._long, b"", None
+        self._long_lines += isinstance(tail, LongLine)
+        self._tail_is_open = bool(tail)
+        return [tail] if tail else []
+
+    def _read(self, count: int) -> bytes:
+        try:
+            return self._file.read(count)
+        except OSError as error:
+            raise SourceError(f"{self.path} cannot be read behind byte {self.offset}: {error.strerror}") from error
+
+    def position(self) -> dict[str, Plain]:
+        """Offset and line of what comes next, and a fingerprint of what lies before."""
+        head, tail = self._fingerprint(self.offset)
+        return {
+            "offset": self.offset,
+            "line": self.line,
+            "head": head,
+            "tail": tail,
+            "unterminated": self._unterminated,
+        }
+
+    def _fingerprint(self, offset: int) -> tuple[bytes, bytes]:
+        here = self._file.tell()
+        self._file.seek(0)
+        head = self._read(min(offset, _FINGERPRINT_BYTES))
+        start = max(0, offset - _FINGERPRINT_BYTES)
+        self._file.seek(start)
+        tail = self._read(offset - start)
+        self._file.seek(here)
+        return blake2b(head, digest_size=16).digest(), blake2b(tail, digest_size=16).digest()
 
     def close(self) -> None:
         """Closes the file."""

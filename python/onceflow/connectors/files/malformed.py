@@ -7,7 +7,7 @@ from typing import Literal
 from onceflow.exceptions import ConfigurationError, MalformedRecordError
 from onceflow.sources import RejectedRecord
 
-__all__ = ["MalformedPolicy", "Rejections", "check_policy"]
+__all__ = ["MalformedPolicy", "Rejections", "check_policy", "check_record_bytes"]
 
 #: ``"fail"``: the job stops; ``"skip"``: counted only; ``"dead_letter"``: handed to ``flow.dead_letters(step)``.
 MalformedPolicy = Literal["fail", "skip", "dead_letter"]
@@ -22,8 +22,15 @@ def check_policy(policy: str) -> MalformedPolicy:
     raise ConfigurationError(f"on_malformed={policy!r}: 'fail', 'skip' or 'dead_letter'")
 
 
+def check_record_bytes(max_record_bytes: int) -> int:
+    """The bound, if it is one."""
+    if max_record_bytes < 1:
+        raise ConfigurationError(f"max_record_bytes={max_record_bytes}: give at least 1")
+    return max_record_bytes
+
+
 class Rejections:
-    """Collects the refused records of one batch, or stops at the first one."""
+    """Collects the refused records of one batch in order, or stops at the first one."""
 
     def __init__(self, policy: MalformedPolicy, partition: str) -> None:
         self._policy = policy
@@ -48,3 +55,7 @@ class Rejections:
             self.skipped += 1
         else:
             self.records.append(RejectedRecord("", self._partition, position, reason, text))
+
+    def add_long(self, line: int, size: int, beginning: bytes) -> None:
+        """Refuses a record of which only the beginning was kept."""
+        self.add(line, f"has {size} bytes, more than max_record_bytes allows", beginning)

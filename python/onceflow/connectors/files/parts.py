@@ -19,15 +19,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-import numpy as np
-
-from onceflow.columns import Columns
 from onceflow.crash import crash_point
 from onceflow.exceptions import FencedError, SinkError
 from onceflow.sinks import Committable, SinkContext, TransactionalSink, TransactionalSinkWriter
 from onceflow.types import Batch, Plain
 
-__all__ = ["PartSink", "PartWriter", "plain_columns", "read_parts"]
+__all__ = ["PartSink", "PartWriter", "read_parts"]
 
 _BUFFER_BYTES = 1 << 20
 
@@ -83,8 +80,8 @@ class _PartSinkWriter(TransactionalSinkWriter):
         self._file: BinaryIO | None = None
         self._files = 0
         with _sink_errors(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            self._staging.mkdir(mode=0o700, exist_ok=True)
+            _make_directory(directory)
+            _make_directory(self._staging, mode=0o700)
         self._check_owner()
 
     def _check_owner(self) -> None:
@@ -115,9 +112,13 @@ class _PartSinkWriter(TransactionalSinkWriter):
                 )
 
     def _check_epoch(self) -> None:
+        path = self._staging / "epoch"
         with _sink_errors(self._directory):
-            path = self._staging / "epoch"
-            newest = int(path.read_text()) if path.exists() else 0
+            text = path.read_text() if path.exists() else "0"
+        try:
+            newest = int(text)
+        except ValueError:
+            raise SinkError(f"{path} is damaged: {text!r} is no epoch. Delete it if no other process writes") from None
         if newest > self._context.job_epoch:
             raise FencedError(
                 f"epoch {newest} of job {self._context.job!r} writes to {self._directory}; this process has epoch "
@@ -168,26 +169,37 @@ class _PartSinkWriter(TransactionalSinkWriter):
         with _sink_errors(self._directory):
             crash_point("file.pre_rename")
             if staged.exists():
-                if final.exists():
+                if not final.exists():
+                    staged.rename(final)
+                elif staged.samefile(final):
+                    # A power cut can leave both names of a renamed file.
+                    staged.unlink()
+                else:
                     raise SinkError(
                         f"{final} exists already, from another run: move the part files of that run away, and resume"
                     )
-                staged.rename(final)
                 crash_point("file.post_rename")
             # Without a staged file it was renamed before, maybe right before a crash.
             _sync_directory(self._directory)
 
     def abort(self, checkpoint_id: int, sealed: Any) -> None:
-        sealed.close()
+        self._discard(sealed)
         name = f"staged-{self._context.lineage:04d}-{checkpoint_id:012d}{self._suffix}"
-        for path in (Path(sealed.name), self._staging / name):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self._staging / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
-            Path(self._file.name).unlink(missing_ok=True)
+            self._discard(self._file)
             self._file = None
+
+    @staticmethod
+    def _discard(file: BinaryIO) -> None:
+        """What fails here (on a full disk closing writes what was buffered) is made good by the next ``recover``."""
+        with contextlib.suppress(OSError):
+            file.close()
+        with contextlib.suppress(OSError):
+            Path(file.name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -196,6 +208,14 @@ def _sink_errors(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SinkError(f"{directory} cannot be written: {error}; check permissions and free space") from error
+
+
+def _make_directory(path: Path, mode: int = 0o777) -> None:
+    """A directory that is still there after a power cut, with the files that are synced into it."""
+    if not path.parent.exists():
+        _make_directory(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    _sync_directory(path.parent)
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -217,18 +237,6 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def plain_columns(columns: Columns) -> Columns:
-    """The columns with times as ISO text, so that rows and columns are written alike."""
-    arrays = columns.arrays
-    for name, array in arrays.items():
-        if isinstance(array, np.ndarray) and array.dtype.kind == "M":
-            whole = bool((array == array.astype("M8[s]")).all())
-            unit: Any = "s" if whole else "us"
-            texts = np.datetime_as_string(array.astype("M8[us]"), unit=unit)
-            arrays[name] = np.array([f"{text}Z" for text in texts.tolist()], dtype=object)
-    return Columns(arrays)
-
-
 def read_parts(directory: str | PathLike[str]) -> bytes:
     """The content of all part files in order, the header of CSV files once.
 
@@ -239,10 +247,10 @@ def read_parts(directory: str | PathLike[str]) -> bytes:
     for path in sorted(Path(directory).glob("part-*")):
         data = path.read_bytes()
         if path.suffix == ".csv":
-            first, newline, rest = data.partition(b"\n")
-            if header == first:
+            first, _, rest = data.partition(b"\n")
+            if header is None:
+                header = first
+            elif first == header:
                 data = rest
-            header = first if header is None else header
-            del newline
         out.append(data)
     return b"".join(out)

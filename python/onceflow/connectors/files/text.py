@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from onceflow.connectors.files.lines import LineReader
-from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
-from onceflow.connectors.files.partitions import Paths, partitions_of
+from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, LongLine, check_encoding
+from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
+from onceflow.connectors.files.partitions import Paths, described, partitions_of
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.types import Plain
 
@@ -18,14 +18,27 @@ class TextSource(Source):
 
     Args:
         paths: A file, a pattern, or several; each file is a partition.
-        encoding: Of the text; an ASCII superset such as utf-8 or latin-1.
-        on_malformed: What to do with lines that do not decode.
+        encoding: Of the text; an ASCII superset such as utf-8 or latin-1. A byte order mark is passed over in utf-8.
+        on_malformed: What to do with lines that do not decode or are too long: ``"fail"``, ``"skip"`` (and count
+            them), or ``"dead_letter"``.
+        max_record_bytes: The longest line that is read.
+
+    Raises:
+        ConfigurationError: Settings that cannot be.
     """
 
-    def __init__(self, paths: Paths, *, encoding: str = "utf-8", on_malformed: str = "fail") -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        *,
+        encoding: str = "utf-8",
+        on_malformed: str = "fail",
+        max_record_bytes: int = MAX_RECORD_BYTES,
+    ) -> None:
         self._paths = paths
-        self._encoding = encoding
+        self._encoding = check_encoding(encoding)
         self._policy: MalformedPolicy = check_policy(on_malformed)
+        self._max_record_bytes = check_record_bytes(max_record_bytes)
         self.has_dead_letters = self._policy == "dead_letter"
 
     def partitions(self) -> list[str]:
@@ -34,32 +47,51 @@ class TextSource(Source):
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
-        return _TextReader(partition, position, self._encoding, self._policy)
+        lines = LineReader(partition, position, self._encoding, self._max_record_bytes)
+        return _TextReader(lines, self._encoding, self._policy)
 
     def describe(self) -> dict[str, Any]:
         """See ``Source``."""
-        return {"type": "TextSource", "paths": self._paths}
+        return {"type": "TextSource", "paths": described(self._paths)}
 
 
 class _TextReader(SourceReader):
-    def __init__(self, partition: str, position: Plain, encoding: str, policy: MalformedPolicy) -> None:
-        self._lines = LineReader(partition, position)
+    def __init__(self, lines: LineReader, encoding: str, policy: MalformedPolicy) -> None:
+        self._lines = lines
         self._encoding = encoding
         self._policy = policy
 
     def read(self, max_records: int) -> SourceBatch | None:
-        first = self._lines.line
-        lines = self._lines.read(max_records)
+        lines = self._lines.peek(max_records)
         if not lines:
             return None
         rejections = Rejections(self._policy, self._lines.path)
-        records: list[str] = []
-        for number, line in enumerate(lines, first):
+        records = None if self._lines.has_long_lines else self._decode_all(lines)
+        if records is None:
+            records = self._decode_each(lines, rejections)
+        first = self._lines.line - 1
+        self._lines.take(len(lines))
+        return SourceBatch(records, None, rejections.records, rejections.skipped, first)
+
+    def _decode_all(self, lines: list[bytes]) -> list[str] | None:
+        try:
+            text = b"\n".join(lines).decode(self._encoding)
+        except UnicodeDecodeError:
+            return None
+        records = text.split("\n")
+        return [record.removesuffix("\r") for record in records] if "\r" in text else records
+
+    def _decode_each(self, lines: list[bytes], rejections: Rejections) -> list[str]:
+        records = []
+        for number, line in enumerate(lines, self._lines.line):
+            if isinstance(line, LongLine):
+                rejections.add_long(number, line.size, line)
+                continue
             try:
-                records.append(line.removesuffix(b"\r").decode(self._encoding))
+                records.append(line.decode(self._encoding).removesuffix("\r"))
             except UnicodeDecodeError as error:
                 rejections.add(number, f"is not {self._encoding} ({error.reason})", line)
-        return SourceBatch(records, None, rejections.records, rejections.skipped, first - 1)
+        return records
 
     def position(self) -> Plain:
         return self._lines.position()
