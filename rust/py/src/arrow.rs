@@ -79,8 +79,23 @@ pub(crate) fn cast(what: &str, array: &ArrayRef, to: &DataType) -> PyResult<Arra
         )));
     }
     let options = CastOptions { safe: false, ..CastOptions::default() };
-    cast_with_options(array, to, &options)
-        .map_err(|error| type_mismatch(format!("{what}: {error}")))
+    let convert = |array: &ArrayRef, to: &DataType| {
+        cast_with_options(array, to, &options)
+            .map_err(|error| type_mismatch(format!("{what}: {error}")))
+    };
+    let result = convert(array, to)?;
+    // A float may round what it is made from; the way back shows it.
+    if matches!(to, DataType::Float64 | DataType::Float32)
+        && value != to
+        && !convert(&result, value)
+            .is_ok_and(|back| convert(array, value).is_ok_and(|given| *back == *given))
+    {
+        return Err(type_mismatch(format!(
+            "{what}: {from} with values that are not exact as {to}; cast them first, or use a \
+             column that holds them"
+        )));
+    }
+    Ok(result)
 }
 
 /// Offsets and data of strings or byte strings.

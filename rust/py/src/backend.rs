@@ -65,9 +65,11 @@ impl PyStateBackend {
         let restore = match checkpoint {
             None => Restore::Newest,
             Some(number) if number.is_instance_of::<PyInt>() => {
-                Restore::Checkpoint(number.extract()?)
+                Restore::Checkpoint(number.extract().map_err(|_| {
+                    invalid_argument(format!("{number} cannot be a checkpoint; they count from 1"))
+                })?)
             }
-            Some(name) => match name.extract::<String>()?.as_str() {
+            Some(name) => match name.str()?.to_str()? {
                 "newest" => Restore::Newest,
                 "none" => Restore::Nothing,
                 other => {
@@ -204,7 +206,9 @@ impl PyStateBackend {
     ) -> PyResult<PyPendingCheckpoint> {
         let mut encoded = Vec::new();
         for (name, position) in positions.into_iter().flatten() {
-            let name: String = name.extract()?;
+            let name: String = name.extract().map_err(|_| {
+                type_mismatch(format!("a position has the name {name}; names are strings"))
+            })?;
             encoded.push((format!("{POSITION_PREFIX}{name}"), encode_position(&name, &position)?));
         }
         let pending = self.begin_checkpoint(py, savepoint)?;

@@ -74,7 +74,7 @@ impl<'py> Values<'py> {
             ColumnType::F32 => {
                 let listed = values.is_instance_of::<PyList>();
                 let narrow = |value: f64| {
-                    let narrow = value as f32;
+                    let narrow = narrow(value)?;
                     if listed || f64::from(narrow) == value || value.is_nan() {
                         return Ok(narrow);
                     }
@@ -165,8 +165,17 @@ fn scalar<'py>(column: ColumnType, value: &Bound<'py, PyAny>) -> PyResult<Option
             ColumnType::I64 => value.extract().map(Scalar::I64),
             ColumnType::U64 => value.extract().map(Scalar::U64),
             ColumnType::U32 => value.extract().map(Scalar::U32),
-            ColumnType::F64 => value.extract().map(Scalar::F64),
-            ColumnType::F32 => value.extract().map(Scalar::F32),
+            ColumnType::F64 | ColumnType::F32 => {
+                let float: f64 = value.extract().map_err(|_| wrong("float"))?;
+                if !value.eq(float)? {
+                    return Err(wrong("integer that is exact as a float"));
+                }
+                if column == ColumnType::F64 {
+                    Ok(Scalar::F64(float))
+                } else {
+                    narrow(float).map(Scalar::F32)
+                }
+            }
             _ => return Err(wrong("value of this column")),
         }
         .map(|scalar| Some(Values::Scalar(scalar)))
@@ -175,13 +184,18 @@ fn scalar<'py>(column: ColumnType, value: &Bound<'py, PyAny>) -> PyResult<Option
     if value.is_instance_of::<PyFloat>() {
         return match column {
             ColumnType::F64 => Ok(Some(Values::Scalar(Scalar::F64(value.extract()?)))),
-            ColumnType::F32 => Ok(Some(Values::Scalar(Scalar::F32(value.extract()?)))),
+            ColumnType::F32 => Ok(Some(Values::Scalar(Scalar::F32(narrow(value.extract()?)?)))),
             _ => Err(wrong("value of this column")),
         };
     }
     if let Ok(text) = value.cast::<PyString>() {
         return match column {
-            ColumnType::Bytes => Ok(Some(Values::ScalarBytes(text.to_str()?.as_bytes().to_vec()))),
+            ColumnType::Bytes => {
+                let text = text
+                    .to_str()
+                    .map_err(|error| type_mismatch(format!("this is no valid text: {error}")))?;
+                Ok(Some(Values::ScalarBytes(text.as_bytes().to_vec())))
+            }
             _ => Err(wrong("value of this column")),
         };
     }
@@ -197,18 +211,28 @@ fn scalar<'py>(column: ColumnType, value: &Bound<'py, PyAny>) -> PyResult<Option
     Ok(None)
 }
 
+/// The nearest f32 of a number that lies in its range.
+fn narrow(value: f64) -> PyResult<f32> {
+    let narrow = value as f32;
+    if narrow.is_infinite() && value.is_finite() {
+        return Err(type_mismatch(format!("{value:e} is out of the range of f32; use f64")));
+    }
+    Ok(narrow)
+}
+
 fn floats(values: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
     let array = numpy_array(values, "fiu", "numbers")?;
     let floats = array.call_method1("astype", ("float64",))?;
     let kind: String = array.getattr("dtype")?.getattr("kind")?.extract()?;
-    if kind != "f" {
-        // An integer above 2**53 may have no float of its own.
+    let item_bytes: usize = array.getattr("dtype")?.getattr("itemsize")?.extract()?;
+    if kind != "f" || item_bytes > size_of::<f64>() {
+        // An integer above 2**53, or a longer float, may have no f64 of its own.
         let exact = values.py().import("numpy")?.call_method1(
             "array_equal",
             (floats.call_method1("astype", (array.getattr("dtype")?,))?, &array),
         )?;
         if !exact.extract::<bool>()? {
-            return Err(type_mismatch("an integer is too large to be exact as f64; use i64"));
+            return Err(type_mismatch("a number is not exact as f64; round it, or use i64"));
         }
     }
     let floats: PyReadonlyArray1<'_, f64> = floats.extract()?;

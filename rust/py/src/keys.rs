@@ -68,11 +68,15 @@ fn borrow(keys: &KeysBuf) -> Keys<'_> {
     }
 }
 
-/// A numpy array of exactly this type in one piece.
+/// A numpy array of exactly this type, in one piece and aligned, so that it can be borrowed.
 pub(crate) fn contiguous<'py, T: numpy::Element>(
     values: &Bound<'py, PyAny>,
 ) -> PyResult<Option<PyReadonlyArray1<'py, T>>> {
-    let Ok(array) = values.cast::<PyArray1<T>>() else { return Ok(None) };
+    // Exactly: a subclass may mean something else than its data says, as a masked array does.
+    let Ok(array) = values.cast_exact::<PyArray1<T>>() else { return Ok(None) };
+    if !array.data().is_aligned() {
+        return Ok(None);
+    }
     let array = array.try_readonly()?;
     Ok(array.as_slice().is_ok().then_some(array))
 }
@@ -133,6 +137,9 @@ pub(crate) fn numpy_array<'py>(
     kinds: &str,
     what: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
+    if is_masked(values)? {
+        return Err(type_mismatch("values are masked; filter them out or fill them"));
+    }
     let numpy = values.py().import("numpy")?;
     let array = numpy.call_method1("asarray", (values,))?;
     let dimensions: usize = array.getattr("ndim")?.extract()?;
@@ -149,6 +156,18 @@ pub(crate) fn numpy_array<'py>(
         )));
     }
     Ok(array)
+}
+
+/// True of a numpy masked array that hides a value.
+fn is_masked(values: &Bound<'_, PyAny>) -> PyResult<bool> {
+    match values.getattr_opt("mask")? {
+        Some(mask) if mask.hasattr("any")? => mask.call_method0("any")?.is_truthy(),
+        _ => Ok(false),
+    }
+}
+
+fn no_batch(what: &str, values: &Bound<'_, PyAny>) -> PyErr {
+    type_mismatch(format!("the {what} are {values}; give a list or an array, one for each record"))
 }
 
 fn wrong_item(expected: &str, list: &Bound<'_, PyList>, error: &PyErr) -> PyErr {
@@ -180,7 +199,12 @@ pub(crate) fn byte_strings(
                 "the {what} are one string; give a list with one for each record"
             )));
         }
-        Err(_) => values.py().get_type::<PyList>().call1((values,))?.cast_into::<PyList>()?,
+        Err(_) => values
+            .py()
+            .get_type::<PyList>()
+            .call1((values,))
+            .map_err(|_| no_batch(what, values))?
+            .cast_into::<PyList>()?,
     };
     let mut offsets = Vec::with_capacity(list.len() + 1);
     let mut data = Vec::with_capacity(list.len() * 8);
@@ -189,7 +213,10 @@ pub(crate) fn byte_strings(
         if text != Some(false)
             && let Ok(string) = item.cast::<PyString>()
         {
-            data.extend_from_slice(string.to_str()?.as_bytes());
+            let string = string.to_str().map_err(|error| {
+                type_mismatch(format!("item {index} of the {what} is no valid text: {error}"))
+            })?;
+            data.extend_from_slice(string.as_bytes());
         } else if text != Some(true)
             && let Ok(bytes) = item.cast::<PyBytes>()
         {
@@ -257,7 +284,8 @@ fn tuples(types: &[KeyType], keys: &Bound<'_, PyAny>) -> PyResult<KeysBuf> {
     } else {
         let py = keys.py();
         let rows: Vec<Bound<'_, PyTuple>> = keys
-            .try_iter()?
+            .try_iter()
+            .map_err(|_| no_batch("keys", keys))?
             .map(|row| {
                 let row = row?;
                 row.cast_into::<PyTuple>()

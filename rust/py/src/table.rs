@@ -396,18 +396,29 @@ pub(crate) fn key_type(key: &Bound<'_, PyAny>) -> PyResult<KeyType> {
             ))),
         };
     }
-    let elements: Vec<Bound<'_, PyAny>> = key.extract()?;
+    let elements: Vec<Bound<'_, PyAny>> = key.extract().map_err(|_| {
+        invalid_argument(format!("{key} is no key type: i64, u64, bytes, str, or a tuple of these"))
+    })?;
     Ok(KeyType::Tuple(elements.iter().map(key_type).collect::<PyResult<_>>()?))
 }
 
 /// A schema from names of types.
 pub(crate) fn schema(key: &Bound<'_, PyAny>, columns: &Bound<'_, PyAny>) -> PyResult<Schema> {
-    let columns = columns.py().get_type::<PyDict>().call1((columns,))?.cast_into::<PyDict>()?;
+    let columns = columns
+        .py()
+        .get_type::<PyDict>()
+        .call1((columns,))
+        .map_err(|_| {
+            invalid_argument(format!("{columns} are no columns: give a dict of name and type"))
+        })?
+        .cast_into::<PyDict>()?;
     let columns = columns
         .iter()
         .map(|(name, column)| {
-            let column: String = column.extract()?;
-            let column = match column.as_str() {
+            let name = name
+                .extract()
+                .map_err(|_| invalid_argument(format!("{name} is no name of a column")))?;
+            let column = match column.str()?.to_str()? {
                 "i64" => ColumnType::I64,
                 "u64" => ColumnType::U64,
                 "f64" => ColumnType::F64,
@@ -422,7 +433,7 @@ pub(crate) fn schema(key: &Bound<'_, PyAny>, columns: &Bound<'_, PyAny>) -> PyRe
                     )));
                 }
             };
-            Ok((name.extract()?, column))
+            Ok((name, column))
         })
         .collect::<PyResult<_>>()?;
     Ok(Schema { key: key_type(key)?, columns })
