@@ -15,11 +15,11 @@ import numpy as np
 
 from onceflow.codec import Codec
 from onceflow.columns import Columns
-from onceflow.exceptions import ConfigurationError, OnceflowError, StateError, TypeMismatchError, UserFunctionError
+from onceflow.exceptions import ConfigurationError, DataflowChangedError, TypeMismatchError
 from onceflow.operators.calls import each
 from onceflow.types import Batch
 
-__all__ = ["Aggregate", "AggregateColumns", "count", "first", "last", "max", "mean", "min", "sum"]
+__all__ = ["Aggregate", "AggregateColumns", "count", "first", "last", "max", "mean", "min", "shape_of", "sum"]
 
 Field = str | Callable[[Any], Any]
 
@@ -86,7 +86,13 @@ def _typed(kind: str, field: Field, column: str | None, known: tuple[str, ...]) 
     return Aggregate(kind, field, column)
 
 
+_ARROW = (("int", "i64"), ("uint", "u64"), ("float", "f64"), ("double", "f64"), ("halffloat", "f64"))
 _OPERATIONS = {"sum": "add", "min": "min", "max": "max", "first": "first", "last": "last"}
+
+
+def shape_of(aggregates: Mapping[str, Aggregate]) -> str:
+    """What is computed under which name."""
+    return ", ".join(f"{name}={aggregates[name].kind}" for name in sorted(aggregates))
 
 
 class AggregateColumns:
@@ -105,7 +111,18 @@ class AggregateColumns:
         self._types: dict[str, str] = {}
 
     def restore(self, columns: Mapping[str, str]) -> None:
-        """The types of a table that exists."""
+        """The types of a table that exists.
+
+        Raises:
+            DataflowChangedError: An aggregate asks for another type.
+        """
+        for name, aggregate in self._aggregates.items():
+            known = columns.get(name)
+            if aggregate.type is not None and known is not None and aggregate.type != known:
+                raise DataflowChangedError(
+                    f"step {self._step_id!r} has state of type {known} for {aggregate.kind} {name!r}, which now asks "
+                    f"for type {aggregate.type}. Give the step another id, or start over with fresh state"
+                )
         self._types = dict(columns)
 
     def values(self, records: Batch) -> dict[str, Any]:
@@ -145,17 +162,16 @@ class AggregateColumns:
             found = types.get(values.dtype.kind)
         elif hasattr(values, "__arrow_c_array__"):
             text = str(values.type)
-            found = "f64" if text in ("double", "float") else "i64" if text.startswith(("int", "uint")) else None
+            found = next((column for start, column in _ARROW if text.startswith(start)), None)
         else:
             kinds = set(map(type, values))
-            found = "i64" if kinds <= {int} else "f64" if kinds <= {int, float} else None
+            integers = {kind for kind in kinds if kind is int or issubclass(kind, np.integer)}
+            floats = {kind for kind in kinds if issubclass(kind, (float, np.floating))}
+            found = None if kinds - integers - floats else "f64" if floats else "i64"
         if found is None and kind in ("first", "last"):
             return "bytes"
         if found is None:
-            raise TypeMismatchError(
-                f"step {self._step_id!r}: {kind} {name!r} needs numbers, and the first batch has others (None?); "
-                "filter them out first"
-            )
+            raise TypeMismatchError(f"{kind} {name!r} needs numbers, and the first batch has others (None?)")
         return found
 
     def updates(self, values: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
@@ -188,8 +204,3 @@ class AggregateColumns:
             else:
                 results[name] = columns[name]
         return results
-
-    def explain(self, error: StateError) -> OnceflowError:
-        """A table's refusal, with the step and what to do."""
-        hint = "; give type='f64' to sum, min or max, or filter such records out"
-        return UserFunctionError(f"step {self._step_id!r}: {error}{hint}", step_id=self._step_id)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from onceflow.aggregates import Aggregate
+from onceflow.aggregates import Aggregate, shape_of
 from onceflow.exceptions import ConfigurationError
 from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
 from onceflow.keys import KeySelector, KeyType
@@ -94,11 +94,12 @@ class Dataflow:
         *,
         step_id: str | None = None,
         sides: tuple[str, ...] = (),
+        shape: str = "",
     ) -> Stream:
         stateful = step_id is not None
         if step_id is None:
             step_id = f"{kind}-{len(self._graph.steps)}"
-        self._add(OperatorStep(_checked("a step id", step_id), kind, inputs, make, stateful, sides))
+        self._add(OperatorStep(_checked("a step id", step_id), kind, inputs, make, stateful, sides, shape))
         return Stream(self, Input(step_id))
 
 
@@ -177,7 +178,11 @@ class Stream:
         selector = KeySelector([key] if isinstance(key, str) else key)
         micros = micros_of("the horizon", horizon)
         return self._flow._operator(
-            "drop_duplicates", (self._origin,), lambda: DropDuplicates(selector, None, micros), step_id=step_id
+            "drop_duplicates",
+            (self._origin,),
+            lambda: DropDuplicates(selector, None, micros),
+            step_id=step_id,
+            shape=selector.shape,
         )
 
     def sink(self, step_id: str, sink: Sink) -> None:
@@ -219,6 +224,7 @@ class KeyedStream:
             (self._origin,),
             lambda: AggregateKeys(selector, key_type, aggregates, emit),
             step_id=step_id,
+            shape=f"{selector.shape}, {shape_of(aggregates)}",
         )
 
     def stateful_map(
@@ -240,6 +246,7 @@ class KeyedStream:
             (self._origin,),
             lambda: StatefulMap(selector, key_type, function, initial),
             step_id=step_id,
+            shape=selector.shape,
         )
 
     def process(self, step_id: str, processor: Callable[[], Processor]) -> Stream:
@@ -251,7 +258,11 @@ class KeyedStream:
         """
         selector, key_type = self._selector, self._key_type
         return self._flow._operator(
-            "process", (self._origin,), lambda: Process(selector, key_type, processor), step_id=step_id
+            "process",
+            (self._origin,),
+            lambda: Process(selector, key_type, processor),
+            step_id=step_id,
+            shape=selector.shape,
         )
 
     def window(self, step_id: str, window: Tumbling, *, allowed_lateness: timedelta = timedelta(0)) -> WindowedStream:
@@ -307,6 +318,7 @@ class WindowedStream:
             lambda: AggregateWindows(selector, key_type, aggregates, window, lateness),
             step_id=self._step_id,
             sides=("late",),
+            shape=f"{selector.shape}, {window}, {shape_of(aggregates)}",
         )
 
 

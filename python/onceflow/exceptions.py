@@ -38,7 +38,8 @@
     ├── UserFunctionError                  an exception in a function of the dataflow
     └── DataflowChangedError               state and dataflow do not fit
 
-Each class has a stable ``kind``, under which the Rust core and logs know it.
+Each class has a stable ``kind``, under which the Rust core and logs know it. ``DamagedCheckpointWarning`` is the one
+warning: the job goes on, and the user must hear of it.
 """
 
 from __future__ import annotations
@@ -272,6 +273,10 @@ class DataflowChangedError(OnceflowError):
     """The dataflow does not fit the state it resumes from: a stateful step is gone or changed."""
 
     kind = "dataflow_changed"
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A recovery found damaged checkpoints and worked around them; the output is exact, the disk may not be."""
 
 
 def _tree(root: type[OnceflowError]) -> Iterator[type[OnceflowError]]:

@@ -53,6 +53,7 @@ class OperatorStep:
         make: Makes the operator; called once a run.
         stateful: It has tables or snapshots under its id, so the id must not change.
         sides: Names of the side outputs it can emit to.
+        shape: What its state means, for people: a checkpoint is resumed only with the same.
     """
 
     step_id: str
@@ -61,6 +62,7 @@ class OperatorStep:
     make: Callable[[], Operator]
     stateful: bool = False
     sides: tuple[str, ...] = ()
+    shape: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,12 @@ from onceflow.exceptions import ConfigurationError, TypeMismatchError
 from onceflow.operators.calls import each
 from onceflow.types import Batch
 
-__all__ = ["KeySelector", "KeyType", "key_list", "key_type_of"]
+__all__ = ["KeySelector", "KeyType", "all_fit", "fits", "key_list", "key_type_of", "same_kind"]
 
-#: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"``, or a tuple of these.
+#: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"``, or a tuple of two or more of these.
 KeyType = str | tuple[str, ...]
+
+_INTEGERS = {"i64": (-(1 << 63), (1 << 63) - 1), "u64": (0, (1 << 64) - 1)}
 
 
 class KeySelector:
@@ -44,6 +46,11 @@ class KeySelector:
     def fields(self) -> tuple[str, ...]:
         """Names for the key in results."""
         return self.names or ("key",)
+
+    @property
+    def shape(self) -> str:
+        """What of it must not change while there is state by it; of functions nothing can be known."""
+        return f"by {', '.join(self.names)}" if self.names else "by a function"
 
     def keys(self, step_id: str, records: Batch) -> Any:
         """One key a record, in a form that ``Table`` takes: a list, an array, or a tuple of arrays."""
@@ -89,11 +96,47 @@ def _element_type(values: Any, *, allow_tuple: bool = False) -> Any:  # noqa: PL
         return "str"
     elif isinstance(first, bytes):
         return "bytes"
-    elif isinstance(first, tuple) and allow_tuple and first:
+    elif isinstance(first, tuple) and allow_tuple and len(first) > 1:
         return tuple(_element_type([element]) for element in first)
     raise TypeMismatchError(
-        f"{first!r} cannot be a key; keys are int, str, bytes or tuples of these. Filter out records without a key"
+        f"{first!r} cannot be a key; keys are int, str, bytes or tuples of two or more of these. Filter out records "
+        "without a key"
     )
+
+
+def fits(key_type: KeyType, key: Any) -> bool:
+    """True if a key is of this type."""
+    if isinstance(key_type, tuple):
+        return isinstance(key, tuple) and len(key) == len(key_type) and all(map(fits, key_type, key))
+    if key_type in _INTEGERS:
+        low, high = _INTEGERS[key_type]
+        return isinstance(key, (int, np.integer)) and not isinstance(key, bool) and low <= int(key) <= high
+    return isinstance(key, str if key_type == "str" else bytes)
+
+
+def all_fit(key_type: KeyType, keys: Sequence[Any]) -> bool:
+    """True if all keys are of this type, but for the range of integers. To Python 1, 1.0 and True are one key."""
+    kinds = set(map(type, keys))
+    if isinstance(key_type, tuple):
+        return (
+            all(issubclass(kind, tuple) for kind in kinds)
+            and set(map(len, keys)) <= {len(key_type)}
+            and all(map(all_fit, key_type, zip(*keys, strict=True)))
+        )
+    base = (int, np.integer) if key_type in _INTEGERS else str if key_type == "str" else bytes
+    return bool not in kinds and all(issubclass(kind, base) for kind in kinds)
+
+
+def same_kind(known: KeyType, other: KeyType) -> bool:
+    """True if keys that look like ``other`` may be of type ``known``: of integers only the table knows the type."""
+    if isinstance(known, tuple) or isinstance(other, tuple):
+        return (
+            isinstance(known, tuple)
+            and isinstance(other, tuple)
+            and len(known) == len(other)
+            and all(map(same_kind, known, other))
+        )
+    return known == other or (known in _INTEGERS and other in _INTEGERS)
 
 
 def key_list(keys: Any) -> list[Any]:

@@ -71,15 +71,15 @@ def explain(graph: Graph, guarantee: Guarantee) -> str:
 
 
 def fingerprint(graph: Graph) -> dict[str, str]:
-    """The steps that have state, by id, with their kind: what a checkpoint can be resumed with."""
+    """The steps that have state, by id, with kind and shape: what a checkpoint can be resumed with."""
     steps = {step.step_id: "source" for step in graph.sources()}
     steps.update({step.step_id: "sink" for step in graph.sinks()})
-    steps.update({step.step_id: step.kind for step in graph.operators() if step.stateful})
+    steps.update({step.step_id: f"{step.kind} {step.shape}".strip() for step in graph.operators() if step.stateful})
     return steps
 
 
 def check_resume(old: dict[str, str], graph: Graph) -> None:
-    """Raises if the graph lacks a step that the checkpoint has state of, or has another kind under its id.
+    """Raises if the graph lacks a step that the checkpoint has state of, or has another one under its id.
 
     Raises:
         DataflowChangedError: Names the steps.
@@ -97,7 +97,8 @@ def check_resume(old: dict[str, str], graph: Graph) -> None:
     if other:
         changes = ", ".join(f"{step_id!r} was {old[step_id]} and is {new[step_id]}" for step_id in other)
         raise DataflowChangedError(
-            f"steps changed their kind: {changes}. Use other ids, or start over with fresh state"
+            f"steps changed so that their state means something else: {changes}. Use other ids, or start over with "
+            "fresh state"
         )
 
 
@@ -116,12 +117,29 @@ def _check_shape(graph: Graph) -> None:
         if not graph.users(Input(operator.step_id)):
             raise ConfigurationError(f"nothing takes the output of step {operator.step_id!r}; end it in a sink")
         if operator.kind == "window":
+            _check_event_time(graph, operator)
             for source in _origins(graph, operator):
                 if not source.source.has_event_time:
                     raise ConfigurationError(
                         f"window {operator.step_id!r} needs event time, and source {source.step_id!r} has none; give "
                         "it event_time=..."
                     )
+
+
+def _check_event_time(graph: Graph, window: OperatorStep) -> None:
+    """Totals and dead letters have no event time of their own."""
+    seen: list[OperatorStep] = [window]
+    while seen:
+        for origin in seen.pop().inputs:
+            before = graph.steps[origin.step_id]
+            if origin.side == "dead_letters" or (isinstance(before, OperatorStep) and before.kind == "aggregate"):
+                what = "dead letters" if origin.side == "dead_letters" else f"the totals of {origin.step_id!r}"
+                raise ConfigurationError(
+                    f"window {window.step_id!r} needs event time, and {what} have none; put the window before, or use "
+                    "window(...).aggregate(...) there too"
+                )
+            if isinstance(before, OperatorStep):
+                seen.append(before)
 
 
 def _origins(graph: Graph, step: OperatorStep) -> Iterator[SourceStep]:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from os import PathLike
@@ -37,6 +38,7 @@ from onceflow.exceptions import (
     CheckpointError,
     CheckpointNotFoundError,
     ConfigurationError,
+    DamagedCheckpointWarning,
     SourceError,
     StoreCorruptError,
     UserFunctionError,
@@ -46,8 +48,8 @@ from onceflow.sink_legs import SinkLeg, open_leg
 from onceflow.sinks import SinkContext
 from onceflow.source_task import SourceTask
 from onceflow.sources import StopRun
-from onceflow.types import Guarantee
-from onceflow.worker_task import END_OF_TIME, WorkerTask
+from onceflow.types import END_OF_TIME, Guarantee
+from onceflow.worker_task import WorkerTask
 
 __all__ = ["run"]
 
@@ -58,6 +60,8 @@ _MAX_HELD_RECORDS = 1_000_000
 _PROGRESS_EVERY_S = 0.1
 _IDLE_S = 0.002
 _SWITCH_S = 0.001
+#: From where a warning is raised up to who called ``run``.
+_STACK_OF_RUN = 5
 
 
 def run(
@@ -99,6 +103,8 @@ def run(
         take_over: Fence a running or paused process of this job instead of being refused.
         on_event: Called on the job's thread.
         clock: Where the time comes from.
+
+    A recovery that had to work around damaged checkpoints says so by a ``DamagedCheckpointWarning``.
 
     Raises:
         DeliveryGuaranteeError, ConfigurationError: Before anything was opened.
@@ -164,6 +170,7 @@ class _Job:
         self._source_states: dict[str, dict[str, Any]] = {}
         self._watermarks: dict[str, int] = {}
         self._replay_to: dict[str, Any] | None = None
+        self._replay_to_end = False
         self._last_start = clock.monotonic()
         self._last_progress = self._last_start
         self._completed = 0
@@ -265,10 +272,9 @@ class _Job:
         if made.kind == "replay_suppressed":
             record = next(record for record in recovery.decided_after if record.id == made.until)
             self._replay_to = {
-                name: msgspec.msgpack.decode(blob)["position"]
-                for name, blob in record.blobs.items()
-                if name.startswith("source/")
+                name: msgspec.msgpack.decode(blob) for name, blob in record.blobs.items() if name.startswith("source/")
             }
+            self._replay_to_end = msgspec.msgpack.decode(record.blobs[_JOB_BLOB])["finished"]
         return made
 
     def _open_tasks(self, restored: CheckpointInfo | None, legs: dict[str, SinkLeg]) -> None:
@@ -311,6 +317,8 @@ class _Job:
 
     def _recovered(self, restored: CheckpointInfo | None, made: RecoveryPlan | None) -> None:
         recovery = self._backend.recovery
+        if recovery.damage:
+            self._warn(restored, made)
         self._tell(
             Recovered(
                 None if restored is None else restored.id,
@@ -322,6 +330,20 @@ class _Job:
                 self._counts["records_in"],
                 self._out_before,
             )
+        )
+
+    def _warn(self, restored: CheckpointInfo | None, made: RecoveryPlan | None) -> None:
+        reasons = "; ".join(reason for _, reason in self._backend.recovery.damage)
+        start = "the beginning" if restored is None else f"checkpoint {restored.id}"
+        how = "Nothing newer had reached an output"
+        if made is not None and made.until is not None:
+            how = f"Up to checkpoint {made.until} the input is processed again with outputs suppressed"
+        warnings.warn(
+            DamagedCheckpointWarning(
+                f"{self._backend.path} is damaged ({reasons}); recovered from {start}. {how}: the output stays exact. "
+                "Look after the disk"
+            ),
+            stacklevel=_STACK_OF_RUN,
         )
 
     # -- rounds --------------------------------------------------------------------------------
@@ -344,7 +366,7 @@ class _Job:
             self._check_replay()
             if self._checkpoints.pending is None and self._replay_to is None and self._is_due():
                 self._start_checkpoint()
-        if self._replay_to is not None:
+        if self._replay_to is not None and not self._replay_to_end:
             raise SourceError(
                 "the sources ended before the positions of the damaged checkpoint were reached: they are not what they "
                 "were, so no exact recovery is possible"
@@ -421,6 +443,7 @@ class _Job:
                 )
             self._worker.take(task.step.step_id, batch.records, batch.event_times)
             if event.watermark is not None:
+                task.delivered = event.watermark
                 self._advance(task.step.step_id)
         except UserFunctionError as error:
             if error.position is None and batch.first_record is not None:
@@ -430,6 +453,7 @@ class _Job:
             raise
 
     def _ended(self, task: SourceTask) -> None:
+        task.delivered = END_OF_TIME
         self._checkpoints.task_finished(task.name)
         self._advance(task.step.step_id)
 
@@ -437,20 +461,21 @@ class _Job:
         """Tells the worker a source's watermark, if it has risen: the lowest one of its partitions."""
         lowest = END_OF_TIME
         for task in self._by_source[step_id]:
-            if task.ended and not len(task.channel):
-                continue
-            if task.watermark is None:
+            if task.delivered is None:
                 return
-            lowest = min(lowest, task.watermark)
+            lowest = min(lowest, task.delivered)
         if lowest > self._watermarks.get(step_id, -(1 << 63)):
             self._watermarks[step_id] = lowest
             self._worker.advance(step_id, lowest)
 
     def _check_replay(self) -> None:
-        """Outputs are suppressed until every source stands where the damaged checkpoint stood."""
-        if self._replay_to is None:
+        """Outputs are suppressed until every source stands where the damaged checkpoint stood.
+
+        Of a job that had finished everything is suppressed, also what the end of its sources gives rise to.
+        """
+        if self._replay_to is None or self._replay_to_end:
             return
-        if all(task.position() == self._replay_to.get(f"source/{task.name}") for task in self._tasks):
+        if all(task.snapshot() == self._replay_to.get(f"source/{task.name}") for task in self._tasks):
             self._replay_to = None
             self._worker.suppress(False)
             self._start_checkpoint()

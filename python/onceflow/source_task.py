@@ -8,7 +8,7 @@ from onceflow.channel import BarrierEvent, BatchEvent, Channel, EndEvent
 from onceflow.exceptions import SourceError
 from onceflow.graph import SourceStep
 from onceflow.sources import SourceReader
-from onceflow.types import Micros, Plain
+from onceflow.types import END_OF_TIME, Micros
 
 __all__ = ["SourceTask"]
 
@@ -34,6 +34,8 @@ class SourceTask:
         self.ended = False
         self._batch_size = batch_size
         self._newest: Micros | None = None if state is None else state["newest"]
+        #: How far event time has come in what the worker took: no record below it is expected any more.
+        self.delivered: Micros | None = END_OF_TIME if state is not None and state["ended"] else self.watermark
         self._reader: SourceReader = step.source.open(partition, None if state is None else state["position"])
 
     @property
@@ -43,7 +45,7 @@ class SourceTask:
 
     @property
     def watermark(self) -> Micros | None:
-        """No record below it is expected any more."""
+        """The watermark behind the last batch that was read."""
         return None if self._newest is None else self._newest - self.step.max_out_of_orderness_us
 
     def read(self) -> bool:
@@ -68,13 +70,9 @@ class SourceTask:
         """Puts a barrier behind the last batch."""
         self.channel.put(BarrierEvent(checkpoint_id, now_s))
 
-    def position(self) -> Plain:
-        """Where the reader stands."""
-        return self._reader.position()
-
     def snapshot(self) -> dict[str, Any]:
         """What resumes the task behind its last batch."""
-        return {"position": self._reader.position(), "newest": self._newest}
+        return {"position": self._reader.position(), "newest": self._newest, "ended": self.ended}
 
     def close(self) -> None:
         """Releases the reader."""

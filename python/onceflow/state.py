@@ -11,17 +11,19 @@ Declared in a ``Processor``; read and written for the key of the record at hand:
             self.pages.append(record["page"])
             yield {"user": self.key, "visits": self.visits.get(), "pages": self.pages.get()}
 
-An expired state is as if it had never been set; its time to live begins anew with every write. Time is event time where
-the record has one, else the clock's.
+An expired state is as if it had never been set; its time to live begins anew with every write. Time is the record's
+event time, or the watermark where that is later; for records without event time it is the clock's. What has expired is
+deleted in passing, also where its key never comes again. Values are kept as they are until they are set anew: a list or
+dict that ``ValueState.get`` returned must be set again after it was changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
-from onceflow.types import Micros
+from onceflow.types import END_OF_TIME, Micros
 from onceflow.windows import micros_of
 
 __all__ = ["ListState", "MapState", "Processor", "ValueState"]
@@ -49,7 +51,7 @@ class _State:
         if cell is None:
             return missing
         value, written = cell
-        if self._ttl is not None and owner.now_us >= written + self._ttl:
+        if self._ttl is not None and owner.state_time_us >= written + self._ttl:
             del owner.cells[self._name]
             owner.changed = True
             return missing
@@ -57,7 +59,7 @@ class _State:
 
     def _write(self, value: Any) -> None:
         owner = self._processor()
-        owner.cells[self._name] = [value, owner.now_us]
+        owner.cells[self._name] = [value, owner.state_time_us]
         owner.changed = True
 
     def clear(self) -> None:
@@ -140,24 +142,41 @@ class Processor:
     Attributes:
         key: Key of the record at hand.
         now_us: Its event time, or the clock's, in microseconds since 1970 UTC.
+        state_time_us: The time by which states expire: never before the watermark.
     """
 
     key: Any = None
     now_us: Micros = 0
+    state_time_us: Micros = 0
 
     #: State of the current key: name → [value, time of the last write].
     cells: dict[str, list[Any]]
     changed: bool = False
 
-    def __init__(self) -> None:
-        self.cells = {}
-        self.ttls: dict[str, int] = {}
-        for owner in reversed(type(self).__mro__):
+    #: Kinds of the declared states, by name.
+    states: dict[str, str]
+    #: Times to live in microseconds, by name of the state.
+    ttls: dict[str, int]
+
+    def __new__(cls, *_args: Any, **_settings: Any) -> Self:
+        # Here and not in __init__, which users write without calling ours.
+        processor = super().__new__(cls)
+        processor.cells, processor.states, processor.ttls = {}, {}, {}
+        for owner in reversed(cls.__mro__):
             for name, value in vars(owner).items():
                 if isinstance(value, _State):
-                    setattr(self, name, value._bound(self))
+                    setattr(processor, name, value._bound(processor))
+                    processor.states[name] = type(value).__name__
                     if value.ttl_us is not None:
-                        self.ttls[name] = value.ttl_us
+                        processor.ttls[name] = value.ttl_us
+        return processor
+
+    def expires(self, cells: dict[str, list[Any]]) -> Micros:
+        """When the last of these states expires; at the end of time if one has no time to live."""
+        return max(
+            min(written + self.ttls[name], END_OF_TIME) if name in self.ttls else END_OF_TIME
+            for name, (_, written) in cells.items()
+        )
 
     def process(self, record: Any) -> Iterable[Any] | None:
         """Handles a record; returns or yields what goes on."""

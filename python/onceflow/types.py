@@ -17,6 +17,9 @@ Batch: TypeAlias = "list[Any] | Columns"
 #: Microseconds since 1970-01-01 UTC; event times and watermarks.
 Micros: TypeAlias = int
 
+#: The watermark behind the end of all inputs.
+END_OF_TIME: Micros = (1 << 63) - 1
+
 
 class Guarantee(StrEnum):
     """How often an input is reflected in the output, after any number of failures."""

@@ -55,6 +55,9 @@ class Tumbling:
         object.__setattr__(self, "size_us", micros)
         object.__setattr__(self, "offset_us", micros_of("the offset of a window", offset) % micros)
 
+    def __str__(self) -> str:
+        return f"windows of {timedelta(microseconds=self.size_us)} from {timedelta(microseconds=self.offset_us)}"
+
     def starts(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Start of the window of each time, all in microseconds since 1970 UTC."""
         starts: npt.NDArray[np.int64] = times - (times - self.offset_us) % self.size_us

@@ -10,12 +10,9 @@ from onceflow.codec import Codec
 from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
 from onceflow.sink_legs import SinkLeg
-from onceflow.types import Batch, Micros
+from onceflow.types import END_OF_TIME, Batch, Micros
 
-__all__ = ["END_OF_TIME", "WorkerTask"]
-
-#: The watermark behind the end of all inputs.
-END_OF_TIME: Micros = (1 << 63) - 1
+__all__ = ["WorkerTask"]
 
 
 class _Consumer(Protocol):
@@ -87,8 +84,9 @@ class _SinkNode:
         self.written = 0
 
     def take(self, records: Batch, times: EventTimes) -> None:
+        # What is suppressed was written by an earlier run, and counts like that.
+        self.written += len(records)
         if not self.suppressed:
-            self.written += len(records)
             self._leg.write(records)
 
     def advance(self, origin: object, watermark: Micros) -> None:

@@ -11,63 +11,74 @@ from onceflow._native import Batch as TableBatch
 from onceflow._native import Table
 from onceflow.aggregates import Aggregate, AggregateColumns
 from onceflow.columns import Columns
-from onceflow.exceptions import StateError
-from onceflow.keys import KeySelector, KeyType, key_list, key_type_of
-from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
-from onceflow.types import Batch, Micros
+from onceflow.exceptions import SerializationError, StateError
+from onceflow.keys import KeySelector, KeyType, key_list
+from onceflow.operators.base import EventTimes, OperatorContext, Output
+from onceflow.operators.keyed import KeyedOperator
+from onceflow.types import END_OF_TIME, Batch, Micros
 from onceflow.windows import Tumbling
 
 __all__ = ["AggregateKeys", "AggregateWindows"]
 
-_END_OF_TIME = (1 << 63) - 1
 
-
-class _Aggregating(Operator):
+class _Aggregating(KeyedOperator):
     """Base: one table, made when the first batch shows the types."""
 
     def __init__(self, selector: KeySelector, key_type: KeyType | None, aggregates: Mapping[str, Aggregate]) -> None:
-        self._selector = selector
-        self._key_type = key_type
+        super().__init__(selector, key_type)
         self._aggregates = aggregates
         self._table: Table | None = None
 
     def open(self, context: OperatorContext) -> None:
         self._context = context
+        self._step_id = context.step_id
         self._columns = AggregateColumns(context.step_id, self._aggregates, context.codec)
         known = context.backend.tables().get(context.step_id)
         if known is not None:
             self._columns.restore(known.columns)
             self._table = context.backend.table(context.step_id, key=known.key, columns=known.columns)
-            self._restore_key(known.key)
+            self._resume(self._user_key(known.key))
 
-    def _restore_key(self, key: str | tuple[str, ...]) -> None:
-        self._key_type = key
+    def _user_key(self, key: KeyType) -> KeyType:
+        """The type of the step's keys, from that of its table's."""
+        return key
 
-    def _update(self, key_type: KeyType, keys: Any, records: Batch) -> Table:
+    def _table_keys(self, key_type: KeyType, keys: Any) -> tuple[KeyType, Any]:
+        """Type and values of the table's keys, from those of the step's."""
+        return key_type, keys
+
+    def _update(self, keys: Any, key_type: KeyType, records: Batch) -> Table:
         try:
+            table_key, table_keys = self._table_keys(key_type, keys)
             values = self._columns.values(records)
             if self._table is None:
                 self._table = self._context.backend.table(
-                    self._context.step_id, key=key_type, columns=self._columns.columns(values)
+                    self._step_id, key=table_key, columns=self._columns.columns(values)
                 )
-            self._table.update(keys, self._columns.updates(values))
+            self._table.update(table_keys, self._columns.updates(values))
+        except SerializationError as error:
+            raise SerializationError(f"step {self._step_id!r}: {error}") from error
         except StateError as error:
-            raise self._columns.explain(error) from error
+            hint = "; give type='f64' to sum, min or max, or filter such records out"
+            raise self._refused(error, keys, records, hint) from error
         return self._table
 
     def _key_columns(self, keys: list[Any]) -> dict[str, Any]:
         """Result columns of the key."""
         fields = self._selector.fields
         if len(fields) == 1:
-            return {fields[0]: _array(keys)}
-        return {field: _array([key[index] for key in keys]) for index, field in enumerate(fields)}
+            return {fields[0]: _array(keys, self._key_type)}
+        types = self._key_type or fields
+        return {field: _array([key[index] for key in keys], types[index]) for index, field in enumerate(fields)}
 
 
-def _array(values: list[Any]) -> Any:
-    if values and isinstance(values[0], int):
-        return np.array(values, dtype=np.int64 if values[0] < 0 or max(values) < 1 << 63 else np.uint64)
+def _array(values: list[Any], key_type: KeyType | None) -> Any:
+    if key_type in ("i64", "u64"):
+        return np.array(values, dtype=np.int64 if key_type == "i64" else np.uint64)
     array = np.empty(len(values), dtype=object)
-    array[:] = values
+    # One by one: numpy would make columns of tuples.
+    for index, value in enumerate(values):
+        array[index] = value
     return array
 
 
@@ -89,10 +100,8 @@ class AggregateKeys(_Aggregating):
         self._emit = emit
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
-        keys = self._selector.keys(self._context.step_id, records)
-        if self._key_type is None:
-            self._key_type = key_type_of(keys)
-        table = self._update(self._key_type, keys, records)
+        key_type, keys = self._keys(records)
+        table = self._update(keys, key_type, records)
         if self._emit == "changes":
             changed = _distinct(keys)
             found = table.get(changed)
@@ -153,13 +162,18 @@ class AggregateWindows(_Aggregating):
         if context.restored is not None:
             self._watermark = int.from_bytes(context.restored, "little", signed=True)
 
-    def _restore_key(self, key: str | tuple[str, ...]) -> None:
+    def _user_key(self, key: KeyType) -> KeyType:
         elements = tuple(key)[1:]
-        self._key_type = elements[0] if len(elements) == 1 else elements
+        return elements[0] if len(elements) == 1 else elements
+
+    def _table_keys(self, key_type: KeyType, keys: Any) -> tuple[KeyType, Any]:
+        if isinstance(key_type, tuple):
+            return ("i64", *key_type), (self._starts, *self._split(keys))
+        return ("i64", key_type), (self._starts, keys)
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
         if times is None:
-            raise StateError(f"step {self._context.step_id!r}: records without event time reached a window")
+            raise StateError(f"step {self._step_id!r}: records without event time reached a window")
         starts = self._window.starts(times)
         late = starts <= self._watermark - self._wait
         if late.any():
@@ -169,30 +183,23 @@ class AggregateWindows(_Aggregating):
             records, starts = _pick(records, rows), starts[rows]
             if len(records) == 0:
                 return
-        keys = self._selector.keys(self._context.step_id, records)
-        if self._key_type is None:
-            self._key_type = key_type_of(keys)
-        if isinstance(self._key_type, tuple):
-            elements = keys if isinstance(keys, tuple) else tuple(map(list, zip(*keys, strict=True)))
-            self._update(("i64", *self._key_type), (starts, *elements), records)
-        else:
-            self._update(("i64", self._key_type), (starts, keys), records)
+        key_type, keys = self._keys(records)
+        self._starts = starts
+        self._update(keys, key_type, records)
 
     def on_watermark(self, watermark: Micros, out: Output) -> None:
         self._watermark = watermark
         if self._table is None:
             return
         # Before the end of time everything closes; its last instant needs a bound that still fits.
-        bound = _END_OF_TIME if watermark == _END_OF_TIME else watermark - self._wait + 1
+        bound = END_OF_TIME if watermark == END_OF_TIME else watermark - self._wait + 1
         closed = self._table.drain_below(bound)
         if len(closed) == 0:
             return
         keys: list[tuple[Any, ...]] = closed.keys
         order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
         starts = np.array([key[0] for key in keys], dtype=np.int64)
-        rest = (
-            [key[1] for key in keys] if len(self._selector.fields) == 1 and len(keys[0]) == 2 else [k[1:] for k in keys]
-        )
+        rest = [key[1:] for key in keys] if isinstance(self._key_type, tuple) else [key[1] for key in keys]
         columns = Columns(
             {
                 **self._key_columns(rest),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from operator import length_hint
 from typing import Any
 
+from onceflow.columns import Columns
 from onceflow.exceptions import OnceflowError, UserFunctionError
+from onceflow.types import Batch
 
-__all__ = ["each", "failed"]
+__all__ = ["each", "failed", "shown"]
 
 _SHOWN = 300
 
@@ -22,17 +24,22 @@ def each(step_id: str, function: Callable[[Any], Any], records: list[Any]) -> li
     rest = iter(records)
     try:
         return [function(record) for record in rest]
+    except OnceflowError:
+        raise
     except Exception as error:
         raise failed(step_id, error, records, len(records) - length_hint(rest) - 1) from error
 
 
-def failed(step_id: str, error: Exception, records: Iterable[Any], index: int) -> Exception:
+def failed(step_id: str, error: Exception, records: Batch, index: int) -> UserFunctionError:
     """The error to raise for what a user function raised at ``records[index]``."""
-    if isinstance(error, OnceflowError):
-        return error
-    record = next((record for number, record in enumerate(records) if number == index), None)
-    shown = repr(record)
-    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
     return UserFunctionError(
-        f"step {step_id!r}: {type(error).__name__}: {error}; record {index} of the batch is {shown}", step_id=step_id
+        f"step {step_id!r}: {type(error).__name__}: {error}; record {index} of the batch is {shown(records, index)}",
+        step_id=step_id,
     )
+
+
+def shown(records: Batch, index: int) -> str:
+    """A record for people, not too long."""
+    record = records.slice(index, index + 1).to_rows()[0] if isinstance(records, Columns) else records[index]
+    text = repr(record)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

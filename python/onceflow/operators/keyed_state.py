@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from onceflow._native import Table
-from onceflow.exceptions import SerializationError
-from onceflow.keys import KeySelector, KeyType, key_list, key_type_of
+from onceflow.exceptions import (
+    DataflowChangedError,
+    OnceflowError,
+    SerializationError,
+    StateError,
+    TypeMismatchError,
+)
+from onceflow.keys import KeySelector, KeyType, all_fit, key_list
 from onceflow.operators.aggregate import _pick
-from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
+from onceflow.operators.base import EventTimes, OperatorContext, Output
 from onceflow.operators.calls import failed
+from onceflow.operators.expiry import Sweep
+from onceflow.operators.keyed import KeyedOperator
 from onceflow.operators.stateless import rows_of
 from onceflow.state import Processor
 from onceflow.types import Batch, Micros
@@ -21,23 +30,35 @@ __all__ = ["DropDuplicates", "Process", "StatefulMap"]
 
 _MAX_CACHED = 1_000_000
 _MISSING = object()
+_ALWAYS: Micros = -(1 << 63)
 
 
 class _KeyedCache:
-    """Decoded values over a table: written back at the barrier, only those that changed."""
+    """Decoded values over a table: written back at the barrier, only those that changed.
 
-    def __init__(self, context: OperatorContext, key_type: KeyType) -> None:
+    Args:
+        context: The step's.
+        key_type: Of the keys.
+        expires: When a value expires, in microseconds; None: values stay until they are deleted.
+    """
+
+    def __init__(
+        self, context: OperatorContext, key_type: KeyType, expires: Callable[[Any], Micros] | None = None
+    ) -> None:
         self._context = context
-        self._table: Table = context.backend.table(context.step_id, key=key_type, columns={"value": "bytes"})
+        self._expires = expires
+        columns = {"value": "bytes"} if expires is None else {"value": "bytes", "expires": "i64"}
+        self.table: Table = context.backend.table(context.step_id, key=key_type, columns=columns)
         self.values: dict[Any, Any] = {}
         self.changed: set[Any] = set()
 
     def load(self, keys: list[Any]) -> None:
         """Makes the values of these keys present in ``values``, as far as they have one."""
-        values = self.values
-        missing = [key for key in dict.fromkeys(keys) if key not in values]
-        if missing and len(self._table):
-            for key, data in zip(missing, self._table.get_bytes(missing, "value"), strict=True):
+        values, changed = self.values, self.changed
+        # A value that was deleted since the last barrier is in the table still.
+        missing = [key for key in dict.fromkeys(keys) if key not in values and key not in changed]
+        if missing and len(self.table):
+            for key, data in zip(missing, self.table.get_bytes(missing, "value"), strict=True):
                 if data is not None:
                     values[key] = self._context.codec.decode(data)
 
@@ -47,7 +68,7 @@ class _KeyedCache:
         gone = [key for key in changed if self.values.get(key, _MISSING) is _MISSING]
         kept = [key for key in changed if self.values.get(key, _MISSING) is not _MISSING]
         if gone:
-            self._table.delete(gone)
+            self.table.delete(gone)
         if kept:
             encode = self._context.codec.encode
             encoded = []
@@ -56,35 +77,60 @@ class _KeyedCache:
                     encoded.append(encode(self.values[key]))
                 except SerializationError as error:
                     raise SerializationError(f"step {self._context.step_id!r}, key {key!r}: {error}") from error
-            self._table.put(kept, value=encoded)
+            if self._expires is None:
+                self.table.put(kept, value=encoded)
+            else:
+                self.table.put(kept, value=encoded, expires=[self._expires(self.values[key]) for key in kept])
         self.changed.clear()
         if len(self.values) > _MAX_CACHED:
             self.values.clear()
 
+    def forget(self, keys: list[Any]) -> None:
+        """Deletes what the table says has expired, unless it was written anew since the last barrier."""
+        gone = [key for key in keys if key not in self.changed]
+        if gone:
+            self.table.delete(gone)
+            for key in gone:
+                self.values.pop(key, None)
 
-class _KeyedStep(Operator):
-    def __init__(self, selector: KeySelector, key_type: KeyType | None) -> None:
-        self._selector = selector
-        self._key_type = key_type
-        self._cache: _KeyedCache | None = None
 
+class _KeyedStep(KeyedOperator):
     def open(self, context: OperatorContext) -> None:
         self._context = context
+        self._step_id = context.step_id
         known = context.backend.tables().get(context.step_id)
         if known is not None:
-            self._key_type = known.key
+            self._resume(known.key)
 
-    def _keys(self, records: Batch) -> list[Any]:
-        keys = self._selector.keys(self._context.step_id, records)
-        if self._key_type is None:
-            self._key_type = key_type_of(keys)
-        return key_list(keys)
+    def _listed(self, records: Batch) -> tuple[KeyType, list[Any]]:
+        """The keys as Python objects, all of one type."""
+        key_type, keys = self._keys(records)
+        listed = key_list(keys)
+        if not all_fit(key_type, listed):
+            raise self._refused(TypeMismatchError("keys differ in type"), listed, records)
+        return key_type, listed
 
-    def _loaded(self, keys: list[Any]) -> _KeyedCache:
+
+class _CachedStep(_KeyedStep):
+    def __init__(self, selector: KeySelector, key_type: KeyType | None) -> None:
+        super().__init__(selector, key_type)
+        self._cache: _KeyedCache | None = None
+
+    def _make_cache(self, key_type: KeyType) -> _KeyedCache:
+        return _KeyedCache(self._context, key_type)
+
+    def _loaded(self, records: Batch) -> tuple[list[Any], _KeyedCache]:
+        """The keys, and the cache with their values."""
+        key_type, keys = self._listed(records)
         if self._cache is None:
-            self._cache = _KeyedCache(self._context, self._key_type or "str")
-        self._cache.load(keys)
-        return self._cache
+            self._cache = self._make_cache(key_type)
+        try:
+            self._cache.load(keys)
+        except SerializationError as error:
+            raise SerializationError(f"step {self._step_id!r}: {error}") from error
+        except StateError as error:
+            raise self._refused(error, keys, records) from error
+        return keys, self._cache
 
     def snapshot(self, checkpoint: Any) -> bytes | None:
         if self._cache is not None:
@@ -92,7 +138,7 @@ class _KeyedStep(Operator):
         return None
 
 
-class StatefulMap(_KeyedStep):
+class StatefulMap(_CachedStep):
     """``function(state, record) -> (state, result)``; state None means none, and is forgotten."""
 
     def __init__(
@@ -108,8 +154,7 @@ class StatefulMap(_KeyedStep):
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
         rows = rows_of(records)
-        keys = self._keys(records)
-        cache = self._loaded(keys)
+        keys, cache = self._loaded(records)
         values, function, initial = cache.values, self._function, self._initial
         results: list[Any] = []
         add = results.append
@@ -119,30 +164,59 @@ class StatefulMap(_KeyedStep):
                 state, result = function(initial() if state is None else state, record)
                 values[key] = state
                 add(result)
+        except OnceflowError:
+            raise
         except Exception as error:
-            raise failed(self._context.step_id, error, rows, len(results)) from error
+            raise failed(self._step_id, error, rows, len(results)) from error
         cache.changed.update(keys)
         for key in [key for key in set(keys) if values[key] is None]:
             del values[key]
         out.emit(results, times)
 
 
-class Process(_KeyedStep):
+class Process(_CachedStep):
     """A user's ``Processor``."""
 
     def __init__(self, selector: KeySelector, key_type: KeyType | None, make: Callable[[], Processor]) -> None:
         super().__init__(selector, key_type)
         self._make = make
+        self._watermark = _ALWAYS
+        self._sweep: Sweep | None = None
 
     def open(self, context: OperatorContext) -> None:
         super().open(context)
         self._processor = self._make()
+        if context.restored is not None:
+            self._check_states(msgspec.msgpack.decode(context.restored))
+
+    def _check_states(self, known: dict[str, str]) -> None:
+        declared = self._processor.states
+        gone = sorted(name for name in known if name not in declared)
+        if gone:
+            added = sorted(name for name in declared if name not in known)
+            renamed = f" (was one renamed to {added}?)" if added else ""
+            raise DataflowChangedError(
+                f"step {self._step_id!r} has states that its processor no longer declares: {gone}{renamed}. Give them "
+                "back their names, or start over with fresh state"
+            )
+        for name, kind in known.items():
+            if declared[name] != kind:
+                raise DataflowChangedError(
+                    f"step {self._step_id!r}: the state {name!r} was a {kind} and is a {declared[name]}. Give it "
+                    "another name beside the old one, or start over with fresh state"
+                )
+
+    def _make_cache(self, key_type: KeyType) -> _KeyedCache:
+        cache = _KeyedCache(self._context, key_type, self._processor.expires)
+        periods = self._processor.ttls.values()
+        if periods:
+            self._sweep = Sweep(cache.table, "expires", self._context.backend.key_groups, min(periods))
+        return cache
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
         rows = rows_of(records)
-        keys = self._keys(records)
-        cache = self._loaded(keys)
-        processor = self._processor
+        keys, cache = self._loaded(records)
+        processor, watermark = self._processor, self._watermark
         moments = None if times is None else times.tolist()
         now = round(self._context.clock.now() * 1_000_000)
         results: list[Any] = []
@@ -152,6 +226,7 @@ class Process(_KeyedStep):
             for number, (key, record) in enumerate(zip(keys, rows, strict=True)):
                 processor.key = key
                 processor.now_us = now if moments is None else moments[number]
+                processor.state_time_us = max(processor.now_us, watermark)
                 processor.cells = cache.values.get(key) or {}
                 processor.changed = False
                 before = len(results)
@@ -163,13 +238,26 @@ class Process(_KeyedStep):
                         cache.values[key] = processor.cells
                     else:
                         cache.values.pop(key, None)
+        except OnceflowError:
+            raise
         except Exception as error:
-            raise failed(self._context.step_id, error, rows, number) from error
+            raise failed(self._step_id, error, rows, number) from error
+        if self._sweep is not None:
+            cache.forget(self._sweep.expired(now if times is None else watermark, len(rows)))
         out.emit(results, None if times is None else np.repeat(times, counts))
+
+    def on_watermark(self, watermark: Micros, out: Output) -> None:
+        self._watermark = watermark
+
+    def snapshot(self, checkpoint: Any) -> bytes | None:
+        super().snapshot(checkpoint)
+        return msgspec.msgpack.encode(self._processor.states)
 
 
 class DropDuplicates(_KeyedStep):
     """Passes on the first record of a key, and the next one only after the horizon.
+
+    Time is the record's, or the watermark where that is later: once it has passed a key's horizon the key is forgotten.
 
     Args:
         selector: What makes records equal.
@@ -181,23 +269,19 @@ class DropDuplicates(_KeyedStep):
         super().__init__(selector, key_type)
         self._horizon = horizon_us
         self._table: Table | None = None
-        self._swept: Micros | None = None
-
-    def open(self, context: OperatorContext) -> None:
-        super().open(context)
-        if self._key_type is not None:
-            self._table = self._make_table(self._key_type)
-
-    def _make_table(self, key_type: KeyType) -> Table:
-        return self._context.backend.table(self._context.step_id, key=key_type, columns={"seen": "i64"})
+        self._watermark = _ALWAYS
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
-        keys = self._keys(records)
+        key_type, keys = self._listed(records)
         if self._table is None:
-            self._table = self._make_table(self._key_type or "str")
+            self._table = self._context.backend.table(self._step_id, key=key_type, columns={"seen": "i64"})
+            self._sweep = Sweep(self._table, "seen", self._context.backend.key_groups, self._horizon)
         now = round(self._context.clock.now() * 1_000_000)
-        moments = [now] * len(keys) if times is None else times.tolist()
-        found = self._table.get(keys)
+        moments = [now] * len(keys) if times is None else np.maximum(times, self._watermark).tolist()
+        try:
+            found = self._table.get(keys)
+        except StateError as error:
+            raise self._refused(error, keys, records) from error
         seen = {
             key: moment
             for key, moment, there in zip(keys, found.columns["seen"].tolist(), found.found.tolist(), strict=True)
@@ -212,16 +296,11 @@ class DropDuplicates(_KeyedStep):
                 kept.append(row)
         if fresh:
             self._table.put(list(fresh), seen=np.fromiter(fresh.values(), np.int64, len(fresh)))
+        expired = self._sweep.expired((now if times is None else self._watermark) - self._horizon, len(keys))
+        if expired:
+            self._table.delete(expired)
         rows = np.array(kept, dtype=np.int64)
         out.emit(_pick(records, rows), None if times is None else times[rows])
 
     def on_watermark(self, watermark: Micros, out: Output) -> None:
-        """Forgets keys beyond the horizon, now and then: each time costs a look at all of them."""
-        if self._table is None or (self._swept is not None and watermark - self._swept < self._horizon):
-            return
-        self._swept = watermark
-        known = self._table.scan()
-        old = np.flatnonzero(known.columns["seen"] <= watermark - self._horizon)
-        if len(old):
-            keys = key_list(known.keys)
-            self._table.delete([keys[row] for row in old])
+        self._watermark = watermark

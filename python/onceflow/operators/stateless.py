@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from onceflow.columns import Columns
-from onceflow.exceptions import UserFunctionError
+from onceflow.exceptions import OnceflowError, UserFunctionError
 from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
-from onceflow.operators.calls import each, failed
+from onceflow.operators.calls import each
 from onceflow.types import Batch
 
 __all__ = ["Filter", "FilterBatch", "FlatMap", "Inspect", "Map", "MapBatch", "Union"]
@@ -109,5 +109,9 @@ class Union(Operator):
 def _call(step_id: str, function: Callable[[Any], Any], records: Batch) -> Any:
     try:
         return function(records)
+    except OnceflowError:
+        raise
     except Exception as error:
-        raise failed(step_id, error, (), -1) from error
+        raise UserFunctionError(
+            f"step {step_id!r}: {type(error).__name__}: {error}; the batch has {len(records)} records", step_id=step_id
+        ) from error
