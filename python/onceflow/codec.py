@@ -1,7 +1,8 @@
 """How values of user state become bytes.
 
-msgpack is the default: compact, safe to read from anywhere, the same on every machine. It knows None, bool, int (64
-bits), float, str, bytes, lists, tuples, dicts, and datetimes with a time zone; a tuple comes back as a tuple.
+msgpack is the default: compact, safe to read from anywhere, the same on every machine. It knows None, bool, int, float,
+str, bytes, lists, tuples, dicts, sets, datetimes, dates, timedeltas and Decimals, and each comes back as what it was;
+anything else is refused when it is written, since a job whose state changes its type by a restart is not exact.
 Pickle can run code when it is read, so it is used only where it is asked for by name.
 """
 
@@ -9,6 +10,9 @@ from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, ClassVar
 
 import msgspec
@@ -21,6 +25,13 @@ _TUPLE = 1
 _SET = 2
 _BIG_INT = 3
 _FROZENSET = 4
+_DATETIME = 5
+_DATE = 6
+_TIMEDELTA = 7
+_DECIMAL = 8
+
+#: What msgpack writes and reads as it is.
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -55,7 +66,7 @@ class MsgpackCodec(Codec):
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise SerializationError(
                 f"the msgpack codec cannot write a {type(value).__qualname__}: {error}. Keep state in plain values "
-                "(numbers, strings, bytes, lists, tuples, dicts), or ask for codec='pickle'"
+                "(numbers, strings, bytes, lists, tuples, dicts, sets, dates), or ask for codec='pickle'"
             ) from error
 
     def decode(self, data: bytes | memoryview) -> Any:
@@ -74,30 +85,61 @@ class MsgpackCodec(Codec):
             return frozenset(self._decoder.decode(data))
         if code == _BIG_INT:
             return int.from_bytes(data, "big", signed=True)
+        if code == _TIMEDELTA:
+            return timedelta(*self._decoder.decode(data))
+        read = _TEXTS.get(code)
+        if read is not None:
+            return read(str(data, "ascii"))
         raise ValueError(f"unknown extension {code}")
 
 
 def _mark(value: Any) -> Any:
-    """The value with an extension for each thing that msgpack does not know or would confuse with a list."""
+    """The value with an extension for each thing that msgpack does not know or would confuse with something else."""
     kind = type(value)
-    if kind is tuple:
-        return msgspec.msgpack.Ext(_TUPLE, _ENCODER.encode([_mark(item) for item in value]))
+    if kind in _PLAIN and (kind is not int or -(1 << 63) <= value < 1 << 64):
+        return value
     if kind is list:
         return [_mark(item) for item in value]
     if kind is dict:
         return {_dict_key(key): _mark(item) for key, item in value.items()}
-    if kind is set or kind is frozenset:
-        # Sorted by their bytes, so that equal sets have equal bytes.
-        items = sorted(_ENCODER.encode(_mark(item)) for item in value)
-        data = _ENCODER.encode([msgspec.Raw(item) for item in items])
-        return msgspec.msgpack.Ext(_SET if kind is set else _FROZENSET, data)
-    if kind is int and not -(1 << 63) <= value < 1 << 64:
-        return msgspec.msgpack.Ext(_BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
-    return value
+    write = _EXTENSIONS.get(kind)
+    if write is None:
+        raise TypeError(f"a {kind.__qualname__} would not come back as one")
+    code, data = write(value)
+    return msgspec.msgpack.Ext(code, data)
+
+
+def _tuple(value: tuple[Any, ...]) -> tuple[int, bytes]:
+    return _TUPLE, _ENCODER.encode([_mark(item) for item in value])
+
+
+def _set(value: set[Any] | frozenset[Any]) -> tuple[int, bytes]:
+    # Sorted by their bytes, so that equal sets have equal bytes.
+    items = sorted(_ENCODER.encode(_mark(item)) for item in value)
+    return _SET if type(value) is set else _FROZENSET, _ENCODER.encode([msgspec.Raw(item) for item in items])
+
+
+_EXTENSIONS: dict[type, Callable[[Any], tuple[int, bytes]]] = {
+    tuple: _tuple,
+    set: _set,
+    frozenset: _set,
+    int: lambda value: (_BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)),
+    datetime: lambda value: (_DATETIME, value.isoformat().encode()),
+    date: lambda value: (_DATE, value.isoformat().encode()),
+    timedelta: lambda value: (_TIMEDELTA, _ENCODER.encode([value.days, value.seconds, value.microseconds])),
+    Decimal: lambda value: (_DECIMAL, str(value).encode()),
+}
+
+#: Extensions whose data is text, and what reads it.
+_TEXTS: dict[int, Callable[[str], Any]] = {
+    _DATETIME: datetime.fromisoformat,
+    _DATE: date.fromisoformat,
+    _DECIMAL: Decimal,
+}
 
 
 def _dict_key(key: Any) -> Any:
-    if isinstance(key, (str, bytes, int, float, bool)) or key is None:
+    if type(key) in _PLAIN:
         return key
     raise TypeError(f"a dict key must be a str, bytes, number or None, not {type(key).__qualname__}")
 
