@@ -62,10 +62,16 @@ class Dataflow:
         return Stream(self, Input(step_id))
 
     def dead_letters(self, step_id: str) -> Stream:
-        """The records that a source refused (``on_malformed="dead_letter"``), as dicts."""
+        """The records that a step refused, as dicts.
+
+        Of a source with ``on_malformed="dead_letter"``: ``source``, ``partition``, ``position``, ``reason``, ``text``.
+        Of a function with ``dead_letters=step_id``: ``step``, ``reason`` and the ``record`` that it raised for.
+        """
         step = self._graph.steps.get(step_id)
-        if not isinstance(step, SourceStep):
-            raise ConfigurationError(f"{step_id!r} is no source of this dataflow; dead letters come from sources")
+        if not isinstance(step, SourceStep) and not (isinstance(step, OperatorStep) and "dead_letters" in step.sides):
+            raise ConfigurationError(
+                f"{step_id!r} has no dead letters; they come from sources, and from steps with dead_letters={step_id!r}"
+            )
         return Stream(self, Input(step_id, "dead_letters"))
 
     def late(self, step_id: str) -> Stream:
@@ -93,11 +99,12 @@ class Dataflow:
         make: Callable[[], Operator],
         *,
         step_id: str | None = None,
+        stateful: bool = True,
         sides: tuple[str, ...] = (),
         shape: str = "",
     ) -> Stream:
-        stateful = step_id is not None
         if step_id is None:
+            stateful = False
             step_id = f"{kind}-{len(self._graph.steps)}"
         self._add(OperatorStep(_checked("a step id", step_id), kind, inputs, make, stateful, sides, shape))
         return Stream(self, Input(step_id))
@@ -118,20 +125,26 @@ class Stream:
         self._flow = flow
         self._origin = origin
 
-    def _then(self, kind: str, make: Callable[[], Operator]) -> Stream:
-        return self._flow._operator(kind, (self._origin,), make)
+    def _then(self, kind: str, make: Callable[[], Operator], dead_letters: str | None = None) -> Stream:
+        sides = () if dead_letters is None else ("dead_letters",)
+        return self._flow._operator(kind, (self._origin,), make, step_id=dead_letters, stateful=False, sides=sides)
 
-    def map(self, function: Callable[[Any], Any]) -> Stream:
-        """One record for each record."""
-        return self._then("map", lambda: Map(function))
+    def map(self, function: Callable[[Any], Any], *, dead_letters: str | None = None) -> Stream:
+        """One record for each record.
 
-    def filter(self, function: Callable[[Any], Any]) -> Stream:
-        """The records for which the function is true."""
-        return self._then("filter", lambda: Filter(function))
+        Args:
+            function: Makes the new record. An exception in it ends the run, or else:
+            dead_letters: A step id; records that the function raises for leave by ``flow.dead_letters(step_id)``.
+        """
+        return self._then("map", lambda: Map(function, dead_letters=dead_letters is not None), dead_letters)
 
-    def flat_map(self, function: Callable[[Any], Any]) -> Stream:
-        """All items of what the function returns for each record."""
-        return self._then("flat_map", lambda: FlatMap(function))
+    def filter(self, function: Callable[[Any], Any], *, dead_letters: str | None = None) -> Stream:
+        """The records for which the function is true; for ``dead_letters`` see ``map``."""
+        return self._then("filter", lambda: Filter(function, dead_letters=dead_letters is not None), dead_letters)
+
+    def flat_map(self, function: Callable[[Any], Any], *, dead_letters: str | None = None) -> Stream:
+        """All items of what the function returns for each record; for ``dead_letters`` see ``map``."""
+        return self._then("flat_map", lambda: FlatMap(function, dead_letters=dead_letters is not None), dead_letters)
 
     def map_batch(self, function: Callable[[Batch], Batch]) -> Stream:
         """One batch (a list, or ``Columns``) for each batch, of as many records."""

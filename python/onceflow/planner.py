@@ -116,6 +116,11 @@ def _check_shape(graph: Graph) -> None:
     for operator in graph.operators():
         if not graph.users(Input(operator.step_id)):
             raise ConfigurationError(f"nothing takes the output of step {operator.step_id!r}; end it in a sink")
+        if "dead_letters" in operator.sides and not graph.users(Input(operator.step_id, "dead_letters")):
+            raise ConfigurationError(
+                f"step {operator.step_id!r} hands out dead letters and nothing takes them: add "
+                f"flow.dead_letters({operator.step_id!r}).sink(...), or leave dead_letters away"
+            )
         if operator.kind == "window":
             _check_event_time(graph, operator)
             for source in _origins(graph, operator):
@@ -127,13 +132,14 @@ def _check_shape(graph: Graph) -> None:
 
 
 def _check_event_time(graph: Graph, window: OperatorStep) -> None:
-    """Totals and dead letters have no event time of their own."""
+    """Totals and the dead letters of sources have no event time of their own."""
     seen: list[OperatorStep] = [window]
     while seen:
         for origin in seen.pop().inputs:
             before = graph.steps[origin.step_id]
-            if origin.side == "dead_letters" or (isinstance(before, OperatorStep) and before.kind == "aggregate"):
-                what = "dead letters" if origin.side == "dead_letters" else f"the totals of {origin.step_id!r}"
+            is_unread = isinstance(before, SourceStep) and origin.side == "dead_letters"
+            if is_unread or (isinstance(before, OperatorStep) and before.kind == "aggregate"):
+                what = "dead letters of a source" if is_unread else f"the totals of {origin.step_id!r}"
                 raise ConfigurationError(
                     f"window {window.step_id!r} needs event time, and {what} have none; put the window before, or use "
                     "window(...).aggregate(...) there too"

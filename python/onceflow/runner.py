@@ -178,7 +178,7 @@ class _Job:
         #: Something was read since the last cut.
         self._changed = False
         self._counts = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0}
-        self._out_before = 0
+        self._out_before = self._rejected_before = 0
 
     # -- start ---------------------------------------------------------------------------------
 
@@ -224,6 +224,7 @@ class _Job:
         check_resume(job["steps"], self._graph)
         self._counts = job["counts"]
         self._out_before = self._counts["records_out"]
+        self._rejected_before = self._counts["rejected"]
         return job
 
     def _open_legs(self, restored: CheckpointInfo | None) -> dict[str, SinkLeg]:
@@ -427,7 +428,6 @@ class _Job:
         counts["skipped"] += batch.skipped
         try:
             if batch.rejected:
-                counts["rejected"] += len(batch.rejected)
                 self._worker.reject(
                     task.step.step_id,
                     [
@@ -532,6 +532,7 @@ class _Job:
         for name, state in self._source_states.items():
             pending.put_blob(f"source/{name}", msgspec.msgpack.encode(state))
         self._counts["records_out"] = self._records_out()
+        self._counts["rejected"] = self._rejected_before + self._worker.rejected
         pending.put_blob(
             _JOB_BLOB,
             msgspec.msgpack.encode(

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from onceflow._native import PendingCheckpoint, StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
+from onceflow.crash import crash_point
 from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
 from onceflow.sink_legs import SinkLeg
@@ -30,6 +31,7 @@ class _Node:
         self.users: list[_Consumer] = []
         self.sides: dict[str, list[_Consumer]] = {}
         self.emitted = 0
+        self.rejected = 0
 
     def emit(self, records: Batch, times: EventTimes = None) -> None:
         if len(records) == 0:
@@ -41,8 +43,13 @@ class _Node:
     def emit_side(self, name: str, records: Batch, times: EventTimes = None) -> None:
         if len(records) == 0:
             return
+        if name == "dead_letters":
+            crash_point("dlq.pre_write")
+            self.rejected += len(records)
         for user in self.sides.get(name, ()):
             user.take(records, times)
+        if name == "dead_letters":
+            crash_point("dlq.pre_advance")
 
     def everyone(self) -> list[_Consumer]:
         return [*self.users, *(user for users in self.sides.values() for user in users)]
@@ -160,6 +167,11 @@ class WorkerTask:
         """While true, what reaches a sink is dropped: it was written by an earlier run."""
         for node in self._sinks.values():
             node.suppressed = suppressed
+
+    @property
+    def rejected(self) -> int:
+        """Records that were handed to dead letters."""
+        return sum(node.rejected for node in (*self._sources.values(), *self._operators.values()))
 
     @property
     def records_out(self) -> int:

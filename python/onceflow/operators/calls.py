@@ -10,7 +10,7 @@ from onceflow.columns import Columns
 from onceflow.exceptions import OnceflowError, UserFunctionError
 from onceflow.types import Batch
 
-__all__ = ["each", "failed", "shown"]
+__all__ = ["dead_letter", "each", "each_or_failure", "failed", "shown"]
 
 _SHOWN = 300
 
@@ -28,6 +28,28 @@ def each(step_id: str, function: Callable[[Any], Any], records: list[Any]) -> li
         raise
     except Exception as error:
         raise failed(step_id, error, records, len(records) - length_hint(rest) - 1) from error
+
+
+def each_or_failure(function: Callable[[Any], Any], records: list[Any]) -> tuple[list[Any], dict[int, Exception]]:
+    """The results of the records for which the function returned, and what it raised for the others, by their index.
+
+    Errors of onceflow itself are not about a record: they end the run.
+    """
+    results: list[Any] = []
+    failures: dict[int, Exception] = {}
+    for index, record in enumerate(records):
+        try:
+            results.append(function(record))
+        except OnceflowError:
+            raise
+        except Exception as error:
+            failures[index] = error
+    return results, failures
+
+
+def dead_letter(step_id: str, record: Any, error: Exception) -> dict[str, Any]:
+    """What ``flow.dead_letters(step_id)`` hands out for a record."""
+    return {"step": step_id, "reason": f"{type(error).__name__}: {error}", "record": record}
 
 
 def failed(step_id: str, error: Exception, records: Batch, index: int) -> UserFunctionError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import chain, compress
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from onceflow.columns import Columns
 from onceflow.exceptions import OnceflowError, UserFunctionError
 from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
-from onceflow.operators.calls import each
+from onceflow.operators.calls import dead_letter, each, each_or_failure
 from onceflow.types import Batch
 
 __all__ = ["Filter", "FilterBatch", "FlatMap", "Inspect", "Map", "MapBatch", "Union"]
@@ -23,27 +23,55 @@ def rows_of(records: Batch) -> list[Any]:
 
 
 class _FunctionStep(Operator):
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    """Base: calls a function.
+
+    Args:
+        function: Of one record, or of a batch.
+        dead_letters: Records that the function raises for leave by the side output ``dead_letters``, and the stream
+            goes on without them; else the exception ends the run.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], *, dead_letters: bool = False) -> None:
         self._function = function
+        self._dead_letters = dead_letters
         self._step_id = ""
 
     def open(self, context: OperatorContext) -> None:
         self._step_id = context.step_id
+
+    def _called(
+        self, function: Callable[[Any], Any], records: Batch, times: EventTimes, out: Output
+    ) -> tuple[list[Any], Batch, EventTimes]:
+        """Results of the function, and the records and event times that they are results of."""
+        rows = rows_of(records)
+        if not self._dead_letters:
+            return each(self._step_id, function, rows), records, times
+        results, failures = each_or_failure(function, rows)
+        if failures:
+            bad = np.fromiter(failures, np.int64, len(failures))
+            letters = [dead_letter(self._step_id, rows[row], error) for row, error in failures.items()]
+            out.emit_side("dead_letters", letters, None if times is None else times[bad])
+            good = np.ones(len(rows), bool)
+            good[bad] = False
+            records = records.filter(good) if isinstance(records, Columns) else list(compress(records, good))
+            times = None if times is None else times[good]
+        return results, records, times
 
 
 class Map(_FunctionStep):
     """One record for each record."""
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
-        out.emit(each(self._step_id, self._function, rows_of(records)), times)
+        results, _, times = self._called(self._function, records, times, out)
+        out.emit(results, times)
 
 
 class Filter(_FunctionStep):
     """The records for which the function is true."""
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
-        kept = each(self._step_id, self._function, rows_of(records))
-        mask = np.fromiter(map(bool, kept), bool, len(kept))
+        kept, records, times = self._called(lambda record: bool(self._function(record)), records, times, out)
+        mask = np.fromiter(kept, bool, len(kept))
         if isinstance(records, Columns):
             out.emit(records.filter(mask), None if times is None else times[mask])
         else:
@@ -54,9 +82,9 @@ class FlatMap(_FunctionStep):
     """Any number of records for each record."""
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
-        lists: list[Iterable[Any]] = each(self._step_id, lambda record: list(self._function(record)), rows_of(records))
+        lists, _, times = self._called(lambda record: list(self._function(record)), records, times, out)
         if times is not None:
-            times = np.repeat(times, [len(items) for items in lists])  # type: ignore[arg-type]
+            times = np.repeat(times, [len(items) for items in lists])
         out.emit(list(chain.from_iterable(lists)), times)
 
 
