@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onceflow.testing.histories import PartitionOffset, Record, Recorder
+from onceflow.testing.histories import Isolation, PartitionOffset, Record, Recorder
 
 TOPICS = {"orders": 2, "ledger": 1}
 PLACES = [(topic, partition) for topic, partitions in TOPICS.items() for partition in range(partitions)]
@@ -79,12 +79,13 @@ class ModelLog:
             records.append(value)
         return offset
 
-    def stage(self, staged: Staged, place: tuple[str, int], value: str) -> None:
-        """A record of a transaction."""
+    def stage(self, staged: Staged, place: tuple[str, int], value: str) -> int | None:
+        """A record of a transaction; its offset, if it has one already."""
         staged.records.append((place, value))
         if self.bug == "offsets_at_produce":
             self.partitions[place].append(None)
             staged.reserved.append((place, len(self.partitions[place]) - 1))
+        return None
 
     def commit(self, staged: Staged) -> None:
         """All its records at once."""
@@ -130,23 +131,85 @@ class ModelLog:
             for place, value in staged.records:
                 self.partitions[place].append(value)
 
-    def read(self, place: tuple[str, int], position: int, limit: int) -> list[Record]:
+    def abandon(self, staged: Staged) -> None:
+        """Its client is dead."""
+
+    def end(self, place: tuple[str, int], isolation: Isolation) -> int:
+        """How far one can read."""
+        return len(self.partitions[place])
+
+    def shows(self, value: str, isolation: Isolation) -> bool:
+        """Whether a reader is given what is there."""
+        return True
+
+    def read(self, place: tuple[str, int], position: int, limit: int, isolation: Isolation) -> list[Record]:
         """Records from a position on."""
         found = []
-        for offset in range(position, len(self.partitions[place])):
+        for offset in range(position, self.end(place, isolation)):
             value = self.partitions[place][offset]
-            if value is not None:
+            if value is not None and self.shows(value, isolation):
                 found.append(Record(*place, offset, value))
                 if len(found) == limit:
                     break
         return found
 
 
+class EagerLog(ModelLog):
+    """Writes records down when they are sent, as Kafka does; open transactions keep readers from what is behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: dict[str, Staged] = {}
+        self._aborted: set[str] = set()
+
+    def stage(self, staged: Staged, place: tuple[str, int], value: str) -> int:
+        staged.records.append((place, value))
+        self._open[value] = staged
+        self.partitions[place].append(value)
+        return len(self.partitions[place]) - 1
+
+    def commit(self, staged: Staged) -> None:
+        self._decide(staged)
+        self.group.update(staged.positions)
+
+    def abort(self, staged: Staged) -> None:
+        self._decide(staged)
+        self._aborted.update(value for _, value in staged.records)
+
+    def abandon(self, staged: Staged) -> None:
+        if any(value in self._open for _, value in staged.records):
+            self.abort(staged)
+
+    def _decide(self, staged: Staged) -> None:
+        for place in dict.fromkeys(place for place, _ in staged.records):
+            # The mark of the end takes an offset.
+            self.partitions[place].append(None)
+        for _, value in staged.records:
+            del self._open[value]
+
+    def end(self, place: tuple[str, int], isolation: Isolation) -> int:
+        values = self.partitions[place]
+        if isolation is Isolation.READ_UNCOMMITTED:
+            return len(values)
+        return next((offset for offset, value in enumerate(values) if value in self._open), len(values))
+
+    def shows(self, value: str, isolation: Isolation) -> bool:
+        return isolation is Isolation.READ_UNCOMMITTED or value not in self._aborted
+
+
 class Reader:
     """Reads partitions. With ``faulty``, bugs of reading strike it; others then show what it was not given."""
 
-    def __init__(self, log: ModelLog, recorder: Recorder, *, faulty: bool = False) -> None:
+    def __init__(
+        self,
+        log: ModelLog,
+        recorder: Recorder,
+        *,
+        faulty: bool = False,
+        isolation: Isolation = Isolation.READ_COMMITTED,
+    ) -> None:
         self.log = log
+        self.isolation = isolation
         self.recorder = recorder
         self.positions: dict[tuple[str, int], int] = {}
         self.faulty = faulty
@@ -172,14 +235,15 @@ class Reader:
     def poll(self, place: tuple[str, int], limit: int) -> list[Record]:
         """Up to so many records, in order, after those before."""
         log, start_ns = self.log, self.recorder.now()
-        records = log.read(place, self.positions[place], limit)
-        behind = self.positions[place] = records[-1].offset + 1 if records else len(log.partitions[place])
+        end = log.end(place, self.isolation)
+        records = log.read(place, self.positions[place], limit, self.isolation)
+        behind = self.positions[place] = records[-1].offset + 1 if records else end
         if self.faulty:
             self._spoil(place, records)
-        reached = [PartitionOffset(*place, behind)] if behind == len(log.partitions[place]) else []
+        reached = [PartitionOffset(*place, behind)] if behind == end else []
         if self.late or self.positions[place] < behind:
             reached = []
-        self.recorder.polled(records, start_ns=start_ns, reached=reached)
+        self.recorder.polled(records, start_ns=start_ns, reached=reached, isolation=self.isolation)
         return records
 
     def _spoil(self, place: tuple[str, int], records: list[Record]) -> None:
@@ -226,8 +290,10 @@ class Client:
         self.values += 1
         value = f"{self.name}.{self.lives}.{self.values}"
         if self.staged is not None:
-            self.recorder.send(place[0], value, place[1])
-            self.log.stage(self.staged, place, value)
+            call = self.recorder.send(place[0], value, place[1])
+            offset = self.log.stage(self.staged, place, value)
+            if offset is not None:
+                self.recorder.sent(call, place[1], offset)
             return
         call = self.recorder.send(place[0], value, place[1] if fault % 2 else None)
         if fault == 3:
@@ -267,6 +333,7 @@ class Client:
                 watcher.read_all()
             staged = Staged(positions=staged.positions)
         if fault == 5:
+            self.log.abandon(staged)
             self.restart()
             return
         try:
@@ -284,7 +351,14 @@ class Client:
                 if fault in (1, 2):
                     raise NoAnswerError("no answer")
         except (RefusedError, NoAnswerError):
+            self.log.abandon(staged)
             self.restart()
+
+    def die(self) -> None:
+        """Without a successor."""
+        if self.staged is not None:
+            self.log.abandon(self.staged)
+        self.recorder.close()
 
 
 def run(directory: Path, steps: Iterable[int], log: ModelLog) -> None:
@@ -315,16 +389,16 @@ def run(directory: Path, steps: Iterable[int], log: ModelLog) -> None:
             case _:
                 _wander(reader, place, fault)
     log.settle()
+    for client in clients:
+        client.die()
     for reader in readers:
         reader.read_all()
         reader.recorder.close()
-    for number in range(2):
-        with Recorder(directory, f"last-{number}") as recorder:
-            last = Reader(log, recorder)
+    for isolation in Isolation:
+        with Recorder(directory, f"last-{isolation}") as recorder:
+            last = Reader(log, recorder, isolation=isolation)
             last.assign(dict.fromkeys(PLACES, 0))
             last.read_all()
-    for client in clients:
-        client.recorder.close()
 
 
 def _wander(reader: Reader, place: tuple[str, int], fault: int) -> None:

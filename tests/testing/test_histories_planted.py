@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_log import Client, ModelLog, run
+from model_log import Client, EagerLog, ModelLog, run
 
 from onceflow.testing.histories import AnomalyKind, History, check
 
@@ -40,6 +40,16 @@ def test_a_log_without_bugs_is_clean(steps):
     with tempfile.TemporaryDirectory() as directory:
         run(Path(directory), steps, ModelLog())
         report = check(History.load(directory), atomic_commits=True)
+    report.raise_anomalies()
+    assert report.unseen == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 14_399), max_size=120))
+def test_a_log_that_mixes_transactions_as_kafka_does_is_clean(steps):
+    with tempfile.TemporaryDirectory() as directory:
+        run(Path(directory), steps, EagerLog())
+        report = check(History.load(directory), atomic_commits=False)
     report.raise_anomalies()
     assert report.unseen == 0
 

@@ -56,22 +56,13 @@ def _unseen(facts: Facts, reading: Reading) -> Iterator[tuple[Write, Poll]]:
     for write, gap in reading.passed.items():
         yield write, gap.after
     # Without an offset there is no past: what counts is that a reader came to the end after the record had to show.
-    partitions: dict[str, list[list[End]]] = {}
-    for (topic, _), ends in reading.ends.items():
-        partitions.setdefault(topic, []).append(_last_ends(ends))
+    last = {place: _last_ends(ends) for place, ends in reading.ends.items()}
     for write in facts.writes.values():
-        if write.place is not None or write.conflicting or write.read is not None or not write.required:
-            continue
         send = write.send
-        if send is None:
+        if send is None or send.partition is None or write.place is not None or write.conflicting:
             continue
-        if send.partition is not None:
-            where = [_last_ends(reading.ends.get((write.topic, send.partition), []))]
-        else:
-            where = partitions.get(write.topic, [])
-        polls = [_came_past(ends, write) for ends in where]
-        if polls and polls[0] is not None and all(poll is not None for poll in polls):
-            yield write, polls[0]
+        if write.required and (poll := _came_past(last.get((write.topic, send.partition), []), write)) is not None:
+            yield write, poll
 
 
 def _last_ends(ends: Iterable[End]) -> list[End]:

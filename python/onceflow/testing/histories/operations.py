@@ -114,7 +114,8 @@ class Send(_Operation, frozen=True):
     """A record is about to be sent.
 
     Attributes:
-        partition: If the client chose it.
+        partition: If the client chose it. If neither this nor an answer tells, nobody can say where the record is
+            missing.
         transaction: In which it is sent.
     """
 
