@@ -73,7 +73,7 @@ class MsgpackCodec(Codec):
         """See ``Codec``."""
         try:
             return self._decoder.decode(data)
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        except (msgspec.MsgspecError, TypeError, ValueError, ArithmeticError) as error:
             raise SerializationError(f"the msgpack codec cannot read {len(data)} bytes: {error}") from error
 
     def _from_extension(self, code: int, data: memoryview) -> Any:

@@ -121,7 +121,7 @@ def test_a_value_that_contains_itself_is_refused():
         MsgpackCodec().encode(loop)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x93\x01", b"\xc7\x01\x63x", b"\xc7\x01\x05x"])
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x93\x01", b"\xc7\x01\x63x", b"\xc7\x01\x05x", b"\xc7\x01\x08x"])
 @pytest.mark.parametrize("codec", [MsgpackCodec(), PickleCodec()])
 def test_bytes_that_are_no_value(codec, data):
     with pytest.raises(SerializationError, match="cannot read"):
