@@ -115,7 +115,7 @@ def fits(key_type: KeyType, key: Any) -> bool:
 
 
 def all_fit(key_type: KeyType, keys: Sequence[Any]) -> bool:
-    """True if all keys are of this type, but for the range of integers. To Python 1, 1.0 and True are one key."""
+    """True if all keys are of this type; a dict would take 1, 1.0 and True for one key."""
     kinds = set(map(type, keys))
     if isinstance(key_type, tuple):
         return (
@@ -123,8 +123,14 @@ def all_fit(key_type: KeyType, keys: Sequence[Any]) -> bool:
             and set(map(len, keys)) <= {len(key_type)}
             and all(map(all_fit, key_type, zip(*keys, strict=True)))
         )
-    base = (int, np.integer) if key_type in _INTEGERS else str if key_type == "str" else bytes
-    return bool not in kinds and all(issubclass(kind, base) for kind in kinds)
+    if key_type in _INTEGERS:
+        low, high = _INTEGERS[key_type]
+        return (
+            bool not in kinds
+            and all(issubclass(kind, (int, np.integer)) for kind in kinds)
+            and (not keys or (low <= int(min(keys)) and int(max(keys)) <= high))
+        )
+    return all(issubclass(kind, str if key_type == "str" else bytes) for kind in kinds)
 
 
 def same_kind(known: KeyType, other: KeyType) -> bool:

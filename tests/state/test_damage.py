@@ -23,7 +23,7 @@ from onceflow.windows import Tumbling
 
 def slowly(batch):
     """So that a few checkpoints fall within a run."""
-    time.sleep(0.001)
+    time.sleep(0.002)
     return batch
 
 
@@ -43,7 +43,7 @@ class Job:
     def __init__(self, mark=PAUSE, at=100, short_first=False, idempotent=False):
         parts = [[{"n": n, "k": f"k{n % 7}", "t": n * 3 + p} for n in range(p, 400, 2)] for p in range(2)]
         if short_first:
-            del parts[0][30:]
+            del parts[0][80:]
         parts[1].insert(at, mark)
         self.sinks = []
         self.flow = Dataflow("damage")
@@ -90,7 +90,7 @@ def undisturbed(tmp_path, **settings):
     return job.output, result
 
 
-@pytest.mark.parametrize("at", [50, 77, 150])
+@pytest.mark.parametrize("at", [80, 101, 150])
 def test_replayed_with_outputs_suppressed(state, tmp_path, at):
     calm = undisturbed(tmp_path, at=at)
     job = Job(ABORT, at)
@@ -155,7 +155,7 @@ def test_the_last_checkpoint_of_a_finished_job(state, tmp_path):
     assert job.output == calm[0]
 
 
-@pytest.mark.parametrize("at", range(28, 48, 4))
+@pytest.mark.parametrize("at", range(78, 98, 4))
 def test_a_partition_that_had_ended(state, tmp_path, at):
     calm = undisturbed(tmp_path, at=at, short_first=True)
     job = Job(ABORT, at, short_first=True)

@@ -29,7 +29,6 @@ from onceflow.types import Batch, Micros
 __all__ = ["DropDuplicates", "Process", "StatefulMap"]
 
 _MAX_CACHED = 1_000_000
-_MISSING = object()
 _ALWAYS: Micros = -(1 << 63)
 
 
@@ -62,25 +61,30 @@ class _KeyedCache:
                 if data is not None:
                     values[key] = self._context.codec.decode(data)
 
-    def write_back(self) -> None:
-        """Brings the table up to date."""
+    def write_back(self, now: Micros) -> None:
+        """Brings the table up to date; what has expired by now is not kept."""
+        values = self.values
         changed = sorted(self.changed)
-        gone = [key for key in changed if self.values.get(key, _MISSING) is _MISSING]
-        kept = [key for key in changed if self.values.get(key, _MISSING) is not _MISSING]
+        expires: dict[Any, Micros] = {}
+        if self._expires is not None:
+            expires = {key: self._expires(values[key]) for key in changed if key in values}
+            for key in [key for key, moment in expires.items() if moment <= now]:
+                del values[key]
+        gone = [key for key in changed if key not in values]
+        kept = [key for key in changed if key in values]
         if gone:
             self.table.delete(gone)
         if kept:
             encode = self._context.codec.encode
-            encoded = []
+            columns: dict[str, Any] = {"value": []}
             for key in kept:
                 try:
-                    encoded.append(encode(self.values[key]))
+                    columns["value"].append(encode(values[key]))
                 except SerializationError as error:
                     raise SerializationError(f"step {self._context.step_id!r}, key {key!r}: {error}") from error
-            if self._expires is None:
-                self.table.put(kept, value=encoded)
-            else:
-                self.table.put(kept, value=encoded, expires=[self._expires(self.values[key]) for key in kept])
+            if self._expires is not None:
+                columns["expires"] = [expires[key] for key in kept]
+            self.table.put(kept, **columns)
         self.changed.clear()
         if len(self.values) > _MAX_CACHED:
             self.values.clear()
@@ -115,6 +119,8 @@ class _CachedStep(_KeyedStep):
     def __init__(self, selector: KeySelector, key_type: KeyType | None) -> None:
         super().__init__(selector, key_type)
         self._cache: _KeyedCache | None = None
+        #: By which what has expired is gone.
+        self._now = _ALWAYS
 
     def _make_cache(self, key_type: KeyType) -> _KeyedCache:
         return _KeyedCache(self._context, key_type)
@@ -134,7 +140,7 @@ class _CachedStep(_KeyedStep):
 
     def snapshot(self, checkpoint: Any) -> bytes | None:
         if self._cache is not None:
-            self._cache.write_back()
+            self._cache.write_back(self._now)
         return None
 
 
@@ -242,8 +248,9 @@ class Process(_CachedStep):
             raise
         except Exception as error:
             raise failed(self._step_id, error, rows, number) from error
+        self._now = now if times is None else watermark
         if self._sweep is not None:
-            cache.forget(self._sweep.expired(now if times is None else watermark, len(rows)))
+            cache.forget(self._sweep.expired(self._now, len(rows)))
         out.emit(results, None if times is None else np.repeat(times, counts))
 
     def on_watermark(self, watermark: Micros, out: Output) -> None:
