@@ -1,0 +1,219 @@
+"""``onceflow checkpoints``: what a state directory holds, and whether it is sound."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onceflow.cli.console import error, note, out, print_json, print_table
+from onceflow.cli.directory import DIRECTORY_HELP, checkpoint_of, job_record, reader
+from onceflow.cli.errors import ExitCode
+from onceflow.cli.units import bytes_text, count_text, time_text
+from onceflow.cli.verification import verify_in_child
+
+if TYPE_CHECKING:
+    from onceflow._native import CheckpointInfo
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True, help="Look at the checkpoints of a state directory; a job may be running in it."
+)
+
+_Directory = Annotated[Path, typer.Argument(metavar="DIR", help=DIRECTORY_HELP)]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def ls(directory: _Directory, as_json: _Json = False) -> None:
+    """List checkpoints, oldest first. A job resumes from the newest one."""
+    with reader(directory) as backend:
+        job, known = backend.job, backend.checkpoints()
+        file_bytes, used_bytes = backend.size()
+    if as_json:
+        print_json(
+            {
+                "job": job,
+                "file_bytes": file_bytes,
+                "used_bytes": used_bytes,
+                "checkpoints": [_summary(info) for info in known],
+            }
+        )
+        return
+    note(f"job {job}, {bytes_text(file_bytes)} on disk, {bytes_text(used_bytes)} in use")
+    if not known:
+        note("no checkpoints yet")
+        return
+    columns = ["id", "time", "job epoch", "lineage", "savepoint", "rows", "bytes", "chunks", "staged", "damage"]
+    right = ["id", "job epoch", "lineage", "rows", "bytes", "chunks", "staged"]
+    if not any(info.savepoint for info in known):
+        columns.remove("savepoint")
+    print_table(columns, [[_cells(info)[name] for name in columns] for info in known], right=right)
+
+
+def _cells(info: CheckpointInfo) -> dict[str, str]:
+    if info.damage is not None:
+        unknown = dict.fromkeys(("time", "job epoch", "lineage", "savepoint", "rows", "bytes", "chunks", "staged"), "?")
+        return {**unknown, "id": str(info.id or "?"), "damage": info.damage}
+    return {
+        "id": str(info.id),
+        "time": time_text(info.created_unix_ms),
+        "job epoch": str(info.job_epoch),
+        "lineage": str(info.lineage),
+        "savepoint": info.savepoint or "",
+        "rows": count_text(sum(info.tables.values())),
+        "bytes": bytes_text(info.bytes),
+        "chunks": count_text(info.chunks),
+        "staged": str(len(info.staged)),
+        "damage": "none",
+    }
+
+
+def _summary(info: CheckpointInfo) -> dict[str, Any]:
+    """For machines; null where damage hides it."""
+    if info.damage is not None:
+        unknown = ("time", "job_epoch", "lineage", "savepoint", "rows", "bytes", "chunks", "staged")
+        return {"id": info.id or None, **dict.fromkeys(unknown), "damage": info.damage}
+    return {
+        "id": info.id,
+        "time": datetime.fromtimestamp(info.created_unix_ms / 1000, UTC),
+        "job_epoch": info.job_epoch,
+        "lineage": info.lineage,
+        "savepoint": info.savepoint,
+        "rows": sum(info.tables.values()),
+        "bytes": info.bytes,
+        "chunks": info.chunks,
+        "staged": {sink: len(data) for sink, data in sorted(info.staged.items())},
+        "damage": None,
+    }
+
+
+@app.command()
+def show(
+    directory: _Directory, number: Annotated[int, typer.Argument(metavar="N", help="Its id.")], as_json: _Json = False
+) -> None:
+    """Show one checkpoint: tables, positions, what the sinks staged."""
+    with reader(directory) as backend:
+        job, info = backend.job, checkpoint_of(backend, number)
+    if as_json:
+        print_json({"job": job, **_summary(info), **({} if info.damage else _details(info))})
+    elif info.damage is None:
+        _show(job, info)
+    if info.damage is not None:
+        error(f"checkpoint {number} is damaged: {info.damage}")
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _details(info: CheckpointInfo) -> dict[str, Any]:
+    job = job_record(info)
+    return {
+        "tables": info.tables,
+        "positions": _positions(info),
+        "operators": {
+            name.removeprefix("operator/"): len(data)
+            for name, data in sorted(info.blobs.items())
+            if name.startswith("operator/")
+        },
+        "run": None
+        if job is None
+        else {
+            "guarantee": job.guarantee,
+            "codec": job.codec,
+            "batch_size": job.batch_size,
+            "finished": job.finished,
+            "counts": job.counts,
+            "steps": job.steps,
+        },
+    }
+
+
+def _positions(info: CheckpointInfo) -> dict[str, Any]:
+    """Where each source partition resumes, by step id and partition; or what a program gave the state backend."""
+    import msgspec  # noqa: PLC0415 - not needed for the help
+
+    positions: dict[str, Any] = dict(info.positions)
+    for name, blob in info.blobs.items():
+        if name.startswith("source/"):
+            positions[name.removeprefix("source/")] = msgspec.msgpack.decode(blob)["position"]
+    return dict(sorted(positions.items()))
+
+
+def _show(job_name: str, info: CheckpointInfo) -> None:
+    details = _details(info)
+    say = out().print
+    lines = [
+        ("job", job_name),
+        ("time", time_text(info.created_unix_ms)),
+        ("job epoch", str(info.job_epoch)),
+        ("lineage", str(info.lineage)),
+        ("savepoint", info.savepoint or "no"),
+        ("state", f"{count_text(sum(info.tables.values()))} rows, {bytes_text(info.bytes)}, {info.chunks} chunks"),
+    ]
+    run = details["run"]
+    if run is not None:
+        counts = run["counts"]
+        lines += [
+            ("guarantee", run["guarantee"]),
+            ("settings", f"batch size {run['batch_size']}, codec {run['codec']}"),
+            ("records", f"{count_text(counts['records_in'])} in, {count_text(counts['records_out'])} out"),
+            ("sources", "ended, everything is written" if run["finished"] else "go on"),
+        ]
+    say(f"checkpoint {info.id}", style="bold")
+    for name, text in lines:
+        say(f"  {name:<10} {text}", soft_wrap=True)
+    sections: list[tuple[str, list[str], list[list[str]]]] = [
+        ("tables", ["table", "rows"], [[name, count_text(rows)] for name, rows in sorted(info.tables.items())]),
+        ("positions", ["source", "position"], [[name, _plain(value)] for name, value in details["positions"].items()]),
+        (
+            "operator snapshots",
+            ["step", "bytes"],
+            [[name, bytes_text(size)] for name, size in details["operators"].items()],
+        ),
+        (
+            "staged for sinks",
+            ["sink", "bytes"],
+            [[name, bytes_text(len(data))] for name, data in sorted(info.staged.items())],
+        ),
+    ]
+    for title, columns, rows in sections:
+        if rows:
+            say(f"\n{title}", style="bold")
+            print_table(columns, rows, right=["rows", "bytes"])
+
+
+def _plain(value: Any) -> str:
+    import msgspec  # noqa: PLC0415 - see above
+
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+@app.command()
+def verify(directory: _Directory, as_json: _Json = False) -> None:
+    """Read every record and chunk and check it. Exit code 1 if there is damage.
+
+    Runs in a process of its own, so that damage which kills it is a verdict too.
+    """
+    report = verify_in_child(directory)
+    if as_json:
+        print_json(
+            {
+                "sound": report.sound,
+                "checkpoints": report.checkpoints,
+                "chunks": report.chunks,
+                "bytes": report.bytes,
+                "damage": [{"checkpoint": number, "reason": reason} for number, reason in report.damage],
+            }
+        )
+    else:
+        ids = ", ".join(map(str, report.checkpoints)) or "none"
+        out().print(f"sound checkpoints: {ids}", soft_wrap=True)
+        out().print(f"sound chunks: {count_text(report.chunks)}, {bytes_text(report.bytes)}", soft_wrap=True)
+        for number, reason in report.damage:
+            where = "" if number is None else f"checkpoint {number}: "
+            out().print(f"damaged: {where}{reason}", soft_wrap=True)
+    if not report.sound:
+        error(f"{directory} is damaged")
+        raise typer.Exit(ExitCode.FAILED)

@@ -1,0 +1,156 @@
+"""``onceflow run``: runs a dataflow until its sources end, or until it is interrupted."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onceflow.cli.console import note
+from onceflow.cli.directory import checkpoint_of, job_record, reader
+from onceflow.cli.errors import ExitCode
+from onceflow.cli.target import GUARANTEE_HELP, TARGET_HELP, load_target
+from onceflow.cli.units import checked_duration, count_text, duration_s
+from onceflow.exceptions import ConfigurationError, StoreMissingError
+from onceflow.types import Guarantee
+
+if TYPE_CHECKING:
+    from onceflow.dataflow import Dataflow
+
+__all__ = ["run"]
+
+
+class _Codec(StrEnum):
+    MSGPACK = "msgpack"
+    PICKLE = "pickle"
+
+
+def run(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help=TARGET_HELP)],
+    state: Annotated[
+        Path, typer.Option(metavar="DIR", help="State directory, made if missing. What is in it is resumed from.")
+    ],
+    checkpoint_interval: Annotated[
+        str, typer.Option(metavar="DURATION", callback=checked_duration, help="Between checkpoints: 100ms, 10s, 2m.")
+    ] = "1s",
+    guarantee: Annotated[Guarantee, typer.Option(metavar="GUARANTEE", help=GUARANTEE_HELP)] = Guarantee.EXACTLY_ONCE,
+    batch_size: Annotated[int, typer.Option(min=1, help="Records that a source is asked for at once.")] = 8192,
+    codec: Annotated[
+        _Codec, typer.Option(help="How user state becomes bytes. Reading pickles runs code.")
+    ] = _Codec.MSGPACK,
+    retain: Annotated[int, typer.Option(min=1, help="Complete checkpoints kept besides savepoints.")] = 2,
+    from_checkpoint: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Resume from this checkpoint. Outputs that came after it are written again."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over, after asking. All outputs are written again.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Replace a running or paused process of this job, which is fenced.")
+    ] = False,
+) -> None:
+    """Run a dataflow until its sources end; run it again to resume.
+
+    Ctrl-C or SIGTERM ends it with a last checkpoint, and the next run goes on from there. So it does from the newest
+    checkpoint after a crash. A second Ctrl-C stops at once.
+
+    Progress goes to standard error: standard output is for sinks.
+    """
+    if fresh and from_checkpoint is not None:
+        raise ConfigurationError("--fresh starts from nothing; give it or --from-checkpoint, not both")
+    flow = load_target(target)
+    if fresh:
+        _confirm_fresh(flow, state, yes=yes)
+    elif from_checkpoint is not None:
+        _tell_repeated_output(flow, state, from_checkpoint)
+
+    from onceflow.cli.progress import JobProgress  # noqa: PLC0415 - loads the extension
+    from onceflow.runner import run as run_job  # noqa: PLC0415 - loads numpy and the extension
+
+    progress = JobProgress(flow.name)
+    try:
+        with progress:
+            result = run_job(
+                flow,
+                state,
+                checkpoint_interval_s=duration_s(checkpoint_interval),
+                guarantee=guarantee,
+                batch_size=batch_size,
+                codec=codec.value,
+                retain=retain,
+                from_checkpoint=from_checkpoint,
+                fresh=fresh,
+                take_over=take_over,
+                on_event=progress.on_event,
+            )
+    except KeyboardInterrupt:
+        newest = progress.last_checkpoint
+        note(
+            f"{flow.name}: interrupted at once; the next run "
+            + ("begins anew" if newest is None else f"resumes from checkpoint {newest} or a later one")
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    progress.finish(result)
+
+
+def _confirm_fresh(flow: Dataflow, state: Path, *, yes: bool) -> None:
+    """Asks before a job with checkpoints starts over.
+
+    Raises:
+        ConfigurationError: There is nobody to ask.
+        typer.Exit: The answer was no.
+    """
+    try:
+        with reader(state) as backend:
+            # What belongs to another job is refused by the run, not asked about.
+            known = [] if backend.job != flow.name else backend.checkpoints()
+    except StoreMissingError:
+        return
+    if not known:
+        return
+    newest = known[-1]
+    job = job_record(newest)
+    after = "" if job is None else f" after {count_text(job.counts['records_in'])} records"
+    note(
+        f"{state} holds the job {flow.name!r} up to checkpoint {newest.id}{after}. --fresh starts over in a new "
+        "lineage: all input is read again and all outputs are written again, besides those that are there. The old "
+        "checkpoints go as new ones come."
+    )
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigurationError("--fresh asks before it starts over, and there is no terminal to ask; add --yes")
+    if not typer.confirm("Start over?", err=True):
+        note("nothing was changed")
+        raise typer.Exit(ExitCode.USAGE)
+
+
+def _tell_repeated_output(flow: Dataflow, state: Path, number: int) -> None:
+    """Says what resuming from this checkpoint writes again."""
+    with reader(state) as backend:
+        if backend.job != flow.name:
+            return  # The run refuses it.
+        chosen = checkpoint_of(backend, number)
+        newest = backend.checkpoints()[-1]
+    if newest.id == number:
+        note(f"checkpoint {number} is the newest one: no output is written again")
+        return
+    sinks = ", ".join(step.step_id for step in flow.graph.sinks())
+    then, now = (None if info.damage else job_record(info) for info in (chosen, newest))
+    span = ""
+    if then is not None and now is not None:
+        records = (then.counts["records_in"], now.counts["records_in"])
+        outputs = now.counts["records_out"] - then.counts["records_out"]
+        span = (
+            f" That is the output of records {count_text(records[0])} to {count_text(records[1])}, "
+            f"{count_text(outputs)} records out."
+        )
+    note(
+        f"resuming from checkpoint {number} instead of {newest.id} starts a new lineage: what the sinks ({sinks}) "
+        f"wrote after it is written again, besides what is there.{span}"
+    )

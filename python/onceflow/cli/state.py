@@ -1,0 +1,134 @@
+"""``onceflow state``: the tables of a job, for people and for other programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from onceflow.cli.console import note, print_table
+from onceflow.cli.directory import DIRECTORY_HELP, job_record, reader
+from onceflow.cli.units import bytes_text, count_text
+from onceflow.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from onceflow._native import StateBackend, TableSchema
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Look at the state of a job; it may be running.")
+
+
+class _Format(StrEnum):
+    CSV = "csv"
+    JSONL = "jsonl"
+    ARROW = "arrow"
+
+
+@app.callback()
+def _state() -> None:
+    """A group also while it has one command."""
+
+
+@app.command()
+def dump(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help=DIRECTORY_HELP)],
+    table: Annotated[
+        str | None, typer.Argument(metavar="[TABLE]", help="A stateful step's id. Without it, tables are listed.")
+    ] = None,
+    format: Annotated[_Format, typer.Option(help="Of the rows; arrow is an Arrow IPC stream.")] = _Format.CSV,
+    checkpoint: Annotated[
+        int | None, typer.Option(metavar="N", help="The state as of this checkpoint instead of the newest.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Instead of standard output.")
+    ] = None,
+) -> None:
+    """Write all rows of a table: key, then columns. Without TABLE, list the tables.
+
+    A key that is a tuple becomes the columns key_0, key_1 and so on. Cells that the msgpack codec wrote are decoded
+    (csv and jsonl); other bytes, also pickles, are written as base64. The rows come in no particular order.
+    """
+    with reader(directory, checkpoint) as backend:
+        _tell_damage(backend)
+        schemas = backend.tables()
+        if table is None:
+            _list_tables(backend, schemas)
+            return
+        schema = schemas.get(table)
+        if schema is None:
+            known = ", ".join(schemas) or "none"
+            raise ConfigurationError(f"{directory} has no table {table!r}; it has {known}")
+        if format is _Format.ARROW and output is None and sys.stdout.isatty():
+            raise ConfigurationError("an Arrow stream is not for a terminal; redirect it, or give --output FILE")
+
+        from onceflow.cli.export import write_arrow, write_csv, write_jsonl  # noqa: PLC0415 - loads numpy
+
+        restored = backend.recovery.restored
+        job = None if restored is None else job_record(restored)
+        codec = None if job is None else job.codec
+        write = {_Format.CSV: write_csv, _Format.JSONL: write_jsonl, _Format.ARROW: write_arrow}[format]
+        rows = backend.table(table, key=schema.key, columns=schema.columns)
+        with _opened(output) as file:
+            write(file, rows, backend.key_groups, codec)
+    if output is not None:
+        note(f"{output}: {count_text(len(rows))} rows")
+
+
+def _tell_damage(backend: StateBackend) -> None:
+    from onceflow.cli.console import warning  # noqa: PLC0415 - rare
+
+    recovery = backend.recovery
+    for _, reason in recovery.damage:
+        warning(f"damage found: {reason}")
+    if recovery.damage and recovery.restored is not None:
+        warning(f"this is the state of checkpoint {recovery.restored.id}, the newest one that is sound")
+
+
+def _list_tables(backend: StateBackend, schemas: dict[str, TableSchema]) -> None:
+    if not schemas:
+        note(f"{backend.path} has no tables" + ("" if backend.recovery.restored else ": there is no checkpoint yet"))
+        return
+    rows = []
+    for name, schema in schemas.items():
+        key = schema.key if isinstance(schema.key, str) else f"({', '.join(schema.key)})"
+        columns = ", ".join(f"{column} {kind}" for column, kind in schema.columns.items())
+        table = backend.table(name, key=schema.key, columns=schema.columns)
+        rows.append([name, key, columns, count_text(len(table)), bytes_text(table.memory_bytes())])
+    print_table(["table", "key", "columns", "rows", "memory"], rows, right=["rows", "memory"])
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that gets its name when it is complete."""
+    if output is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if output.exists() and not output.is_file():
+        # A pipe or a device has its name already.
+        with _os_errors(output), output.open("wb") as file:
+            yield file
+        return
+    partial = output.with_name(f"{output.name}.partial")
+    try:
+        with _os_errors(output), partial.open("wb") as file:
+            yield file
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _os_errors(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(f"{output} cannot be written: {error.strerror}") from error
