@@ -77,6 +77,7 @@ def _load_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise TargetError(f"{path} cannot be loaded") from error
     return module
 

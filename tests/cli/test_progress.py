@@ -1,0 +1,93 @@
+"""What a running job shows in a terminal, and what it tells of a recovery."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import QUICK, SLOW, checkpoints, damage_chunk, finish
+
+from onceflow.cli import console
+from onceflow.cli.progress import JobProgress
+from onceflow.connectors.files import read_parts
+from onceflow.events import JobResult, Progress, Recovered, Stopping
+
+
+def test_a_terminal_shows_a_live_panel_and_then_a_summary(home, terminal):
+    screen = terminal(*SLOW)
+    assert screen.wait() == 0, screen.text
+    # Redrawn in place: the cursor goes up again and again, is hidden meanwhile and comes back.
+    assert screen.raw.count("\x1b[1A") > 5
+    assert "\x1b[?25l" in screen.raw
+    assert screen.raw.rindex("\x1b[?25h") > screen.raw.rindex("\x1b[?25l")
+    panels = re.findall(r"records +([\d,]+) in  ([\d,]+) out  ([\d,]+)/s", screen.text)
+    assert len({records_in for records_in, _, _ in panels}) > 3
+    assert any(rate != "0" for _, _, rate in panels)
+    assert re.search(r"checkpoints +\d+  last [\d.]+ .s, [\d.]+ \w+", screen.text)
+    last = screen.text.rstrip().splitlines()[-3:]
+    assert "totals: finished after" in last[0]
+    assert "2,000 in" in last[1]
+    assert "newest     checkpoint" in last[2]
+
+
+def test_ctrl_c_in_a_terminal_stops_and_says_how_to_resume(home, terminal):
+    screen = terminal(*SLOW)
+    screen.read_until(" last ")
+    screen.type("\x03")
+    assert screen.wait() == 0, screen.text
+    assert "stopping with a last checkpoint; Ctrl-C once more stops at once" in screen.text
+    assert screen.text.rstrip().endswith("run the same command again to resume from there")
+
+
+def test_damage_is_a_warning_that_names_it_and_output_stays_exact(home, onceflow):
+    output = finish(home)
+    newest = checkpoints(home / "state")[-1].id
+    damage_chunk(home / "state", newest)
+    ran = onceflow(*QUICK)
+    assert ran.returncode == 0, ran.stderr
+    assert "warning: damage found in the recovery: " in ran.stderr
+    assert "is damaged: " in ran.stderr
+    assert f"the state of checkpoint {newest} is damaged: its input is replayed" in ran.stderr
+    assert read_parts(home / "out") == output
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def told(capsys):
+    """What was written to standard error since the last call."""
+    console.status.cache_clear()
+    yield lambda: capsys.readouterr().err
+    console.status.cache_clear()
+
+
+def test_rate_and_counts_begin_where_the_run_began(told):
+    clock = Clock()
+    progress = JobProgress("job", live=False, clock=clock)
+    progress.on_event(Recovered(7, 2, 1_000, 0.003, records_in=50_000, records_out=10_000))
+    assert told() == "job: resumed from checkpoint 7 after 50,000 records (1,000 rows of state in 3 ms)\n"
+    for half_seconds in range(1, 5):
+        clock.now += 0.5
+        progress.on_event(Progress(50_000 + 500 * half_seconds, 10_000))
+    assert told() == "2 s: 52,000 in, 10,000 out, 1,000 records/s, 0 checkpoints\n"
+    progress.finish(JobResult(True, 52_000, 10_000, 3, 4, 1, 8, 7))
+    assert told().splitlines() == [
+        "job: finished after 2 s, 2,000 records (1,000 records/s), 1 checkpoint",
+        "  in all     52,000 in, 10,000 out",
+        "  malformed  3 to dead letters, 4 skipped",
+    ]
+
+
+def test_a_replay_and_a_stop_are_told(told):
+    progress = JobProgress("job", live=False)
+    progress.on_event(Recovered(7, 2, 1, 0.003, replaying_to=8, damage=("chunk 3 is damaged",)))
+    text = told()
+    assert "warning: damage found in the recovery: chunk 3 is damaged\n" in text
+    assert "the state of checkpoint 8 is damaged: its input is replayed" in text
+    progress.on_event(Stopping())
+    assert "stopping with a last checkpoint" in told()

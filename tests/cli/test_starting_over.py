@@ -1,0 +1,102 @@
+"""--fresh asks and says what it means; --from-checkpoint says what is written again."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import QUICK, checkpoints, finish
+
+from onceflow.connectors.files import read_parts
+
+
+@pytest.fixture
+def finished(home):
+    """The job has run to its end; its output was moved away."""
+    before = finish(home)
+    (home / "out").rename(home / "old")
+    return before
+
+
+def ids(home):
+    return [info.id for info in checkpoints(home / "state")]
+
+
+def test_refused_where_nobody_can_be_asked(home, onceflow, finished):
+    before = ids(home)
+    ran = onceflow(*QUICK, "--fresh")
+    assert ran.returncode == 2
+    assert "add --yes" in ran.stderr
+    assert ids(home) == before
+    assert not (home / "out").exists()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("\n", 2), ("\x03", 130)])
+def test_any_answer_but_yes_changes_nothing(home, onceflow, terminal, finished, answer, code):
+    before = ids(home)
+    screen = terminal(*QUICK, "--fresh")
+    screen.read_until("Start over? [y/N]:")
+    assert "new lineage" in screen.text
+    assert "outputs are written again" in " ".join(screen.text.split())
+    screen.type(answer)
+    assert screen.wait() == code, screen.text
+    assert ids(home) == before
+    assert not (home / "out").exists()
+
+
+def test_yes_starts_over_in_a_new_lineage(home, onceflow, terminal, finished):
+    screen = terminal(*QUICK, "--fresh")
+    screen.read_until("Start over? [y/N]:")
+    screen.type("y\n")
+    assert screen.wait() == 0, screen.text
+    assert "started from nothing" in screen.text
+    assert read_parts(home / "out") == finished
+    assert {info.lineage for info in checkpoints(home / "state")} == {2}
+
+
+def test_yes_given_beforehand(home, onceflow, finished):
+    ran = onceflow(*QUICK, "--fresh", "--yes")
+    assert ran.returncode == 0, ran.stderr
+    assert "new lineage" in ran.stderr
+    assert read_parts(home / "out") == finished
+
+
+def test_nothing_to_lose_is_nothing_to_ask(home, onceflow):
+    ran = onceflow(*QUICK, "--fresh")
+    assert ran.returncode == 0, ran.stderr
+    assert "Start over" not in ran.stderr
+
+
+def test_the_directory_of_another_job_is_refused_not_asked_about(home, onceflow, finished):
+    ran = onceflow("run", "job.py:printing", "--state", "state", "--guarantee", "at_least_once", "--fresh")
+    assert ran.returncode == 3
+    assert 'belongs to the job "totals"' in ran.stderr
+    assert "Start over" not in ran.stderr
+
+
+def test_from_a_checkpoint_names_what_is_written_again(home, onceflow, finished):
+    older, newest = ids(home)
+    ran = onceflow(*QUICK, "--from-checkpoint", str(older))
+    assert ran.returncode == 0, ran.stderr
+    assert f"from checkpoint {older} instead of {newest} starts a new lineage" in ran.stderr
+    assert "the sinks (out) wrote after it is written again" in ran.stderr
+    assert checkpoints(home / "state")[-1].lineage == 2
+
+
+def test_from_the_newest_writes_nothing_again(home, onceflow, finished):
+    newest = ids(home)[-1]
+    ran = onceflow(*QUICK, "--from-checkpoint", str(newest))
+    assert ran.returncode == 0
+    assert "no output is written again" in ran.stderr
+    assert not any((home / "out").glob("part-*"))
+
+
+def test_from_a_checkpoint_that_is_not_there(home, onceflow, finished):
+    ran = onceflow(*QUICK, "--from-checkpoint", "999999")
+    assert ran.returncode == 2
+    assert "has no checkpoint 999999; it has" in ran.stderr
+
+
+def test_both_is_neither(home, onceflow):
+    ran = onceflow(*QUICK, "--fresh", "--from-checkpoint", "1")
+    assert ran.returncode == 2
+    assert "not both" in ran.stderr
+    assert not (home / "state").exists()

@@ -1,0 +1,45 @@
+"""The program starts quickly: nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from onceflow._native import __version__
+
+
+def test_the_commands_are_known_without_numpy_and_the_extension():
+    code = (
+        "import sys, onceflow.cli.app\n"
+        "heavy = {'numpy', 'onceflow._native', 'msgspec', 'pyarrow', 'rich.console', 'asyncio'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+def test_version(onceflow):
+    assert onceflow("--version").stdout == f"onceflow {__version__}\n"
+
+
+def test_help_names_commands_and_exit_codes(onceflow):
+    ran = onceflow("--help")
+    assert ran.returncode == 0
+    for text in ("run", "explain", "checkpoints", "state", "a newer run of the job has taken over"):
+        assert text in ran.stdout
+
+
+def test_the_help_of_run_cuts_no_option_in_80_columns(onceflow):
+    shown = onceflow("run", "--help").stdout
+    for option in ("--checkpoint-interval", "--from-checkpoint", "--take-over", "--fresh", "--batch-size"):
+        assert option in shown
+
+
+def test_explain(home, onceflow):
+    kept = onceflow("explain", "job.py:flow")
+    assert (kept.returncode, kept.stderr) == (0, "")
+    assert "out: CsvSink is transactional" in kept.stdout
+    missing = onceflow("explain", "job.py:printing")
+    assert missing.returncode == 1
+    assert "MISSING  out" in missing.stdout
+    assert onceflow("explain", "job.py:printing", "--guarantee", "at_least_once").returncode == 0
