@@ -104,7 +104,8 @@ class _PartSinkWriter(TransactionalSinkWriter):
                 self.commit(committable)
             for path in self._staging.iterdir():
                 if path.name not in ("owner", "epoch"):
-                    path.unlink()
+                    # A run that is being replaced may still remove or rename files of its own.
+                    path.unlink(missing_ok=True)
             if self._context.restored_checkpoint is None and any(self._directory.glob(f"part-*{self._suffix}")):
                 raise SinkError(
                     f"{self._directory} holds output of an earlier run, and this job starts from nothing: move the "
@@ -170,7 +171,7 @@ class _PartSinkWriter(TransactionalSinkWriter):
             crash_point("file.pre_rename")
             if staged.exists():
                 if not final.exists():
-                    staged.rename(final)
+                    _rename_once(staged, final)
                 elif staged.samefile(final):
                     # A power cut can leave both names of a renamed file.
                     staged.unlink()
@@ -200,6 +201,15 @@ class _PartSinkWriter(TransactionalSinkWriter):
             file.close()
         with contextlib.suppress(OSError):
             Path(file.name).unlink(missing_ok=True)
+
+
+def _rename_once(staged: Path, final: Path) -> None:
+    """Renames, unless the run that is being replaced does so in the same moment: to the same name, as was decided."""
+    try:
+        staged.rename(final)
+    except FileNotFoundError:
+        if not final.exists():
+            raise
 
 
 @contextlib.contextmanager
