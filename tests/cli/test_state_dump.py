@@ -8,6 +8,8 @@ import io
 import json
 import signal
 import subprocess
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -151,7 +153,19 @@ def dataflow_state(path, codec):
     stream = flow.source("in", TestingSource([("a", 1), ("b", 2)]))
 
     def keep(state, record):
-        return {"pair": record, 1: {2, 1}, "big": 2**70, "raw": b"\xff", "inf": float("inf")}, record
+        value = {
+            "pair": record,
+            1: {2, 1},
+            "big": 2**70,
+            "raw": b"\xff",
+            "inf": float("inf"),
+            "day": date(2024, 2, 29),
+            "at": datetime(2024, 2, 29, 12, tzinfo=UTC),
+            "for": timedelta(hours=1),
+            "price": Decimal("1.10"),
+            "both": {1: "a", "1": "b"},
+        }
+        return value, record
 
     stream.key_by(lambda record: record[0]).stateful_map("kept", keep).sink("out", TransactionalTestingSink())
     run(flow, path, codec=codec)
@@ -161,7 +175,18 @@ def test_cells_of_the_msgpack_codec_are_decoded(tmp_path, onceflow):
     dataflow_state(tmp_path / "state", "msgpack")
     lines = onceflow("state", "dump", "state", "kept", "--format", "jsonl").stdout.splitlines()
     rows = {row["key"]: row["value"] for row in map(json.loads, lines)}
-    assert rows["b"] == {"pair": ["b", 2], "1": [1, 2], "big": 2**70, "raw": "/w==", "inf": "inf"}
+    assert rows["b"] == {
+        "pair": ["b", 2],
+        "1": [1, 2],
+        "big": 2**70,
+        "raw": "/w==",
+        "inf": "inf",
+        "day": "2024-02-29",
+        "at": "2024-02-29T12:00:00Z",
+        "for": "PT3600S",
+        "price": "1.10",
+        "both": [[1, "a"], ["1", "b"]],
+    }
     head, *cells = csv.reader(io.StringIO(onceflow("state", "dump", "state", "kept").stdout))
     assert head == ["key", "value"]
     assert {key: json.loads(value) for key, value in cells} == rows

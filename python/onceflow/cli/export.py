@@ -10,7 +10,8 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, time
+from datetime import date, timedelta
+from decimal import Decimal
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -149,13 +150,16 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911 - one a kind
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else _csv_cell(_plain(key)): _plain(item) for key, item in value.items()}
+        names = [_csv_cell(_plain(key)) for key in value]
+        if len(set(names)) == len(names):
+            return dict(zip(names, map(_plain, value.values()), strict=True))
+        return [[_plain(key), _plain(item)] for key, item in value.items()]
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (set, frozenset)):
         return sorted(map(_plain, value), key=msgspec.json.encode)
-    if isinstance(value, (date, time)):
-        return value.isoformat()
+    if isinstance(value, (date, timedelta, Decimal)):
+        return msgspec.to_builtins(value)
     return value
 
 
