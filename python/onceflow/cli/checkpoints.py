@@ -164,7 +164,9 @@ def _show(job_name: str, info: CheckpointInfo) -> None:
     say(f"checkpoint {info.id}", style="bold")
     for name, text in lines:
         say(f"  {name:<10} {text}", soft_wrap=True)
+    steps = [] if run is None else [[name, kind] for name, kind in run["steps"].items()]
     sections: list[tuple[str, list[str], list[list[str]]]] = [
+        ("steps with state", ["step", "what"], steps),
         ("tables", ["table", "rows"], [[name, count_text(rows)] for name, rows in sorted(info.tables.items())]),
         ("positions", ["source", "position"], [[name, _plain(value)] for name, value in details["positions"].items()]),
         (

@@ -52,11 +52,6 @@ class JobRecord:
     steps: dict[str, str]
     counts: dict[str, int]
 
-    @property
-    def sinks(self) -> list[str]:
-        """Step ids of the sinks."""
-        return [step_id for step_id, kind in self.steps.items() if kind == "sink"]
-
 
 def job_record(info: CheckpointInfo) -> JobRecord | None:
     """None if a program made the checkpoint that uses the state backend itself."""
