@@ -28,6 +28,7 @@ __all__ = [
     "Verdicts",
     "VerifyReport",
     "__version__",
+    "_bare_update_loop",
     "crash_point",
     "key_group",
     "recovery_plan",
@@ -46,6 +47,24 @@ CRASH_POINTS: bool
 
 def crash_point(name: str) -> None:
     """Kills the process here if ``CRASH_AT`` says so; does nothing unless built with the feature."""
+
+def _bare_update_loop(
+    keys: npt.NDArray[np.int64], values: npt.NDArray[np.float64], cells: npt.NDArray[np.uint64]
+) -> None:
+    """The yardstick of the benchmarks, of no other use: sum and count in an array indexed by the key.
+
+    What any keyed update does at least, without hashing, a growing table, dirty tracking or
+    checks for overflow: a random read, a change and a write. Contiguous arrays.
+
+    Args:
+        keys: Numbers of cells.
+        values: One a key.
+        cells: Two words a cell: the bits of the sum (float64), and the count.
+
+    Raises:
+        IndexError: No such cell. Those before it are updated.
+        ValueError: Lengths that do not match.
+    """
 
 # ---- state backend (owner: bindings) -----------------------------------------------------
 

@@ -10,6 +10,7 @@ mod deduplicator;
 mod error;
 mod keys;
 mod table;
+mod yardstick;
 
 use pyo3::prelude::*;
 
@@ -33,6 +34,8 @@ mod _native {
     use crate::deduplicator::{PyDeduplicator, PyVerdicts};
     #[pymodule_export]
     use crate::table::{PyBatch, PyTable, PyTableSchema};
+    #[pymodule_export]
+    use crate::yardstick::bare_update_loop;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
