@@ -1,6 +1,6 @@
 # make demo    the main job over real flights, killed again and again
 # make test    everything that must hold: Rust and Python tests, lint, types, stubs
-# make bench   figures, as ratios measured side by side
+# make bench   figures, as ratios measured side by side (make bench-long: ten minutes of one file)
 # make crash   kill the demo job N times at random moments (make crash N=5000)
 # make wheel   a wheel in dist/
 
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
 
-.PHONY: demo test bench crash wheel lint rust-test python-test release-build test-build clean
+.PHONY: demo test bench bench-long crash wheel lint rust-test python-test release-build test-build clean
 
 demo: release-build
 	$(BIN)/python examples/flights.py
@@ -47,6 +47,9 @@ python-test: test-build
 
 bench: release-build
 	$(BIN)/python benches/report.py
+
+bench-long: release-build
+	$(BIN)/python benches/report.py --long
 
 crash: release-build
 	$(BIN)/python tests/soak.py $(N)

@@ -1,0 +1,1 @@
+"""What the suites share: scales, streams of keys, interleaved rounds, figures, and the machine they ran on."""

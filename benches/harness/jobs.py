@@ -1,0 +1,50 @@
+"""Runs a dataflow for some time."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onceflow as of
+from harness.connectors import EndlessSource
+from onceflow.dataflow import Stream
+from onceflow.types import Batch
+
+__all__ = ["rate_of"]
+
+
+def rate_of(
+    build: Callable[[Stream], None],
+    records: Batch,
+    directory: Path,
+    seconds: float,
+    *,
+    interval_s: float,
+    guarantee: str = "exactly_once",
+    batch_size: int = 8192,
+) -> float:
+    """Records a second, from the first read until the last checkpoint is complete and its output visible.
+
+    Args:
+        build: Adds steps and a sink to the source's stream.
+        records: Handed out again and again.
+        directory: Emptied first; the state directory is ``state`` in it.
+        seconds: After which the source ends.
+        interval_s: Of checkpoints.
+        guarantee: As for ``run``.
+        batch_size: As for ``run``.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    source = EndlessSource(records, seconds)
+    flow = of.Dataflow("bench")
+    build(flow.source("in", source))
+    result = of.run(
+        flow, directory / "state", checkpoint_interval_s=interval_s, guarantee=guarantee, batch_size=batch_size
+    )
+    took = time.perf_counter() - source.begun
+    if not result.finished:
+        raise RuntimeError("the job was interrupted")
+    return result.records_in / took

@@ -1,0 +1,136 @@
+"""The pages that quote the figures: ``docs/benchmarks.md`` in full, ``README.md`` in short, between two marks each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.figures import show, verdict
+
+__all__ = ["machine_lines", "replace_between", "write"]
+
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+
+#: Which plot belongs to which table.
+_IMAGES = {
+    "hot_path": "hot_path",
+    "checkpoint_frequency": "checkpoint_frequency",
+    "pauses": "pauses",
+    "restore_length": "restore",
+    "alternatives": "alternatives",
+    "record_at_a_time": "record_at_a_time",
+    "guarantees": "guarantees",
+    "long_run": "file_size",
+}
+_IN_README = ("alternatives", "checkpoint_frequency")
+
+
+def write(results: Mapping[str, Any], output: Path, images: Mapping[str, Path]) -> list[Path]:
+    """Replaces the figures in both pages; gives the pages that were written.
+
+    Outside a checkout ``docs/benchmarks.md`` is made; a README is never.
+    """
+    benchmarks, readme = output / "docs" / "benchmarks.md", output / "README.md"
+    if not benchmarks.exists():
+        benchmarks.parent.mkdir(parents=True, exist_ok=True)
+        benchmarks.write_text(f"# Benchmarks\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+    written = [benchmarks] if replace_between(benchmarks, _full(results, images)) else []
+    if readme.exists() and replace_between(readme, _short(results, images)):
+        written.append(readme)
+    return written
+
+
+def replace_between(path: Path, text: str) -> bool:
+    """Replaces what stands between the marks; false if the page has none."""
+    page = path.read_text(encoding="utf-8")
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        return False
+    path.write_text(f"{before}{BEGIN}\n{text.strip()}\n{END}{after}", encoding="utf-8")
+    return True
+
+
+def machine_lines(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the figures were measured on."""
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    loads = " ".join(f"{load:.1f}" for load in machine["load_average"])
+    after = machine.get("load_average_after")
+    loads += f" before, {' '.join(f'{load:.1f}' for load in after)} after" if after else ""
+    median, p99 = (show(machine[name], "seconds") for name in ("fdatasync_p50_s", "fdatasync_p99_s"))
+    return [
+        ("CPU", f"{machine['cpu']}, {machine['cores']} cores, {show(machine['memory_bytes'], 'bytes')} of memory"),
+        ("Kernel", machine["kernel"]),
+        ("Disk", f"{machine['file_system']} on {machine['device']}; fdatasync of 4 KiB: median {median}, p99 {p99}"),
+        ("Python", f"{machine['python']}; {packages}"),
+        ("Load average", loads),
+    ]
+
+
+def _full(results: Mapping[str, Any], images: Mapping[str, Path]) -> str:
+    parts = [f"Measured {results['started'][:10]}:", ""]
+    parts += [f"- {name}: {text}" for name, text in machine_lines(results["machine"])]
+    for name, table in results["tables"].items():
+        busy = show(table["cpu_used_by_others"], "share")
+        parts += ["", f"## {table['title']}", "", table["note"], f"Other processes used {busy} of the CPUs meanwhile."]
+        image = images.get(_IMAGES.get(name, ""))
+        if image is not None:
+            parts += ["", f"![{table['title']}](images/{image.name})"]
+        parts += ["", *_markdown(table)]
+    return "\n".join(parts)
+
+
+def _markdown(table: Mapping[str, Any]) -> Iterable[str]:
+    units = table["units"]
+    goals = any(row["goals"] for row in table["rows"])
+    heads = [*units, *(("target", "met") if goals else ())]
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'|'.join('---' if units.get(head, 'text') == 'text' else '---:' for head in heads)}|"
+    for row in table["rows"]:
+        cells = [show(row["values"].get(name), unit) for name, unit in units.items()]
+        yield f"| {' | '.join([*cells, *(verdict(row, units) if goals else ())])} |"
+
+
+def _short(results: Mapping[str, Any], images: Mapping[str, Path]) -> str:
+    machine = results["machine"]
+    parts = [
+        f"Measured side by side in one run on {machine['cores']} cores ({machine['cpu']}), {machine['file_system']}, "
+        f"fdatasync {show(machine['fdatasync_p50_s'], 'seconds')}. "
+        "[How, in full, and on your machine](docs/benchmarks.md).",
+        "",
+        "| question | figure | target | met |",
+        "|---|---|---:|---|",
+    ]
+    for name, table in results["tables"].items():
+        for row in table["rows"]:
+            if row["goals"]:
+                parts.append(f"| {' | '.join(_headline(name, table, row))} |")
+    for name in _IN_README:
+        image = images.get(name)
+        if image is not None:
+            parts += ["", f"![{results['tables'][name]['title']}](docs/images/{image.name})"]
+    return "\n".join(parts)
+
+
+#: How a row with a target is put in a line: what was asked, and the figures beside the one of the target.
+_HEADLINES = {
+    "hot_path": ("Keyed sum and count, {keys} keys, {distribution}: of a bare array loop", ("table", "share")),
+    "checkpoint_frequency": ("Throughput kept with a checkpoint every {interval}, {keys} keys", ("kept",)),
+    "pauses": ("Longest pause (p99) at {interval}, {keys} keys", ("pause p99",)),
+    "restore_size": ("Recovery of {entries} entries", ("recovery", "entries a second")),
+    "restore_length": (
+        "Recovery after {checkpoints before} checkpoints, of that after the fewest",
+        ("of the shortest run",),
+    ),
+    "alternatives": ("Against the best alternative ({what}), durable every {interval}", ("onceflow is faster by",)),
+    "record_at_a_time": ("Keyed count, {records}: {what}", ("rate",)),
+    "long_run": ("File after {time} of checkpoints every {interval}", ("file / must hold", "file / live state")),
+}
+
+
+def _headline(name: str, table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    units = table["units"]
+    shown = {column: show(value, units[column]) for column, value in row["values"].items()}
+    question, figures = _HEADLINES[name]
+    return [question.format_map(shown), ", ".join(shown[figure] for figure in figures), *verdict(row, units)]
