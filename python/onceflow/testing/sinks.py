@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from onceflow.columns import Columns
-from onceflow.exceptions import SinkError
+from onceflow.exceptions import FencedError, SinkError
 from onceflow.sinks import (
     Committable,
     IdempotentSink,
@@ -128,10 +128,18 @@ class _TransactionalWriter(TransactionalSinkWriter):
         self._records: list[Any] = []
 
     def recover(self, decided: Sequence[Committable]) -> None:
+        self._check_epoch()
         self._sink.epoch = self._context.job_epoch
         for committable in decided:
             self.commit(committable)
         self._sink.prepared.clear()
+
+    def _check_epoch(self) -> None:
+        if self._context.job_epoch < self._sink.epoch:
+            raise FencedError(
+                f"epoch {self._sink.epoch} of job {self._context.job!r} writes here; this writer has epoch "
+                f"{self._context.job_epoch} and must stop"
+            )
 
     def write(self, records: Batch) -> None:
         self._faults.call("write")
@@ -144,14 +152,19 @@ class _TransactionalWriter(TransactionalSinkWriter):
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
         self._faults.call("prepare")
+        self._check_epoch()
         self._sink.prepared[checkpoint_id] = sealed
         return checkpoint_id
 
     def commit(self, committable: Committable) -> None:
         self._faults.call("commit")
+        self._check_epoch()
         records = self._sink.prepared.pop(committable.checkpoint_id, None)
         if records is not None:
             self._sink.committed[committable.checkpoint_id] = records
 
     def abort(self, checkpoint_id: int, sealed: Any) -> None:
         self._sink.prepared.pop(checkpoint_id, None)
+
+    def close(self) -> None:
+        self._records = []
