@@ -121,9 +121,10 @@ class _PartSinkWriter(TransactionalSinkWriter):
         except ValueError:
             raise SinkError(f"{path} is damaged: {text!r} is no epoch. Delete it if no other process writes") from None
         if newest > self._context.job_epoch:
+            anew = f". If the job's state was deleted, move the part files away and delete {self._staging} too"
             raise FencedError(
                 f"epoch {newest} of job {self._context.job!r} writes to {self._directory}; this process has epoch "
-                f"{self._context.job_epoch} and must stop"
+                f"{self._context.job_epoch} and must stop{anew if self._context.restored_checkpoint is None else ''}"
             )
 
     def write(self, records: Batch) -> None:
