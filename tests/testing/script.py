@@ -62,7 +62,11 @@ class Script:
             SendOffsets, client, group=group, positions=(PartitionOffset("t", 0, position),), transaction=name
         )
         if outcome is not None:
-            self._add(Returned, client, call=call, outcome=outcome)
+            self.answer(client, call, outcome)
+        return call
+
+    def answer(self, client, call, outcome=OK):
+        self._add(Returned, client, call=call, outcome=outcome)
 
     def end(self, kind, client, name, outcome=OK):
         call = self._add(kind, client, transaction=name)

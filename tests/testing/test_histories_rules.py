@@ -157,6 +157,12 @@ def a_record_elsewhere_than_acknowledged(s):
     s.poll("r", (1, "a"))
 
 
+@case(DUPLICATE=1)
+def a_record_in_another_partition_than_acknowledged(s):
+    s.send("p", "a", 0)
+    s.poll("r", (0, "a"), partition=1)
+
+
 @case(NONMONOTONIC_SEND=1)
 def records_of_a_client_in_another_order(s):
     s.send("p", "a", 1)
@@ -429,6 +435,44 @@ def an_aborted_record_that_one_reader_sees_need_not_show_to_others_uncommitted(s
     s.poll("q", (2, "b"))
 
 
+@case(ABORTED_READ=1)
+def an_aborted_record_that_one_reader_was_shown_need_not_be_shown_to_others(s):
+    s.begin("p", "x")
+    s.stage("p", "x", "a")
+    s.abort("p", "x")
+    s.send("p", "b", 1)
+    s.assign("r")
+    s.poll("r", (0, "a"), (1, "b"))
+    s.assign("q")
+    s.poll("q", (1, "b"))
+
+
+@case(PRECOMMITTED_READ=1)
+def a_transaction_that_was_shown_too_early_is_not_called_torn_as_well(s):
+    s.assign("q", partition=1)
+    s.begin("p", "x")
+    s.stage("p", "x", "a", "b")
+    s.stage("p", "x", "c", partition=1)
+    s.poll("r", (0, "a"))
+    s.commit("p", "x")
+    s.poll("r", (1, "b"))
+    s.poll("q", end=0, partition=1)
+    s.poll("q", (0, "c"), partition=1)
+
+
+@case(INCONSISTENT_OFFSETS=1)
+def an_offset_of_two_values_says_nothing_of_the_order_of_transactions(s):
+    for name in "xy":
+        s.begin(name, name)
+    s.stage("x", "x", "x1", "x2")
+    s.stage("y", "y", "y1")
+    for name in "xy":
+        s.commit(name, name)
+    s.send("p", "z", outcome=INDEFINITE)
+    s.poll("r", (0, "x1"), (1, "y1"), (2, "x2"))
+    s.poll("q", (2, "z"))
+
+
 @case(CIRCULAR_INFORMATION_FLOW=1, kafka={})
 def mixed_records_of_two_transactions(s):
     for name in "xy":
@@ -504,6 +548,15 @@ def a_group_that_has_committed_nothing_begins_anywhere(s):
     s.offsets("p", "g", 0, name="x")
     s.abort("p", "x")
     s.assign("r", 0, group="g")
+
+
+@case()
+def a_group_may_resume_from_either_of_two_positions_committed_at_the_same_time(s):
+    first = s.offsets("p", "g", 5, outcome=None)
+    second = s.offsets("q", "g", 9, outcome=None)
+    s.answer("q", second)
+    s.answer("p", first)
+    s.assign("r", 5, group="g")
 
 
 @case()

@@ -70,7 +70,7 @@ def _add_reads(edges: dict[Transaction, dict[Transaction, _Edge]], facts: Facts,
         for record in poll.records:
             write = facts.writes[record.topic, record.value]
             writer = write.transaction
-            if writer is None or writer is reader or not writer.committed:
+            if writer is None or writer is reader:
                 continue
             following = edges.setdefault(writer, {})
             if reader not in following:
