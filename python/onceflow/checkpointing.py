@@ -8,16 +8,15 @@ waiting for the job's thread, which is in the middle of a batch most of the time
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onceflow._native import CheckpointCoordinator, CheckpointStats, CoordinatorEffect, PendingCheckpoint, StateBackend
 from onceflow.checkpoint_thread import CheckpointThread
 from onceflow.clock import Clock
 from onceflow.crash import crash_point
-from onceflow.exceptions import CheckpointError, FencedError, SinkError
-from onceflow.sink_legs import SinkLeg
+from onceflow.exceptions import CheckpointError
+from onceflow.sink_legs import SinkLeg, sink_errors
 
 __all__ = ["Checkpointing"]
 
@@ -65,7 +64,8 @@ class Checkpointing:
         """The cut: what was written to the sinks so far belongs to this checkpoint."""
         number = self._under_way().id
         for step_id, leg in self._legs.items():
-            self._sealed[step_id] = leg.seal(number)
+            with sink_errors(step_id, "seal"):
+                self._sealed[step_id] = leg.seal(number)
 
     def acknowledge(self, task: str) -> None:
         """A task's snapshot is taken; with the last one the checkpoint thread goes to work."""
@@ -132,7 +132,7 @@ class Checkpointing:
     def _prepare(self, step_id: str, pending: PendingCheckpoint) -> list[CoordinatorEffect]:
         sealed = self._sealed[step_id]
         if sealed is not None:
-            with _named(step_id, "prepare"):
+            with sink_errors(step_id, "prepare"):
                 staged = self._legs[step_id].prepare(pending.id, sealed)
             if staged is not None:
                 self._staged[step_id] = staged
@@ -152,18 +152,7 @@ class Checkpointing:
         crash_point("sink.pre_commit")
         sealed = self._sealed[step_id]
         if sealed is not None:
-            with _named(step_id, "commit"):
+            with sink_errors(step_id, "commit"):
                 self._legs[step_id].commit(pending.id, sealed, self._staged.get(step_id))
         crash_point("sink.post_commit")
         return self._coordinator.committed(step_id, pending.id)
-
-
-@contextmanager
-def _named(step_id: str, step: str) -> Iterator[None]:
-    """Errors of a sink, with its name."""
-    try:
-        yield
-    except FencedError:
-        raise
-    except Exception as error:
-        raise SinkError(f"sink {step_id!r} could not {step}: {error}") from error

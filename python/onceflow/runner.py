@@ -44,7 +44,7 @@ from onceflow.exceptions import (
     UserFunctionError,
 )
 from onceflow.planner import check_resume, fingerprint, plan
-from onceflow.sink_legs import SinkLeg, open_leg
+from onceflow.sink_legs import SinkLeg, open_leg, sink_errors
 from onceflow.sinks import SinkContext
 from onceflow.source_task import SourceTask
 from onceflow.sources import StopRun
@@ -239,13 +239,15 @@ class _Job:
                 backend.lineage,
                 None if restored is None else restored.id,
             )
-            leg = open_leg(step.sink, context, self._guarantee, self._codec)
+            with sink_errors(step.step_id, "open"):
+                leg = open_leg(step.sink, context, self._guarantee, self._codec)
             self._resources.callback(leg.close)
             self._legs[step.step_id] = leg
             crash_point("recover.pre_commit")
-            leg.recover(
-                [(record.id, record.staged[step.step_id]) for record in decided if step.step_id in record.staged]
-            )
+            with sink_errors(step.step_id, "recover"):
+                leg.recover(
+                    [(record.id, record.staged[step.step_id]) for record in decided if step.step_id in record.staged]
+                )
             crash_point("recover.post_commit")
         return self._legs
 

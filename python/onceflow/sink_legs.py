@@ -15,7 +15,8 @@ HeldLeg             written after the decision, once. A crash in between loses i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ import msgspec
 from onceflow.codec import Codec
 from onceflow.columns import Columns
 from onceflow.crash import crash_point
-from onceflow.exceptions import SinkError
+from onceflow.exceptions import ConfigurationError, FencedError, SinkError
 from onceflow.sinks import (
     Committable,
     IdempotentSink,
@@ -36,7 +37,7 @@ from onceflow.sinks import (
 )
 from onceflow.types import Batch, Guarantee
 
-__all__ = ["SinkLeg", "open_leg"]
+__all__ = ["SinkLeg", "open_leg", "sink_errors"]
 
 
 class SinkLeg(ABC):
@@ -194,3 +195,16 @@ def open_leg(sink: Sink, context: SinkContext, guarantee: Guarantee, codec: Code
     if guarantee is Guarantee.AT_MOST_ONCE:
         return _HeldLeg(sink.open(context))
     return _DirectLeg(sink.open(context))
+
+
+@contextmanager
+def sink_errors(step_id: str, step: str) -> Iterator[None]:
+    """Whatever a sink raises, with its name: users' sinks raise what their clients do."""
+    try:
+        yield
+    except (FencedError, ConfigurationError):
+        raise
+    except SinkError as error:
+        raise SinkError(f"sink {step_id!r} could not {step}: {error}") from error
+    except Exception as error:
+        raise SinkError(f"sink {step_id!r} could not {step}: {type(error).__name__}: {error}") from error

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from onceflow.channel import BarrierEvent, BatchEvent, Channel, EndEvent
-from onceflow.exceptions import SourceError
+from onceflow.exceptions import OnceflowError, SourceError
 from onceflow.graph import SourceStep
-from onceflow.sources import SourceReader
+from onceflow.sources import SourceReader, StopRun
 from onceflow.types import END_OF_TIME, Micros
 
 __all__ = ["SourceTask"]
@@ -36,7 +40,8 @@ class SourceTask:
         self._newest: Micros | None = None if state is None else state["newest"]
         #: How far event time has come in what the worker took: no record below it is expected any more.
         self.delivered: Micros | None = END_OF_TIME if state is not None and state["ended"] else self.watermark
-        self._reader: SourceReader = step.source.open(partition, None if state is None else state["position"])
+        with self._errors():
+            self._reader: SourceReader = step.source.open(partition, None if state is None else state["position"])
 
     @property
     def name(self) -> str:
@@ -50,7 +55,8 @@ class SourceTask:
 
     def read(self) -> bool:
         """One round; false if there was nothing to read."""
-        batch = self._reader.read(self._batch_size)
+        with self._errors():
+            batch = self._reader.read(self._batch_size)
         self.rounds += 1
         if batch is None:
             self.ended = True
@@ -72,7 +78,22 @@ class SourceTask:
 
     def snapshot(self) -> dict[str, Any]:
         """What resumes the task behind its last batch."""
-        return {"position": self._reader.position(), "newest": self._newest, "ended": self.ended}
+        with self._errors():
+            position = self._reader.position()
+            msgspec.msgpack.encode(position)
+        return {"position": position, "newest": self._newest, "ended": self.ended}
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Whatever a reader raises, with the partition's name: users' readers raise what their clients do."""
+        try:
+            yield
+        except (OnceflowError, StopRun):
+            raise
+        except Exception as error:
+            raise SourceError(
+                f"source {self.step.step_id!r}, partition {self.partition!r}: {type(error).__name__}: {error}"
+            ) from error
 
     def close(self) -> None:
         """Releases the reader."""

@@ -10,7 +10,7 @@ from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
-from onceflow.sink_legs import SinkLeg
+from onceflow.sink_legs import SinkLeg, sink_errors
 from onceflow.types import END_OF_TIME, Batch, Micros
 
 __all__ = ["WorkerTask"]
@@ -85,7 +85,8 @@ class _OperatorNode(_Node):
 
 
 class _SinkNode:
-    def __init__(self, leg: SinkLeg) -> None:
+    def __init__(self, step_id: str, leg: SinkLeg) -> None:
+        self._step_id = step_id
         self._leg = leg
         self.suppressed = False
         self.written = 0
@@ -94,7 +95,8 @@ class _SinkNode:
         # What is suppressed was written by an earlier run, and counts like that.
         self.written += len(records)
         if not self.suppressed:
-            self._leg.write(records)
+            with sink_errors(self._step_id, "write"):
+                self._leg.write(records)
 
     def advance(self, origin: object, watermark: Micros) -> None:
         pass
@@ -114,7 +116,7 @@ class WorkerTask:
     def __init__(self, graph: Graph, legs: dict[str, SinkLeg]) -> None:
         self._sources = {step.step_id: _Node() for step in graph.sources()}
         self._operators = {step.step_id: _OperatorNode(step) for step in graph.operators()}
-        self._sinks = {step.step_id: _SinkNode(legs[step.step_id]) for step in graph.sinks()}
+        self._sinks = {step.step_id: _SinkNode(step.step_id, legs[step.step_id]) for step in graph.sinks()}
         for step in graph.steps.values():
             if isinstance(step, SourceStep):
                 continue

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import subprocess
 import sys
 import tracemalloc
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -448,12 +449,14 @@ class Rows:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MiB, which root can make."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
+    """A file system of 1 MiB, where this process may mount one."""
     place = tmp_path / "small"
     place.mkdir()
-    assert os.system(f"mount -t tmpfs -o size=1m tmpfs {place}") == 0
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
     yield place
     os.system(f"umount -l {place}")
 
