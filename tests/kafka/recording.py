@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from onceflow.testing.histories import Isolation, PartitionOffset, Record, Recorder
 
@@ -13,6 +14,14 @@ from onceflow.testing.histories import Isolation, PartitionOffset, Record, Recor
 NEVER_SENT = {KafkaError._PURGE_QUEUE, KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.TOPIC_AUTHORIZATION_FAILED}
 
 QUIET = {"log_level": 0, "error_cb": lambda error: None}
+
+
+def create_topics(bootstrap: str, **partitions: int) -> None:
+    """Topics with so many partitions."""
+    # Its answers are lost if the client goes before they come.
+    admin = AdminClient({"bootstrap.servers": bootstrap, **QUIET})
+    for future in admin.create_topics([NewTopic(topic, number, 1) for topic, number in partitions.items()]).values():
+        future.result(30)
 
 
 def definite(error: BaseException) -> bool:
@@ -116,7 +125,9 @@ class RecordingConsumer:
         """Values of up to so many records; ``ended`` tells which partitions are read to their end."""
         start_ns = self.recorder.now()
         records, reached = [], []
-        for message in self.consumer.consume(limit, timeout_s):
+        # consume() would wait for all that it was asked for, or until the time is over.
+        first = self.consumer.poll(timeout_s)
+        for message in [] if first is None else [first, *self.consumer.consume(limit - 1, 0)]:
             place = (message.topic(), message.partition())
             if message.error() is None:
                 records.append(Record(*place, message.offset(), message.value().decode()))

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
-from recording import RecordingConsumer, RecordingProducer
+from recording import RecordingConsumer, RecordingProducer, create_topics
 
 from onceflow.testing.histories import AnomalyKind, History, Isolation, Poll, Recorder, check
 
@@ -26,9 +25,7 @@ COPIES = [("copies", 0), ("copies", 1)]
 @pytest.fixture(scope="module")
 def topics(kafka):
     """The topics, and the address."""
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-    for future in admin.create_topics([NewTopic("numbers", 2, 1), NewTopic("copies", 2, 1)]).values():
-        future.result(30)
+    create_topics(kafka.bootstrap, numbers=2, copies=2)
     return kafka.bootstrap
 
 
