@@ -47,7 +47,8 @@ impl History {
         new: &CheckpointRecord,
         retain: usize,
     ) -> (Vec<u64>, Vec<ChunkKey>) {
-        let mut complete = 1;
+        // Savepoints are kept besides those that are retained, also the one that comes now.
+        let mut complete = usize::from(new.savepoint.is_none());
         let mut dropped = Vec::new();
         for (id, known) in self.checkpoints.iter().rev() {
             if known.savepoint && !known.damaged {
