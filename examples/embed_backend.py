@@ -13,7 +13,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -44,7 +43,6 @@ def work(log: Path, state: Path) -> None:
         totals = backend.table("totals", key="str", columns={"cents": "i64", "payments": "i64"})
         seen = backend.deduplicator("producers")
         file.seek(int(backend.positions.get("log", 0)))
-        print("working", flush=True)
         for number, line in enumerate(iter(file.readline, b"")):
             batch = json.loads(line)
             last = batch["first"] + len(batch["cents"]) - 1
@@ -52,7 +50,7 @@ def work(log: Path, state: Path) -> None:
                 totals.update(batch["accounts"], {"cents": ("add", batch["cents"]), "payments": ("count", None)})
             if number % 10 == 9:
                 backend.checkpoint({"log": file.tell()})  # written while we go on
-            time.sleep(0.0005)  # what else there is to do
+                print("checkpoint", flush=True)
         backend.checkpoint({"log": file.tell()}).wait()
 
 
@@ -63,9 +61,10 @@ def main() -> None:
         for life in range(KILLS + 1):
             command = [sys.executable, __file__, str(log), str(state)]
             with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
-                if worker.stdout and worker.stdout.readline() and life < KILLS:
-                    time.sleep(random.uniform(0.05, 0.2))
-                    worker.kill()
+                stop_at = random.randrange(8, 20) if life < KILLS else -1
+                for number, _ in enumerate(worker.stdout or ()):
+                    if number == stop_at:
+                        worker.kill()
             with StateBackend.open(state, job="payments", read_only=True) as backend:
                 place = int(backend.positions.get("log", 0))
                 print(f"life {life + 1}: exit code {worker.returncode}, byte {place} of {log.stat().st_size}")
