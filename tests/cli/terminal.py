@@ -54,10 +54,11 @@ class Terminal:
         """As if a user pressed these keys."""
         os.write(self._master, keys.encode())
 
-    def wait(self) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         """Reads to the end; the exit code."""
+        until = time.monotonic() + timeout_s
         while self._read(0.1):
-            pass
+            assert time.monotonic() < until, f"it does not end:\n{self.text}"
         return self._process.wait(30)
 
     def close(self) -> None:

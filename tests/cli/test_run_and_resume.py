@@ -89,10 +89,10 @@ def test_standard_output_belongs_to_the_sinks(home, onceflow):
 
 
 def test_all_settings_arrive(home, onceflow):
-    options = ["--guarantee", "effectively_once", "--batch-size", "100", "--codec", "pickle", "--retain", "3"]
-    ran = onceflow("run", "job:flow", "--state", "deep/state", "--checkpoint-interval", "1ms", *options)
+    options = ["--guarantee", "effectively_once", "--batch-size", "25", "--codec", "pickle", "--retain", "3"]
+    ran = onceflow("run", "job:slow", "--state", "deep/state", "--checkpoint-interval", "1ms", *options)
     assert ran.returncode == 0, ran.stderr
     known = checkpoints(home / "deep" / "state")
     assert len(known) == 3
     job = msgspec.msgpack.decode(known[-1].blobs["job"])
-    assert (job["guarantee"], job["batch_size"], job["codec"]) == ("effectively_once", 100, "pickle")
+    assert (job["guarantee"], job["batch_size"], job["codec"]) == ("effectively_once", 25, "pickle")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from onceflow.cli.directory import checkpoint_of, job_record, reader
 from onceflow.cli.errors import ExitCode
 from onceflow.cli.target import GUARANTEE_HELP, TARGET_HELP, load_target
 from onceflow.cli.units import checked_duration, count_text, duration_s
-from onceflow.exceptions import ConfigurationError, StoreMissingError
+from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, StoreMissingError
 from onceflow.types import Guarantee
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def run(
 
     progress = JobProgress(flow.name)
     try:
-        with progress:
+        with progress, warnings.catch_warnings():
+            # What it says is told by the progress, as a line without a place in our code.
+            warnings.simplefilter("ignore", DamagedCheckpointWarning)
             result = run_job(
                 flow,
                 state,
