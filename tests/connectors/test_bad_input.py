@@ -425,6 +425,20 @@ def test_memory_is_bounded_whatever_the_file_holds(tmp_path, kind, shape):
         assert records == [{"a": 4, "b": 5}]
 
 
+@pytest.mark.parametrize("kind", TEXT)
+def test_a_batch_is_bounded_in_bytes(tmp_path, kind):
+    line = b'"' + b"x" * 999_998 + b'"\n'
+    path = written(tmp_path / "in.csv", b'"a"\n' + line * 30)
+    reader = kind(path).open(str(path), None)
+    counts = []
+    while (batch := reader.read(8192)) is not None:
+        counts.append(len(batch.records))
+    reader.close()
+    assert sum(counts) == 30 + (kind is not CsvSource)
+    assert max(counts) <= 9
+    assert len(counts) == 4
+
+
 def test_a_field_larger_than_the_csv_modules_limit(tmp_path):
     long = "x" * 1_000_000
     path = written(tmp_path / "in.csv", f'a,b\n1,{long}\n2,"{long}\n{long}"\n')

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from reading import position_after, read, read_in_pieces
 
 from onceflow.connectors.files import ArrowIpcSource, CsvSource, JsonLinesSource, ParquetSource, TextSource
+from onceflow.connectors.files import lines as lines_module
 from onceflow.exceptions import SourceChangedError
 
 SIZES = st.lists(st.integers(1, 5), max_size=12)
@@ -86,8 +87,10 @@ def test_csv(tmp_path, file, sizes, as_columns):
     ).map(b"".join),
     sizes=SIZES,
     max_record_bytes=st.sampled_from([5, 12, 1 << 20]),
+    batch_bytes=st.sampled_from([3, 15, 1 << 20]),
 )
-def test_csv_with_anything_in_it(tmp_path, data, sizes, max_record_bytes):
+def test_csv_with_anything_in_it(tmp_path, monkeypatch, data, sizes, max_record_bytes, batch_bytes):
+    monkeypatch.setattr(lines_module, "_BATCH_BYTES", batch_bytes)
     path = tmp_path / "in.csv"
     path.write_bytes(b"a,b,c\n" + data)
     source = CsvSource(path, on_malformed="dead_letter", max_record_bytes=max_record_bytes, types={"a": "int"})

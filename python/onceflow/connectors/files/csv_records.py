@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from onceflow.connectors.files.lines import LineReader, LongLine
@@ -61,9 +61,9 @@ class CsvRecords:
         csv.field_size_limit(max(csv.field_size_limit(), max_record_bytes))
 
     def peek_all(self, count: int) -> tuple[list[list[str]], int] | None:
-        """The fields of up to ``count`` records, in one go, and the number of their lines, to be taken.
+        """The fields of the records that begin in the next ``count`` lines, in one go, and their lines, to be taken.
 
-        Fewer at the end of the file. None if one of them cannot be read: then ``read_each`` says which.
+        Nothing at the end of the file. None if one of them cannot be read: then ``read_each`` says which.
         """
         lines = self._lines.peek(count)
         if not lines or self._lines.has_long_lines:
@@ -71,45 +71,49 @@ class CsvRecords:
         data = b"\n".join(lines)
         try:
             texts = data.decode(self._encoding).split("\n")
-            if b'"' in data:
-                rows: list[list[str]] = []
-                reader = self._reader(chain([f"{text}\n" for text in texts], self._further(count, rows)))
-                taken = 0
-                for row in islice(reader, count):
-                    rows.append(row)
-                    first, taken = taken, reader.line_num
-                    if taken - first > 1 and _size(self._lines.peek(taken - first, skip=first)) > self._max_bytes:
-                        return None
-                return rows, taken
-            return list(self._reader(iter(texts))), len(lines)
+            if b'"' not in data:
+                return list(self._reader(iter(texts))), len(lines)
+            rows = []
+            taken = 0
+            reader = self._reader(chain([f"{text}\n" for text in texts], self._further(len(lines))))
+            while taken < len(lines):
+                rows.append(next(reader))
+                first, taken = taken, reader.line_num
+                if taken - first > 1 and self._size(first, taken) > self._max_bytes:
+                    return None
         except (UnicodeDecodeError, csv.Error):
             return None
+        return rows, taken
 
-    def _further(self, known: int, rows: list[list[str]]) -> Iterator[str]:
-        """Lines behind the first ``known`` ones, for records of several lines."""
-        done = size = 0
+    def _further(self, known: int) -> Iterator[str]:
+        """Lines behind the first ``known`` ones, for a record that begins in these."""
+        size = 0
         while lines := self._lines.peek(_LINES_AT_ONCE, skip=known):
             known += len(lines)
             for line in lines:
-                if len(rows) > done:
-                    done, size = len(rows), 0
                 size += len(line) + 1
                 if size > self._max_bytes or isinstance(line, LongLine):
                     raise csv.Error("too long, as it seems from here")
                 yield line.decode(self._encoding) + "\n"
 
+    def _size(self, first: int, stop: int) -> int:
+        size = 0
+        while first < stop:
+            lines = self._lines.peek(stop - first, skip=first)
+            size += sum(map(len, lines)) + len(lines)
+            first += len(lines)
+        return size
+
     def read_each(self, count: int) -> list[CsvRecord]:
-        """The next up to ``count`` records, one by one."""
+        """The records that begin in the next ``count`` lines, one by one."""
         records: list[CsvRecord] = []
-        while len(records) < count and (record := self._read_one()) is not None:
-            records.append(record)
+        stop = self._lines.line + len(self._lines.peek(count))
+        while self._lines.line < stop:
+            records.append(self._read_one())
         return records
 
-    def _read_one(self) -> CsvRecord | None:
-        first = self._lines.peek(1)
-        if not first:
-            return None
-        number, data = self._lines.line, first[0]
+    def _read_one(self) -> CsvRecord:
+        number, data = self._lines.line, self._lines.peek(1)[0]
         if isinstance(data, LongLine):
             self._lines.take(1)
             return CsvRecord(number, data, [], f"has {data.size} bytes, more than max_record_bytes allows")
@@ -142,7 +146,3 @@ class CsvRecords:
 
     def _reader(self, texts: Iterator[str]) -> Reader:
         return csv.reader(texts, delimiter=self._delimiter, strict=True)
-
-
-def _size(lines: list[bytes]) -> int:
-    return sum(map(len, lines)) + len(lines)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import codecs
 import os
+from bisect import bisect_right
 from hashlib import blake2b
+from itertools import accumulate
 from typing import Any, BinaryIO
 
 from onceflow.connectors.files.partitions import readable_file
@@ -22,6 +24,8 @@ __all__ = ["MAX_RECORD_BYTES", "LineReader", "LongLine", "check_encoding"]
 MAX_RECORD_BYTES = 16 << 20
 
 _READ_BYTES = 1 << 20
+# However many lines are asked for, no more bytes than this are handed out at once (but at least one line).
+_BATCH_BYTES = 8 << 20
 _FINGERPRINT_BYTES = 4096
 _SHOWN_BYTES = 1000
 # All of ASCII, and a sequence by which some encodings switch to another alphabet.
@@ -86,6 +90,7 @@ class LineReader:
         self._unterminated: bool = start.get("unterminated", False)
         self._lines: list[bytes] = []
         self._next = 0
+        self._buffered = 0
         self._rest = b""
         self._long: LongLine | None = None
         self._long_lines = 0
@@ -146,18 +151,27 @@ class LineReader:
         return self._long_lines > 0
 
     def peek(self, count: int, skip: int = 0) -> list[bytes]:
-        """Up to ``count`` lines behind the next ``skip`` ones, without their ends; fewer only at the end of the file.
+        """Up to ``count`` lines behind the next ``skip`` ones, without their ends, that stay until ``take``.
 
-        They stay until ``take``.
+        An empty list only at the end of the file; fewer also if they are long. How many depends on nothing that came
+        before.
         """
         while len(self._lines) - self._next < skip + count and not self._ended:
+            if self._buffered > _BATCH_BYTES and len(self._lines) - self._next > skip:
+                break
             self._fill()
-        return self._lines[self._next + skip : self._next + skip + count]
+        lines = self._lines[self._next + skip : self._next + skip + count]
+        if self._buffered > _BATCH_BYTES:
+            fitting = bisect_right(list(accumulate(map(len, lines))), _BATCH_BYTES)
+            lines = lines[: max(1, fitting)]
+        return lines
 
     def take(self, count: int) -> None:
         """Moves behind the next ``count`` lines, which ``peek`` has shown."""
         lines = self._lines[self._next : self._next + count]
-        self.offset += sum(map(len, lines)) + len(lines)
+        size = sum(map(len, lines)) + len(lines)
+        self.offset += size
+        self._buffered -= size
         if self._long_lines:
             long = [line for line in lines if isinstance(line, LongLine)]
             self.offset += sum(line.size - len(line) for line in long)
@@ -176,6 +190,7 @@ class LineReader:
         lines = self._split(data) if data else self._tail()
         self._lines = self._lines[self._next :] + lines
         self._next = 0
+        self._buffered += sum(map(len, lines)) + len(lines)
 
     def _split(self, data: bytes) -> list[bytes]:
         limit = self._max_line_bytes
