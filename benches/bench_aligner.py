@@ -13,7 +13,7 @@ import pytest
 
 from harness.figures import Table
 from harness.pure_python import PythonAligner
-from harness.rounds import best, interleave
+from harness.rounds import best_time, interleave
 from onceflow import BarrierAligner
 
 TABLE = Table(
@@ -72,7 +72,7 @@ def test_events(channels, benchmark, record, scale):
 
     contenders = {"ours": lambda: timed(BarrierAligner), "python": lambda: timed(PythonAligner)}
     seconds = interleave(benchmark, contenders, scale.rounds)
-    ours_s, python_s = best(seconds["ours"]), best(seconds["python"])
+    ours_s, python_s = best_time(seconds["ours"]), best_time(seconds["python"])
     record(
         TABLE,
         {

@@ -10,15 +10,15 @@ import onceflow as of
 from harness.connectors import AppendSink, CountingSink, UpsertSink
 from harness.figures import Table
 from harness.jobs import rate_of
-from harness.rounds import interleave, median
+from harness.rounds import best_rate, interleave
 from harness.workload import batches
 from onceflow.connectors.files import CsvSink
 
 TABLE = Table(
     "guarantees",
     "The same flow under each guarantee, a checkpoint every 100 ms",
-    {"guarantee": "text", "sink": "text", "rate": "rate", "of at_least_once": "share"},
-    'Median of interleaved rounds. Every sink encodes the same CSV; "encodes, writes nothing" shows what the file '
+    {"guarantee": "text", "sink": "text", "rate": "rate", "of at_least_once": "share", "CPU time": "share"},
+    'Best of interleaved rounds. Every sink encodes the same CSV; "encodes, writes nothing" shows what the file '
     "itself costs.",
 )
 
@@ -49,7 +49,9 @@ def test_cost_of_each_guarantee(benchmark, record, scale, directory):
         return lambda: rate_of(build, records, job, seconds, interval_s=INTERVAL_S, guarantee=guarantee)
 
     contenders = {name: contender(name[0], sink) for name, sink in cases.items()}
-    rates = {name: median(found) for name, found in interleave(benchmark, contenders, min(scale.rounds, 3)).items()}
+    rates = {name: best_rate(found) for name, found in interleave(benchmark, contenders, min(scale.rounds, 3)).items()}
     base = rates["at_least_once", "append to a file"]
-    for (guarantee, sink), rate in rates.items():
-        record(TABLE, {"guarantee": guarantee, "sink": sink, "rate": rate, "of at_least_once": rate / base})
+    for (guarantee, sink), found in rates.items():
+        values = {"guarantee": guarantee, "sink": sink, "rate": found.rate}
+        values |= {"of at_least_once": found.rate / base.rate, "CPU time": found.of_cpu / base.of_cpu}
+        record(TABLE, values)

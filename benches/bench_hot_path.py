@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.figures import Goal, Table
-from harness.rounds import best, interleave
+from harness.rounds import best_time, interleave
 from harness.workload import BATCH, COLUMNS, batches, fill, label, updates
 from onceflow import StateBackend
 from onceflow._native import _bare_update_loop
@@ -58,7 +58,7 @@ def test_share_of_a_bare_loop(keys, distribution, benchmark, record, scale, dire
             return time.perf_counter() - start
 
         seconds = interleave(benchmark, {"ours": ours, "bare": bare}, scale.rounds)
-        ours_s, bare_s = best(seconds["ours"]), best(seconds["bare"])
+        ours_s, bare_s = best_time(seconds["ours"]), best_time(seconds["bare"])
         # Both have done the same work, so both hold the same totals (``fill`` has counted each key once).
         found = table.get(np.arange(1000))
         assert np.array_equal(found.columns["count"] - 1, cells[1:2000:2].astype(np.int64))

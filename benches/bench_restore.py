@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from harness.figures import Goal, Table
-from harness.rounds import best, interleave
+from harness.rounds import best_time, interleave
 from harness.workload import COLUMNS, fill, label, updates
 from onceflow import StateBackend
 
@@ -50,9 +50,9 @@ def test_time_grows_with_the_entries(benchmark, record, scale, directory):
             backend.checkpoint().wait()
     contenders = {str(size): (lambda size=size: _open_s(directory / str(size), size)) for size in sizes}
     seconds = interleave(benchmark, contenders, scale.rounds)
-    first = best(seconds[str(sizes[0])]) / sizes[0]
+    first = best_time(seconds[str(sizes[0])]) / sizes[0]
     for size in sizes:
-        took = best(seconds[str(size)])
+        took = best_time(seconds[str(size)])
         goals = [Goal("time an entry, of the smallest", SAME, at_most=True)] if size > sizes[0] else []
         if size == 10_000_000:
             goals.append(Goal("entries a second", RATE_10M))
@@ -78,9 +78,9 @@ def test_time_does_not_grow_with_the_run(benchmark, record, scale, directory):
                 backend.checkpoint().wait()
     contenders = {str(length): (lambda length=length: _open_s(directory / str(length), size)) for length in lengths}
     seconds = interleave(benchmark, contenders, scale.rounds)
-    first = best(seconds[str(lengths[0])])
+    first = best_time(seconds[str(lengths[0])])
     for length in lengths:
-        took = best(seconds[str(length)])
+        took = best_time(seconds[str(length)])
         values = {
             "entries": label(size),
             "checkpoints before": length,

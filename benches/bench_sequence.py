@@ -13,7 +13,7 @@ import pytest
 
 from harness.figures import Table
 from harness.pure_python import PythonDeduplicator
-from harness.rounds import best, interleave
+from harness.rounds import best_time, interleave
 from harness.workload import label
 from onceflow import Deduplicator
 
@@ -76,7 +76,7 @@ def test_verdicts(producers, benchmark, record, scale):
 
     seconds = interleave(benchmark, {"ours": ours, "python": python}, scale.rounds)
     assert answers["ours"] == answers["python"]
-    ours_s, python_s = best(seconds["ours"]), best(seconds["python"])
+    ours_s, python_s = best_time(seconds["ours"]), best_time(seconds["python"])
     record(
         TABLE,
         {

@@ -35,7 +35,8 @@ class EndlessSource(Source):
     def __init__(self, records: Batch, seconds: float) -> None:
         self.records = records
         self.seconds = seconds
-        self.begun = 0.0
+        #: When the first read was: by the clock, and in CPU time of the process.
+        self.begun = self.begun_cpu = 0.0
 
     def partitions(self) -> list[str]:
         """One."""
@@ -56,7 +57,7 @@ class _EndlessReader(SourceReader):
     def read(self, max_records: int) -> SourceBatch | None:
         now = time.perf_counter()
         if not self._end:
-            self._source.begun = now
+            self._source.begun, self._source.begun_cpu = now, time.process_time()
             self._end = now + self._source.seconds
         if now >= self._end:
             return None

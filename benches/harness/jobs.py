@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onceflow as of
 from harness.connectors import EndlessSource
+from harness.rounds import Rate
 from onceflow.dataflow import Stream
 from onceflow.types import Batch
 
@@ -24,7 +25,7 @@ def rate_of(
     interval_s: float,
     guarantee: str = "exactly_once",
     batch_size: int = 8192,
-) -> float:
+) -> Rate:
     """Records a second, from the first read until the last checkpoint is complete and its output visible.
 
     Args:
@@ -44,7 +45,7 @@ def rate_of(
     result = of.run(
         flow, directory / "state", checkpoint_interval_s=interval_s, guarantee=guarantee, batch_size=batch_size
     )
-    took = time.perf_counter() - source.begun
+    took, cpu = time.perf_counter() - source.begun, time.process_time() - source.begun_cpu
     if not result.finished:
         raise RuntimeError("the job was interrupted")
-    return result.records_in / took
+    return Rate(result.records_in / took, result.records_in / cpu)

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["best", "interleave", "median"]
+__all__ = ["Rate", "best_rate", "best_time", "interleave", "median"]
 
 
-def interleave(benchmark: Any, contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+Name = TypeVar("Name")
+Measure = TypeVar("Measure")
+
+
+class Rate(NamedTuple):
+    """Records a second, of the clock and of the process's CPU time: other processes disturb the second one less."""
+
+    rate: float
+    of_cpu: float
+
+
+def interleave(
+    benchmark: Any, contenders: Mapping[Name, Callable[[], Measure]], rounds: int
+) -> dict[Name, list[Measure]]:
     """What each contender measured, round by round; the order within a round rotates.
 
     Args:
@@ -18,7 +31,7 @@ def interleave(benchmark: Any, contenders: Mapping[str, Callable[[], float]], ro
         rounds: How many.
     """
     names = list(contenders)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[Name, list[Measure]] = {name: [] for name in names}
 
     def round_() -> None:
         for name in names:
@@ -29,9 +42,14 @@ def interleave(benchmark: Any, contenders: Mapping[str, Callable[[], float]], ro
     return found
 
 
-def best(seconds: list[float]) -> float:
+def best_time(seconds: list[float]) -> float:
     """The least disturbed round."""
     return min(seconds)
+
+
+def best_rate(rates: list[Rate]) -> Rate:
+    """The least disturbed round, by either clock."""
+    return Rate(max(one.rate for one in rates), max(one.of_cpu for one in rates))
 
 
 def median(values: list[float]) -> float:
