@@ -124,9 +124,23 @@ class StateBackend:
     def key_groups(self) -> int: ...
     @property
     def recovery(self) -> Recovery: ...
-    def table(self, name: str, *, key: str | Sequence[str], columns: Mapping[str, str]) -> Table: ...
-    def tables(self) -> dict[str, TableSchema]: ...
-    def drop_table(self, name: str) -> None: ...
+    def table(self, name: str, *, key: str | Sequence[str], columns: Mapping[str, str]) -> Table:
+        """The table of this name: the restored one, or a new one.
+
+        Args:
+            name: 1 to 400 bytes, not beginning with two underscores.
+            key: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"``, or up to 16 of these for tuple keys.
+            columns: Up to 30, by name: ``"i64"``, ``"u64"``, ``"f64"``, ``"f32"``, ``"u32"``,
+                ``"bool"`` or ``"bytes"``.
+
+        Raises:
+            SchemaMismatchError: It exists with another key or other columns.
+            ConfigurationError: A name or type that cannot be.
+        """
+    def tables(self) -> dict[str, TableSchema]:
+        """What tables there are, by name."""
+    def drop_table(self, name: str) -> None:
+        """Forgets a table from the next checkpoint on; ``UnknownNameError`` if there is none."""
     def deduplicator(
         self,
         name: str,
@@ -139,26 +153,49 @@ class StateBackend:
         now_s: float = 0.0,
     ) -> Deduplicator:
         """A deduplicator whose changes are part of every checkpoint of this backend."""
-    def begin_checkpoint(self, *, savepoint: str | None = None) -> PendingCheckpoint: ...
+    def begin_checkpoint(self, *, savepoint: str | None = None) -> PendingCheckpoint:
+        """Starts a checkpoint step by step, once the one before is durable.
+
+        Then ``freeze`` (the cut), ``put_blob`` and ``stage``, and at last ``commit`` or ``abort``.
+        """
     def checkpoint(
         self,
         positions: Mapping[str, int | str | bytes] | None = None,
         *,
         savepoint: str | None = None,
     ) -> PendingCheckpoint:
-        """begin, freeze, keep ``positions``, commit: in one call. Returns at once."""
+        """begin, freeze, keep ``positions``, commit: in one call.
+
+        Returns at once but for the checkpoint before, which it waits for; ``wait`` says when it is
+        durable. Changes made from now on belong to the next one.
+
+        Args:
+            positions: Where each input is read on from, by name; ``positions`` after a restart.
+            savepoint: A name: the checkpoint is kept until it is deleted.
+
+        Raises:
+            CheckpointStateError: One was begun and neither committed nor aborted.
+            FencedError, BackendClosedError, StoreError: As they say.
+        """
     @property
     def positions(self) -> dict[str, int | str | bytes]:
         """The positions of the checkpoint that was restored."""
-    def checkpoints(self) -> list[CheckpointInfo]: ...
-    def delete_checkpoint(self, checkpoint_id: int) -> None: ...
-    def put_note(self, name: str, value: bytes) -> None: ...
-    def note(self, name: str) -> bytes | None: ...
-    def check_epoch(self) -> None: ...
-    def poll(self) -> None: ...
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """All complete checkpoints, oldest first; a damaged record is in its place, with ``damage``."""
+    def delete_checkpoint(self, checkpoint_id: int) -> None:
+        """Removes a savepoint or an old checkpoint; ``CheckpointStateError`` for the newest one."""
+    def put_note(self, name: str, value: bytes) -> None:
+        """Keeps a small value (1 MiB at most) beside the checkpoints, durable when it returns."""
+    def note(self, name: str) -> bytes | None:
+        """A value that was kept by ``put_note``."""
+    def check_epoch(self) -> None:
+        """Raises ``FencedError`` if a newer run has taken over."""
+    def poll(self) -> None:
+        """Lets a checkpoint under way go on for a moment; calls on tables do so anyway."""
     def size(self) -> tuple[int, int]:
         """(file_bytes, used_bytes)."""
-    def backup(self, target: str | PathLike[str]) -> None: ...
+    def backup(self, target: str | PathLike[str]) -> None:
+        """Copies the directory as it is at one moment to a new one, while everything goes on."""
     def close(self) -> None: ...
     def __enter__(self) -> StateBackend: ...
     def __exit__(self, *_exc: object) -> None: ...
@@ -172,7 +209,20 @@ class TableSchema:
 
 @final
 class Table:
-    """Keyed state: one row a key. Types: i64 u64 f64 f32 u32 bool bytes; keys i64 u64 bytes str."""
+    """Keyed state: one row a key; whole batches at a time, from several threads if need be.
+
+    Keys and values are lists, numpy arrays of any layout and byte order, or Arrow arrays (pyarrow,
+    polars and whatever else has ``__arrow_c_array__`` or ``__arrow_c_stream__``); tuple keys also a
+    tuple of one such array for each element. A value may also be one scalar for the batch. They are
+    converted to the table's types where that changes no value, and refused elsewhere: None and nulls
+    (filter them out), masked values, floats for integers, numbers out of range or not exact.
+
+    Every call on a batch raises, and then leaves the table as it was:
+        TypeMismatchError, LengthMismatchError, UnknownNameError, ConfigurationError: What was given.
+        StateOverflowError: A sum would leave the range of its column.
+        NotANumberError: NaN, or an infinity in a sum.
+        CapacityExceededError: The table would pass ``max_state_bytes``.
+    """
 
     @property
     def name(self) -> str: ...
@@ -185,23 +235,34 @@ class Table:
         Operations: add, min, max, first, last (= put), count (adds one to an integer column for
         each key; its values are None).
         """
-    def add(self, keys: _Keys, **values: _Values) -> None: ...
-    def min(self, keys: _Keys, **values: _Values) -> None: ...
-    def max(self, keys: _Keys, **values: _Values) -> None: ...
-    def first(self, keys: _Keys, **values: _Values) -> None: ...
-    def last(self, keys: _Keys, **values: _Values) -> None: ...
-    def count(self, keys: _Keys, column: str) -> None: ...
-    def put(self, keys: _Keys, **values: _Values) -> None: ...
+    def add(self, keys: _Keys, **values: _Values) -> None:
+        """Adds to number columns; a cell that was never set takes the value."""
+    def min(self, keys: _Keys, **values: _Values) -> None:
+        """Keeps the least value of number columns."""
+    def max(self, keys: _Keys, **values: _Values) -> None:
+        """Keeps the greatest value of number columns."""
+    def first(self, keys: _Keys, **values: _Values) -> None:
+        """Sets cells that were never set."""
+    def last(self, keys: _Keys, **values: _Values) -> None:
+        """Sets cells; the last one of a key counts. The same as ``put``."""
+    def count(self, keys: _Keys, column: str) -> None:
+        """Adds one to an integer column (or f64) for each key."""
+    def put(self, keys: _Keys, **values: _Values) -> None:
+        """Sets cells; other columns of the row stay as they are."""
     def get(self, keys: _Keys) -> Batch:
         """One row a key in the order of ``keys``; ``found`` says which are there."""
-    def get_bytes(self, keys: _Keys, column: str) -> list[bytes | None]: ...
-    def contains(self, keys: _Keys) -> npt.NDArray[np.bool_]: ...
-    def delete(self, keys: _Keys) -> npt.NDArray[np.bool_]: ...
+    def get_bytes(self, keys: _Keys, column: str) -> list[bytes | None]:
+        """One value a key of a bytes column; None where the key or the cell is missing."""
+    def contains(self, keys: _Keys) -> npt.NDArray[np.bool_]:
+        """For each key whether it has a row."""
+    def delete(self, keys: _Keys) -> npt.NDArray[np.bool_]:
+        """Removes rows; for each key whether there was one."""
     def scan(self, first_group: int = 0, end_group: int | None = None) -> Batch:
         """All rows of key groups ``first_group <= g < end_group``, in hash order."""
     def drain_below(self, bound: int) -> Batch:
         """Removes and returns the rows whose key (or its first element), an i64, is below ``bound``."""
-    def memory_bytes(self) -> int: ...
+    def memory_bytes(self) -> int:
+        """Memory that the table holds, free slots included."""
 
 @final
 class Batch:
@@ -224,11 +285,16 @@ class Batch:
 class PendingCheckpoint:
     @property
     def id(self) -> int: ...
-    def freeze(self, tables: Sequence[str] | None = None) -> None: ...
-    def put_blob(self, name: str, value: bytes) -> None: ...
-    def stage(self, sink: str, value: bytes) -> None: ...
-    def commit(self) -> None: ...
-    def abort(self) -> None: ...
+    def freeze(self, tables: Sequence[str] | None = None) -> None:
+        """Cuts the tables (None: all): what changes from now on belongs to the next checkpoint."""
+    def put_blob(self, name: str, value: bytes) -> None:
+        """Keeps a small value in the decision record."""
+    def stage(self, sink: str, value: bytes) -> None:
+        """Keeps what a sink needs to commit its output, in the decision record."""
+    def commit(self) -> None:
+        """Has it written in the background; ``wait`` says when it is durable."""
+    def abort(self) -> None:
+        """Gives it up: what was cut counts as changed again."""
     def wait(self, timeout_s: float | None = None) -> CheckpointStats:
         """Waits until durable; raises TimeoutError, or what the writer met."""
     @property

@@ -69,10 +69,10 @@ def test_allowed_lateness_keeps_windows_open(state):
 
 @pytest.mark.parametrize("mark", [ABORT, EOF])
 def test_a_partition_that_ended_before_a_restart_still_holds_nothing_back(tmp_path, mark):
-    """The first partition ended at 5; the second is far ahead, so its late record stays late after a restart."""
+    """The second partition ended at 5; the first is far ahead, so its late record stays late after a restart."""
 
     def build(between):
-        return windows([[5], [*range(100, 140), between, 8, 150]])
+        return windows([[*range(100, 140), between, 8, 150], [5]])
 
     calm, calm_out, calm_late = build(PAUSE)
     run(calm, tmp_path / "calm", checkpoint_interval_s=1e-9)
@@ -83,7 +83,7 @@ def test_a_partition_that_ended_before_a_restart_still_holds_nothing_back(tmp_pa
             if run(flow, tmp_path / "state", checkpoint_interval_s=1e-9).finished:
                 break
         except AbortedError:
-            # So that the restart begins behind the end of the first partition.
+            # So that the restart begins behind the end of the second partition.
             with StateBackend.open(tmp_path / "state", job="flow", read_only=True) as backend:
                 assert backend.recovery.restored is not None
     assert late.records == calm_late.records
