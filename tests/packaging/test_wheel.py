@@ -1,0 +1,71 @@
+"""A wheel works in an empty environment, away from the checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from onceflow._native import CRASH_POINTS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built like the one that is published, but from the objects that the tests' build has made."""
+    out = tmp_path_factory.mktemp("dist")
+    features = ["--features", "crash-points"] if CRASH_POINTS else []
+    subprocess.run(
+        [str(Path(sys.executable).with_name("maturin")), "build", "--quiet", *features, "--out", str(out)],
+        cwd=ROOT,
+        check=True,
+        timeout=1200,
+    )
+    (found,) = out.glob("*.whl")
+    return found
+
+
+def test_one_wheel_for_all_pythons_from_3_11(wheel):
+    assert "-cp311-abi3-" in wheel.name
+
+
+def test_what_the_wheel_needs(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
+        headers = Parser().parsestr(archive.read(metadata).decode())
+    needs = [need for need in headers.get_all("Requires-Dist") if "extra ==" not in need]
+    assert sorted(need.split(">")[0].split("=")[0] for need in needs) == ["msgspec", "numpy", "rich", "typer"]
+    assert {"onceflow/py.typed", "onceflow/_native.pyi", "onceflow/_native.abi3.so"} <= set(names)
+    assert not [name for name in names if name.startswith(("tests", "benches", "examples"))]
+
+
+def test_the_first_example_in_an_empty_environment(wheel, tmp_path):
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True, timeout=600)
+    where = tmp_path / "empty"
+    where.mkdir()
+    example = README.split("```python\n", 1)[1].split("```", 1)[0]
+    printed = README.split("$ python delays.py\n", 1)[1].split("$ ", 1)[0]
+    (where / "delays.py").write_text(example)
+    clean = {"PATH": f"{environment / 'bin'}:/usr/bin:/bin"}
+    done = subprocess.run([python, "delays.py"], cwd=where, env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout == printed
+    resumed = subprocess.run(
+        ["onceflow", "run", "delays.py:flow", "--state", "state/"],
+        cwd=where,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert resumed.stderr == ""
