@@ -97,7 +97,7 @@ def test_the_architecture_page_matches_the_tree():
     assert not missing
     for folder in ("rust/core/src", "rust/py/src", "python/onceflow"):
         for path in (ROOT / folder).iterdir():
-            if path.name.startswith("_") and path.name != "_native.pyi" or path.suffix == ".so":
+            if (path.name.startswith("_") and path.name != "_native.pyi") or path.suffix == ".so":
                 continue
             stem = path.name.removesuffix(".rs").removesuffix(".py")
             assert re.search(rf"`[^`\n]*\b{re.escape(stem)}\b[^`\n]*`", text), f"ARCHITECTURE.md does not name {path}"
