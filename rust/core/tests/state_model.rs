@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use onceflow_core::hash::{hash_u64, key_group};
 use onceflow_core::snapshot::{Capture, ChunkKind, DeltaChunk, merge};
 use onceflow_core::state::{
     Bytes, Column, ColumnData, ColumnType, KeyType, Keys, KeysBuf, Op, Operand, Rows, Scalar,
@@ -358,5 +359,33 @@ proptest! {
     #[test]
     fn tables_of_texts_equal_the_model(steps in steps(), bases: bool, target in 1_usize..5000) {
         run(Form::Text, &steps, bases, target);
+    }
+}
+
+/// A table with fewer slots than key groups, or about as many: groups share slots.
+#[test]
+fn small_tables_know_their_key_groups() {
+    for rows in [1, 9, 20, 40, 90, 180] {
+        let columns = vec![("n".to_owned(), ColumnType::I64)];
+        let mut table =
+            Table::new("t", Schema { key: KeyType::I64, columns }, 128, usize::MAX).unwrap();
+        let keys: Vec<i64> = (0..rows).collect();
+        let one = Operand::Scalar(Scalar::I64(1));
+        let updates = [Update { column: 0, op: Op::Add, operand: one }];
+        table.update(Keys::I64(&keys), &updates).unwrap();
+        let mut seen = 0;
+        for group in 0..128 {
+            let KeysBuf::I64(scanned) = table.scan(group..group + 1).keys else { panic!() };
+            let of_group = |key: &&i64| key_group(hash_u64(**key as u64), 128) == group;
+            assert_eq!(scanned.len(), keys.iter().filter(of_group).count(), "group {group}");
+            seen += scanned.len();
+            let mut bases = vec![false; 128];
+            bases[usize::from(group)] = true;
+            table.freeze(&bases).unwrap();
+            let capture = table.take_capture();
+            assert_eq!(capture.base_rows(), scanned.len() as u64, "group {group}");
+            table.abort_capture(Some(capture));
+        }
+        assert_eq!(seen, keys.len());
     }
 }

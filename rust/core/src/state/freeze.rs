@@ -220,9 +220,9 @@ impl Freeze {
                 for slot in first..end {
                     let row = &words[slot * stride..slot * stride + layout.width];
                     let occupied = row[0] & OCCUPIED != 0;
-                    // Fewer slots than groups: a slot belongs to many, so look at every row.
+                    // Fewer buckets than groups: one belongs to many, so look at every row.
                     let near = cursor.in_run
-                        || geometry.slots < groups
+                        || geometry.slots < 2 * groups
                         || self.base_groups[slot * groups / geometry.slots];
                     cursor.in_run = occupied && near;
                     let frozen = bits >> (slot - first) & 1 == 1;

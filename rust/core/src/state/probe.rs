@@ -21,10 +21,11 @@ impl Geometry {
         Self { slots, stride, shift: 64 - slots.trailing_zeros() }
     }
 
-    /// The first slot where a key of this hash may lie. Slots ascend with hashes.
+    /// The first slot where a key of this hash may lie, the first one of a bucket of two: rows of
+    /// 32 bytes share a cache line with the other one of their bucket. Slots ascend with hashes.
     #[inline]
     pub(crate) fn start(self, hash: u64) -> usize {
-        (hash >> self.shift) as usize
+        (hash >> self.shift) as usize & !1
     }
 
     #[inline]
@@ -39,7 +40,7 @@ impl Geometry {
 
     /// The start slot of the first key of a group.
     pub(crate) fn group_start(self, group: usize, groups: usize) -> usize {
-        (group as u128 * self.slots as u128 / groups as u128) as usize
+        (group as u128 * self.slots as u128 / groups as u128) as usize & !1
     }
 }
 
@@ -47,6 +48,10 @@ impl Geometry {
 pub(crate) trait KeySource {
     /// A key prepared for comparison with rows.
     type Probe;
+    /// Words of a key in a row, given what the layout says.
+    fn words(of_layout: usize) -> usize {
+        of_layout
+    }
     fn len(&self) -> usize;
     fn hash(&self, index: usize) -> u64;
     fn probe(&self, index: usize, hash: u64) -> Self::Probe;
@@ -65,6 +70,11 @@ pub(crate) struct IntKeys<'a>(pub(crate) &'a [u64]);
 
 impl KeySource for IntKeys<'_> {
     type Probe = u64;
+
+    #[inline]
+    fn words(_: usize) -> usize {
+        1
+    }
 
     #[inline]
     fn len(&self) -> usize {
@@ -145,6 +155,11 @@ pub(crate) struct ByteKeys<'a>(pub(crate) Bytes<'a>);
 
 impl KeySource for ByteKeys<'_> {
     type Probe = [u64; 2];
+
+    #[inline]
+    fn words(_: usize) -> usize {
+        2
+    }
 
     #[inline]
     fn len(&self) -> usize {

@@ -20,9 +20,6 @@ use super::{Bytes, ColumnType, Keys, Op, Operand, Scalar, Table, Update};
 /// Keys handled at once: their rows stay in the first-level cache between the phases.
 const BLOCK: usize = 512;
 
-/// Tables above this size are touched ahead, so that the misses of a block overlap.
-const TOUCH_AHEAD_BYTES: usize = 512 << 10;
-
 impl Table {
     /// Applies `updates` for each key, in order; keys that are not there are inserted.
     pub fn update(&mut self, keys: Keys<'_>, updates: &[Update<'_>]) -> Result<()> {
@@ -40,16 +37,10 @@ impl Table {
         let layout = std::sync::Arc::clone(&self.layout);
         let plan = Plan::new(&layout, updates, self.rest.freeze.generation());
         let words = self.words.as_mut_slice();
-        let mut rows = [0; BLOCK];
-        let mut start = 0;
-        while start < keys.len() {
-            let end = (start + BLOCK).min(keys.len());
-            let rows = &mut rows[..end - start];
-            plan.resolve(keys, start, words, &mut self.rest, rows);
-            for update in updates {
-                apply(words, &mut self.rest.slab, rows, layout.cells, start, update);
-            }
-            start = end;
+        // The compiler makes better code for the most common stride when it knows it.
+        match layout.stride {
+            4 => plan.run(keys, words, &mut self.rest, 4),
+            other => plan.run(keys, words, &mut self.rest, other),
         }
         Ok(())
     }
@@ -213,9 +204,10 @@ impl Table {
         if self.rest.occupied + rows <= self.rest.geometry.limit() {
             return Ok(());
         }
-        // Counting takes a look-up a key; a table that will grow soon anyway may grow now.
+        // Counting takes a look-up a key, for every batch from here on; so a table that is at least
+        // half full rather grows, unless the batch is about as large as the table.
         let doubled = slot_bytes.saturating_mul(2).saturating_add(more_bytes);
-        if rows <= slots / 16
+        if rows <= slots / 2
             && self.rest.live >= slots / 2
             && self.check_bytes(doubled, rows).is_ok()
         {
@@ -260,41 +252,71 @@ impl<'a> Plan<'a> {
         }
     }
 
+    #[inline(always)]
+    fn run<K: KeySource>(&self, keys: &K, words: &mut [u64], rest: &mut Rest, stride: usize) {
+        let mut rows = [0; BLOCK];
+        for start in (0..keys.len()).step_by(BLOCK) {
+            let rows = &mut rows[..BLOCK.min(keys.len() - start)];
+            self.resolve(keys, start, words, rest, stride, rows);
+            for update in self.updates {
+                apply(words, &mut rest.slab, rows, self.layout.cells, start, update);
+            }
+        }
+    }
+
     /// Finds the rows of a block of keys, makes those that are missing, and prepares them.
-    #[inline]
+    ///
+    /// Three steps, so that cache misses overlap and branches are not mispredicted: the first
+    /// buckets of all keys are touched; the keys that lie there in a row that is ready are found
+    /// without a branch; the few others are looked for.
+    #[inline(always)]
     fn resolve<K: KeySource>(
         &self,
         keys: &K,
         start: usize,
         words: &mut [u64],
         rest: &mut Rest,
+        stride: usize,
         rows: &mut [usize],
     ) {
         let geometry = rest.geometry;
-        let stride = geometry.stride;
+        let key_words = K::words(self.layout.key_words);
+        let (mask, ready) = (self.mask, self.ready);
         let mut hashes = [0_u64; BLOCK];
         let hashes = &mut hashes[..rows.len()];
         for (index, hash) in hashes.iter_mut().enumerate() {
             *hash = keys.hash(start + index);
         }
-        if words.len() * 8 > TOUCH_AHEAD_BYTES {
-            let mut any = 0;
-            for hash in hashes.iter() {
-                any |= words[geometry.start(*hash) * stride];
-            }
-            black_box(any);
+        let mut any = 0;
+        for hash in hashes.iter() {
+            any |= words[geometry.start(*hash) * stride];
         }
+        black_box(any);
+        let mut others = [0_u16; BLOCK];
+        let mut count = 0;
         for (index, (row, hash)) in rows.iter_mut().zip(hashes.iter()).enumerate() {
+            let probe = keys.probe(start + index, *hash);
+            let at = geometry.start(*hash) * stride;
+            let bucket = &words[at..at + stride + 1 + key_words];
+            let is_ready = |row: &[u64]| {
+                let key = &row[1..1 + key_words];
+                (row[0] & mask == ready) & keys.equals(start + index, &probe, key, &rest.slab)
+            };
+            let (first, second) = (is_ready(bucket), is_ready(&bucket[stride..]));
+            *row = at + usize::from(second) * stride;
+            others[count] = index as u16;
+            count += usize::from(!(first | second));
+        }
+        for index in others[..count].iter().map(|index| usize::from(*index)) {
+            let (row, hash) = (&mut rows[index], hashes[index]);
             let index = start + index;
-            let probe = keys.probe(index, *hash);
-            let place = (index, *hash, &probe);
-            let (slot, found) =
-                find(words, geometry, self.layout.key_words, &rest.slab, keys, place);
-            let at = slot * stride;
-            if !found || words[at] & self.mask != self.ready {
-                self.prepare(keys, (index, &probe), words, rest, (at, found));
+            let probe = keys.probe(index, hash);
+            let place = (index, hash, &probe);
+            let (slot, found) = find(words, geometry, key_words, &rest.slab, keys, place);
+            *row = slot * stride;
+            if !found || words[*row] & mask != ready {
+                self.prepare(keys, (index, &probe), words, rest, (*row, found));
             }
-            *row = at;
         }
     }
 
