@@ -24,11 +24,27 @@ pub(super) struct Freeze {
     dirty_rows: u64,
     /// Slots that the last cut took from `dirty`; kept until the next one, in case it is aborted.
     frozen: Bitmap,
-    base_groups: Vec<bool>,
-    any_base: bool,
+    bases: Bases,
     cursor: Option<Cursor>,
     /// Buffers for the next capture.
     spare: (Vec<u64>, Vec<u8>),
+}
+
+/// The key groups that are captured whole.
+#[derive(Default)]
+struct Bases {
+    /// By key group.
+    groups: Vec<bool>,
+    any: bool,
+    all: bool,
+}
+
+impl Bases {
+    /// True if the row is of such a group.
+    #[inline]
+    fn include(&self, layout: &Layout, row: &[u64]) -> bool {
+        self.all || self.any && self.groups[usize::from(layout.group(layout.upper_hash(row)))]
+    }
 }
 
 /// How far a capture has come, and what it has.
@@ -62,8 +78,7 @@ impl Freeze {
             dirty: Bitmap::new(slots),
             dirty_rows: 0,
             frozen: Bitmap::new(slots),
-            base_groups: Vec::new(),
-            any_base: false,
+            bases: Bases::default(),
             cursor: None,
             spare: Default::default(),
         }
@@ -129,8 +144,7 @@ impl Freeze {
             dirty: Bitmap::new(slots),
             dirty_rows: 0,
             frozen: Bitmap::new(slots),
-            base_groups: std::mem::take(&mut self.base_groups),
-            any_base: self.any_base,
+            bases: std::mem::take(&mut self.bases),
             cursor,
             spare: std::mem::take(&mut self.spare),
         }
@@ -156,9 +170,11 @@ impl Freeze {
         self.frozen.clear();
         std::mem::swap(&mut self.frozen, &mut self.dirty);
         self.dirty_rows = 0;
-        self.base_groups.clear();
-        self.base_groups.extend_from_slice(base_groups);
-        self.any_base = base_groups.contains(&true);
+        self.bases = Bases {
+            groups: base_groups.to_vec(),
+            any: base_groups.contains(&true),
+            all: !base_groups.contains(&false),
+        };
         let (words, bytes) = std::mem::take(&mut self.spare);
         self.cursor = Some(Cursor { slot: 0, in_run: true, words, bytes });
         Ok(())
@@ -176,13 +192,13 @@ impl Freeze {
     }
 
     /// Called before the first change to a row since the cut.
+    #[inline]
     pub(super) fn hand_over(&mut self, layout: &Layout, row: &[u64], slot: usize, slab: &Slab) {
         let Some(cursor) = &mut self.cursor else { return };
         if slot < cursor.slot {
             return;
         }
-        let base =
-            self.any_base && self.base_groups[usize::from(layout.group(layout.upper_hash(row)))];
+        let base = self.bases.include(layout, row);
         let live = row[0] & LIVE != 0;
         if if base { live } else { self.frozen.get(slot) } {
             cursor.push(layout, row, slab);
@@ -204,7 +220,7 @@ impl Freeze {
             let first = cursor.slot;
             let end = (first + 64).min(geometry.slots);
             let mut bits = self.frozen.words()[first / 64];
-            if !self.any_base {
+            if !self.bases.any {
                 budget = budget.saturating_sub(if bits == 0 { 1 } else { 64 });
                 while bits != 0 {
                     let slot = first + bits.trailing_zeros() as usize;
@@ -216,20 +232,20 @@ impl Freeze {
                 }
             } else {
                 budget = budget.saturating_sub(64);
-                let groups = self.base_groups.len();
+                let groups = self.bases.groups.len();
                 for slot in first..end {
                     let row = &words[slot * stride..slot * stride + layout.width];
                     let occupied = row[0] & OCCUPIED != 0;
                     // Fewer buckets than groups: one belongs to many, so look at every row.
                     let near = cursor.in_run
                         || geometry.slots < 2 * groups
-                        || self.base_groups[slot * groups / geometry.slots];
+                        || self.bases.groups[slot * groups / geometry.slots];
                     cursor.in_run = occupied && near;
                     let frozen = bits >> (slot - first) & 1 == 1;
                     if !occupied || !(near || frozen) || generation(row[0]) == self.generation {
                         continue;
                     }
-                    let base = self.base_groups[usize::from(layout.group(layout.upper_hash(row)))];
+                    let base = self.bases.include(layout, row);
                     if if base { row[0] & LIVE != 0 } else { frozen } {
                         cursor.push(layout, row, slab);
                     }
@@ -246,7 +262,7 @@ impl Freeze {
             Some(cursor) => (cursor.words, cursor.bytes),
             None => Default::default(),
         };
-        let mut base_groups = std::mem::take(&mut self.base_groups);
+        let mut base_groups = std::mem::take(&mut self.bases).groups;
         base_groups.resize(usize::from(layout.key_groups), false);
         Capture { layout: Arc::clone(layout), base_groups, words, bytes }
     }
@@ -288,10 +304,18 @@ impl Cursor {
     /// Copies a row as `Capture` describes it.
     #[inline]
     fn push(&mut self, layout: &Layout, row: &[u64], slab: &Slab) {
-        let at = self.words.len();
-        self.words.extend_from_slice(&row[..layout.width]);
         let live = row[0] & LIVE != 0;
-        self.words[at] = if live { row[0] & (LIVE | SET) } else { 0 };
+        let header = if live { row[0] & (LIVE | SET) } else { 0 };
+        let at = self.words.len();
+        match row[1..layout.width] {
+            // The most common rows without a call to copy them.
+            [key, cell] => self.words.extend_from_slice(&[header, key, cell]),
+            [key, cell, other] => self.words.extend_from_slice(&[header, key, cell, other]),
+            ref rest => {
+                self.words.push(header);
+                self.words.extend_from_slice(rest);
+            }
+        }
         if !layout.has_bytes() {
             return;
         }

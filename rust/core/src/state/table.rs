@@ -436,7 +436,7 @@ impl Rest {
             // No checkpoint knows the key, so none must hear of its end.
             self.freeze.clean(slot);
         } else {
-            self.touch(layout, words, at);
+            self.touch(layout, words, slot);
         }
         for &cell in &layout.bytes_cells {
             self.free_cell(&mut words[at + cell]);
@@ -447,19 +447,16 @@ impl Rest {
 
     /// Before a row's first change in this generation: hands its pre-image to the capture and
     /// marks it dirty. Sets the row's generation.
-    pub(super) fn touch(&mut self, layout: &Layout, words: &mut [u64], at: usize) {
-        let row = &words[at..at + layout.width];
+    #[inline]
+    pub(super) fn touch(&mut self, layout: &Layout, words: &mut [u64], slot: usize) {
+        let at = slot * self.geometry.stride;
+        let row = &mut words[at..at + layout.width];
         if generation(row[0]) != self.freeze.generation() {
-            let slot = at / self.geometry.stride;
             self.freeze.hand_over(layout, row, slot, &self.slab);
-            self.freeze.soil(slot);
-            words[at] = words[at] & (SET | LIVE) | u64::from(self.freeze.generation());
-            if words[at] & LIVE == 0 {
-                words[at] |= MARK;
-            }
-        } else {
-            self.freeze.soil(at / self.geometry.stride);
+            let born = if row[0] & LIVE == 0 { MARK } else { 0 };
+            row[0] = row[0] & (SET | LIVE) | born | u64::from(self.freeze.generation());
         }
+        self.freeze.soil(slot);
     }
 
     pub(super) fn free_cell(&mut self, cell: &mut u64) {

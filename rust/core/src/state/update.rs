@@ -282,6 +282,7 @@ impl<'a> Plan<'a> {
         let geometry = rest.geometry;
         let key_words = K::words(self.layout.key_words);
         let (mask, ready) = (self.mask, self.ready);
+        let known = ready & !GENERATION;
         let mut hashes = [0_u64; BLOCK];
         let hashes = &mut hashes[..rows.len()];
         for (index, hash) in hashes.iter_mut().enumerate() {
@@ -314,8 +315,11 @@ impl<'a> Plan<'a> {
             let place = (index, hash, &probe);
             let (slot, found) = find(words, geometry, key_words, &rest.slab, keys, place);
             *row = slot * stride;
-            if !found || words[*row] & mask != ready {
-                self.prepare(keys, (index, &probe), words, rest, (*row, found));
+            if found && words[*row] & known == known {
+                // Nothing is missing but the first touch since the cut.
+                rest.touch(self.layout, words, slot);
+            } else {
+                self.prepare(keys, (index, &probe), words, rest, (slot, found));
             }
         }
     }
@@ -328,9 +332,10 @@ impl<'a> Plan<'a> {
         (index, probe): (usize, &K::Probe),
         words: &mut [u64],
         rest: &mut Rest,
-        (at, found): (usize, bool),
+        (slot, found): (usize, bool),
     ) {
         let layout = self.layout;
+        let at = slot * rest.geometry.stride;
         if !found {
             let key = &mut words[at + 1..at + 1 + layout.key_words];
             keys.write(index, probe, key, &mut rest.slab);
@@ -338,7 +343,7 @@ impl<'a> Plan<'a> {
         if !found || words[at] & LIVE == 0 {
             rest.revive(layout, words, at, found);
         } else {
-            rest.touch(layout, words, at);
+            rest.touch(layout, words, slot);
         }
         for (update, neutral) in self.updates.iter().zip(&self.neutral) {
             let bit = set_bit(update.column);
