@@ -30,8 +30,9 @@ _DATE = 6
 _TIMEDELTA = 7
 _DECIMAL = 8
 
-#: What msgpack writes and reads as it is.
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+#: What msgpack writes and reads as it is; and integers in between.
+_PLAIN = frozenset({type(None), bool, float, str, bytes})
+_LEAST, _MOST = -(1 << 63), (1 << 64) - 1
 
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -96,12 +97,16 @@ class MsgpackCodec(Codec):
 def _mark(value: Any) -> Any:
     """The value with an extension for each thing that msgpack does not know or would confuse with something else."""
     kind = type(value)
-    if kind in _PLAIN and (kind is not int or -(1 << 63) <= value < 1 << 64):
-        return value
     if kind is list:
-        return [_mark(item) for item in value]
+        # Without a call for what is most common.
+        return [
+            item if (kind := type(item)) in _PLAIN or (kind is int and _LEAST <= item <= _MOST) else _mark(item)
+            for item in value
+        ]
     if kind is dict:
         return {_dict_key(key): _mark(item) for key, item in value.items()}
+    if kind in _PLAIN or (kind is int and _LEAST <= value <= _MOST):
+        return value
     write = _EXTENSIONS.get(kind)
     if write is None:
         raise TypeError(f"a {kind.__qualname__} would not come back as one")
@@ -139,7 +144,7 @@ _TEXTS: dict[int, Callable[[str], Any]] = {
 
 
 def _dict_key(key: Any) -> Any:
-    if type(key) in _PLAIN:
+    if type(key) in _PLAIN or type(key) is int:
         return key
     raise TypeError(f"a dict key must be a str, bytes, number or None, not {type(key).__qualname__}")
 

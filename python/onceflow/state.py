@@ -173,10 +173,13 @@ class Processor:
 
     def expires(self, cells: dict[str, list[Any]]) -> Micros:
         """When the last of these states expires; at the end of time if one has no time to live."""
-        return max(
-            min(written + self.ttls[name], END_OF_TIME) if name in self.ttls else END_OF_TIME
-            for name, (_, written) in cells.items()
-        )
+        last = -END_OF_TIME
+        for name, (_, written) in cells.items():
+            ttl = self.ttls.get(name)
+            if ttl is None or written + ttl >= END_OF_TIME:
+                return END_OF_TIME
+            last = max(last, written + ttl)
+        return last
 
     def process(self, record: Any) -> Iterable[Any] | None:
         """Handles a record; returns or yields what goes on."""
