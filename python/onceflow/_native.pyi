@@ -140,7 +140,12 @@ class StateBackend:
     def tables(self) -> dict[str, TableSchema]:
         """What tables there are, by name."""
     def drop_table(self, name: str) -> None:
-        """Forgets a table from the next checkpoint on; ``UnknownNameError`` if there is none."""
+        """Forgets a table from the next checkpoint on; waits for one that was cut with it.
+
+        Raises:
+            UnknownNameError: There is none of this name.
+            CheckpointStateError: A checkpoint was begun and neither committed nor aborted.
+        """
     def deduplicator(
         self,
         name: str,

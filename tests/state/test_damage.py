@@ -17,7 +17,15 @@ from onceflow import Dataflow, StateBackend, count, run, sum
 from onceflow.events import Recovered
 from onceflow.exceptions import DamagedCheckpointWarning, StoreCorruptError
 from onceflow.state import ListState, Processor, ValueState
-from onceflow.testing import ABORT, PAUSE, AbortedError, IdempotentTestingSink, TestingSource, TransactionalTestingSink
+from onceflow.testing import (
+    ABORT,
+    EOF,
+    PAUSE,
+    AbortedError,
+    IdempotentTestingSink,
+    TestingSource,
+    TransactionalTestingSink,
+)
 from onceflow.windows import Tumbling
 
 
@@ -72,6 +80,11 @@ class Job:
         with pytest.raises(AbortedError):
             self.run(state)
         return checkpoints(state)
+
+    def finish(self, state):
+        """Two runs with a checkpoint at the end of each."""
+        assert not run(self.flow, state, checkpoint_interval_s=1e9).finished
+        return run(self.flow, state, checkpoint_interval_s=1e9)
 
     @property
     def output(self):
@@ -145,8 +158,8 @@ def test_killed_again_while_it_replays(state, tmp_path):
 
 def test_the_last_checkpoint_of_a_finished_job(state, tmp_path):
     calm = undisturbed(tmp_path)
-    job = Job()
-    finished = job.run(state)
+    job = Job(EOF)
+    finished = job.finish(state)
     disk.damage(state, "chunks", finished.last_checkpoint)
     with pytest.warns(DamagedCheckpointWarning):
         again = job.run(state)
@@ -207,10 +220,10 @@ def test_the_warning_is_seen_without_asking_for_it(tmp_path):
         import sys
         from pathlib import Path
         sys.path.insert(0, sys.argv[1])
-        from test_damage import Job, disk
+        from test_damage import EOF, Job, disk
         state = Path(sys.argv[2])
-        job = Job()
-        disk.damage(state, "chunks", job.run(state).last_checkpoint)
+        job = Job(EOF)
+        disk.damage(state, "chunks", job.finish(state).last_checkpoint)
         job.run(state)
         """
     )

@@ -156,8 +156,8 @@ impl PyStateBackend {
         tables.map(|(name, schema)| (name, PyTableSchema { schema })).collect()
     }
 
-    fn drop_table(&self, name: &str) -> PyResult<()> {
-        self.backend.drop_table(name).map_err(to_py)
+    fn drop_table(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        py.detach(|| self.backend.drop_table(name)).map_err(to_py)
     }
 
     #[pyo3(signature = (

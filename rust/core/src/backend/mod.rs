@@ -234,9 +234,17 @@ impl Backend {
             .collect()
     }
 
-    /// Forgets a table from the next checkpoint on.
+    /// Forgets a table from the next checkpoint on. One that was cut with it has it: so this waits
+    /// until that is durable.
+    ///
+    /// # Errors
+    /// `UnknownName`; `CheckpointState` while a checkpoint is neither committed nor aborted.
     pub fn drop_table(&self, name: &str) -> Result<()> {
         self.store()?;
+        let active = self.inner.active.lock().clone();
+        if let Some(active) = active {
+            active.wait_until_settled()?;
+        }
         if !name.starts_with(RESERVED_PREFIX) && self.inner.tables.lock().remove(name) {
             return Ok(());
         }
