@@ -126,6 +126,8 @@ struct Inner {
     capturing: AtomicBool,
     /// Slots that take about `SLICE`.
     slice_slots: AtomicUsize,
+    /// The last checkpoint dropped so much that its pages are worth a `Store::turn_over`.
+    freed_much: AtomicBool,
 }
 
 impl Backend {
@@ -175,6 +177,7 @@ impl Backend {
                 active: Mutex::new(None),
                 capturing: AtomicBool::new(false),
                 slice_slots: AtomicUsize::new(16 << 10),
+                freed_much: AtomicBool::new(false),
             }),
         })
     }

@@ -32,6 +32,11 @@ impl History {
         self.checkpoints.insert(record.id, known);
     }
 
+    /// Chunks that checkpoints refer to; one that several refer to counts for each.
+    pub(super) fn references(&self) -> usize {
+        self.checkpoints.values().map(|known| known.chunks.len()).sum()
+    }
+
     /// True without damaged checkpoints.
     fn is_sound(&self) -> bool {
         self.checkpoints.values().all(|known| !known.damaged)

@@ -14,6 +14,12 @@ use crate::snapshot::{ChunkKind, ChunkRef, DeltaChunk, EncodedChunk, merge};
 use crate::store::{CheckpointRecord, ChunkKey, Commit, Store};
 use crate::{Error, ErrorKind, Result};
 
+/// A checkpoint of fewer bytes leaves too little behind to be worth a transaction.
+const TURN_OVER_BYTES: u64 = 1 << 20;
+
+/// From one chunk in so many on, dropping is worth a transaction.
+const TURN_OVER_SHARE: usize = 8;
+
 /// Does the writer's work and settles the checkpoint, whatever happens.
 pub(super) fn run(inner: &Inner, pending: &Pending, store: Arc<Store>, created_unix_ms: u64) {
     let outcome = catch_unwind(AssertUnwindSafe(|| write(inner, pending, &store, created_unix_ms)))
@@ -43,6 +49,9 @@ fn write(
         let blobs = std::mem::take(&mut draft.blobs);
         (draft.frozen.clone(), blobs, std::mem::take(&mut draft.staged))
     };
+    if inner.freed_much.swap(false, Ordering::Relaxed) {
+        store.turn_over()?;
+    }
     let mut chunks = Vec::new();
     let mut entries: Vec<Entry> = Vec::new();
     let (mut delta_rows, mut base_rows, mut encode_s) = (0, 0, 0.0);
@@ -100,6 +109,9 @@ fn write(
         history.remove(id);
     }
     history.add(&record);
+    let freed_much = commit.bytes_written >= TURN_OVER_BYTES
+        && drop_chunks.len() * TURN_OVER_SHARE >= history.references();
+    inner.freed_much.store(freed_much, Ordering::Relaxed);
     drop(history);
     let mut tables = inner.tables.lock();
     for entry in entries {

@@ -240,6 +240,16 @@ impl Store {
         })
     }
 
+    /// Makes the pages that the last commit freed usable for the next one.
+    ///
+    /// LMDB reuses pages from the second transaction after the one that freed them, since until then
+    /// the older of its two meta pages refers to them. Where each commit replaces much of the file
+    /// that would keep one more copy of it on disk; one small transaction in between saves it.
+    pub fn turn_over(&self) -> Result<()> {
+        let mut writer = self.writer()?;
+        self.write(&mut writer, |_, _| Ok(()))
+    }
+
     /// Drops records and chunks without a new decision (savepoint removal, start-up collection).
     pub fn collect(&self, drop_records: &[u64], drop_chunks: &[ChunkKey]) -> Result<()> {
         let mut writer = self.writer()?;
