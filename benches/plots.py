@@ -26,6 +26,9 @@ Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
 BLUE, TEAL, GREY, RED = "#1f5fbf", "#3aa99f", "#9aa3ad", "#e4572e"
 INK, FAINT = "#22272e", "#5b6570"
 
+#: Behind labels that may lie on a line.
+_PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
+
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
@@ -211,6 +214,7 @@ def _pauses(tables: Tables) -> Figure:
             xytext=(11, 0),
             textcoords="offset points",
             va="center",
+            bbox=_PLATE,
             color=BLUE,
             fontweight="bold",
         )
@@ -349,11 +353,14 @@ def _record_at_a_time(tables: Tables) -> Figure:
         (row["values"]["records"], row["values"]["what"]): row["goals"] for row in tables["record_at_a_time"]["rows"]
     }
     for place, (row, mine) in enumerate(zip(shown, ours, strict=True)):
-        for goal in goals[row["records"], row["what"]]:
-            axes.plot([goal["bound"]] * 2, [place - 0.3, place + 0.3], color=RED, linewidth=1.6)
+        bounds = [goal["bound"] for goal in goals[row["records"], row["what"]]]
+        # A label that would lie on its target goes behind it.
+        close = any(row["rate"] < bound < row["rate"] * 2 for bound in bounds)
+        for bound in bounds:
+            axes.plot([bound] * 2, [place - 0.3, place + 0.3], color=RED, linewidth=1.6)
         axes.annotate(
             show(row["rate"], "rate"),
-            (row["rate"], place),
+            (max([row["rate"], *bounds]) if close else row["rate"], place),
             xytext=(11, 0),
             textcoords="offset points",
             va="center",
