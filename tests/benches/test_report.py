@@ -41,7 +41,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def report(tmp_path_factory):
     """One quick run of all suites, the long one included."""
     output = tmp_path_factory.mktemp("report")
-    (output / "README.md").write_text("before\n<!-- figures -->\nold\n<!-- /figures -->\nafter\n")
+    (output / "README.md").write_text("before\n<!-- figures -->\nformer figures\n<!-- /figures -->\nafter\n")
     command = [sys.executable, str(BENCHES / "report.py"), "--quick", "--only", ",".join(SUITES)]
     command += ["--output", str(output), "--state-dir", str(output / "state")]
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280)
@@ -100,6 +100,6 @@ def test_the_pages_quote_the_figures(report, results):
     readme = (report[0] / "README.md").read_text()
     assert readme.startswith("before\n<!-- figures -->\n")
     assert readme.endswith("\n<!-- /figures -->\nafter\n")
-    assert "old" not in readme
+    assert "former figures" not in readme
     assert "| question | figure | target | met |" in readme
     assert "(docs/images/alternatives.png)" in readme
