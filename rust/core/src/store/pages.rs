@@ -39,6 +39,8 @@ pub(super) const MAX_MAP_BYTES: u64 = 1 << 46;
 const MAX_KEY_BYTES: usize = 511;
 /// The root of an empty tree.
 const NO_PAGE: u64 = u64::MAX;
+/// A busy writer overwrites a meta page every few hundred microseconds; a read takes a few.
+const META_TRIES: u32 = 100;
 
 const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
@@ -146,7 +148,21 @@ impl DataFile {
         corrupt(format!("{} is damaged: {reason}; restore a backup", self.path.display()))
     }
 
+    /// Reads both meta pages. A writer may commit between the two reads, or during one: what looks
+    /// wrong is damage only if it stays so.
     fn read_metas(&self) -> Check<Metas> {
+        let mut outcome = self.read_metas_once();
+        for _ in 0..META_TRIES {
+            if outcome.is_ok() {
+                break;
+            }
+            std::thread::yield_now();
+            outcome = self.read_metas_once();
+        }
+        outcome
+    }
+
+    fn read_metas_once(&self) -> Check<Metas> {
         if self.length == 0 {
             return Err("it is empty (0 bytes)".to_owned());
         }
