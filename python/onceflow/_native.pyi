@@ -19,6 +19,15 @@ __all__ = [
     "CheckpointStats",
     "CoordinatorEffect",
     "Deduplicator",
+    "Log",
+    "LogGroup",
+    "LogMaintained",
+    "LogMember",
+    "LogPartition",
+    "LogProducer",
+    "LogProducerInfo",
+    "LogRecords",
+    "LogTopic",
     "PendingCheckpoint",
     "Recovery",
     "RecoveryPlan",
@@ -31,6 +40,7 @@ __all__ = [
     "_bare_update_loop",
     "crash_point",
     "key_group",
+    "partition_of",
     "recovery_plan",
     "verify",
 ]
@@ -704,3 +714,484 @@ class RecoveryPlan:
     def until(self) -> int | None: ...
     @property
     def reason(self) -> str | None: ...
+
+# ---- log (owner: log) --------------------------------------------------------------------
+#
+# Times are milliseconds since 1970 (``now_ms``, ``timestamps``); the core has no clock. Every call
+# that writes returns when its effect is durable. Errors of the directory are those of StateBackend:
+# StoreCorruptError, StoreFullError, StorePoisonedError, StoreReadOnlyError, StoreForkedError ...
+
+# One partition's offset to commit: (topic, partition, next offset to read, metadata).
+_Offset: TypeAlias = tuple[str, int, int, str]
+# Where records went: (topic number, partition, offset of the first, records).
+_Place: TypeAlias = tuple[int, int, int, int]
+# Keys or values: an Arrow array of binary or strings, a numpy array of uint8 with one row a record,
+# or a sequence of bytes, str and None.
+_Strings: TypeAlias = Any
+# (topic, partition, sequence of the first record in the partition, values).
+_Part: TypeAlias = tuple[str, int, int, _Strings]
+
+@final
+class Log:
+    """An embedded log: one directory, opened by any number of processes.
+
+    In one process all handles of a directory share one log, with the options of the first; it is
+    closed with the last handle (a producer holds one). Safe to call from several threads: their
+    commits share a sync.
+    """
+
+    @staticmethod
+    def open(
+        path: str | PathLike[str],
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        map_size_bytes: int = ...,
+        commit_timeout_s: float = 10.0,
+        producer_expiry_ms: int | None = ...,
+        transactional_id_expiry_ms: int | None = ...,
+        max_producers: int = 100_000,
+        max_transaction_bytes: int = ...,
+        max_transaction_timeout_ms: int = ...,
+        max_producer_epoch: int = ...,
+    ) -> Log:
+        """Opens or creates a log. Give every process the same bounds.
+
+        Args:
+            path: The directory; made private to the owner.
+            create: Whether to create what is missing.
+            read_only: Only read.
+            map_size_bytes: Address space reserved for the file (sparse), default 256 GiB.
+            commit_timeout_s: How long to wait while another process commits.
+            producer_expiry_ms: A producer that was silent for so long in a partition counts as
+                unknown there; default one day, None: never.
+            transactional_id_expiry_ms: A transactional id that nobody has used for so long is
+                forgotten; default seven days, None: never.
+            max_producers: Transactional ids, and producers of each partition, at most.
+            max_transaction_bytes: Size of one transaction, default 64 GiB.
+            max_transaction_timeout_ms: Longest timeout a producer may ask for, default one hour.
+            max_producer_epoch: After it a producer gets a new id; for tests.
+
+        Raises:
+            StoreMissingError, StoreMismatchError (a job's state), StoreFormatError,
+            StoreCorruptError, StoreLockedError, StoreReadOnlyError, StoreNetworkFilesystemError,
+            StoreFullError, ConfigurationError, StoreIOError.
+        """
+    @property
+    def path(self) -> str: ...
+    @property
+    def closed(self) -> bool: ...
+    def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int = 1,
+        retention_ms: int | None = None,
+        retention_bytes: int | None = None,
+        cleanup_policy: str = "delete",
+        delete_retention_ms: int = ...,
+        max_record_bytes: int = ...,
+    ) -> None:
+        """A new topic.
+
+        Args:
+            name: ASCII letters, digits, ``.``, ``_``, ``-``; at most 249.
+            partitions: 1 to 10,000; more can be added later.
+            retention_ms: Batches whose newest record is older go; None: never by age.
+            retention_bytes: The oldest batches of a partition go while it holds more.
+            cleanup_policy: ``"delete"``, or ``"compact"``: the newest record of each key stays.
+            delete_retention_ms: How long ``"compact"`` keeps a null value; default one day.
+            max_record_bytes: Key, value and headers together; default and at most about 1 MiB.
+
+        Raises:
+            TopicExistsError, ConfigurationError.
+        """
+    def alter_topic(
+        self,
+        name: str,
+        *,
+        partitions: int,
+        retention_ms: int | None,
+        retention_bytes: int | None,
+        cleanup_policy: str,
+        delete_retention_ms: int,
+        max_record_bytes: int,
+    ) -> None:
+        """Other settings, all of them; there can be more partitions, not fewer."""
+    def delete_topic(self, name: str) -> None:
+        """Removes a topic; ``maintain`` frees its space."""
+    def topics(self) -> list[LogTopic]:
+        """By name."""
+    def topic(self, name: str) -> LogTopic: ...
+    def partition(self, name: str, partition: int) -> LogPartition:
+        """Where a partition begins and ends: its watermark offsets."""
+    def fetch(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        max_records: int = 100_000,
+        max_bytes: int = ...,
+    ) -> LogRecords:
+        """Records from ``offset`` on, in order; none at the end. All of them are committed.
+
+        Args:
+            max_bytes: Of keys, values and headers, default 8 MiB; one record always comes.
+
+        Raises:
+            UnknownTopicOrPartitionError.
+            OffsetOutOfRangeError: Retention has removed it, or it lies behind the end.
+            StoreCorruptError: The batch is damaged.
+        """
+    def offset_for_timestamp(self, topic: str, partition: int, timestamp_ms: int) -> int | None:
+        """The first offset whose record is not older; None if all are older."""
+    def wait(self, positions: Sequence[tuple[str, int, int]], timeout_s: float) -> bool:
+        """Waits until one of (topic, partition, offset) has a record at its offset or behind it.
+
+        Woken by commits of any process, without polling. False: the time is over.
+        """
+    def init_producer(
+        self,
+        transactional_id: str | None,
+        *,
+        now_ms: int,
+        timeout_ms: int = 60_000,
+        expected: tuple[int, int] | None = None,
+    ) -> tuple[int, int]:
+        """Producer id and epoch: the protocol below ``LogProducer``.
+
+        With a transactional id it is the next epoch, which fences all older ones; ``expected`` is
+        the id and epoch that the caller believes to have: a retry gets the same answer, a zombie
+        ProducerFencedError.
+        """
+    def append(
+        self, parts: Sequence[_Part], *, now_ms: int, producer: tuple[int, int] | None = None
+    ) -> list[tuple[int, bool]]:
+        """Appends outside of a transaction, all parts or none.
+
+        Returns the offset of each part's first record, and whether it was there already.
+        Without ``producer`` nobody recognises a retry.
+
+        Raises:
+            OutOfOrderSequenceError, ProducerFencedError, InvalidTransactionStateError,
+            UnknownTopicOrPartitionError, RecordTooLargeError, CapacityExceededError,
+            LogTimeoutError.
+        """
+    def stage(
+        self,
+        transactional_id: str,
+        producer: tuple[int, int],
+        *,
+        started_ms: int,
+        first_sequence: int,
+        parts: Sequence[_Part],
+        now_ms: int,
+    ) -> None:
+        """Stages records of a transaction. ``first_sequence`` counts over all its records from 0.
+
+        Raises as ``append``, and TransactionTimedOutError.
+        """
+    def end_transaction(
+        self,
+        transactional_id: str,
+        producer: tuple[int, int],
+        *,
+        commit: bool,
+        started_ms: int,
+        now_ms: int,
+        first_sequence: int = 0,
+        parts: Sequence[_Part] = ...,
+        group: str | None = None,
+        offsets: Sequence[_Offset] = ...,
+        member: str | None = None,
+        generation: int | None = None,
+    ) -> tuple[int, int, list[_Place]]:
+        """Ends a transaction; (producer id, epoch) for the next one, and where its records are."""
+    def producers(self) -> list[LogProducerInfo]:
+        """The transactional producers, by their ids."""
+    def commit_offsets(
+        self,
+        group: str,
+        offsets: Sequence[_Offset],
+        *,
+        now_ms: int,
+        member: str | None = None,
+        generation: int | None = None,
+    ) -> None:
+        """Commits offsets of a group; from outside only while it has no members.
+
+        Raises:
+            UnknownMemberError, IllegalGenerationError, UnknownTopicOrPartitionError.
+        """
+    def committed(self, group: str, topic: str, partition: int) -> tuple[int, str, int] | None:
+        """(offset, metadata, committed_ms), or None."""
+    def join_group(
+        self,
+        group: str,
+        member: str,
+        topics: Sequence[str],
+        *,
+        now_ms: int,
+        strategy: str = "sticky",
+        session_timeout_ms: int = 45_000,
+        rebalance_timeout_ms: int = 300_000,
+    ) -> tuple[int, list[tuple[str, int]]]:
+        """Joins a group (or changes the topics of a member); (generation, partitions to read).
+
+        ``member`` is an id of the caller's choice, unique for ever. Partitions that other members
+        have not let go of come later: ``heartbeat`` says when. Topics need not exist yet.
+        ``strategy``: ``"sticky"``, ``"range"`` or ``"roundrobin"``.
+        """
+    def heartbeat(self, group: str, member: str, *, now_ms: int) -> tuple[int, bool]:
+        """(newest generation, whether to rebalance). Cheap: no commit. Declares dead who is.
+
+        To rebalance: stop reading what is not in ``group_target``, commit its offsets (with the
+        generation that the member has), then ``sync_group``.
+
+        Raises:
+            UnknownMemberError: It was declared dead; its partitions are others' now. Join again.
+        """
+    def group_target(self, group: str, member: str) -> list[tuple[str, int]]:
+        """What the member shall read when the rebalance is over."""
+    def sync_group(self, group: str, member: str, generation: int, *, now_ms: int) -> tuple[int, list[tuple[str, int]]]:
+        """Takes up the newest generation; (generation, partitions to read).
+
+        ``generation`` is the one that the member has taken up before.
+        """
+    def leave_group(self, group: str, member: str, *, now_ms: int) -> None:
+        """Leaves; the partitions go to others at once."""
+    def delete_group(self, group: str) -> None:
+        """Removes a group without members, and its offsets."""
+    def groups(self) -> list[LogGroup]: ...
+    def maintain(self, *, now_ms: int, batches: int = 64, entries: int = 1000) -> LogMaintained:
+        """One bounded slice of upkeep; call it now and then, and again while ``more``.
+
+        Aborts transactions that are open for too long, deletes what they left and what retention
+        and deleted topics leave, forgets silent producers.
+        """
+    def size(self) -> tuple[int, int]:
+        """(file_bytes, used_bytes)."""
+    def backup(self, target: str | PathLike[str]) -> None:
+        """A consistent copy into a directory that does not exist yet, while running."""
+    def close(self) -> None: ...
+    def __enter__(self) -> Log: ...
+    def __exit__(self, *_exc: object) -> None: ...
+
+@final
+class LogTopic:
+    @property
+    def name(self) -> str: ...
+    @property
+    def number(self) -> int:
+        """Never given out again, unlike the name."""
+    @property
+    def partitions(self) -> int: ...
+    @property
+    def retention_ms(self) -> int | None: ...
+    @property
+    def retention_bytes(self) -> int | None: ...
+    @property
+    def cleanup_policy(self) -> str: ...
+    @property
+    def delete_retention_ms(self) -> int: ...
+    @property
+    def max_record_bytes(self) -> int: ...
+
+@final
+class LogPartition:
+    @property
+    def start(self) -> int:
+        """The first offset that can be read."""
+    @property
+    def end(self) -> int:
+        """The offset that the next record gets."""
+    @property
+    def records(self) -> int: ...
+    @property
+    def batches(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def max_timestamp_ms(self) -> int | None: ...
+
+@final
+class LogRecords:
+    """Records that were read, as columns.
+
+    Also an Arrow array: ``pyarrow.record_batch(records)`` has the columns ``offset``,
+    ``timestamp_ms`` (i64), ``key``, ``value`` (large_binary), without copying.
+    """
+
+    def __len__(self) -> int: ...
+    @property
+    def next_offset(self) -> int:
+        """Where to read on."""
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def timestamps(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def keys(self) -> list[bytes | None]: ...
+    @property
+    def values(self) -> list[bytes | None]: ...
+    @property
+    def headers(self) -> list[list[tuple[str, bytes | None]] | None]: ...
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys, values and headers."""
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
+
+@final
+class LogProducer:
+    """An idempotent producer or, with a transactional id, a transactional one.
+
+    Every method that writes returns when it is durable. One transaction at a time; safe to call
+    from several threads, one after the other. A call that raises LogTimeoutError or StoreIOError
+    got no answer: it is kept, and repeated by the next call (``flush`` does only that); do not
+    produce its records again. After an unanswered commit only the commit may be repeated, after an
+    unanswered abort only the abort. After a refused record in a transaction it must be aborted.
+    """
+
+    def __new__(
+        cls,
+        log: Log,
+        *,
+        now_ms: int,
+        transactional_id: str | None = None,
+        transaction_timeout_ms: int = 60_000,
+        max_buffered_bytes: int = ...,
+    ) -> LogProducer:
+        """Records of a transaction beyond ``max_buffered_bytes`` (16 MiB) are staged on the disk."""
+    @property
+    def transactional_id(self) -> str | None: ...
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """(producer id, epoch), once it has them."""
+    @property
+    def in_transaction(self) -> bool: ...
+    def init_transactions(self, *, now_ms: int) -> None:
+        """Fences every older producer of the transactional id and aborts what it left open."""
+    def begin_transaction(self, *, now_ms: int) -> None: ...
+    def produce(
+        self,
+        topic: str,
+        values: _Strings | None = None,
+        *,
+        now_ms: int,
+        keys: _Strings | None = None,
+        timestamps: Any = None,
+        headers: Sequence[Any] | None = None,
+        partition: Any = None,
+    ) -> list[_Place]:
+        """Produces a batch of records. Outside of transactions it says where they are.
+
+        Args:
+            values: One a record; None: all null.
+            keys: One a record. Without ``partition`` a key chooses it (see ``partition_of``);
+                records without a key go to one partition a call, in turn.
+            timestamps: An int for all, or integers, one a record; None: ``now_ms``.
+            headers: One a record: a dict, a list of (str, bytes or None), or None.
+            partition: An int for all, or one a record.
+
+        Raises:
+            UnknownTopicOrPartitionError, RecordTooLargeError, LengthMismatchError,
+            TypeMismatchError, InvalidTransactionStateError, ProducerFencedError,
+            TransactionTimedOutError, LogTimeoutError.
+        """
+    def flush(self, *, now_ms: int) -> None:
+        """Repeats what got no answer."""
+    def send_offsets(
+        self,
+        group: str,
+        offsets: Sequence[_Offset],
+        *,
+        now_ms: int,
+        member: str | None = None,
+        generation: int | None = None,
+    ) -> None:
+        """Offsets that become committed with the transaction, if the member is still one then."""
+    def commit_transaction(self, *, now_ms: int) -> list[_Place]:
+        """Makes the transaction visible at once, durably; says where its records are.
+
+        Raises:
+            ProducerFencedError, TransactionTimedOutError: Nothing of it is there.
+            InvalidTransactionStateError, UnknownMemberError, IllegalGenerationError,
+            UnknownTopicOrPartitionError, CapacityExceededError: Nothing either; abort it.
+            LogTimeoutError, StoreIOError: Not known; call it again.
+        """
+    def abort_transaction(self, *, now_ms: int) -> None: ...
+
+@final
+class LogProducerInfo:
+    @property
+    def transactional_id(self) -> str: ...
+    @property
+    def producer_id(self) -> int: ...
+    @property
+    def producer_epoch(self) -> int: ...
+    @property
+    def timeout_ms(self) -> int: ...
+    @property
+    def updated_ms(self) -> int: ...
+    @property
+    def started_ms(self) -> int | None:
+        """When the open transaction began, if some of it is staged (else nobody knows of it)."""
+    @property
+    def staged_bytes(self) -> int: ...
+    @property
+    def last_outcome(self) -> str | None:
+        """``"committed"``, ``"aborted"`` or ``"timed_out"``."""
+
+@final
+class LogGroup:
+    @property
+    def group(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def strategy(self) -> str: ...
+    @property
+    def members(self) -> list[LogMember]: ...
+    @property
+    def offsets(self) -> dict[tuple[str, int], tuple[int, str, int]]:
+        """(topic, partition) -> (offset, metadata, committed_ms)."""
+
+@final
+class LogMember:
+    @property
+    def member(self) -> str: ...
+    @property
+    def topics(self) -> list[str]: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def partitions(self) -> list[tuple[str, int]]: ...
+    @property
+    def last_heartbeat_ms(self) -> int: ...
+    @property
+    def session_timeout_ms(self) -> int: ...
+
+@final
+class LogMaintained:
+    @property
+    def timed_out(self) -> int:
+        """Transactions aborted because they were open for too long."""
+    @property
+    def discarded(self) -> int:
+        """Staged batches of ended transactions that were deleted."""
+    @property
+    def removed(self) -> int:
+        """Batches that were deleted because of retention, or with their topic."""
+    @property
+    def forgotten(self) -> int:
+        """Producers that were forgotten."""
+    @property
+    def compacted(self) -> int:
+        """Records that compaction removed."""
+    @property
+    def more(self) -> bool:
+        """Whether there is more to do right now."""
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key: the same in every process and version."""

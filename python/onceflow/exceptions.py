@@ -27,6 +27,19 @@
     │   ├── StoreForkedError
     │   ├── StoreIOError
     │   └── BackendClosedError
+    ├── LogError                           the embedded log refused a call
+    │   ├── TopicExistsError
+    │   ├── UnknownTopicOrPartitionError
+    │   ├── OffsetOutOfRangeError
+    │   ├── RecordTooLargeError
+    │   ├── OutOfOrderSequenceError
+    │   ├── InvalidTransactionStateError
+    │   ├── ProducerFencedError            a newer producer has taken over
+    │   │   └── TransactionTimedOutError
+    │   ├── GroupFencedError               the consumer is not a member any more
+    │   │   ├── UnknownMemberError
+    │   │   └── IllegalGenerationError
+    │   └── LogTimeoutError                no answer in time; the outcome is not known
     ├── FencedError                        a newer epoch of the job has taken over
     ├── CheckpointError
     │   ├── CheckpointNotFoundError
@@ -203,6 +216,87 @@ class BackendClosedError(StoreError):
     """The backend was closed."""
 
     kind = "closed"
+
+
+class LogError(OnceflowError):
+    """Base of what the embedded log refuses. Damage and a full disk are StoreErrors."""
+
+    kind = "log"
+
+
+class TopicExistsError(LogError):
+    """A topic of this name exists."""
+
+    kind = "topic_exists"
+
+
+class UnknownTopicOrPartitionError(LogError):
+    """No such topic, or it has fewer partitions."""
+
+    kind = "unknown_topic_or_partition"
+
+
+class OffsetOutOfRangeError(LogError):
+    """Retention has removed this offset, or it was never written; the text names the range."""
+
+    kind = "offset_out_of_range"
+
+
+class RecordTooLargeError(LogError):
+    """One record is larger than its topic takes. Nothing of the call was written."""
+
+    kind = "record_too_large"
+
+
+class OutOfOrderSequenceError(LogError):
+    """A batch does not follow the producer's batches before it, or is too old to be recognised."""
+
+    kind = "out_of_order_sequence"
+
+
+class InvalidTransactionStateError(LogError):
+    """The producer is not in a state that allows this call; the text says which call is."""
+
+    kind = "invalid_transaction_state"
+
+
+class ProducerFencedError(LogError):
+    """A newer producer with the same transactional id has taken over; close this one."""
+
+    kind = "producer_fenced"
+
+
+class TransactionTimedOutError(ProducerFencedError):
+    """The transaction was open for too long: it was aborted, and its producer fenced."""
+
+    kind = "transaction_timed_out"
+
+
+class GroupFencedError(LogError):
+    """Base of what a consumer is told that its group goes on without."""
+
+    kind = "group_fenced"
+
+
+class UnknownMemberError(GroupFencedError):
+    """The consumer is no member of the group: it left, or was declared dead. Join again."""
+
+    kind = "unknown_member"
+
+
+class IllegalGenerationError(GroupFencedError):
+    """The call is of an older generation, or for a partition that is another member's now."""
+
+    kind = "illegal_generation"
+
+
+class LogTimeoutError(LogError, TimeoutError):
+    """Another process held up the commit for too long; whether the call was applied is not known.
+
+    Repeat it: the retry of a producer is recognised. The text names the process.
+    """
+
+    kind = "log_timeout"
 
 
 class FencedError(OnceflowError):

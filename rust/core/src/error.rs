@@ -48,8 +48,30 @@ pub enum ErrorKind {
     CheckpointNotFound,
     /// The checkpoint was aborted or is not in a state that allows this step.
     CheckpointState,
-    /// The backend was closed.
+    /// The backend, store or log was closed.
     Closed,
+    /// A topic of this name exists.
+    TopicExists,
+    /// No such topic, or it has fewer partitions.
+    UnknownTopicOrPartition,
+    /// Retention has removed this offset, or it was never written.
+    OffsetOutOfRange,
+    /// One record is larger than its topic takes.
+    RecordTooLarge,
+    /// A newer epoch of the producer has taken over.
+    ProducerFenced,
+    /// A batch does not follow the producer's batches before it, or is too old to be recognised.
+    OutOfOrderSequence,
+    /// The transaction is not in a state that allows this call.
+    InvalidTransactionState,
+    /// The transaction was open for too long; it was aborted, and its producer fenced.
+    TransactionTimedOut,
+    /// The consumer is not a member of the group (any more).
+    UnknownMember,
+    /// The consumer belongs to an older generation of its group.
+    IllegalGeneration,
+    /// The log did not answer in time; whether the request was applied is not known.
+    LogTimeout,
 }
 
 impl ErrorKind {
@@ -79,6 +101,17 @@ impl ErrorKind {
             Self::CheckpointNotFound => "checkpoint_not_found",
             Self::CheckpointState => "checkpoint_state",
             Self::Closed => "closed",
+            Self::TopicExists => "topic_exists",
+            Self::UnknownTopicOrPartition => "unknown_topic_or_partition",
+            Self::OffsetOutOfRange => "offset_out_of_range",
+            Self::RecordTooLarge => "record_too_large",
+            Self::ProducerFenced => "producer_fenced",
+            Self::OutOfOrderSequence => "out_of_order_sequence",
+            Self::InvalidTransactionState => "invalid_transaction_state",
+            Self::TransactionTimedOut => "transaction_timed_out",
+            Self::UnknownMember => "unknown_member",
+            Self::IllegalGeneration => "illegal_generation",
+            Self::LogTimeout => "log_timeout",
         }
     }
 }

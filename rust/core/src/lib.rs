@@ -6,6 +6,7 @@
 //! - [`backend`]: tables, chain and store joined; the writer thread; recovery.
 //! - [`sequence`]: producers' sequences: verdicts on batches, so that a retry counts once.
 //! - [`align`]: barriers over several input channels.
+//! - [`log`]: topics, transactional producers and committed reads over one shared LMDB file.
 //! - [`checkpoint`]: coordinator and sink ledger, the protocol between tasks, store and sinks.
 //!
 //! The protocol parts ([`sequence`], [`align`], [`checkpoint`]) are pure state machines: time
@@ -17,6 +18,7 @@ pub mod checkpoint;
 pub mod crash;
 mod error;
 pub mod hash;
+pub mod log;
 pub mod sequence;
 pub mod snapshot;
 pub mod state;

@@ -516,7 +516,7 @@ fn decode_position<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, Py
 }
 
 /// The standard library's hash seeds are random bits of the operating system.
-fn random_id() -> u128 {
+pub(crate) fn random_id() -> u128 {
     let word =
         || u128::from(std::collections::hash_map::RandomState::new().build_hasher().finish());
     word() << 64 | word()

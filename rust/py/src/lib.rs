@@ -9,6 +9,9 @@ mod coordinator;
 mod deduplicator;
 mod error;
 mod keys;
+mod log;
+mod log_producer;
+mod log_records;
 mod table;
 mod yardstick;
 
@@ -32,6 +35,15 @@ mod _native {
     };
     #[pymodule_export]
     use crate::deduplicator::{PyDeduplicator, PyVerdicts};
+    #[pymodule_export]
+    use crate::log::{
+        PyLog, PyLogGroup, PyLogMaintained, PyLogMember, PyLogPartition, PyLogProducerInfo,
+        PyLogTopic, py_partition_of,
+    };
+    #[pymodule_export]
+    use crate::log_producer::PyLogProducer;
+    #[pymodule_export]
+    use crate::log_records::PyLogRecords;
     #[pymodule_export]
     use crate::table::{PyBatch, PyTable, PyTableSchema};
     #[pymodule_export]

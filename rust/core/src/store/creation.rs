@@ -23,29 +23,29 @@ use super::files::{
     create_private_directory, create_private_file, exists, io_error, remove, sync_directory,
     sync_file,
 };
-use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally};
-use super::lmdb::{Access, DATA_FILE, Environment};
+use super::layout::{self, FORMAT_VERSION, Head, Tally};
+use super::lmdb::{Access, DATA_FILE, Database, Environment, Failure, Transaction};
 use super::lock::{OWNER_LOCK, OWNER_LOCK_NEW};
 use super::manifest::{MANIFEST, MANIFEST_NEW, Manifest};
-use super::values::read_head;
+use super::values::put_head;
 use super::{StoreOptions, corrupt};
 use crate::{Error, ErrorKind, Result};
 
 /// Directory of the data file.
-pub(super) const DATA: &str = "data";
+pub(crate) const DATA: &str = "data";
 /// A store that is being created.
-const CREATING: &str = ".onceflow-creating";
+pub(crate) const CREATING: &str = ".onceflow-creating";
 
 /// What a directory holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     Store,
     /// Nothing, or leftovers of ours.
     Nothing,
 }
 
 /// Looks at a directory without changing it; refuses what is not ours.
-pub(super) fn look(directory: &Path) -> Result<Found> {
+pub(crate) fn look(directory: &Path) -> Result<Found> {
     if exists(&directory.join(MANIFEST))? {
         return Ok(Found::Store);
     }
@@ -82,7 +82,7 @@ pub(super) fn look(directory: &Path) -> Result<Found> {
 }
 
 /// Removes what a creation, a take-over or a replaced manifest left behind. Needs the owner lock.
-pub(super) fn discard_leftovers(directory: &Path) -> Result<()> {
+pub(crate) fn discard_leftovers(directory: &Path) -> Result<()> {
     let creating = directory.join(CREATING);
     if exists(&creating)? {
         let between_renames = exists(&creating.join(MANIFEST))? && !exists(&creating.join(DATA))?;
@@ -105,15 +105,8 @@ pub(super) fn discard_leftovers(directory: &Path) -> Result<()> {
 
 /// Creates the store in a directory that `look` found to hold none. Needs the owner lock.
 pub(super) fn create(directory: &Path, options: &StoreOptions) -> Result<()> {
-    discard_leftovers(directory)?;
-    let creating = directory.join(CREATING);
-    let data = creating.join(DATA);
-    create_private_directory(&creating)?;
-    create_private_directory(&data)?;
-    crate::crash_point!("env.create.pre_header");
-
-    let mut manifest = Manifest::new(options.store_id, options);
-    let head = Head {
+    let manifest = Manifest::new(options.store_id, options);
+    let mut head = Head {
         format: FORMAT_VERSION,
         store_id: manifest.store_id.clone(),
         job: options.job.clone(),
@@ -124,8 +117,27 @@ pub(super) fn create(directory: &Path, options: &StoreOptions) -> Result<()> {
         records: BTreeMap::new(),
         notes: Tally::default(),
     };
-    let environment = Environment::create(&data, super::whole_pages(options.map_size_bytes)?)?;
-    seal(&environment, head, &mut manifest)?;
+    let map_size_bytes = super::whole_pages(options.map_size_bytes)?;
+    build::<layout::Database>(directory, manifest, map_size_bytes, |txn| put_head(txn, &mut head))
+}
+
+/// Creates an environment with the databases `D`, whose first transaction is `fill`, beside its
+/// manifest, in a directory that `look` found to hold none. Needs the owner lock.
+pub(crate) fn build<D: Database>(
+    directory: &Path,
+    mut manifest: Manifest,
+    map_size_bytes: usize,
+    fill: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<(), Failure>,
+) -> Result<()> {
+    discard_leftovers(directory)?;
+    let creating = directory.join(CREATING);
+    let data = creating.join(DATA);
+    create_private_directory(&creating)?;
+    create_private_directory(&data)?;
+    crate::crash_point!("env.create.pre_header");
+
+    let environment = Environment::create::<D>(&data, map_size_bytes)?;
+    seal(&environment, &mut manifest, fill)?;
     drop(environment);
     manifest.write_new(&creating)?;
     crate::crash_point!("env.create.pre_sync");
@@ -145,15 +157,18 @@ pub(super) fn create(directory: &Path, options: &StoreOptions) -> Result<()> {
     Ok(())
 }
 
-/// Writes `head` with the number of its transaction, and the manifest's lower bounds.
-fn seal(environment: &Environment, mut head: Head, manifest: &mut Manifest) -> Result<()> {
+/// Runs a transaction, whose number `fill` notes in the head, and sets the manifest's lower bounds.
+fn seal(
+    environment: &Environment,
+    manifest: &mut Manifest,
+    fill: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<(), Failure>,
+) -> Result<()> {
     environment
         .write(|txn| {
-            head.transaction = txn.transaction();
-            txn.put(Database::Meta, HEAD_KEY, &head.encode()?, 1).map(|_| ())
+            manifest.newest_transaction = txn.transaction();
+            fill(txn)
         })
         .map_err(|failure| failure.error)?;
-    manifest.newest_transaction = head.transaction;
     manifest.min_length_bytes = environment.file_bytes()?;
     Ok(())
 }
@@ -174,11 +189,14 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
 ///
 /// It is built in a sibling directory `.NAME.onceflow-backup`, which holds a lock (on itself)
 /// while a backup runs, and which the next backup to the same target clears.
-pub(super) fn backup(
+///
+/// LMDB numbers the copy's transactions anew, so `reseal` must write the head again.
+pub(crate) fn backup<D: Database>(
     environment: &Environment,
     manifest: &Manifest,
     target: &Path,
     map_size_bytes: usize,
+    reseal: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<(), Failure>,
 ) -> Result<()> {
     let name = target.file_name().ok_or_else(|| {
         let text = format!("{} names no directory to create", target.display());
@@ -207,7 +225,8 @@ pub(super) fn backup(
         Error::new(ErrorKind::StoreLocked, text)
     })?;
 
-    let outcome = copy(environment, manifest, &building, map_size_bytes).and_then(|()| {
+    let copied = copy::<D>(environment, manifest, &building, map_size_bytes, reseal);
+    let outcome = copied.and_then(|()| {
         crate::crash_point!("backup.pre_rename");
         rustix::fs::renameat_with(
             rustix::fs::CWD,
@@ -230,11 +249,12 @@ pub(super) fn backup(
     sync_directory(&parent)
 }
 
-fn copy(
+fn copy<D: Database>(
     environment: &Environment,
     manifest: &Manifest,
     building: &Path,
     map_size_bytes: usize,
+    reseal: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<(), Failure>,
 ) -> Result<()> {
     let data = building.join(DATA);
     remove(&data)?;
@@ -245,11 +265,9 @@ fn copy(
     drop(file);
     crate::crash_point!("backup.mid_copy");
 
-    // LMDB numbers the copy's transactions anew, so the head must be written again.
-    let copy = Environment::open(&data, map_size_bytes, Access::Owner, None)?;
-    let head = read_head(&copy.read()?)?;
+    let copy = Environment::open::<D>(&data, map_size_bytes, Access::Owner, None)?;
     let mut manifest = manifest.clone();
-    seal(&copy, head, &mut manifest)?;
+    seal(&copy, &mut manifest, reseal)?;
     drop(copy);
     manifest.write_new(building)?;
     sync_tree(building)

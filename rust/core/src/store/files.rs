@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::{Error, ErrorKind, Result};
 
 /// Kind and text for what the operating system refused on `path`.
-pub(super) fn io_error(action: &str, path: &Path, error: &io::Error) -> Error {
+pub(crate) fn io_error(action: &str, path: &Path, error: &io::Error) -> Error {
     let kind = io_kind(error);
     let advice = match kind {
         ErrorKind::StoreFull => "; free space on the disk and open the store again",
@@ -23,7 +23,7 @@ pub(super) fn io_error(action: &str, path: &Path, error: &io::Error) -> Error {
 }
 
 /// The kind of an I/O error by its number.
-pub(super) fn io_kind(error: &io::Error) -> ErrorKind {
+pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => ErrorKind::StoreFull,
         Some(Errno::ROFS | Errno::ACCESS | Errno::PERM) => ErrorKind::StoreReadOnly,
@@ -32,21 +32,21 @@ pub(super) fn io_kind(error: &io::Error) -> ErrorKind {
 }
 
 /// Makes the entries of a directory durable (a rename or creation is not, before this).
-pub(super) fn sync_directory(path: &Path) -> Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(|error| io_error("sync the directory", path, &error))
 }
 
 /// Makes the bytes of a file durable.
-pub(super) fn sync_file(path: &Path) -> Result<()> {
+pub(crate) fn sync_file(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(|error| io_error("sync", path, &error))
 }
 
 /// A directory that only its owner may enter.
-pub(super) fn create_private_directory(path: &Path) -> Result<()> {
+pub(crate) fn create_private_directory(path: &Path) -> Result<()> {
     DirBuilder::new()
         .mode(0o700)
         .create(path)
@@ -54,7 +54,7 @@ pub(super) fn create_private_directory(path: &Path) -> Result<()> {
 }
 
 /// Creates (or empties) a file that only its owner may read.
-pub(super) fn create_private_file(path: &Path) -> Result<File> {
+pub(crate) fn create_private_file(path: &Path) -> Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -66,7 +66,7 @@ pub(super) fn create_private_file(path: &Path) -> Result<File> {
 }
 
 /// Writes a private file and syncs it.
-pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = create_private_file(path)?;
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
@@ -74,7 +74,7 @@ pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Removes a file or a whole directory of ours; it is no error if it is gone.
-pub(super) fn remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     let outcome = match std::fs::symlink_metadata(path) {
         Err(error) => Err(error),
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
@@ -90,7 +90,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 
 /// True if the file could not grow by much: LMDB reports a write that was cut short by a full disk
 /// as an I/O error, so the cause must be looked for.
-pub(super) fn is_full_around(path: &Path) -> bool {
+pub(crate) fn is_full_around(path: &Path) -> bool {
     const LITTLE: u64 = 1 << 20;
     let disk = rustix::fs::statvfs(path)
         .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < LITTLE);
@@ -100,7 +100,7 @@ pub(super) fn is_full_around(path: &Path) -> bool {
 }
 
 /// True if something has this name.
-pub(super) fn exists(path: &Path) -> Result<bool> {
+pub(crate) fn exists(path: &Path) -> Result<bool> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -109,7 +109,7 @@ pub(super) fn exists(path: &Path) -> Result<bool> {
 }
 
 /// Refuses file systems whose locks and syncs other machines do not see.
-pub(super) fn refuse_network_filesystem(path: &Path) -> Result<()> {
+pub(crate) fn refuse_network_filesystem(path: &Path) -> Result<()> {
     let statistics = rustix::fs::statfs(path)
         .map_err(|error| io_error("ask for the file system of", path, &error.into()))?;
     match network_filesystem(statistics.f_type as u64) {

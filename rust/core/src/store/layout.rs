@@ -35,6 +35,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
+use super::lmdb;
 use crate::snapshot::Chain;
 use crate::state::Schema;
 use crate::{Error, ErrorKind, Result};
@@ -43,10 +44,10 @@ use crate::{Error, ErrorKind, Result};
 pub(super) const FORMAT_VERSION: u32 = 1;
 
 /// Bytes after each payload: the number of parts, the checksum.
-pub(super) const TRAILER_BYTES: usize = 4 + 8;
+pub(crate) const TRAILER_BYTES: usize = 4 + 8;
 
 /// Longest payload of one LMDB value: with trailer and LMDB's page header just 256 pages of 4 KiB.
-pub(super) const MAX_PART_BYTES: usize = (1 << 20) - 16 - TRAILER_BYTES;
+pub(crate) const MAX_PART_BYTES: usize = (1 << 20) - 16 - TRAILER_BYTES;
 
 /// Longest chunk or record, in all its parts.
 pub(super) const MAX_VALUE_BYTES: usize = 1 << 30;
@@ -69,10 +70,14 @@ pub(super) enum Database {
     Notes,
 }
 
-impl Database {
-    pub(super) const ALL: [Self; 4] = [Self::Meta, Self::Records, Self::Chunks, Self::Notes];
+impl lmdb::Database for Database {
+    const ALL: &'static [Self] = &[Self::Meta, Self::Records, Self::Chunks, Self::Notes];
 
-    pub(super) fn name(self) -> &'static str {
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta",
             Self::Records => "records",
@@ -146,13 +151,13 @@ fn encode<T: Serialize>(value: &T, what: &str) -> Result<Vec<u8>> {
 }
 
 /// The last 12 bytes of a stored value.
-pub(super) fn trailer(
-    database: Database,
+pub(crate) fn trailer(
+    database: impl lmdb::Database,
     key: &[u8],
-    payload: &[u8],
+    payload: &[&[u8]; 2],
     parts: u32,
 ) -> [u8; TRAILER_BYTES] {
-    let checksum = xxh3_64_with_seed(payload, seed(database, key, parts));
+    let checksum = checksum(payload, seed(database, key, parts));
     let mut out = [0; TRAILER_BYTES];
     let (number, hash) = out.split_at_mut(4);
     number.copy_from_slice(&parts.to_le_bytes());
@@ -160,7 +165,18 @@ pub(super) fn trailer(
     out
 }
 
-fn seed(database: Database, key: &[u8], parts: u32) -> u64 {
+/// That of a payload in two pieces, which need not be joined for it.
+fn checksum([front, back]: &[&[u8]; 2], seed: u64) -> u64 {
+    if front.is_empty() {
+        return xxh3_64_with_seed(back, seed);
+    }
+    let mut hasher = Xxh3::with_seed(seed);
+    hasher.update(front);
+    hasher.update(back);
+    hasher.digest()
+}
+
+fn seed(database: impl lmdb::Database, key: &[u8], parts: u32) -> u64 {
     let mut hasher = Xxh3::new();
     hasher.update(database.name().as_bytes());
     hasher.update(&[0]);
@@ -170,8 +186,8 @@ fn seed(database: Database, key: &[u8], parts: u32) -> u64 {
 }
 
 /// Payload and number of parts of a stored value, or what is wrong with it.
-pub(super) fn open_value<'a>(
-    database: Database,
+pub(crate) fn open_value<'a>(
+    database: impl lmdb::Database,
     key: &[u8],
     value: &'a [u8],
 ) -> std::result::Result<(&'a [u8], u32), String> {

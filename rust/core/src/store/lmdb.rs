@@ -9,27 +9,31 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use heed::types::Bytes;
 use heed::{
-    CommitOrAbort, CompactionOption, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn,
-    WithoutTls,
+    CommitOrAbort, CommitToken, CompactionOption, Env, EnvFlags, EnvOpenOptions, MdbError,
+    OnCommit, RoTxn, RwTxn, WithoutTls,
 };
 
 use super::files::{io_kind, is_full_around};
-use super::layout::{Database, TRAILER_BYTES, trailer};
+use super::layout::{TRAILER_BYTES, trailer};
 use super::lock::ReaderLock;
 use super::{corrupt, pages};
 use crate::{Error, ErrorKind, Result};
 
 /// The data file's name in the data directory; LMDB prescribes it.
-pub(super) const DATA_FILE: &str = "data.mdb";
+pub(crate) const DATA_FILE: &str = "data.mdb";
 
 /// Its lock file's name: reader table and writer lock. Never open it here: closing any descriptor
 /// of it would release LMDB's own locks.
-pub(super) const LOCK_FILE: &str = "lock.mdb";
+pub(crate) const LOCK_FILE: &str = "lock.mdb";
+
+/// LMDB's bound on keys.
+const MAX_KEY_BYTES: usize = 511;
 
 /// Read transactions at one time, over all processes.
 const MAX_READERS: u32 = 512;
@@ -40,12 +44,35 @@ const SNAPSHOT_TRIES: u32 = 1000;
 
 type Table = heed::Database<'static, Bytes, Bytes>;
 
+/// Databases that were opened in a transaction, until it commits.
+struct Opened<'t>(Vec<heed::Database<'t, Bytes, Bytes>>);
+
+impl OnCommit for Opened<'_> {
+    type Committed = Vec<Table>;
+
+    fn on_commit(self, token: &CommitToken) -> Vec<Table> {
+        self.0.into_iter().map(|table| table.on_commit(token)).collect()
+    }
+}
+
+/// A named database: a variant of the enum that lists those of one kind of environment.
+pub(crate) trait Database: Copy + 'static {
+    /// All of them, in the order of their indices.
+    const ALL: &'static [Self];
+
+    /// Its place in `ALL`.
+    fn index(self) -> usize;
+
+    /// Its name in the file.
+    fn name(self) -> &'static str;
+}
+
 /// An error, and whether the store must not be written any more.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) error: Error,
+pub(crate) struct Failure {
+    pub(crate) error: Error,
     /// The state of the file on disk is unknown or the environment is unusable.
-    pub(super) poisons: bool,
+    pub(crate) poisons: bool,
 }
 
 impl From<Error> for Failure {
@@ -56,7 +83,7 @@ impl From<Error> for Failure {
 
 /// How an environment is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
+pub(crate) enum Access {
     Owner,
     /// With a slot in the reader table: beside a running owner.
     Reader,
@@ -64,11 +91,11 @@ pub(super) enum Access {
     ReaderWithoutSlot,
 }
 
-/// An open LMDB environment with the databases of `layout`.
+/// An open LMDB environment with its databases.
 #[derive(Debug)]
-pub(super) struct Environment {
+pub(crate) struct Environment {
     env: Env<WithoutTls>,
-    tables: [Table; Database::ALL.len()],
+    tables: Vec<Table>,
     file: PathBuf,
     access: Access,
     map_size_bytes: usize,
@@ -80,18 +107,17 @@ pub(super) struct Environment {
 
 impl Environment {
     /// Creates the file and its databases in an empty directory of ours.
-    pub(super) fn create(data: &Path, map_size_bytes: usize) -> Result<Self> {
+    pub(crate) fn create<D: Database>(data: &Path, map_size_bytes: usize) -> Result<Self> {
         let file = data.join(DATA_FILE);
         let env = open_env(data, map_size_bytes, Access::Owner).map_err(|f| f.error)?;
         let txn = env.write_txn().map_err(|error| failure(error, "create", &file).error)?;
         let tables = env
             .create_databases_and_commit(txn, |opener, txn| {
-                let mut create = |database: Database| {
+                let create = |database: &D| {
                     opener.create_database::<Bytes, Bytes>(txn, Some(database.name()))
                 };
-                let [a, b, c, d] = Database::ALL;
-                let tables = [create(a)?, create(b)?, create(c)?, create(d)?];
-                Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(tables))
+                let tables = D::ALL.iter().map(create).collect::<heed::Result<Vec<_>>>()?;
+                Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(Opened(tables)))
             })
             .map_err(|error| failure(error, "create", &file).error)?
             .commit()
@@ -102,7 +128,7 @@ impl Environment {
     }
 
     /// Opens an existing file after checking that LMDB can walk it safely.
-    pub(super) fn open(
+    pub(crate) fn open<D: Database>(
         data: &Path,
         map_size_bytes: usize,
         access: Access,
@@ -138,13 +164,12 @@ impl Environment {
         };
         let tables = env
             .open_databases_and_commit(txn, |opener, txn| {
-                let open = |database: Database| {
-                    opener.open_database::<Bytes, Bytes>(txn, Some(database.name()))
-                };
-                let [a, b, c, d] = Database::ALL;
-                Ok::<_, heed::Error>(match (open(a)?, open(b)?, open(c)?, open(d)?) {
-                    (Some(a), Some(b), Some(c), Some(d)) => CommitOrAbort::Commit([a, b, c, d]),
-                    _ => CommitOrAbort::Abort(()),
+                let open =
+                    |database: &D| opener.open_database::<Bytes, Bytes>(txn, Some(database.name()));
+                let tables = D::ALL.iter().map(open).collect::<heed::Result<Option<Vec<_>>>>()?;
+                Ok::<_, heed::Error>(match tables {
+                    Some(tables) => CommitOrAbort::Commit(Opened(tables)),
+                    None => CommitOrAbort::Abort(()),
                 })
             })
             .map_err(map)?
@@ -154,28 +179,28 @@ impl Environment {
         Ok(Self { env, tables, file, access, map_size_bytes, poisoned, guard })
     }
 
-    pub(super) fn access(&self) -> Access {
+    pub(crate) fn access(&self) -> Access {
         self.access
     }
 
     /// True after a write whose effect on the disk is unknown.
-    pub(super) fn is_poisoned(&self) -> bool {
+    pub(crate) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)
     }
 
     /// Length of the data file.
-    pub(super) fn file_bytes(&self) -> Result<u64> {
+    pub(crate) fn file_bytes(&self) -> Result<u64> {
         self.env.real_disk_size().map_err(|error| failure(error, "measure", &self.file).error)
     }
 
     /// Begins a read transaction: a snapshot, which the writer must keep; hold it shortly.
-    pub(super) fn read(&self) -> Result<Read<'_>> {
+    pub(crate) fn read(&self) -> Result<Read<'_>> {
         let txn = begin_read(&self.env, &self.file).map_err(|f| self.explain(f).error)?;
         Ok(Read { txn, environment: self })
     }
 
     /// Runs `body` in a write transaction; commits durably if it returns `Ok`, else leaves no trace.
-    pub(super) fn write<R>(
+    pub(crate) fn write<R>(
         &self,
         body: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<R, Failure>,
     ) -> std::result::Result<R, Failure> {
@@ -189,12 +214,12 @@ impl Environment {
     }
 
     /// Runs `body` while nobody can write, without writing.
-    pub(super) fn read_locked<R>(
+    pub(crate) fn read_locked<R>(
         &self,
         body: impl FnOnce(&Transaction<'_>) -> std::result::Result<R, Failure>,
     ) -> std::result::Result<R, Failure> {
         let txn = self.env.write_txn().map_err(|error| self.failure(error, "lock"))?;
-        body(&Transaction { txn, environment: self })
+        body(&Transaction { txn, environment: self, changed: false })
     }
 
     fn try_write<R>(
@@ -202,14 +227,23 @@ impl Environment {
         body: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<R, Failure>,
     ) -> std::result::Result<R, Failure> {
         let txn = self.env.write_txn().map_err(|error| self.failure(error, "write"))?;
-        let mut write = Transaction { txn, environment: self };
+        let mut write = Transaction { txn, environment: self, changed: false };
         let value = body(&mut write)?;
-        write.txn.commit().map_err(|error| self.failure(error, "commit to"))?;
+        // A transaction that changed nothing has nothing to make durable.
+        if write.changed {
+            write.txn.commit().map_err(|error| self.failure(error, "commit to"))?;
+        }
         Ok(value)
     }
 
+    /// Frees the reader slots of processes that were killed, so that space they pinned is reused.
+    pub(crate) fn clear_stale_readers(&self) -> Result<()> {
+        let cleared = self.env.clear_stale_readers();
+        cleared.map(|_| ()).map_err(|error| failure(error, "read", &self.file).error)
+    }
+
     /// Copies a consistent snapshot, without free pages, into `target`.
-    pub(super) fn copy_to(&self, target: &mut File) -> Result<()> {
+    pub(crate) fn copy_to(&self, target: &mut File) -> Result<()> {
         self.env
             .copy_to_file(target, CompactionOption::Enabled)
             .map_err(|error| failure(error, "copy", &self.file).error)
@@ -242,112 +276,174 @@ impl Environment {
         failure
     }
 
-    fn table(&self, database: Database) -> &Table {
-        let [meta, records, chunks, notes] = &self.tables;
-        match database {
-            Database::Meta => meta,
-            Database::Records => records,
-            Database::Chunks => chunks,
-            Database::Notes => notes,
-        }
+    fn table<D: Database>(&self, database: D) -> &Table {
+        &self.tables[database.index()]
     }
 
     fn get<'t>(
         &self,
         txn: &'t RoTxn<'_>,
-        database: Database,
+        database: impl Database,
         key: &[u8],
     ) -> std::result::Result<Option<&'t [u8]>, Failure> {
+        // LMDB would call a key that it cannot hold an error.
+        if !(1..=MAX_KEY_BYTES).contains(&key.len()) {
+            return Ok(None);
+        }
         self.table(database).get(txn, key).map_err(|error| self.failure(error, "read"))
     }
 
     fn entries<'t>(
         &self,
         txn: &'t RoTxn<'_>,
-        database: Database,
+        database: impl Database,
+        from: Bound<&[u8]>,
     ) -> std::result::Result<Entries<'t>, Failure> {
-        let iter = self.table(database).iter(txn).map_err(|error| self.failure(error, "read"))?;
+        let iter = self
+            .table(database)
+            .range(txn, &(from, Bound::Unbounded))
+            .map_err(|error| self.failure(error, "read"))?;
         Ok(Entries { iter, file: self.file.clone() })
+    }
+
+    fn at_or_before<'t>(
+        &self,
+        txn: &'t RoTxn<'_>,
+        database: impl Database,
+        key: &[u8],
+    ) -> std::result::Result<Option<Entry<'t>>, Failure> {
+        self.table(database)
+            .get_lower_than_or_equal_to(txn, key)
+            .map_err(|error| self.failure(error, "read"))
     }
 }
 
 /// A snapshot of the store.
-pub(super) struct Read<'e> {
+pub(crate) struct Read<'e> {
     txn: RoTxn<'e, WithoutTls>,
     environment: &'e Environment,
 }
 
 impl Read<'_> {
     /// The transaction that made this snapshot.
-    pub(super) fn transaction(&self) -> u64 {
+    pub(crate) fn transaction(&self) -> u64 {
         self.txn.id() as u64
     }
 
-    pub(super) fn get(&self, database: Database, key: &[u8]) -> Result<Option<&[u8]>> {
+    pub(crate) fn get(&self, database: impl Database, key: &[u8]) -> Result<Option<&[u8]>> {
         self.environment.get(&self.txn, database, key).map_err(|f| f.error)
     }
 
     /// All entries in key order.
-    pub(super) fn entries(&self, database: Database) -> Result<Entries<'_>> {
-        self.environment.entries(&self.txn, database).map_err(|f| f.error)
+    pub(crate) fn entries(&self, database: impl Database) -> Result<Entries<'_>> {
+        self.environment.entries(&self.txn, database, Bound::Unbounded).map_err(|f| f.error)
+    }
+
+    /// The entries from `key` on.
+    pub(crate) fn entries_from(&self, database: impl Database, key: &[u8]) -> Result<Entries<'_>> {
+        self.environment.entries(&self.txn, database, from(key)).map_err(|f| f.error)
+    }
+
+    /// The entry of `key`, or else the last one before it.
+    pub(crate) fn at_or_before(
+        &self,
+        database: impl Database,
+        key: &[u8],
+    ) -> Result<Option<Entry<'_>>> {
+        self.environment.at_or_before(&self.txn, database, key).map_err(|f| f.error)
     }
 
     /// Bytes of the pages of all databases.
-    pub(super) fn used_bytes(&self) -> Result<u64> {
+    pub(crate) fn used_bytes(&self) -> Result<u64> {
         let mut pages = 2;
         let mut page_size = 0;
-        for database in Database::ALL {
-            let stat = self
-                .environment
-                .table(database)
+        for table in &self.environment.tables {
+            let stat = table
                 .stat(&self.txn)
                 .map_err(|error| self.environment.failure(error, "measure").error)?;
             page_size = u64::from(stat.page_size);
             pages += (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64;
         }
-        // The leaf of the main database, which names the four.
+        // The leaf of the main database, which names them.
         Ok((pages + 1) * page_size)
     }
 }
 
 /// A write transaction.
-pub(super) struct Transaction<'e> {
+pub(crate) struct Transaction<'e> {
     txn: RwTxn<'e>,
     environment: &'e Environment,
+    changed: bool,
 }
 
 impl Transaction<'_> {
     /// The number that this transaction will have.
-    pub(super) fn transaction(&self) -> u64 {
+    pub(crate) fn transaction(&self) -> u64 {
         self.txn.id() as u64
     }
 
-    pub(super) fn get(
+    pub(crate) fn get(
         &self,
-        database: Database,
+        database: impl Database,
         key: &[u8],
     ) -> std::result::Result<Option<&[u8]>, Failure> {
         self.environment.get(&self.txn, database, key)
     }
 
-    pub(super) fn entries(&self, database: Database) -> std::result::Result<Entries<'_>, Failure> {
-        self.environment.entries(&self.txn, database)
+    pub(crate) fn entries(
+        &self,
+        database: impl Database,
+    ) -> std::result::Result<Entries<'_>, Failure> {
+        self.environment.entries(&self.txn, database, Bound::Unbounded)
+    }
+
+    /// The entries from `key` on.
+    pub(crate) fn entries_from(
+        &self,
+        database: impl Database,
+        key: &[u8],
+    ) -> std::result::Result<Entries<'_>, Failure> {
+        self.environment.entries(&self.txn, database, from(key))
+    }
+
+    /// The entry of `key`, or else the last one before it.
+    pub(crate) fn at_or_before(
+        &self,
+        database: impl Database,
+        key: &[u8],
+    ) -> std::result::Result<Option<Entry<'_>>, Failure> {
+        self.environment.at_or_before(&self.txn, database, key)
     }
 
     /// Puts a value with its trailer, replacing an older one; returns the trailer.
-    pub(super) fn put(
+    pub(crate) fn put(
         &mut self,
-        database: Database,
+        database: impl Database,
         key: &[u8],
         payload: &[u8],
         parts: u32,
     ) -> std::result::Result<[u8; TRAILER_BYTES], Failure> {
-        let trailer = trailer(database, key, payload, parts);
+        self.put_joined(database, key, &[], payload, parts)
+    }
+
+    /// Puts a value whose payload is two pieces; see `put`.
+    pub(crate) fn put_joined(
+        &mut self,
+        database: impl Database,
+        key: &[u8],
+        front: &[u8],
+        back: &[u8],
+        parts: u32,
+    ) -> std::result::Result<[u8; TRAILER_BYTES], Failure> {
+        let trailer = trailer(database, key, &[front, back], parts);
         let environment = self.environment;
+        self.changed = true;
+        let length = front.len() + back.len() + TRAILER_BYTES;
         environment
             .table(database)
-            .put_reserved(&mut self.txn, key, payload.len() + TRAILER_BYTES, |space| {
-                space.write_all(payload)?;
+            .put_reserved(&mut self.txn, key, length, |space| {
+                space.write_all(front)?;
+                space.write_all(back)?;
                 space.write_all(&trailer)
             })
             .map_err(|error| environment.failure(error, "write to"))?;
@@ -355,12 +451,13 @@ impl Transaction<'_> {
     }
 
     /// True if there was something under `key`.
-    pub(super) fn delete(
+    pub(crate) fn delete(
         &mut self,
-        database: Database,
+        database: impl Database,
         key: &[u8],
     ) -> std::result::Result<bool, Failure> {
         let environment = self.environment;
+        self.changed = true;
         environment
             .table(database)
             .delete(&mut self.txn, key)
@@ -368,19 +465,27 @@ impl Transaction<'_> {
     }
 }
 
+/// A key and its stored value.
+pub(crate) type Entry<'t> = (&'t [u8], &'t [u8]);
+
 /// Keys and stored values of one database, in key order.
-pub(super) struct Entries<'t> {
-    iter: heed::RoIter<'t, Bytes, Bytes>,
+pub(crate) struct Entries<'t> {
+    iter: heed::RoRange<'t, Bytes, Bytes>,
     file: PathBuf,
 }
 
 impl<'t> Iterator for Entries<'t> {
-    type Item = Result<(&'t [u8], &'t [u8])>;
+    type Item = Result<Entry<'t>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let entry = self.iter.next()?;
         Some(entry.map_err(|error| failure(error, "read", &self.file).error))
     }
+}
+
+/// A range that begins at `key`; LMDB has no empty keys.
+fn from(key: &[u8]) -> Bound<&[u8]> {
+    if key.is_empty() { Bound::Unbounded } else { Bound::Included(key) }
 }
 
 fn open_env(
@@ -390,7 +495,7 @@ fn open_env(
 ) -> std::result::Result<Env<WithoutTls>, Failure> {
     let file = data.join(DATA_FILE);
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
-    options.map_size(map_size_bytes).max_readers(MAX_READERS).max_dbs(8);
+    options.map_size(map_size_bytes).max_readers(MAX_READERS).max_dbs(16);
     let flags = match access {
         Access::Owner => EnvFlags::empty(),
         Access::Reader => EnvFlags::READ_ONLY,

@@ -25,17 +25,17 @@ use super::lmdb::Environment;
 use crate::{Error, ErrorKind, Result};
 
 /// The lock's name in the directory.
-pub(super) const OWNER_LOCK: &str = "owner.lock";
+pub(crate) const OWNER_LOCK: &str = "owner.lock";
 /// Locks of take-overs that have not got that name yet start so.
-pub(super) const OWNER_LOCK_NEW: &str = ".owner.lock.";
+pub(crate) const OWNER_LOCK_NEW: &str = ".owner.lock.";
 
 /// Device and inode: what a file is, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct FileId(u64, u64);
+pub(crate) struct FileId(u64, u64);
 
 impl FileId {
     /// Of the file or directory that has this name now.
-    pub(super) fn of(path: &Path) -> Result<Self> {
+    pub(crate) fn of(path: &Path) -> Result<Self> {
         let metadata =
             std::fs::metadata(path).map_err(|error| io_error("look at", path, &error))?;
         Ok(Self(metadata.dev(), metadata.ino()))
@@ -47,7 +47,7 @@ impl FileId {
 /// executes its program, and would keep the lock. In a forked child dropping does nothing, since
 /// the lock is its parent's.
 #[derive(Debug)]
-pub(super) struct OwnerLock {
+pub(crate) struct OwnerLock {
     /// The process that took it.
     pid: u32,
     file: File,
@@ -57,7 +57,7 @@ pub(super) struct OwnerLock {
 
 impl OwnerLock {
     /// Locks `owner.lock`, or says who holds it.
-    pub(super) fn acquire(directory: &Path) -> Result<Self> {
+    pub(crate) fn acquire(directory: &Path) -> Result<Self> {
         let path = directory.join(OWNER_LOCK);
         loop {
             let mut file = open(&path, false)?;
@@ -72,7 +72,7 @@ impl OwnerLock {
     }
 
     /// Puts a new lock file in the place of the present one, whoever holds that.
-    pub(super) fn take_over(directory: &Path) -> Result<Self> {
+    pub(crate) fn take_over(directory: &Path) -> Result<Self> {
         let path = directory.join(OWNER_LOCK);
         let mut attempt = 0_u32;
         loop {
@@ -99,7 +99,7 @@ impl OwnerLock {
     }
 
     /// `StoreLocked` if another process has put its own lock file there.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if FileId::of(&self.path).is_ok_and(|id| id == self.id) {
             return Ok(());
         }
@@ -118,14 +118,14 @@ impl Drop for OwnerLock {
 
 /// Keeps any owner from starting while a reader works without a reader slot.
 #[derive(Debug)]
-pub(super) struct ReaderLock {
+pub(crate) struct ReaderLock {
     #[expect(dead_code, reason = "held for its lock")]
     file: Option<File>,
 }
 
 impl ReaderLock {
     /// A shared lock on `owner.lock`, which also works where nothing may be written.
-    pub(super) fn acquire(directory: &Path) -> Result<Self> {
+    pub(crate) fn acquire(directory: &Path) -> Result<Self> {
         let path = directory.join(OWNER_LOCK);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -175,7 +175,7 @@ fn write_pid(file: &mut File, path: &Path) -> Result<()> {
 }
 
 /// The process id that the lock file of a directory names.
-pub(super) fn holder_of(directory: &Path) -> Option<u32> {
+pub(crate) fn holder_of(directory: &Path) -> Option<u32> {
     holder(&directory.join(OWNER_LOCK))
 }
 
@@ -192,7 +192,7 @@ fn invisible(pid: u32) -> bool {
 }
 
 /// What to say when somebody else owns the directory.
-pub(super) fn locked(directory: &Path, holder: Option<u32>) -> Error {
+pub(crate) fn locked(directory: &Path, holder: Option<u32>) -> Error {
     let owner = match holder {
         Some(pid) if pid == std::process::id() => {
             format!("another process of the same id ({pid}), in another container")
@@ -215,7 +215,7 @@ pub(super) fn locked(directory: &Path, holder: Option<u32>) -> Error {
 
 /// What this process has open of one directory.
 #[derive(Debug, Default)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     /// The process that filled it: a forked child starts with an empty one.
     pid: u32,
     owned: Arc<AtomicBool>,
@@ -225,7 +225,7 @@ pub(super) struct Slot {
 static REGISTRY: LazyLock<Mutex<HashMap<FileId, Arc<Mutex<Slot>>>>> = LazyLock::new(Mutex::default);
 
 /// The slot of a directory. Hold its lock while opening: that keeps a second one out.
-pub(super) fn slot(directory: FileId) -> Arc<Mutex<Slot>> {
+pub(crate) fn slot(directory: FileId) -> Arc<Mutex<Slot>> {
     Arc::clone(REGISTRY.lock().entry(directory).or_default())
 }
 
@@ -238,19 +238,19 @@ impl Slot {
     }
 
     /// The environment that this process has open already, if any.
-    pub(super) fn environment(&mut self) -> Option<Arc<Environment>> {
+    pub(crate) fn environment(&mut self) -> Option<Arc<Environment>> {
         self.refresh();
         self.environment.upgrade()
     }
 
     /// Remembers an environment for others to share.
-    pub(super) fn set_environment(&mut self, environment: &Arc<Environment>) {
+    pub(crate) fn set_environment(&mut self, environment: &Arc<Environment>) {
         self.refresh();
         self.environment = Arc::downgrade(environment);
     }
 
     /// Marks the directory as owned by this process, once.
-    pub(super) fn claim(&mut self, directory: &Path) -> Result<Claim> {
+    pub(crate) fn claim(&mut self, directory: &Path) -> Result<Claim> {
         self.refresh();
         if self.owned.swap(true, Ordering::AcqRel) {
             return Err(Error::new(
@@ -269,7 +269,7 @@ impl Slot {
 
 /// The mark of an owner in the registry, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     owned: Arc<AtomicBool>,
 }
 

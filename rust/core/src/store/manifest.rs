@@ -16,24 +16,50 @@ use super::{StoreOptions, corrupt};
 use crate::{Error, ErrorKind, Result};
 
 /// Its name in the directory.
-pub(super) const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 /// A replacement that has not got its name yet.
-pub(super) const MANIFEST_NEW: &str = ".manifest.json.new";
+pub(crate) const MANIFEST_NEW: &str = ".manifest.json.new";
 /// Larger than any manifest we write; a bound on what is read.
 const MAX_BYTES: u64 = 64 << 10;
 
+/// What an environment holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    #[default]
+    State,
+    Log,
+}
+
+impl Kind {
+    fn is_state(&self) -> bool {
+        *self == Self::State
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::State => "the state of a job",
+            Self::Log => "a log",
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Manifest {
-    pub(super) format: u32,
+pub(crate) struct Manifest {
+    pub(crate) format: u32,
+    /// Not written for state, which was there first.
+    #[serde(default, skip_serializing_if = "Kind::is_state")]
+    pub(crate) kind: Kind,
     /// 32 hex digits.
-    pub(super) store_id: String,
-    pub(super) job: String,
-    pub(super) key_groups: u16,
+    pub(crate) store_id: String,
+    /// A log belongs to no job: empty.
+    pub(crate) job: String,
+    pub(crate) key_groups: u16,
     /// The data file holds this LMDB transaction or a newer one.
-    pub(super) newest_transaction: u64,
+    pub(crate) newest_transaction: u64,
     /// The data file has at least this length.
-    pub(super) min_length_bytes: u64,
+    pub(crate) min_length_bytes: u64,
     /// XXH3-64 of the manifest with this field empty, 16 hex digits.
     checksum: String,
 }
@@ -45,20 +71,50 @@ struct AnyFormat {
 }
 
 impl Manifest {
-    pub(super) fn new(store_id: u128, options: &StoreOptions) -> Self {
+    pub(crate) fn new(store_id: u128, options: &StoreOptions) -> Self {
         Self {
-            format: FORMAT_VERSION,
-            store_id: format!("{store_id:032x}"),
             job: options.job.clone(),
             key_groups: options.key_groups,
+            ..Self::of(Kind::State, store_id)
+        }
+    }
+
+    /// That of a log.
+    pub(crate) fn of_log(store_id: u128) -> Self {
+        Self::of(Kind::Log, store_id)
+    }
+
+    fn of(kind: Kind, store_id: u128) -> Self {
+        Self {
+            format: FORMAT_VERSION,
+            kind,
+            store_id: format!("{store_id:032x}"),
+            job: String::new(),
+            key_groups: 0,
             newest_transaction: 0,
             min_length_bytes: 0,
             checksum: String::new(),
         }
     }
 
+    /// Refuses a directory that holds something else.
+    pub(crate) fn check_kind(&self, directory: &Path, kind: Kind) -> Result<()> {
+        if self.kind == kind {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::StoreMismatch,
+            format!(
+                "{} holds {}, but was opened as {}; give each a directory of its own",
+                directory.display(),
+                self.kind.name(),
+                kind.name()
+            ),
+        ))
+    }
+
     /// Reads and checks the manifest of `directory`; `None` if there is none.
-    pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
+    pub(crate) fn read(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(MANIFEST);
         let file = match std::fs::File::open(&path) {
             Ok(file) => file,
@@ -93,13 +149,13 @@ impl Manifest {
     }
 
     /// Writes it into a directory that is not in use yet.
-    pub(super) fn write_new(&self, directory: &Path) -> Result<()> {
+    pub(crate) fn write_new(&self, directory: &Path) -> Result<()> {
         write_synced(&directory.join(MANIFEST), &self.encode()?)
     }
 
     /// Replaces the manifest of `directory` atomically. The new name need not be durable at once:
     /// the old manifest is a valid lower bound too.
-    pub(super) fn replace(&self, directory: &Path) -> Result<()> {
+    pub(crate) fn replace(&self, directory: &Path) -> Result<()> {
         let (new, path) = (directory.join(MANIFEST_NEW), directory.join(MANIFEST));
         write_synced(&new, &self.encode()?)?;
         crate::crash_point!("manifest.replace.pre_rename");
@@ -107,7 +163,8 @@ impl Manifest {
     }
 
     /// Refuses another job or other settings than `options` ask for.
-    pub(super) fn check_settings(&self, directory: &Path, options: &StoreOptions) -> Result<()> {
+    pub(crate) fn check_settings(&self, directory: &Path, options: &StoreOptions) -> Result<()> {
+        self.check_kind(directory, Kind::State)?;
         if self.job != options.job {
             return Err(Error::new(
                 ErrorKind::StoreMismatch,
@@ -155,7 +212,7 @@ fn unencodable(error: serde_json::Error) -> Error {
 }
 
 /// What to say about a format that this version does not know.
-pub(super) fn newer_format(format: u64, path: &Path) -> Error {
+pub(crate) fn newer_format(format: u64, path: &Path) -> Error {
     Error::new(
         ErrorKind::StoreFormat,
         format!(

@@ -14,13 +14,13 @@
 //! Not promised: that a store survives being copied while it runs (use [`Store::backup`]), a disk
 //! that lies about syncs, use over a network file system (refused where it can be seen).
 
-mod creation;
-mod files;
-mod layout;
-mod lmdb;
-mod lock;
-mod manifest;
-mod owner;
+pub(crate) mod creation;
+pub(crate) mod files;
+pub(crate) mod layout;
+pub(crate) mod lmdb;
+pub(crate) mod lock;
+pub(crate) mod manifest;
+pub(crate) mod owner;
 mod pages;
 mod values;
 mod verify;
@@ -350,7 +350,16 @@ impl Store {
     ///
     /// The copy belongs to the same job and has the same identity: never run both.
     pub fn backup(&self, target: &Path) -> Result<()> {
-        creation::backup(self.environment()?, &self.manifest, target, self.map_size_bytes)
+        creation::backup::<Database>(
+            self.environment()?,
+            &self.manifest,
+            target,
+            self.map_size_bytes,
+            |txn| {
+                let mut head = head_of(txn.get(Database::Meta, HEAD_KEY)?)?;
+                put_head(txn, &mut head)
+            },
+        )
     }
 
     /// Releases the directory. Dropping the store does the same, silently.
@@ -505,7 +514,7 @@ impl Drop for Store {
 }
 
 /// Damage, with a text that already says where.
-fn corrupt(text: String) -> Error {
+pub(crate) fn corrupt(text: String) -> Error {
     Error::new(ErrorKind::StoreCorrupt, text)
 }
 
@@ -521,7 +530,7 @@ fn reserve_ids(head: &mut Head) -> std::result::Result<std::ops::Range<u64>, Fai
 }
 
 /// `bytes` rounded up to whole pages.
-fn whole_pages(bytes: usize) -> Result<usize> {
+pub(crate) fn whole_pages(bytes: usize) -> Result<usize> {
     const MIN: usize = 64 << 10;
     if (MIN..=MAX_MAP_BYTES as usize).contains(&bytes) {
         // Page sizes up to 64 KiB exist.

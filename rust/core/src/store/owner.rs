@@ -9,9 +9,9 @@ use parking_lot::{Condvar, Mutex};
 use super::creation::{self, DATA, Found};
 use super::files::{exists, io_error, refuse_network_filesystem, sync_directory};
 use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally, open_value};
-use super::lmdb::{Access, DATA_FILE, Environment, Failure, LOCK_FILE, Read};
+use super::lmdb::{self, Access, DATA_FILE, Environment, Failure, LOCK_FILE, Read};
 use super::lock::{Claim, FileId, OwnerLock, ReaderLock, holder_of, locked, slot};
-use super::manifest::{Manifest, newer_format};
+use super::manifest::{Kind, Manifest, newer_format};
 use super::values::{head_of, put_head, read_head};
 use super::{Store, StoreOptions, Writer, corrupt, reserve_ids, whole_pages};
 use crate::{Error, ErrorKind, Result};
@@ -69,6 +69,7 @@ pub struct StoreSettings {
 pub fn settings(directory: &Path) -> Result<StoreSettings> {
     let directory = enter_existing(directory)?;
     let manifest = read_manifest(&directory)?;
+    manifest.check_kind(&directory, Kind::State)?;
     Ok(StoreSettings { job: manifest.job, key_groups: manifest.key_groups })
 }
 
@@ -76,7 +77,7 @@ impl Store {
     pub(super) fn open_owner(directory: &Path, options: &StoreOptions) -> Result<Self> {
         check_options(options)?;
         let map_size_bytes = whole_pages(options.map_size_bytes)?;
-        let directory = enter(directory, options)?;
+        let directory = enter(directory, options.create)?;
         let slot = slot(FileId::of(&directory)?);
         let mut slot = slot.lock();
         let claim = Arc::new(slot.claim(&directory)?);
@@ -119,7 +120,13 @@ impl Store {
         manifest.check_settings(&directory, options)?;
         let environment = match shared {
             Some(environment) => environment,
-            None => open_environment(&directory, &manifest, map_size_bytes, Access::Owner, None)?,
+            None => open_environment::<Database>(
+                &directory,
+                &manifest,
+                map_size_bytes,
+                Access::Owner,
+                None,
+            )?,
         };
         slot.set_environment(&environment);
         check_contents(&environment.read()?, &manifest, &directory)?;
@@ -147,6 +154,7 @@ impl Store {
         let slot = slot(FileId::of(&directory)?);
         let mut slot = slot.lock();
         let manifest = read_manifest(&directory)?;
+        manifest.check_kind(&directory, Kind::State)?;
         if let Some(options) = options {
             manifest.check_settings(&directory, options)?;
         }
@@ -164,7 +172,7 @@ impl Store {
                 } else {
                     (Access::ReaderWithoutSlot, Some(ReaderLock::acquire(&directory)?))
                 };
-                open_environment(&directory, &manifest, map_size_bytes, access, guard)?
+                open_environment::<Database>(&directory, &manifest, map_size_bytes, access, guard)?
             }
         };
         slot.set_environment(&environment);
@@ -199,9 +207,9 @@ fn check_options(options: &StoreOptions) -> Result<()> {
 }
 
 /// The canonical path of a directory that exists now, or was made because it may be created.
-fn enter(directory: &Path, options: &StoreOptions) -> Result<std::path::PathBuf> {
+pub(crate) fn enter(directory: &Path, create: bool) -> Result<std::path::PathBuf> {
     if !exists(directory)? {
-        if !options.create {
+        if !create {
             return Err(missing(directory));
         }
         let parent = match directory.parent() {
@@ -223,7 +231,7 @@ fn enter(directory: &Path, options: &StoreOptions) -> Result<std::path::PathBuf>
         .map_err(|error| io_error("open the directory", directory, &error))?;
     check_directory(&directory)?;
     // Before anything is written there: a foreign directory stays as it is.
-    if creation::look(&directory)? == Found::Nothing && !options.create {
+    if creation::look(&directory)? == Found::Nothing && !create {
         return Err(missing(&directory));
     }
     Ok(directory)
@@ -266,7 +274,7 @@ fn missing(directory: &Path) -> Error {
     )
 }
 
-fn read_manifest(directory: &Path) -> Result<Manifest> {
+pub(crate) fn read_manifest(directory: &Path) -> Result<Manifest> {
     Manifest::read(directory)?.ok_or_else(|| missing(directory))
 }
 
@@ -279,7 +287,7 @@ fn can_take_slot(directory: &Path) -> bool {
 }
 
 /// Checks the data file against the manifest, then its pages, then maps it.
-fn open_environment(
+pub(crate) fn open_environment<D: lmdb::Database>(
     directory: &Path,
     manifest: &Manifest,
     map_size_bytes: usize,
@@ -306,7 +314,7 @@ fn open_environment(
             manifest.min_length_bytes
         )));
     }
-    let environment = Environment::open(&data, map_size_bytes, access, guard)?;
+    let environment = Environment::open::<D>(&data, map_size_bytes, access, guard)?;
     Ok(Arc::new(environment))
 }
 

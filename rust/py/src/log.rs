@@ -1,0 +1,818 @@
+//! `Log`: topics, reading, consumer groups, upkeep, and the producers' protocol.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use onceflow_core::log::{
+    self, Assigned, Budget, CleanupPolicy, Committed, FetchLimits, GroupInfo, Join, Limits, Log,
+    LogOptions, Outcome, PartitionInfo, Strategy, TopicInfo, TopicSettings, TransactionId, Write,
+};
+use onceflow_core::{Error, ErrorKind};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
+use crate::backend::random_id;
+use crate::error::{invalid_argument, to_py};
+use crate::log_producer::{Offset, Place, commit_offsets, places};
+use crate::log_records::{Input, PyLogRecords};
+
+/// How often a waiting thread looks for signals.
+const SIGNALS_EVERY: Duration = Duration::from_millis(200);
+
+/// See `onceflow._native.Log`.
+#[pyclass(name = "Log", module = "onceflow._native", frozen)]
+pub(crate) struct PyLog {
+    path: PathBuf,
+    /// `None` after `close`.
+    log: Mutex<Option<Log>>,
+}
+
+impl PyLog {
+    pub(crate) fn get(&self) -> PyResult<Log> {
+        self.log.lock().clone().ok_or_else(|| {
+            let text = format!("the log {} was closed", self.path.display());
+            to_py(Error::new(ErrorKind::Closed, text))
+        })
+    }
+
+    /// Runs something on the log without the GIL.
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        run: impl FnOnce(&Log) -> onceflow_core::Result<T> + Send,
+    ) -> PyResult<T> {
+        let log = self.get()?;
+        py.detach(|| run(&log)).map_err(to_py)
+    }
+
+    /// Partitions by their topics' names.
+    fn named(&self, py: Python<'_>, assigned: Assigned) -> PyResult<(u64, Vec<(String, u32)>)> {
+        let partitions = self.names(py, assigned.partitions)?;
+        Ok((assigned.generation, partitions))
+    }
+
+    fn names(&self, py: Python<'_>, places: Vec<(u32, u32)>) -> PyResult<Vec<(String, u32)>> {
+        let topics = self.with(py, Log::topics)?;
+        let names: HashMap<u32, &str> =
+            topics.iter().map(|topic| (topic.number, topic.name.as_str())).collect();
+        let named = |(number, partition): (u32, u32)| {
+            names.get(&number).map(|name| ((*name).to_owned(), partition))
+        };
+        Ok(places.into_iter().filter_map(named).collect())
+    }
+}
+
+fn cleanup_policy(name: &str) -> PyResult<CleanupPolicy> {
+    match name {
+        "delete" => Ok(CleanupPolicy::Delete),
+        "compact" => Ok(CleanupPolicy::Compact),
+        other => {
+            Err(invalid_argument(format!("cleanup_policy is {other:?}: \"delete\" or \"compact\"")))
+        }
+    }
+}
+
+fn strategy(name: &str) -> PyResult<Strategy> {
+    match name {
+        "sticky" => Ok(Strategy::Sticky),
+        "range" => Ok(Strategy::Range),
+        "roundrobin" => Ok(Strategy::RoundRobin),
+        other => Err(invalid_argument(format!(
+            "the assignment strategy is {other:?}: \"sticky\", \"range\" or \"roundrobin\""
+        ))),
+    }
+}
+
+fn strategy_name(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Sticky => "sticky",
+        Strategy::Range => "range",
+        Strategy::RoundRobin => "roundrobin",
+    }
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Committed => "committed",
+        Outcome::Aborted => "aborted",
+        Outcome::TimedOut => "timed_out",
+    }
+}
+
+fn seconds(what: &str, seconds: f64) -> PyResult<Duration> {
+    if seconds == f64::INFINITY {
+        return Ok(Duration::MAX);
+    }
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| invalid_argument(format!("{what} is {seconds}: give 0 or more seconds")))
+}
+
+/// A part of a request of the producers' protocol.
+#[derive(FromPyObject)]
+struct PartArgument<'py>(String, u32, i32, Bound<'py, PyAny>);
+
+/// The inputs of parts, which their writes borrow.
+struct Parts<'py> {
+    inputs: Vec<(String, u32, i32, Input<'py>)>,
+}
+
+impl<'py> Parts<'py> {
+    fn read(parts: Vec<PartArgument<'py>>, now_ms: i64) -> PyResult<Self> {
+        let read = |PartArgument(topic, partition, first_sequence, values)| {
+            let input = Input::read(Some(&values), None, None, None, now_ms)?;
+            Ok((topic, partition, first_sequence, input))
+        };
+        Ok(Self { inputs: parts.into_iter().map(read).collect::<PyResult<_>>()? })
+    }
+
+    fn writes(&self) -> PyResult<Vec<Write<'_>>> {
+        let mut writes = Vec::with_capacity(self.inputs.len());
+        for (topic, partition, first_sequence, input) in &self.inputs {
+            writes.push(Write {
+                topic,
+                partition: *partition,
+                records: input.records()?,
+                first_sequence: *first_sequence,
+            });
+        }
+        Ok(writes)
+    }
+}
+
+#[pymethods]
+impl PyLog {
+    #[staticmethod]
+    #[pyo3(signature = (
+        path,
+        *,
+        create = true,
+        read_only = false,
+        map_size_bytes = 256 << 30,
+        commit_timeout_s = 10.0,
+        producer_expiry_ms = 24 * 3600 * 1000,
+        transactional_id_expiry_ms = 7 * 24 * 3600 * 1000,
+        max_producers = 100_000,
+        max_transaction_bytes = 64 << 30,
+        max_transaction_timeout_ms = 3600 * 1000,
+        max_producer_epoch = i32::MAX - 1,
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn open(
+        py: Python<'_>,
+        path: PathBuf,
+        create: bool,
+        read_only: bool,
+        map_size_bytes: usize,
+        commit_timeout_s: f64,
+        producer_expiry_ms: Option<u64>,
+        transactional_id_expiry_ms: Option<u64>,
+        max_producers: u64,
+        max_transaction_bytes: u64,
+        max_transaction_timeout_ms: u64,
+        max_producer_epoch: i32,
+    ) -> PyResult<Self> {
+        let options = LogOptions {
+            create,
+            read_only,
+            map_size_bytes,
+            commit_timeout: seconds("commit_timeout_s", commit_timeout_s)?,
+            store_id: random_id(),
+            limits: Limits {
+                producer_expiry_ms,
+                transactional_id_expiry_ms,
+                max_producers,
+                max_transaction_bytes,
+                max_transaction_timeout_ms,
+                max_producer_epoch,
+            },
+        };
+        let log = py.detach(|| Log::open(&path, &options)).map_err(to_py)?;
+        Ok(Self { path: log.path().to_owned(), log: Mutex::new(Some(log)) })
+    }
+
+    #[getter]
+    fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.log.lock().is_none()
+    }
+
+    // ---- topics --------------------------------------------------------------------------
+
+    #[pyo3(signature = (
+        name,
+        *,
+        partitions = 1,
+        retention_ms = None,
+        retention_bytes = None,
+        cleanup_policy = "delete",
+        delete_retention_ms = 24 * 3600 * 1000,
+        max_record_bytes = log::MAX_RECORD_BYTES as u64,
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn create_topic(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        partitions: u32,
+        retention_ms: Option<u64>,
+        retention_bytes: Option<u64>,
+        cleanup_policy: &str,
+        delete_retention_ms: u64,
+        max_record_bytes: u64,
+    ) -> PyResult<()> {
+        let settings = TopicSettings {
+            partitions,
+            retention_ms,
+            retention_bytes,
+            cleanup_policy: self::cleanup_policy(cleanup_policy)?,
+            delete_retention_ms,
+            max_record_bytes,
+        };
+        self.with(py, |log| log.create_topic(name, &settings))
+    }
+
+    #[pyo3(signature = (
+        name,
+        *,
+        partitions,
+        retention_ms,
+        retention_bytes,
+        cleanup_policy,
+        delete_retention_ms,
+        max_record_bytes,
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn alter_topic(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        partitions: u32,
+        retention_ms: Option<u64>,
+        retention_bytes: Option<u64>,
+        cleanup_policy: &str,
+        delete_retention_ms: u64,
+        max_record_bytes: u64,
+    ) -> PyResult<()> {
+        let settings = TopicSettings {
+            partitions,
+            retention_ms,
+            retention_bytes,
+            cleanup_policy: self::cleanup_policy(cleanup_policy)?,
+            delete_retention_ms,
+            max_record_bytes,
+        };
+        self.with(py, |log| log.alter_topic(name, &settings))
+    }
+
+    fn delete_topic(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        self.with(py, |log| log.delete_topic(name))
+    }
+
+    fn topics(&self, py: Python<'_>) -> PyResult<Vec<PyLogTopic>> {
+        Ok(self.with(py, Log::topics)?.into_iter().map(PyLogTopic::new).collect())
+    }
+
+    fn topic(&self, py: Python<'_>, name: &str) -> PyResult<PyLogTopic> {
+        self.with(py, |log| log.topic(name)).map(PyLogTopic::new)
+    }
+
+    fn partition(&self, py: Python<'_>, name: &str, partition: u32) -> PyResult<PyLogPartition> {
+        self.with(py, |log| log.partition(name, partition)).map(|info| PyLogPartition { info })
+    }
+
+    // ---- reading -------------------------------------------------------------------------
+
+    #[pyo3(signature = (topic, partition, offset, *, max_records = 100_000, max_bytes = 8 << 20))]
+    fn fetch(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        partition: u32,
+        offset: u64,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> PyResult<PyLogRecords> {
+        let limits = FetchLimits { max_records, max_bytes };
+        PyLogRecords::new(self.with(py, |log| log.fetch(topic, partition, offset, limits))?)
+    }
+
+    fn offset_for_timestamp(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        partition: u32,
+        timestamp_ms: i64,
+    ) -> PyResult<Option<u64>> {
+        self.with(py, |log| log.offset_for_timestamp(topic, partition, timestamp_ms))
+    }
+
+    fn wait(
+        &self,
+        py: Python<'_>,
+        positions: Vec<(String, u32, u64)>,
+        timeout_s: f64,
+    ) -> PyResult<bool> {
+        let log = self.get()?;
+        let timeout = seconds("timeout_s", timeout_s)?;
+        let start = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(start.elapsed());
+            let found = py.detach(|| log.wait(&positions, left.min(SIGNALS_EVERY)));
+            if found.map_err(to_py)? {
+                return Ok(true);
+            }
+            if start.elapsed() >= timeout {
+                return Ok(false);
+            }
+            py.check_signals()?;
+        }
+    }
+
+    // ---- producers' protocol -----------------------------------------------------------------
+
+    #[pyo3(signature = (transactional_id, *, now_ms, timeout_ms = 60_000, expected = None))]
+    fn init_producer(
+        &self,
+        py: Python<'_>,
+        transactional_id: Option<&str>,
+        now_ms: i64,
+        timeout_ms: u64,
+        expected: Option<(i64, i32)>,
+    ) -> PyResult<(i64, i32)> {
+        self.with(py, |log| log.init_producer(transactional_id, timeout_ms, expected, now_ms))
+    }
+
+    #[pyo3(signature = (parts, *, now_ms, producer = None))]
+    fn append(
+        &self,
+        py: Python<'_>,
+        parts: Vec<PartArgument<'_>>,
+        now_ms: i64,
+        producer: Option<(i64, i32)>,
+    ) -> PyResult<Vec<(u64, bool)>> {
+        let parts = Parts::read(parts, now_ms)?;
+        let writes = parts.writes()?;
+        let placed = self.with(py, |log| log.append(producer, &writes, now_ms))?;
+        Ok(placed.into_iter().map(|(placed, again)| (placed.first_offset, again)).collect())
+    }
+
+    #[pyo3(signature = (transactional_id, producer, *, started_ms, first_sequence, parts, now_ms))]
+    #[allow(clippy::too_many_arguments)]
+    fn stage(
+        &self,
+        py: Python<'_>,
+        transactional_id: &str,
+        producer: (i64, i32),
+        started_ms: i64,
+        first_sequence: i32,
+        parts: Vec<PartArgument<'_>>,
+        now_ms: i64,
+    ) -> PyResult<()> {
+        let (id, epoch) = producer;
+        let transaction = TransactionId { transactional_id, id, epoch, started_ms };
+        let parts = Parts::read(parts, now_ms)?;
+        let writes = parts.writes()?;
+        self.with(py, |log| log.stage(transaction, first_sequence, &writes, now_ms))
+    }
+
+    #[pyo3(signature = (
+        transactional_id,
+        producer,
+        *,
+        commit,
+        started_ms,
+        now_ms,
+        first_sequence = 0,
+        parts = Vec::new(),
+        group = None,
+        offsets = Vec::new(),
+        member = None,
+        generation = None,
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn end_transaction(
+        &self,
+        py: Python<'_>,
+        transactional_id: &str,
+        producer: (i64, i32),
+        commit: bool,
+        started_ms: i64,
+        now_ms: i64,
+        first_sequence: i32,
+        parts: Vec<PartArgument<'_>>,
+        group: Option<String>,
+        offsets: Vec<Offset>,
+        member: Option<String>,
+        generation: Option<u64>,
+    ) -> PyResult<(i64, i32, Vec<Place>)> {
+        let (id, epoch) = producer;
+        let transaction = TransactionId { transactional_id, id, epoch, started_ms };
+        let parts = Parts::read(parts, now_ms)?;
+        let writes = parts.writes()?;
+        let offsets = group
+            .map(|group| commit_offsets(group, offsets, member, generation, now_ms))
+            .transpose()?;
+        let ended = self.with(py, |log| {
+            let offsets = offsets.as_slice();
+            log.end_transaction(transaction, commit, first_sequence, &writes, offsets, now_ms)
+        })?;
+        Ok((ended.id, ended.epoch, places(ended.placed)))
+    }
+
+    fn producers(&self, py: Python<'_>) -> PyResult<Vec<PyLogProducerInfo>> {
+        let producers = self.with(py, Log::producers)?;
+        Ok(producers.into_iter().map(|info| PyLogProducerInfo { info }).collect())
+    }
+
+    // ---- consumer groups -------------------------------------------------------------------
+
+    #[pyo3(signature = (group, offsets, *, now_ms, member = None, generation = None))]
+    fn commit_offsets(
+        &self,
+        py: Python<'_>,
+        group: String,
+        offsets: Vec<Offset>,
+        now_ms: i64,
+        member: Option<String>,
+        generation: Option<u64>,
+    ) -> PyResult<()> {
+        let commit = commit_offsets(group, offsets, member, generation, now_ms)?;
+        self.with(py, |log| log.commit_offsets(&commit))
+    }
+
+    fn committed(
+        &self,
+        py: Python<'_>,
+        group: &str,
+        topic: &str,
+        partition: u32,
+    ) -> PyResult<Option<(u64, String, i64)>> {
+        let found = self.with(py, |log| log.committed(group, topic, partition))?;
+        Ok(found
+            .map(|Committed { offset, metadata, committed_ms }| (offset, metadata, committed_ms)))
+    }
+
+    #[pyo3(signature = (
+        group,
+        member,
+        topics,
+        *,
+        now_ms,
+        strategy = "sticky",
+        session_timeout_ms = 45_000,
+        rebalance_timeout_ms = 300_000,
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn join_group(
+        &self,
+        py: Python<'_>,
+        group: String,
+        member: String,
+        topics: Vec<String>,
+        now_ms: i64,
+        strategy: &str,
+        session_timeout_ms: u64,
+        rebalance_timeout_ms: u64,
+    ) -> PyResult<(u64, Vec<(String, u32)>)> {
+        let strategy = self::strategy(strategy)?;
+        let join = Join {
+            group,
+            member,
+            topics,
+            strategy,
+            session_timeout_ms,
+            rebalance_timeout_ms,
+            now_ms,
+        };
+        let assigned = self.with(py, |log| log.join_group(&join))?;
+        self.named(py, assigned)
+    }
+
+    #[pyo3(signature = (group, member, *, now_ms))]
+    fn heartbeat(
+        &self,
+        py: Python<'_>,
+        group: &str,
+        member: &str,
+        now_ms: i64,
+    ) -> PyResult<(u64, bool)> {
+        let beat = self.with(py, |log| log.heartbeat(group, member, now_ms))?;
+        Ok((beat.generation, beat.rebalance))
+    }
+
+    fn group_target(
+        &self,
+        py: Python<'_>,
+        group: &str,
+        member: &str,
+    ) -> PyResult<Vec<(String, u32)>> {
+        let places = self.with(py, |log| log.target(group, member))?;
+        self.names(py, places)
+    }
+
+    #[pyo3(signature = (group, member, generation, *, now_ms))]
+    fn sync_group(
+        &self,
+        py: Python<'_>,
+        group: &str,
+        member: &str,
+        generation: u64,
+        now_ms: i64,
+    ) -> PyResult<(u64, Vec<(String, u32)>)> {
+        let assigned = self.with(py, |log| log.sync_group(group, member, generation, now_ms))?;
+        self.named(py, assigned)
+    }
+
+    #[pyo3(signature = (group, member, *, now_ms))]
+    fn leave_group(&self, py: Python<'_>, group: &str, member: &str, now_ms: i64) -> PyResult<()> {
+        self.with(py, |log| log.leave_group(group, member, now_ms))
+    }
+
+    fn delete_group(&self, py: Python<'_>, group: &str) -> PyResult<()> {
+        self.with(py, |log| log.delete_group(group))
+    }
+
+    fn groups(&self, py: Python<'_>) -> PyResult<Vec<PyLogGroup>> {
+        let groups = self.with(py, Log::groups)?;
+        let topics = self.with(py, Log::topics)?;
+        let names: HashMap<u32, String> =
+            topics.into_iter().map(|topic| (topic.number, topic.name)).collect();
+        Ok(groups.into_iter().map(|info| PyLogGroup::new(info, &names)).collect())
+    }
+
+    // ---- upkeep ------------------------------------------------------------------------------
+
+    #[pyo3(signature = (*, now_ms, batches = 64, entries = 1000))]
+    fn maintain(
+        &self,
+        py: Python<'_>,
+        now_ms: i64,
+        batches: usize,
+        entries: usize,
+    ) -> PyResult<PyLogMaintained> {
+        let done = self.with(py, |log| log.maintain(now_ms, Budget { batches, entries }))?;
+        Ok(PyLogMaintained {
+            timed_out: done.timed_out,
+            discarded: done.discarded,
+            removed: done.removed,
+            forgotten: done.forgotten,
+            compacted: done.compacted,
+            more: done.more,
+        })
+    }
+
+    fn size(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        let size = self.with(py, Log::size)?;
+        Ok((size.file_bytes, size.used_bytes))
+    }
+
+    fn backup(&self, py: Python<'_>, target: PathBuf) -> PyResult<()> {
+        self.with(py, |log| log.backup(&target))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        // The last handle closes the file.
+        let log = self.log.lock().take();
+        py.detach(|| drop(log));
+    }
+
+    fn __enter__(this: Py<Self>) -> Py<Self> {
+        this
+    }
+
+    #[pyo3(signature = (*_exc))]
+    fn __exit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) {
+        self.close(py);
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Log({:?})", self.path())
+    }
+}
+
+/// See `onceflow._native.LogTopic`.
+#[pyclass(name = "LogTopic", module = "onceflow._native", frozen)]
+pub(crate) struct PyLogTopic {
+    info: TopicInfo,
+}
+
+impl PyLogTopic {
+    fn new(info: TopicInfo) -> Self {
+        Self { info }
+    }
+}
+
+#[pymethods]
+impl PyLogTopic {
+    #[getter]
+    fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    #[getter]
+    fn number(&self) -> u32 {
+        self.info.number
+    }
+
+    #[getter]
+    fn partitions(&self) -> u32 {
+        self.info.settings.partitions
+    }
+
+    #[getter]
+    fn retention_ms(&self) -> Option<u64> {
+        self.info.settings.retention_ms
+    }
+
+    #[getter]
+    fn retention_bytes(&self) -> Option<u64> {
+        self.info.settings.retention_bytes
+    }
+
+    #[getter]
+    fn cleanup_policy(&self) -> &'static str {
+        match self.info.settings.cleanup_policy {
+            CleanupPolicy::Delete => "delete",
+            CleanupPolicy::Compact => "compact",
+        }
+    }
+
+    #[getter]
+    fn delete_retention_ms(&self) -> u64 {
+        self.info.settings.delete_retention_ms
+    }
+
+    #[getter]
+    fn max_record_bytes(&self) -> u64 {
+        self.info.settings.max_record_bytes
+    }
+
+    fn __repr__(&self) -> String {
+        format!("LogTopic({:?}, partitions={})", self.info.name, self.info.settings.partitions)
+    }
+}
+
+/// See `onceflow._native.LogPartition`.
+#[pyclass(name = "LogPartition", module = "onceflow._native", frozen)]
+pub(crate) struct PyLogPartition {
+    info: PartitionInfo,
+}
+
+#[pymethods]
+impl PyLogPartition {
+    #[getter]
+    fn start(&self) -> u64 {
+        self.info.start
+    }
+
+    #[getter]
+    fn end(&self) -> u64 {
+        self.info.end
+    }
+
+    #[getter]
+    fn records(&self) -> u64 {
+        self.info.records
+    }
+
+    #[getter]
+    fn batches(&self) -> u64 {
+        self.info.batches
+    }
+
+    #[getter]
+    fn bytes(&self) -> u64 {
+        self.info.bytes
+    }
+
+    #[getter]
+    fn max_timestamp_ms(&self) -> Option<i64> {
+        self.info.max_timestamp_ms
+    }
+
+    fn __repr__(&self) -> String {
+        format!("LogPartition(start={}, end={})", self.info.start, self.info.end)
+    }
+}
+
+/// See `onceflow._native.LogProducerInfo`.
+#[pyclass(name = "LogProducerInfo", module = "onceflow._native", frozen)]
+pub(crate) struct PyLogProducerInfo {
+    info: log::ProducerInfo,
+}
+
+#[pymethods]
+impl PyLogProducerInfo {
+    #[getter]
+    fn transactional_id(&self) -> &str {
+        &self.info.transactional_id
+    }
+
+    #[getter]
+    fn producer_id(&self) -> i64 {
+        self.info.id
+    }
+
+    #[getter]
+    fn producer_epoch(&self) -> i32 {
+        self.info.epoch
+    }
+
+    #[getter]
+    fn timeout_ms(&self) -> u64 {
+        self.info.timeout_ms
+    }
+
+    #[getter]
+    fn updated_ms(&self) -> i64 {
+        self.info.updated_ms
+    }
+
+    #[getter]
+    fn started_ms(&self) -> Option<i64> {
+        self.info.staged.map(|(started_ms, _)| started_ms)
+    }
+
+    #[getter]
+    fn staged_bytes(&self) -> u64 {
+        self.info.staged.map_or(0, |(_, bytes)| bytes)
+    }
+
+    #[getter]
+    fn last_outcome(&self) -> Option<&'static str> {
+        self.info.ended.map(outcome_name)
+    }
+}
+
+/// See `onceflow._native.LogGroup`.
+#[pyclass(name = "LogGroup", module = "onceflow._native", frozen, get_all)]
+pub(crate) struct PyLogGroup {
+    group: String,
+    generation: u64,
+    strategy: &'static str,
+    members: Vec<PyLogMember>,
+    offsets: BTreeMap<(String, u32), (u64, String, i64)>,
+}
+
+impl PyLogGroup {
+    fn new(info: GroupInfo, names: &HashMap<u32, String>) -> Self {
+        let named = |place: &(u32, u32)| names.get(&place.0).map(|name| (name.clone(), place.1));
+        let members = info.members.into_iter().map(|member| PyLogMember {
+            partitions: member.owned.iter().filter_map(named).collect(),
+            member: member.member,
+            topics: member.topics,
+            generation: member.generation,
+            last_heartbeat_ms: member.last_heartbeat_ms,
+            session_timeout_ms: member.session_timeout_ms,
+        });
+        let offsets = info.offsets.into_iter().map(|(topic, partition, committed)| {
+            let Committed { offset, metadata, committed_ms } = committed;
+            ((topic, partition), (offset, metadata, committed_ms))
+        });
+        Self {
+            group: info.group,
+            generation: info.generation,
+            strategy: strategy_name(info.strategy),
+            members: members.collect(),
+            offsets: offsets.collect(),
+        }
+    }
+}
+
+/// See `onceflow._native.LogMember`.
+#[pyclass(name = "LogMember", module = "onceflow._native", frozen, get_all)]
+#[derive(Clone)]
+pub(crate) struct PyLogMember {
+    member: String,
+    topics: Vec<String>,
+    generation: u64,
+    partitions: Vec<(String, u32)>,
+    last_heartbeat_ms: i64,
+    session_timeout_ms: u64,
+}
+
+/// See `onceflow._native.LogMaintained`.
+#[pyclass(name = "LogMaintained", module = "onceflow._native", frozen, get_all)]
+pub(crate) struct PyLogMaintained {
+    timed_out: u64,
+    discarded: u64,
+    removed: u64,
+    forgotten: u64,
+    compacted: u64,
+    more: bool,
+}
+
+/// See `onceflow._native.partition_of`.
+#[pyfunction]
+#[pyo3(name = "partition_of")]
+pub(crate) fn py_partition_of(key: &[u8], partitions: u32) -> PyResult<u32> {
+    if partitions == 0 {
+        return Err(invalid_argument("0 partitions; give 1 or more"));
+    }
+    Ok(log::partition_of(key, partitions))
+}
