@@ -266,6 +266,9 @@ class Table:
         """Sets cells; other columns of the row stay as they are."""
     def get(self, keys: _Keys) -> Batch:
         """One row a key in the order of ``keys``; ``found`` says which are there."""
+    def get_distinct(self, keys: _Keys) -> tuple[Batch, npt.NDArray[np.int64]]:
+        """The rows of those keys that are there, each once, in the order in which the keys first occur; and the index
+        in ``keys`` of each one's first occurrence."""
     def get_bytes(self, keys: _Keys, column: str) -> list[bytes | None]:
         """One value a key of a bytes column; None where the key or the cell is missing."""
     def contains(self, keys: _Keys) -> npt.NDArray[np.bool_]:

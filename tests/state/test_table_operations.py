@@ -127,6 +127,11 @@ def test_against_a_dict(backend, given):
     got = table.get(known)
     assert got.found.tolist() == [key in model.rows for key in known]
     assert [row for _, row in rows_of(got)] == [model.rows.get(key, {}) for key in known]
+    thrice = [*known[::2], *known, *known[::-1]]
+    distinct, indices = table.get_distinct(thrice)
+    there = [key for key in dict.fromkeys(thrice) if key in model.rows]
+    assert rows_of(distinct) == [(key, model.rows[key]) for key in there]
+    assert indices.tolist() == [thrice.index(key) for key in there]
     assert table.get_bytes(known, "y") == [model.rows.get(key, {}).get("y") for key in known]
     groups = [key_group(key, key_type, 128) for key, _ in rows]
     assert groups == sorted(groups)

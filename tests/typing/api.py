@@ -126,6 +126,7 @@ def backend() -> None:
         assert_type(table.contains([1]), npt.NDArray[np.bool_])
         assert_type(table.delete([1]), npt.NDArray[np.bool_])
         assert_type(table.get_bytes([1], "text"), list[bytes | None])
+        assert_type(table.get_distinct([1]), tuple[Batch, npt.NDArray[np.int64]])
         assert_type(table.get([1]).found, npt.NDArray[np.bool_])
         assert_type(table.get([1]).columns, dict[str, Any])
         assert_type(table.schema.key, str | tuple[str, ...])

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from onceflow._native import Batch as TableBatch
 from onceflow._native import Table
 from onceflow.aggregates import Aggregate, AggregateColumns
 from onceflow.columns import Columns
@@ -63,23 +62,21 @@ class _Aggregating(KeyedOperator):
             raise self._refused(error, keys, records, hint) from error
         return self._table
 
-    def _key_columns(self, keys: list[Any]) -> dict[str, Any]:
+    def _key_columns(self, keys: Any) -> dict[str, Any]:
         """Result columns of the key."""
         fields = self._selector.fields
         if len(fields) == 1:
             return {fields[0]: _array(keys, self._key_type)}
         types = self._key_type or fields
-        return {field: _array([key[index] for key in keys], types[index]) for index, field in enumerate(fields)}
+        columns = keys if isinstance(keys, tuple) else [[key[index] for key in keys] for index in range(len(fields))]
+        return {field: _array(column, kind) for field, column, kind in zip(fields, columns, types, strict=True)}
 
 
-def _array(values: list[Any], key_type: KeyType | None) -> Any:
+def _array(values: Any, key_type: KeyType | None) -> Any:
     if key_type in ("i64", "u64"):
-        return np.array(values, dtype=np.int64 if key_type == "i64" else np.uint64)
-    array = np.empty(len(values), dtype=object)
-    # One by one: numpy would make columns of tuples.
-    for index, value in enumerate(values):
-        array[index] = value
-    return array
+        return np.asarray(values, dtype=np.int64 if key_type == "i64" else np.uint64)
+    # As objects, whatever they are: numpy would make columns of tuples.
+    return np.fromiter(values if isinstance(values, tuple) else key_list(values), object, len(values))
 
 
 class AggregateKeys(_Aggregating):
@@ -103,9 +100,9 @@ class AggregateKeys(_Aggregating):
         key_type, keys = self._keys(records)
         table = self._update(keys, key_type, records)
         if self._emit == "changes":
-            changed = _distinct(keys)
-            found = table.get(changed)
-            self._hand_out(changed, found, out, as_rows=isinstance(records, list))
+            found, indices = table.get_distinct(keys)
+            columns = Columns({**self._key_columns(_pick_keys(keys, indices)), **self._columns.results(found.columns)})
+            out.emit(columns.to_rows() if isinstance(records, list) else columns)
 
     def end(self, out: Output) -> None:
         if self._emit != "final" or self._table is None:
@@ -117,17 +114,14 @@ class AggregateKeys(_Aggregating):
         columns = Columns({**self._key_columns(keys), **results})
         out.emit(columns.take(np.array(order, dtype=np.int64)))
 
-    def _hand_out(self, keys: Any, found: TableBatch, out: Output, *, as_rows: bool) -> None:
-        columns = Columns({**self._key_columns(key_list(keys)), **self._columns.results(found.columns)})
-        out.emit(columns.to_rows() if as_rows else columns)
 
-
-def _distinct(keys: Any) -> Any:
-    """Each key once, in the order of first occurrence."""
-    if isinstance(keys, np.ndarray):
-        _, index = np.unique(keys, return_index=True)
-        return keys[np.sort(index)]
-    return list(dict.fromkeys(key_list(keys)))
+def _pick_keys(keys: Any, indices: Any) -> Any:
+    """The keys at these indices, in the same form."""
+    if isinstance(keys, list):
+        return [keys[index] for index in indices.tolist()]
+    if isinstance(keys, tuple):
+        return tuple(_pick_keys(elements, indices) for elements in keys)
+    return keys.take(indices)
 
 
 class AggregateWindows(_Aggregating):

@@ -230,6 +230,17 @@ impl PyTable {
         Ok(self.batch(Rows { keys: keys::owned(borrowed), columns }, Some(found)))
     }
 
+    fn get_distinct<'py>(
+        &self,
+        py: Python<'py>,
+        keys: &Bound<'py, PyAny>,
+    ) -> PyResult<(PyBatch, Bound<'py, PyArray1<i64>>)> {
+        let batch = KeyBatch::read(&self.schema.key, keys)?;
+        let (count, keys) = (batch.len()?, batch.as_keys()?);
+        let (rows, indices) = self.with(py, count, |table| table.get_distinct(keys))?;
+        Ok((self.batch(rows, None), indices.into_pyarray(py)))
+    }
+
     fn get_bytes<'py>(
         &self,
         py: Python<'py>,

@@ -68,6 +68,27 @@ pub(super) fn rows(layout: &Layout, words: &[u64], slab: &Slab, rows: &[usize]) 
     Rows { keys, columns: columns(layout, words, slab, rows) }
 }
 
+/// The offsets that differ, without `usize::MAX`, in the order of first occurrence; and the index
+/// of each one's first occurrence.
+pub(super) fn distinct(rows: &[usize]) -> (Vec<usize>, Vec<i64>) {
+    let places = (rows.len() * 2).next_power_of_two().max(2);
+    let shift = 64 - places.trailing_zeros();
+    let mut seen = vec![usize::MAX; places];
+    let (mut distinct, mut indices) = (Vec::new(), Vec::new());
+    for (index, &at) in rows.iter().enumerate().filter(|(_, at)| **at != usize::MAX) {
+        let mut place = ((at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> shift) as usize;
+        while seen[place] != at && seen[place] != usize::MAX {
+            place = (place + 1) % places;
+        }
+        if seen[place] == usize::MAX {
+            seen[place] = at;
+            distinct.push(at);
+            indices.push(index as i64);
+        }
+    }
+    (distinct, indices)
+}
+
 /// The order of two keys of one hash.
 pub(super) fn compare_keys(
     layout: &Layout,

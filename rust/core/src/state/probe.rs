@@ -1,5 +1,7 @@
 //! Where a key lies: start slots by hash, linear probing, one form of key a monomorphic loop.
 
+use std::hint::black_box;
+
 use crate::hash::{hash_bytes, hash_u64, hash_words};
 
 use super::Bytes;
@@ -265,6 +267,29 @@ impl KeySource for RowKey<'_> {
     fn identity(&self, _: usize) -> Vec<u8> {
         self.long().map_or_else(|| bytemuck::cast_slice(self.key).to_vec(), <[u8]>::to_vec)
     }
+}
+
+/// Keys handled at once: their rows stay in the first-level cache from one step to the next.
+pub(crate) const BLOCK: usize = 512;
+
+/// Hashes the keys from `start` on and touches their first buckets, so that the cache misses of a
+/// block overlap.
+#[inline(always)]
+pub(crate) fn hash_ahead<K: KeySource>(
+    keys: &K,
+    start: usize,
+    words: &[u64],
+    (geometry, stride): (Geometry, usize),
+    hashes: &mut [u64],
+) {
+    for (index, hash) in hashes.iter_mut().enumerate() {
+        *hash = keys.hash(start + index);
+    }
+    let mut any = 0;
+    for hash in hashes.iter() {
+        any |= words[geometry.start(*hash) * stride];
+    }
+    black_box(any);
 }
 
 /// The slot of a key and true, or the empty slot where it would go and false.

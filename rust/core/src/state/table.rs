@@ -14,7 +14,9 @@ use super::bounds::Bounds;
 use super::freeze::Freeze;
 use super::layout::{DELETED, LIVE, Layout, MARK, NO_HANDLE, OCCUPIED, SET, generation};
 use super::memory::Words;
-use super::probe::{ByteKeys, Geometry, IntKeys, KeySource, RowKey, WordKeys, find, has_long_key};
+use super::probe::{
+    BLOCK, ByteKeys, Geometry, IntKeys, KeySource, RowKey, WordKeys, find, has_long_key, hash_ahead,
+};
 use super::slab::Slab;
 use super::{Column, Keys, Rows, Schema, gather};
 
@@ -127,6 +129,16 @@ impl Table {
         Ok((gather::columns(&self.layout, self.words.as_slice(), &self.rest.slab, &rows), found))
     }
 
+    /// The rows of those keys that are there, each row once, in the order in which the keys first
+    /// occur; and at which index each occurs first.
+    pub fn get_distinct(&self, keys: Keys<'_>) -> Result<(Rows, Vec<i64>)> {
+        self.layout.check_keys(&keys)?;
+        let rows = with_keys!(keys, |keys| self.locate(keys));
+        let (distinct, indices) = gather::distinct(&rows);
+        let words = self.words.as_slice();
+        Ok((gather::rows(&self.layout, words, &self.rest.slab, &distinct), indices))
+    }
+
     /// For each key whether it is there.
     pub fn contains(&self, keys: Keys<'_>) -> Result<Vec<bool>> {
         self.layout.check_keys(&keys)?;
@@ -138,18 +150,22 @@ impl Table {
     pub(super) fn locate<K: KeySource>(&self, keys: &K) -> Vec<usize> {
         let words = self.words.as_slice();
         let geometry = self.rest.geometry;
-        (0..keys.len())
-            .map(|index| {
-                let hash = keys.hash(index);
-                let probe = keys.probe(index, hash);
-                let key_words = self.layout.key_words;
-                let slab = &self.rest.slab;
-                let place = (index, hash, &probe);
-                let (slot, found) = find(words, geometry, key_words, slab, keys, place);
+        let key_words = K::words(self.layout.key_words);
+        let mut rows = Vec::with_capacity(keys.len());
+        let mut hashes = [0; BLOCK];
+        for start in (0..keys.len()).step_by(BLOCK) {
+            let hashes = &mut hashes[..BLOCK.min(keys.len() - start)];
+            hash_ahead(keys, start, words, (geometry, geometry.stride), hashes);
+            rows.extend(hashes.iter().enumerate().map(|(index, hash)| {
+                let index = start + index;
+                let probe = keys.probe(index, *hash);
+                let place = (index, *hash, &probe);
+                let (slot, found) = find(words, geometry, key_words, &self.rest.slab, keys, place);
                 let at = slot * geometry.stride;
                 if found && words[at] & LIVE != 0 { at } else { usize::MAX }
-            })
-            .collect()
+            }));
+        }
+        rows
     }
 
     /// Deletes; says for each key whether it was there.

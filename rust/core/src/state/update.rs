@@ -6,19 +6,15 @@
 //! over rows that lie in the cache by then.
 
 use std::collections::HashMap;
-use std::hint::black_box;
 
 use crate::{Error, ErrorKind, Result};
 
 use super::bounds::Bound;
 use super::layout::{GENERATION, INLINE_BYTES, LIVE, Layout, NO_HANDLE, set_bit};
-use super::probe::{ByteKeys, IntKeys, KeySource, WordKeys, find};
+use super::probe::{BLOCK, ByteKeys, IntKeys, KeySource, WordKeys, find, hash_ahead};
 use super::slab::{ENTRY_BYTES, Slab};
 use super::table::{Rest, with_keys};
 use super::{Bytes, ColumnType, Keys, Op, Operand, Scalar, Table, Update};
-
-/// Keys handled at once: their rows stay in the first-level cache between the phases.
-const BLOCK: usize = 512;
 
 impl Table {
     /// Applies `updates` for each key, in order; keys that are not there are inserted.
@@ -285,14 +281,7 @@ impl<'a> Plan<'a> {
         let known = ready & !GENERATION;
         let mut hashes = [0_u64; BLOCK];
         let hashes = &mut hashes[..rows.len()];
-        for (index, hash) in hashes.iter_mut().enumerate() {
-            *hash = keys.hash(start + index);
-        }
-        let mut any = 0;
-        for hash in hashes.iter() {
-            any |= words[geometry.start(*hash) * stride];
-        }
-        black_box(any);
+        hash_ahead(keys, start, words, (geometry, stride), hashes);
         let mut others = [0_u16; BLOCK];
         let mut count = 0;
         for (index, (row, hash)) in rows.iter_mut().zip(hashes.iter()).enumerate() {
