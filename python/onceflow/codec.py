@@ -47,6 +47,10 @@ class Codec(ABC):
     def encode(self, value: Any) -> bytes:
         """Raises ``SerializationError``, naming the type, if the value is not supported."""
 
+    def encode_all(self, values: list[Any]) -> list[bytes]:
+        """``encode`` of each value; quicker where a codec can do that."""
+        return list(map(self.encode, values))
+
     @abstractmethod
     def decode(self, data: bytes | memoryview) -> Any:
         """Raises ``SerializationError`` if the bytes do not decode."""
@@ -69,6 +73,16 @@ class MsgpackCodec(Codec):
                 f"the msgpack codec cannot write a {type(value).__qualname__}: {error}. Keep state in plain values "
                 "(numbers, strings, bytes, lists, tuples, dicts, sets, dates), or ask for codec='pickle'"
             ) from error
+
+    def encode_all(self, values: list[Any]) -> list[bytes]:
+        """See ``Codec``: plain values need no look at each."""
+        if set(map(type, values)) <= _PLAIN:
+            try:
+                return list(map(_ENCODER.encode, values))
+            except (ValueError, OverflowError):
+                # An integer of more than 64 bits, or a text that cannot be written.
+                pass
+        return super().encode_all(values)
 
     def decode(self, data: bytes | memoryview) -> Any:
         """See ``Codec``."""

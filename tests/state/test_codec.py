@@ -140,3 +140,16 @@ def test_pickle_takes_what_msgpack_refuses():
 def test_codecs_are_known_by_name():
     with pytest.raises(ConfigurationError, match="msgpack or pickle"):
         codec_by_name("json")
+
+
+@given(st.lists(SCALARS, max_size=6))
+def test_many_values_are_written_as_one_by_one(values):
+    for codec in (MsgpackCodec(), PickleCodec()):
+        assert codec.encode_all(values) == [codec.encode(value) for value in values]
+
+
+def test_one_of_many_values_that_cannot_be_written_is_refused():
+    with pytest.raises(SerializationError, match="object"):
+        MsgpackCodec().encode_all([1, object()])
+    with pytest.raises(SerializationError):
+        MsgpackCodec().encode_all(["\ud800", 2])

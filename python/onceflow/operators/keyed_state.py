@@ -55,7 +55,7 @@ class _KeyedCache:
         """Makes the values of these keys present in ``values``, as far as they have one."""
         values, changed = self.values, self.changed
         # A value that was deleted since the last barrier is in the table still.
-        missing = [key for key in dict.fromkeys(keys) if key not in values and key not in changed]
+        missing = [key for key in set(keys).difference(values) if key not in changed]
         if missing and len(self.table):
             for key, data in zip(missing, self.table.get_bytes(missing, "value"), strict=True):
                 if data is not None:
@@ -70,24 +70,29 @@ class _KeyedCache:
             expires = {key: self._expires(values[key]) for key in changed if key in values}
             for key in [key for key, moment in expires.items() if moment <= now]:
                 del values[key]
-        gone = [key for key in changed if key not in values]
-        kept = [key for key in changed if key in values]
-        if gone:
-            self.table.delete(gone)
+        kept = list(filter(values.__contains__, changed))
+        if len(kept) < len(changed):
+            self.table.delete([key for key in changed if key not in values])
         if kept:
-            encode = self._context.codec.encode
-            columns: dict[str, Any] = {"value": []}
-            for key in kept:
-                try:
-                    columns["value"].append(encode(values[key]))
-                except SerializationError as error:
-                    raise SerializationError(f"step {self._context.step_id!r}, key {key!r}: {error}") from error
+            columns: dict[str, Any] = {"value": self._encoded(kept)}
             if self._expires is not None:
                 columns["expires"] = [expires[key] for key in kept]
             self.table.put(kept, **columns)
         self.changed.clear()
         if len(self.values) > _MAX_CACHED:
             self.values.clear()
+
+    def _encoded(self, keys: list[Any]) -> list[bytes]:
+        codec, values = self._context.codec, self.values
+        try:
+            return codec.encode_all(list(map(values.__getitem__, keys)))
+        except SerializationError:
+            for key in keys:
+                try:
+                    codec.encode(values[key])
+                except SerializationError as error:
+                    raise SerializationError(f"step {self._context.step_id!r}, key {key!r}: {error}") from error
+            raise
 
     def forget(self, keys: list[Any]) -> None:
         """Deletes what the table says has expired, unless it was written anew since the last barrier."""
@@ -163,20 +168,21 @@ class StatefulMap(_CachedStep):
         keys, cache = self._loaded(records)
         values, function, initial = cache.values, self._function, self._initial
         results: list[Any] = []
-        add = results.append
+        get, add = values.get, results.append
         try:
             for key, record in zip(keys, rows, strict=True):
-                state = values.get(key)
+                state = get(key)
                 state, result = function(initial() if state is None else state, record)
-                values[key] = state
+                if state is None:
+                    values.pop(key, None)
+                else:
+                    values[key] = state
                 add(result)
         except OnceflowError:
             raise
         except Exception as error:
             raise failed(self._step_id, error, rows, len(results)) from error
         cache.changed.update(keys)
-        for key in [key for key in set(keys) if values[key] is None]:
-            del values[key]
         out.emit(results, times)
 
 
