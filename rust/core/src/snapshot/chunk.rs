@@ -153,9 +153,9 @@ pub(super) fn encode(
     match layout.integer_key {
         Some(width) => {
             for word in 1..=width {
-                out.extend(indices.iter().flat_map(|&index| {
+                put(&mut out, indices, |index| {
                     rows.words[index as usize * layout.width + word].to_le_bytes()
-                }));
+                });
             }
         }
         None => {
@@ -181,17 +181,15 @@ pub(super) fn encode(
     }
     for (column, (_, kind)) in layout.schema.columns.iter().enumerate() {
         let cell = layout.cells + column;
-        let read = |&index: &u32| {
+        let read = |index: u32| {
             let at = index as usize * layout.width;
             let set = rows.words[at] & LIVE != 0 && rows.words[at] & set_bit(column) != 0;
             if set { rows.words[at + cell] } else { 0 }
         };
         match width_of(*kind) {
-            Some(8) => out.extend(indices.iter().flat_map(|index| read(index).to_le_bytes())),
-            Some(4) => {
-                out.extend(indices.iter().flat_map(|index| (read(index) as u32).to_le_bytes()));
-            }
-            Some(_) => out.extend(indices.iter().map(|index| read(index) as u8)),
+            Some(8) => put(&mut out, indices, |index| read(index).to_le_bytes()),
+            Some(4) => put(&mut out, indices, |index| (read(index) as u32).to_le_bytes()),
+            Some(_) => put(&mut out, indices, |index| [read(index) as u8]),
             None => {
                 let value = |&index: &u32| {
                     let at = index as usize * layout.width;
@@ -213,6 +211,16 @@ pub(super) fn encode(
         last_group: *groups.end(),
         rows: indices.len() as u64,
         bytes: out,
+    }
+}
+
+/// Appends `N` bytes for each row; room is made first, so that the loop has no branch.
+#[inline]
+fn put<const N: usize>(out: &mut Vec<u8>, indices: &[u32], bytes: impl Fn(u32) -> [u8; N]) {
+    let start = out.len();
+    out.resize(start + indices.len() * N, 0);
+    for (to, index) in out[start..].as_chunks_mut::<N>().0.iter_mut().zip(indices) {
+        *to = bytes(*index);
     }
 }
 
