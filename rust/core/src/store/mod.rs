@@ -212,7 +212,8 @@ impl Store {
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         }
         let mut writer = self.writer()?;
-        self.write(&mut writer, |txn, head| {
+        let needs_ids = writer.ids.is_empty();
+        let more_ids = self.write(&mut writer, |txn, head| {
             for (key, bytes) in commit.chunks {
                 put_new(txn, Database::Chunks, bytes, |part| chunk_key(*key, part))
                     .map_err(|failure| named(failure, || format!("chunk {key:?}")))?;
@@ -224,9 +225,14 @@ impl Store {
                 .map_err(|failure| named(failure, || format!("checkpoint {id}")))?;
             head.records.insert(id, digest.sum);
             head.next_checkpoint_id = head.next_checkpoint_id.max(id.saturating_add(1));
+            // Here they cost no sync of their own, for which the next checkpoint would wait.
+            let more_ids = needs_ids.then(|| reserve_ids(head).ok()).flatten();
             crate::crash_point!("decide.pre_sync");
-            Ok(())
+            Ok(more_ids)
         })?;
+        if let Some(ids) = more_ids {
+            writer.ids = ids;
+        }
         crate::crash_point!("decide.post");
         writer.commits += 1;
         if writer.commits % MANIFEST_COMMITS == 0 {
