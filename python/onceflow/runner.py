@@ -57,6 +57,7 @@ _JOB_BLOB = "job"
 _JOB_FORMAT = 1
 _WORKER = "worker"
 _MAX_HELD_RECORDS = 1_000_000
+_MAX_HELD_BYTES = 64 << 20
 _PROGRESS_EVERY_S = 0.1
 _IDLE_S = 0.002
 _SWITCH_S = 0.001
@@ -491,7 +492,8 @@ class _Job:
             self._tell(Progress(self._counts["records_in"], self._records_out()))
         if self._changed and now - self._last_start >= self._interval_s:
             return True
-        return any(leg.held > _MAX_HELD_RECORDS for leg in self._legs.values())
+        legs = self._legs.values()
+        return any(leg.held > _MAX_HELD_RECORDS or leg.held_bytes > _MAX_HELD_BYTES for leg in legs)
 
     def _start_checkpoint(self, *, finished: bool = False, savepoint: str | None = None) -> None:
         """Injects a barrier behind the last batch of each task, and takes the snapshot when all have come."""

@@ -43,8 +43,9 @@ __all__ = ["SinkLeg", "open_leg", "sink_errors"]
 class SinkLeg(ABC):
     """One sink under one guarantee."""
 
-    #: Records held in memory until the next checkpoint.
+    #: Records, and bytes as far as they are known, held in memory until the next checkpoint.
     held = 0
+    held_bytes = 0
 
     @abstractmethod
     def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
@@ -82,8 +83,10 @@ class _TransactionalLeg(SinkLeg):
 
     def write(self, records: Batch) -> None:
         self._writer.write(records)
+        self.held, self.held_bytes = self._writer.held, self._writer.held_bytes
 
     def seal(self, checkpoint_id: int) -> Any | None:
+        self.held = self.held_bytes = 0
         return self._writer.seal(checkpoint_id)
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:

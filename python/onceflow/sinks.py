@@ -96,6 +96,11 @@ class TransactionalSinkWriter(ABC):
     time; ``recover`` before anything else.
     """
 
+    #: Records, and bytes, that the writer keeps in memory until the next ``seal``, if it does: when there are many, a
+    #: checkpoint begins early.
+    held = 0
+    held_bytes = 0
+
     @abstractmethod
     def recover(self, decided: Sequence[Committable]) -> None:
         """Called once at the start, after older epochs were fenced: commits ``decided`` (oldest first; most or all

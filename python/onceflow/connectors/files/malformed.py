@@ -49,7 +49,7 @@ class Rejections:
         if self._policy == "fail":
             shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
             raise MalformedRecordError(
-                f"{position}: {reason}: {shown!r}. Correct the file, or set on_malformed='skip' or 'dead_letter'"
+                f"{position}: {reason}: {shown!r}. Correct the input, or set on_malformed='skip' or 'dead_letter'"
             )
         if self._policy == "skip":
             self.skipped += 1

@@ -1,0 +1,141 @@
+"""What of a record of the dataflow becomes the key, the value, the headers of a record of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+
+from onceflow.columns import Columns, to_list
+from onceflow.connectors.files.event_time import micros
+from onceflow.connectors.log.staged import Headers, Part, Rows, Strings, arrow_column
+from onceflow.connectors.values import plain_columns
+from onceflow.exceptions import ConfigurationError, SinkError
+from onceflow.types import Batch
+
+__all__ = ["Field", "Fields"]
+
+#: Name of a field of the record (of a dict, or a column), or a function of the record.
+Field: TypeAlias = str | Callable[[Any], Any]
+
+_BYTES = {"binary", "large_binary", "string", "large_string"}
+_json = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """See ``LogSink``."""
+
+    key: Field | None
+    value: Field | None
+    timestamp: Field | None
+    headers: Field | None
+    partition: int | Field | None
+
+    def __post_init__(self) -> None:
+        for name in ("key", "value", "timestamp", "headers", "partition"):
+            field = getattr(self, name)
+            fixed = name == "partition" and isinstance(field, int) and not isinstance(field, bool) and field >= 0
+            if not (field is None or fixed or isinstance(field, str) or callable(field)):
+                raise ConfigurationError(f"{name}={field!r}: give the name of a field, or a function of a record")
+
+    def part(self, records: Batch) -> Part:
+        """The records as the log takes them.
+
+        Raises:
+            SinkError: A record lacks a field, or has one that cannot be a key, a value and so on.
+        """
+        batch = _Batch(records)
+        partitions = self.partition
+        return Part(
+            values=batch.values() if self.value is None else batch.strings("value", self.value),
+            keys=None if self.key is None else batch.strings("key", self.key),
+            timestamps=None if self.timestamp is None else batch.items("timestamp", self.timestamp, _millis),
+            headers=None if self.headers is None else batch.items("headers", self.headers, _headers),
+            partitions=(
+                partitions
+                if partitions is None or isinstance(partitions, int)
+                else batch.items("partition", partitions, _partition)
+            ),
+        )
+
+
+class _Batch:
+    """A batch, with its rows made when they are needed first."""
+
+    def __init__(self, records: Batch) -> None:
+        self._columns = records if isinstance(records, Columns) else None
+        self._rows = None if isinstance(records, Columns) else records
+
+    @property
+    def rows(self) -> list[Any]:
+        if self._rows is None and self._columns is not None:
+            self._rows = plain_columns(self._columns).to_rows()
+        return self._rows or []
+
+    def values(self) -> Strings:
+        """The records as a whole."""
+        return Rows([_text("value", row) for row in self.rows])
+
+    def strings(self, what: str, field: Field) -> Strings:
+        if self._columns is not None and isinstance(field, str):
+            column = self._columns[field]
+            if not isinstance(column, np.ndarray) and str(column.type) in _BYTES:
+                return arrow_column(column)
+        found = self._find(what, field)
+        if set(map(type, found)) <= {bytes, type(None)}:
+            return Rows(found)
+        return Rows([_text(what, item) for item in found])
+
+    def items(self, what: str, field: Field, convert: Callable[[Any], Any]) -> list[Any]:
+        found = self._find(what, field)
+        try:
+            return list(map(convert, found))
+        except (TypeError, ValueError) as error:
+            raise SinkError(f"a record has no valid {what}: {error}") from error
+
+    def _find(self, what: str, field: Field) -> list[Any]:
+        if callable(field):
+            return list(map(field, self.rows))
+        if self._columns is not None:
+            return to_list(self._columns[field])
+        try:
+            return [row[field] for row in self.rows]
+        except (KeyError, TypeError, IndexError) as error:
+            raise SinkError(f"a record has no field {field!r} for its {what}") from error
+
+
+def _text(what: str, item: Any) -> bytes | None:
+    if item is None or isinstance(item, bytes):
+        return item
+    if isinstance(item, str):
+        return item.encode()
+    try:
+        return _json(item)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SinkError(f"{item!r} cannot be a {what}: {error}; map it to plain values or bytes first") from error
+
+
+def _millis(item: Any) -> int:
+    if isinstance(item, datetime):
+        return micros(item) // 1000
+    if not isinstance(item, int):
+        raise TypeError(f"{item!r} is neither a datetime nor milliseconds since 1970")
+    return item
+
+
+def _headers(item: Any) -> Headers | None:
+    if item is None:
+        return None
+    pairs = item.items() if isinstance(item, Mapping) else item
+    return [(str(name), value if value is None else bytes(value)) for name, value in pairs]
+
+
+def _partition(item: Any) -> int:
+    if not isinstance(item, int) or item < 0:
+        raise TypeError(f"{item!r} is no number of a partition")
+    return item

@@ -1,0 +1,305 @@
+"""Topics of the embedded log as a source.
+
+A position is the offset of the next record, with the number of the topic (a topic that was deleted and made again is
+another one) and, if the source ends, the offset at which it does: fixed when the partition was opened first, so that a
+run that resumes ends where the interrupted one would have ended, whatever was written meanwhile.
+
+A reader that follows the log hands out an empty batch where nothing is there yet; the runner then pauses for two
+milliseconds before it asks again. Asking costs a few microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from onceflow._native import Log, LogRecords
+from onceflow.columns import Columns
+from onceflow.connectors.files.event_time import micros
+from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
+from onceflow.connectors.log.directory import LogDirectory, directory_of
+from onceflow.exceptions import (
+    ConfigurationError,
+    LogError,
+    OffsetOutOfRangeError,
+    SourceChangedError,
+    SourceError,
+    StoreMissingError,
+)
+from onceflow.sources import Source, SourceBatch, SourceReader
+from onceflow.types import Plain
+
+__all__ = ["LogSource"]
+
+#: Makes a record of a message: a dict, see ``LogSource``.
+Decode: TypeAlias = Callable[[dict[str, Any]], Any]
+#: The time of a record, as text in ISO 8601, as a datetime or in seconds since 1970.
+EventTime: TypeAlias = Callable[[Any], Any]
+
+
+class LogSource(Source):
+    """Records of a topic; each of its partitions is a partition.
+
+    Partitions that the topic gets while a job runs are read from its next run on.
+
+    Args:
+        log: Directory of the log, or an open log.
+        topic: Its name.
+        decode: What a record is. None: a dict with ``partition``, ``offset``, ``timestamp_ms``, ``key``, ``value`` and
+            ``headers``. ``"json"``: the value, read as JSON (None for a null value). ``"value"``: the value. Or a
+            function of that dict.
+        as_columns: Batches are columns ``partition``, ``offset``, ``timestamp_ms`` (numpy), ``key`` and ``value``
+            (Arrow arrays of binary): no Python object for a record. Needs ``onceflow[arrow]``.
+        event_time: ``"timestamp"``: the timestamps of the records. Or a function that gives the time of a record (ISO
+            text, a datetime, or seconds since 1970); with ``as_columns`` a function that gives an int64 array of
+            microseconds for a batch of columns.
+        stop_at_end: Each partition ends at what was its end when the job first opened it. False: the source goes on
+            for ever, until the job is stopped.
+        on_malformed: What to do with a record that ``decode`` or ``event_time`` raises for: ``"fail"``, ``"skip"`` (and
+            count it), or ``"dead_letter"``.
+
+    Raises:
+        ConfigurationError: Settings that cannot be.
+    """
+
+    def __init__(
+        self,
+        log: LogDirectory,
+        topic: str,
+        *,
+        decode: Literal["json", "value"] | Decode | None = None,
+        as_columns: bool = False,
+        event_time: Literal["timestamp"] | EventTime | None = None,
+        stop_at_end: bool = True,
+        on_malformed: str = "fail",
+    ) -> None:
+        self._directory = directory_of(log)
+        self._topic = topic
+        self._decode = _decoder(decode)
+        self._as_columns = as_columns
+        self._event_time = event_time
+        self._stop_at_end = stop_at_end
+        self._policy: MalformedPolicy = check_policy(on_malformed)
+        self.has_event_time = event_time is not None
+        self.has_dead_letters = self._policy == "dead_letter"
+        if as_columns and decode is not None:
+            raise ConfigurationError("columns hold keys and values as they are: give as_columns=True or decode")
+        if event_time is not None and event_time != "timestamp" and not callable(event_time):
+            raise ConfigurationError(f"event_time={event_time!r}: give 'timestamp' or a function of a record")
+        if as_columns:
+            _pyarrow()
+
+    def partitions(self) -> list[str]:
+        """``"0"``, ``"1"`` and so on."""
+        with self._open() as log:
+            return [str(number) for number in range(self._known(log).partitions)]
+
+    def open(self, partition: str, position: Plain) -> SourceReader:
+        """See ``Source``."""
+        log = self._open()
+        try:
+            return self._reader(log, int(partition), position)
+        except BaseException:
+            log.close()
+            raise
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Source``."""
+        return {"type": "LogSource", "log": str(self._directory), "topic": self._topic}
+
+    def _open(self) -> Log:
+        try:
+            return Log.open(self._directory, create=False)
+        except StoreMissingError as error:
+            raise SourceError(f"no log to read from: {error}") from error
+
+    def _known(self, log: Log) -> Any:
+        try:
+            return log.topic(self._topic)
+        except LogError as error:
+            raise SourceError(f"{self._directory} cannot be read from: {error}") from error
+
+    def _reader(self, log: Log, partition: int, position: Plain) -> SourceReader:
+        number = self._known(log).number
+        found = log.partition(self._topic, partition)
+        offset, end = found.start, found.end if self._stop_at_end else None
+        if position is not None:
+            offset, kept = self._resumed(number, partition, position)
+            if not found.start <= offset <= found.end:
+                raise SourceChangedError(
+                    f"partition {partition} of {self._topic!r} has offsets {found.start} to {found.end} (the next one "
+                    f"to be written), and the checkpoint resumes at {offset}: "
+                    f"{_REMOVED if offset < found.start else 'the log is older than the checkpoint'}"
+                )
+            end = kept if self._stop_at_end and kept is not None else end
+        settings = (self._decode, self._as_columns, self._event_time, self._policy)
+        return _LogReader(log, self._topic, number, partition, offset, end, *settings)
+
+    def _resumed(self, number: int, partition: int, position: Plain) -> tuple[int, int | None]:
+        if not isinstance(position, dict) or not isinstance(position.get("offset"), int):
+            raise SourceError(f"{position!r} is no position in a topic; start over with fresh state")
+        if position["topic"] != number:
+            raise SourceChangedError(
+                f"topic {self._topic!r} was deleted and made again since the checkpoint, so offset "
+                f"{position['offset']!r} of partition {partition} means nothing any more; start over with fresh state"
+            )
+        return position["offset"], position["end"]  # type: ignore[return-value]
+
+
+_REMOVED = (
+    "retention has removed what is between. Give the topic a longer retention; to go on without these records, start "
+    "over with fresh state"
+)
+
+
+def _decoder(decode: str | Decode | None) -> Decode | None:
+    if decode == "json":
+        read = msgspec.json.Decoder().decode
+        return lambda message: None if message["value"] is None else read(message["value"])
+    if decode == "value":
+        return lambda message: message["value"]
+    if decode is not None and not callable(decode):
+        raise ConfigurationError(f"decode={decode!r}: give 'json', 'value' or a function of a message")
+    return decode
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigurationError("as_columns needs pyarrow; pip install 'onceflow[arrow]'") from error
+    return pa
+
+
+class _LogReader(SourceReader):
+    def __init__(
+        self,
+        log: Log,
+        topic: str,
+        number: int,
+        partition: int,
+        offset: int,
+        end: int | None,
+        decode: Decode | None,
+        as_columns: bool,
+        event_time: str | EventTime | None,
+        policy: MalformedPolicy,
+    ) -> None:
+        self._log = log
+        self._topic = topic
+        self._number = number
+        self._partition = partition
+        self._offset = offset
+        self._end = end
+        self._decode = decode
+        self._event_time = event_time
+        self._policy = policy
+        self._as_columns = as_columns
+
+    def read(self, max_records: int) -> SourceBatch | None:
+        end = self._end
+        if end is not None:
+            if self._offset >= end:
+                return None
+            max_records = min(max_records, end - self._offset)
+        try:
+            found = self._log.fetch(self._topic, self._partition, self._offset, max_records=max_records)
+        except OffsetOutOfRangeError as error:
+            raise SourceChangedError(f"{error}: {_REMOVED}") from error
+        offsets = found.offsets
+        # Where compaction has removed records, so many reach beyond the end.
+        count = len(offsets) if end is None else int(np.searchsorted(offsets, end))
+        first = int(offsets[0]) if count else self._offset
+        batch = self._columns(found, count) if self._as_columns else self._rows(found, count)
+        batch.first_record = first
+        self._offset = found.next_offset if end is None else min(found.next_offset, end)
+        return batch
+
+    def _columns(self, found: LogRecords, count: int) -> SourceBatch:
+        arrow = _pyarrow().record_batch(found).slice(0, count)
+        columns = Columns(
+            {
+                "partition": np.full(count, self._partition, dtype=np.int32),
+                "offset": found.offsets[:count],
+                "timestamp_ms": found.timestamps[:count],
+                "key": arrow.column("key"),
+                "value": arrow.column("value"),
+            }
+        )
+        times = None
+        if self._event_time is not None:
+            times = self._timestamps(found, count) if isinstance(self._event_time, str) else self._event_time(columns)
+        return SourceBatch(columns, times)
+
+    @staticmethod
+    def _timestamps(found: LogRecords, count: int) -> npt.NDArray[np.int64]:
+        return np.multiply(found.timestamps[:count], 1000)
+
+    def _rows(self, found: LogRecords, count: int) -> SourceBatch:
+        partition = self._partition
+        messages = [
+            {
+                "partition": partition,
+                "offset": offset,
+                "timestamp_ms": timestamp,
+                "key": key,
+                "value": value,
+                "headers": headers,
+            }
+            for offset, timestamp, key, value, headers in zip(
+                found.offsets[:count].tolist(),
+                found.timestamps[:count].tolist(),
+                found.keys[:count],
+                found.values[:count],
+                found.headers[:count],
+                strict=True,
+            )
+        ]
+        rejections = Rejections(self._policy, str(partition))
+        try:
+            records, times = self._made(messages)
+            taken: npt.NDArray[np.int64] | slice = slice(None)
+        except Exception:
+            records, times, taken = self._each_made(messages, rejections)
+        if self._event_time == "timestamp":
+            times = self._timestamps(found, count)[taken]
+        return SourceBatch(records, times, rejections.records, rejections.skipped)
+
+    def _made(self, messages: list[dict[str, Any]]) -> tuple[list[Any], npt.NDArray[np.int64] | None]:
+        """The records of messages, and their times if a function gives them. Raises what the functions do."""
+        decode, event_time = self._decode, self._event_time
+        records = messages if decode is None else list(map(decode, messages))
+        if not callable(event_time):
+            return records, None
+        return records, np.fromiter((micros(event_time(record)) for record in records), np.int64, len(records))
+
+    def _each_made(
+        self, messages: list[dict[str, Any]], rejections: Rejections
+    ) -> tuple[list[Any], npt.NDArray[np.int64] | None, npt.NDArray[np.int64]]:
+        """The same one by one, without those that are refused, and which messages are left."""
+        records: list[Any] = []
+        times, taken = [], []
+        for number, message in enumerate(messages):
+            try:
+                made, time = self._made([message])
+            except Exception as error:
+                rejections.add(message["offset"], f"{type(error).__name__}: {error}", message["value"] or b"")
+                continue
+            records += made
+            taken.append(number)
+            if time is not None:
+                times.append(time)
+        return records, np.concatenate(times) if times else self._no_times(), np.array(taken, dtype=np.int64)
+
+    def _no_times(self) -> npt.NDArray[np.int64] | None:
+        return np.empty(0, dtype=np.int64) if callable(self._event_time) else None
+
+    def position(self) -> Plain:
+        return {"topic": self._number, "offset": self._offset, "end": self._end}
+
+    def close(self) -> None:
+        self._log.close()

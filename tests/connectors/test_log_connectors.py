@@ -1,0 +1,366 @@
+"""What sets the log's source and sink apart: ends that are kept, input that is gone, topics that others write to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+import onceflow as of
+import onceflow.runner
+from onceflow._native import Log, LogProducer
+from onceflow.connectors.log import LogSink, LogSource
+from onceflow.exceptions import (
+    ConfigurationError,
+    FencedError,
+    MalformedRecordError,
+    SinkError,
+    SourceChangedError,
+    SourceError,
+)
+from onceflow.sinks import SinkContext
+from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
+
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.fixture
+def log(tmp_path):
+    with Log.open(tmp_path / "log") as log:
+        yield log
+
+
+def produce(log, topic, values, **more):
+    LogProducer(log, now_ms=NOW_MS).produce(topic, values, now_ms=NOW_MS, **more)
+
+
+def values(log, topic, partition=0):
+    return log.fetch(topic, partition, log.partition(topic, partition).start).values
+
+
+def rest(source, partition="0", position=None):
+    reader = source.open(partition, position)
+    found = []
+    while (batch := reader.read(2)) is not None:
+        found += batch.records
+    reader.close()
+    return found
+
+
+def context(job="job", sink="out", epoch=1, restored=None):
+    return SinkContext(job, sink, job_epoch=epoch, lineage=1, restored_checkpoint=restored)
+
+
+# -- the source ----------------------------------------------------------------------------------
+
+
+def test_a_run_that_resumes_ends_where_the_first_one_would_have(log):
+    log.create_topic("t")
+    produce(log, "t", ["1", "2", "3"])
+    source = LogSource(log, "t", decode="value")
+    reader = source.open("0", None)
+    assert reader.read(1).records == [b"1"]
+    position = reader.position()
+    produce(log, "t", ["4"])
+    assert rest(source, position=position) == [b"2", b"3"]
+    assert rest(source) == [b"1", b"2", b"3", b"4"]
+    # The end of a position does not bind a source that follows, and one that follows gets its end when it shall stop.
+    following = LogSource(log, "t", decode="value", stop_at_end=False).open("0", position)
+    assert [following.read(10).records, following.read(10).records] == [[b"2", b"3", b"4"], []]
+    produce(log, "t", ["5"])
+    assert following.read(10).records == [b"5"]
+    assert rest(source, position=following.position()) == []
+    reader.close()
+    following.close()
+
+
+def test_records_with_all_their_fields(log):
+    log.create_topic("t", partitions=2)
+    produce(log, "t", ["v", None], keys=["k", None], headers=[{"h": b"1"}, None], partition=1, timestamps=[5, 6])
+    assert rest(LogSource(log, "t"), "1") == [
+        {"partition": 1, "offset": 0, "timestamp_ms": 5, "key": b"k", "value": b"v", "headers": [("h", b"1")]},
+        {"partition": 1, "offset": 1, "timestamp_ms": 6, "key": None, "value": None, "headers": None},
+    ]
+    assert rest(LogSource(log, "t"), "0") == []
+    batch = LogSource(log, "t", as_columns=True, event_time="timestamp").open("1", None).read(10)
+    assert batch.event_times.tolist() == [5000, 6000]
+    rows = batch.records.to_rows()
+    assert rows[0] == {"partition": 1, "offset": 0, "timestamp_ms": 5, "key": b"k", "value": b"v"}
+
+
+@pytest.mark.parametrize("when", ["open", "read"])
+def test_records_that_retention_removed_are_missed(log, when):
+    log.create_topic("t", retention_ms=1000)
+    produce(log, "t", ["1"])
+    produce(log, "t", ["2"])
+    source = LogSource(log, "t")
+    reader = source.open("0", None)
+    reader.read(1)
+    position = reader.position()
+    produce(log, "t", ["3"], timestamps=NOW_MS + 10_000)
+    while log.maintain(now_ms=NOW_MS + 10_000).more:
+        pass
+    with pytest.raises(SourceChangedError, match=r"retention has removed what is between.*start over"):
+        reader.read(1) if when == "read" else source.open("0", position)
+    reader.close()
+
+
+def test_a_topic_that_was_made_anew_is_another_one(log):
+    log.create_topic("t")
+    produce(log, "t", ["1", "2"])
+    source = LogSource(log, "t")
+    reader = source.open("0", None)
+    reader.read(1)
+    log.delete_topic("t")
+    log.create_topic("t")
+    produce(log, "t", ["3", "4"])
+    with pytest.raises(SourceChangedError, match="deleted and made again"):
+        source.open("0", reader.position())
+    reader.close()
+
+
+def test_what_cannot_be_read_is_said(tmp_path, log):
+    with pytest.raises(SourceError, match="no log to read from"):
+        LogSource(tmp_path / "none", "t").partitions()
+    with pytest.raises(SourceError, match="t"):
+        LogSource(log, "t").partitions()
+    with pytest.raises(ConfigurationError, match="decode"):
+        LogSource(log, "t", decode="yaml")
+    with pytest.raises(ConfigurationError, match="as_columns"):
+        LogSource(log, "t", decode="json", as_columns=True)
+    with pytest.raises(ConfigurationError, match="event_time"):
+        LogSource(log, "t", event_time="at")
+    log.create_topic("t")
+    with pytest.raises(SourceError, match="no position"):
+        LogSource(log, "t").open("0", 5)
+
+
+def test_malformed_records(log):
+    log.create_topic("t")
+    produce(log, "t", ['{"at": 1}', "no json", '{"at": "never"}', '{"at": 2}'])
+
+    def source(policy):
+        return LogSource(log, "t", decode="json", event_time=lambda record: record["at"], on_malformed=policy)
+
+    with pytest.raises(MalformedRecordError, match=r"0:1: .*no json"):
+        source("fail").open("0", None).read(10)
+    batch = source("skip").open("0", None).read(10)
+    assert (batch.records, batch.skipped) == ([{"at": 1}, {"at": 2}], 2)
+    assert batch.event_times.tolist() == [1_000_000, 2_000_000]
+    batch = source("dead_letter").open("0", None).read(10)
+    assert [(one.position, one.text) for one in batch.rejected] == [("0:1", "no json"), ("0:2", '{"at": "never"}')]
+
+
+def test_a_job_that_follows_gets_what_comes_and_idles_cheaply(log, tmp_path):
+    log.create_topic("t")
+    sink = TransactionalTestingSink()
+    flow = of.Dataflow("follow")
+    flow.source("in", LogSource(log, "t", decode="value", stop_at_end=False)).sink("out", sink)
+    state = {}
+
+    def feed():
+        time.sleep(0.2)
+        before = time.process_time()
+        time.sleep(0.5)
+        state["busy"] = (time.process_time() - before) / 0.5
+        for number in range(5):
+            produce(log, "t", [str(number)])
+        deadline = time.monotonic() + 10
+        while len(sink.records) < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    result = of.run(flow, tmp_path / "state", checkpoint_interval_s=0.02)
+    feeder.join()
+    assert not result.finished
+    assert sink.records == [b"0", b"1", b"2", b"3", b"4"]
+    assert state["busy"] < 0.5
+
+
+# -- the sink --------------------------------------------------------------------------------------
+
+
+def test_what_becomes_of_a_record(log, tmp_path):
+    writer = LogSink(
+        log,
+        "t",
+        partitions=1,
+        key="id",
+        value=lambda record: record["text"],
+        timestamp="at",
+        headers=lambda record: {"n": str(record["id"]).encode()},
+    ).open(context())
+    writer.recover([])
+    moment = datetime(2024, 1, 1, tzinfo=UTC)
+    writer.write([{"id": 1, "text": "one", "at": moment}, {"id": 2, "text": None, "at": 7}])
+    writer.commit(committed(writer, 1))
+    found = log.fetch("t", 0, 0)
+    assert (found.keys, found.values) == ([b"1", b"2"], [b"one", None])
+    assert found.timestamps.tolist() == [1_704_067_200_000, 7]
+    assert found.headers == [[("n", b"1")], [("n", b"2")]]
+
+
+def committed(writer, checkpoint_id):
+    return of.sinks.Committable(checkpoint_id, writer.prepare(checkpoint_id, writer.seal(checkpoint_id)))
+
+
+def test_columns_stay_columns(log):
+    log.create_topic("t")
+    writer = LogSink(log, "t", key="k", value="v", timestamp="at").open(context())
+    writer.recover([])
+    texts = pa.array(["no", "a", None, "c"])[1:]
+    writer.write(of.Columns({"k": pa.array([1, 2, 3]), "v": texts, "at": pa.array([5, 6, 7])}))
+    assert writer.held == 3
+    assert writer.held_bytes > 0
+    writer.commit(committed(writer, 1))
+    found = log.fetch("t", 0, 0)
+    assert (found.keys, found.values, found.timestamps.tolist()) == ([b"1", b"2", b"3"], [b"a", None, b"c"], [5, 6, 7])
+    assert writer.held == writer.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "record", "error"),
+    [
+        ({"value": "text"}, {"id": 1}, "no field 'text' for its value"),
+        ({"timestamp": "at"}, {"at": "noon"}, "no valid timestamp"),
+        ({"partition": "at"}, {"at": -1}, "no valid partition"),
+        ({"headers": "at"}, {"at": {"a": "text"}}, "no valid headers"),
+        ({}, {"a": object()}, "cannot be a value"),
+    ],
+)
+def test_records_that_the_log_cannot_hold(log, options, record, error):
+    log.create_topic("t")
+    writer = LogSink(log, "t", **options).open(context())
+    with pytest.raises(SinkError, match=error):
+        writer.write([record])
+
+
+@pytest.mark.parametrize(
+    ("options", "record", "error"),
+    [({}, b"x" * 2000, "2000 bytes"), ({"partition": 5}, b"x", "partitions 0 to 0")],
+)
+def test_what_the_log_would_refuse_is_refused_before_the_decision(log, tmp_path, options, record, error):
+    log.create_topic("t", max_record_bytes=1000)
+    records = [b"good", EOF, record]
+
+    def job():
+        flow = of.Dataflow("job")
+        flow.source("in", TestingSource(records, batch_size=1)).sink("out", LogSink(log, "t", **options))
+        return flow
+
+    if not options:
+        assert not of.run(job(), tmp_path / "state").finished
+    with pytest.raises(SinkError, match=error):
+        of.run(job(), tmp_path / "state")
+    assert values(log, "t") == ([b"good"] if not options else [])
+    # The job is not stuck: with a way out for the record it goes on where it was.
+    log.alter_topic(
+        "t",
+        partitions=6,
+        retention_ms=None,
+        retention_bytes=None,
+        cleanup_policy="delete",
+        delete_retention_ms=1000,
+        max_record_bytes=3000,
+    )
+    while not of.run(job(), tmp_path / "state").finished:
+        pass
+    assert [value for partition in range(6) for value in values(log, "t", partition)] == [b"good", record]
+
+
+def test_a_topic_must_exist_or_be_asked_for(log, tmp_path):
+    with pytest.raises(SinkError, match="t"):
+        LogSink(log, "t").open(context())
+    with pytest.raises(SinkError, match="cannot be written"):
+        LogSink(tmp_path / "none", "t").open(context())
+    LogSink(log, "t", partitions=3).open(context()).close()
+    LogSink(log, "t", partitions=5).open(context()).close()
+    assert log.topic("t").partitions == 3
+    with pytest.raises(ConfigurationError, match="key=5"):
+        LogSink(log, "t", key=5)
+
+
+def job_into(log, records, topic="out"):
+    flow = of.Dataflow("job")
+    flow.source("in", TestingSource(records, batch_size=2)).sink("out", LogSink(log, topic, partitions=1))
+    return flow
+
+
+def test_a_job_that_starts_over_does_not_write_twice_unasked(log, tmp_path):
+    of.run(job_into(log, [b"a", b"b"]), tmp_path / "state")
+    for state, fresh in ((tmp_path / "state", True), (tmp_path / "other", False)):
+        with pytest.raises((SinkError, FencedError), match=r"group 'onceflow/job/out'"):
+            of.run(job_into(log, [b"a", b"b"]), state, fresh=fresh)
+    assert values(log, "out") == [b"a", b"b"]
+    log.delete_topic("out")
+    of.run(job_into(log, [b"a", b"b"]), tmp_path / "third")
+    assert values(log, "out") == [b"a", b"b"]
+
+
+def test_a_copy_of_the_state_does_not_go_unnoticed(log, tmp_path):
+    records = [b"a", b"b", EOF, b"c", b"d"]
+    of.run(job_into(log, records), tmp_path / "state")
+    shutil.copytree(tmp_path / "state", tmp_path / "copy")
+    assert of.run(job_into(log, records), tmp_path / "state").finished
+    with pytest.raises(SinkError, match="another copy of the job's state"):
+        of.run(job_into(log, [b"x", b"y", b"z", b"w"]), tmp_path / "copy")
+    assert values(log, "out") == [b"a", b"b", b"c", b"d"]
+
+
+def test_output_that_was_decided_goes_to_the_topic_it_was_decided_for(log):
+    first = LogSink(log, "old", partitions=1)
+    writer = first.open(context())
+    writer.recover([])
+    writer.write([b"1"])
+    decided = committed(writer, 1)
+    second = LogSink(log, "new", partitions=1).open(context(epoch=2, restored=1))
+    second.recover([decided])
+    assert (values(log, "old"), values(log, "new")) == ([b"1"], [])
+    with pytest.raises(FencedError):
+        writer.commit(decided)
+    second.write([b"2"])
+    second.commit(committed(second, 2))
+    assert (values(log, "old"), values(log, "new")) == ([b"1"], [b"2"])
+    # A topic that is gone takes with it what was decided for it.
+    log.delete_topic("old")
+    LogSink(log, "new").open(context(epoch=3, restored=1)).recover([decided])
+    assert values(log, "new") == [b"2"]
+
+
+def test_a_fenced_run_that_takes_the_id_while_waking_up_stops_and_the_new_one_goes_on(log):
+    new = LogSink(log, "t", partitions=1).open(context(epoch=2))
+    new.recover([])
+    # What an old run does that was paused between its look at the marker and taking the transactional id.
+    LogProducer(log, now_ms=NOW_MS, transactional_id="onceflow/job/out").init_transactions(now_ms=NOW_MS)
+    new.write([b"1"])
+    new.commit(committed(new, 1))
+    assert values(log, "t") == [b"1"]
+
+
+def test_many_held_bytes_bring_a_checkpoint(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(onceflow.runner, "_MAX_HELD_BYTES", 1_000_000)
+    log.create_topic("t")
+    records = [b"x" * 100_000] * 100
+    done = []
+    flow = of.Dataflow("job")
+    flow.source("in", TestingSource(records, batch_size=5)).sink("out", LogSink(log, "t"))
+    of.run(flow, tmp_path / "state", checkpoint_interval_s=1000, on_event=done.append)
+    assert sum(isinstance(event, of.events.CheckpointCompleted) for event in done) >= 2
+    assert log.partition("t", 0).records == 100
+
+
+def test_the_marker_is_part_of_the_transaction(log, tmp_path):
+    of.run(job_into(log, [b"a", b"b"]), tmp_path / "state")
+    (group,) = [group for group in log.groups() if group.group == "onceflow/job/out"]
+    ((place, (offset, note, _)),) = group.offsets.items()
+    assert place == ("out", 0)
+    assert json.loads(note)["checkpoint"] == offset == 1
