@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onceflow.columns import Columns
     from onceflow.dataflow import Dataflow
     from onceflow.events import JobResult
+    from onceflow.log import Consumer, Log, Producer
     from onceflow.runner import run
     from onceflow.types import Guarantee
 
@@ -41,6 +42,9 @@ __all__ = [  # noqa: RUF022 - sorted by what they are
     "mean",
     "min",
     "sum",
+    "Log",
+    "Producer",
+    "Consumer",
     "BarrierAligner",
     "Batch",
     "CheckpointCoordinator",
@@ -70,6 +74,9 @@ _HOMES = {
     "mean": "onceflow.aggregates",
     "min": "onceflow.aggregates",
     "sum": "onceflow.aggregates",
+    "Log": "onceflow.log",
+    "Producer": "onceflow.log",
+    "Consumer": "onceflow.log",
     "BarrierAligner": "onceflow._native",
     "Batch": "onceflow._native",
     "CheckpointCoordinator": "onceflow._native",

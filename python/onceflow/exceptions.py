@@ -39,6 +39,8 @@
     │   ├── GroupFencedError               the consumer is not a member any more
     │   │   ├── UnknownMemberError
     │   │   └── IllegalGenerationError
+    │   ├── BufferFullError                records are produced faster than they become durable
+    │   ├── TransactionAbortedError        the delivery report of a record that was aborted
     │   └── LogTimeoutError                no answer in time; the outcome is not known
     ├── FencedError                        a newer epoch of the job has taken over
     ├── CheckpointError
@@ -288,6 +290,18 @@ class IllegalGenerationError(GroupFencedError):
     """The call is of an older generation, or for a partition that is another member's now."""
 
     kind = "illegal_generation"
+
+
+class BufferFullError(LogError, BufferError):
+    """The producer holds as many records as it may; the text says what makes room. The record was not taken."""
+
+    kind = "buffer_full"
+
+
+class TransactionAbortedError(LogError):
+    """The record's transaction was aborted, so the record is nowhere."""
+
+    kind = "transaction_aborted"
 
 
 class LogTimeoutError(LogError, TimeoutError):

@@ -13,11 +13,14 @@ from onceflow import (
     CheckpointInfo,
     CheckpointStats,
     Columns,
+    Consumer,
     Dataflow,
     Deduplicator,
     Guarantee,
     JobResult,
+    Log,
     PendingCheckpoint,
+    Producer,
     Recovery,
     StateBackend,
     Table,
@@ -38,6 +41,7 @@ from onceflow.codec import Codec, MsgpackCodec
 from onceflow.dataflow import KeyedStream, Stream, WindowedStream
 from onceflow.events import CheckpointCompleted, JobEvent, Recovered
 from onceflow.exceptions import OnceflowError, StoreLockedError, UserFunctionError
+from onceflow.log import Message, Positions, Produced, Records, TopicPartition
 from onceflow.sinks import SinkWriter
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.state import ListState, MapState, Processor, ValueState
@@ -196,12 +200,38 @@ def codecs() -> None:
     assert_type(codec.encode({"a": 1}), bytes)
 
 
+def embedded_log() -> None:
+    with Log.open("events/", commit_timeout_s=1.0) as log:
+        log.create_topic("t", partitions=2, retention_ms=None, cleanup_policy="compact")
+        log.alter_topic("t", partitions=3)
+        producer = Producer(log, transactional_id="p")
+        with producer.transaction() as same:
+            assert_type(same, Producer)
+            producer.produce("t", "value", b"key", on_delivery=lambda error, message: message.offset())
+            producer.produce("t", key="key", headers={"a": b"1"})
+            assert_type(producer.produce_many("t", np.zeros((2, 3), np.uint8)), list[Produced])
+        consumer = Consumer(log, "g", auto_offset_reset="latest")
+        consumer.subscribe(["t"], on_assign=lambda consumer, partitions: consumer.seek(partitions[0]))
+        assert_type(consumer.poll(1.0), Message | None)
+        assert_type(consumer.consume(10, timeout=1.0), list[Message])
+        records = consumer.consume_batch()
+        assert_type(records, Records | None)
+        if records is not None:
+            assert_type(records.offsets, npt.NDArray[np.int64])
+        assert_type(consumer.positions(), Positions)
+        producer.send_offsets_to_transaction(consumer.positions(), group_id="g")
+        assert_type(consumer.commit(offsets=[TopicPartition("t", 0, 1)]), list[TopicPartition])
+
+
 def refused() -> None:
     """What a type checker must find; an ignore that is not needed is an error too."""
     flow = Dataflow("typed")
     flow.source("rows", [1, 2])  # type: ignore[arg-type]
     flow.source("more", TestingSource([1])).key_by("k").aggregate("t", n="count")  # type: ignore[arg-type]
     run(flow, "state/", guarantee=1)  # type: ignore[arg-type]
+    Log.open("events/").create_topic("t", cleanup_policy="keep")  # type: ignore[arg-type]
+    Log.open("events/").create_topic("t", partition=1)  # type: ignore[call-arg]
+    Consumer(Log.open("events/"), isolation_level="serializable")  # type: ignore[arg-type]
     StateBackend.open(b"state/")  # type: ignore[arg-type]
     StateBackend.open("state/").table("t", key=5, columns={})  # type: ignore[arg-type]
     StateBackend.open("state/").checkpoint({"input": 1.5})  # type: ignore[dict-item]

@@ -1,0 +1,217 @@
+"""The directory: topics, groups, transactions, and its upkeep."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Literal, TypedDict, Unpack
+
+from onceflow import _native
+from onceflow._native import LogGroup, LogMaintained, LogPartition, LogProducerInfo, LogTopic
+from onceflow.clock import Clock, SystemClock
+from onceflow.log.upkeep import Upkeep
+
+__all__ = ["Log", "TopicSettings", "now_ms"]
+
+
+def now_ms(clock: Clock) -> int:
+    """Milliseconds since 1970, the log's measure of time."""
+    return int(clock.now() * 1000)
+
+
+class TopicSettings(TypedDict, total=False):
+    """Settings of a topic; see ``Log.create_topic``."""
+
+    partitions: int
+    retention_ms: int | None
+    retention_bytes: int | None
+    cleanup_policy: Literal["delete", "compact"]
+    delete_retention_ms: int
+    max_record_bytes: int
+
+
+class Bounds(TypedDict, total=False):
+    """Bounds of a log; give every process the same. See ``Log.open``."""
+
+    map_size_bytes: int
+    commit_timeout_s: float
+    producer_expiry_ms: int | None
+    transactional_id_expiry_ms: int | None
+    max_producers: int
+    max_transaction_bytes: int
+    max_transaction_timeout_ms: int
+
+
+class Log:
+    """A log that is open; made by ``Log.open``.
+
+    Safe to use from several threads. Producers and consumers are made from it; close them before it. A process that is
+    forked off must open the log anew: what it inherited raises ``StoreForkedError``.
+
+    Attributes:
+        native: The log of the extension module, for what this class does not offer.
+        clock: Where producers and consumers take the time from.
+    """
+
+    def __init__(self, native: _native.Log, clock: Clock, upkeep_interval_s: float | None) -> None:
+        self.native = native
+        self.clock = clock
+        self._upkeep = None if upkeep_interval_s is None else Upkeep(native, clock, upkeep_interval_s)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        upkeep_interval_s: float | None = 10.0,
+        clock: Clock | None = None,
+        **bounds: Unpack[Bounds],
+    ) -> Log:
+        """Opens or creates a log.
+
+        Args:
+            path: The directory.
+            create: Whether to create what is missing.
+            read_only: Only read: no producers, no members of groups.
+            upkeep_interval_s: How often a background thread calls ``maintain``; None: never, you call it. Without
+                upkeep nothing is retired, and transactions of programs that have died stay open (which delays nobody).
+            clock: The system's by default.
+            bounds: ``map_size_bytes`` (address space, default 256 GiB), ``commit_timeout_s`` (how long to wait for
+                another process that commits, 10 s), ``producer_expiry_ms`` (1 day), ``transactional_id_expiry_ms``
+                (7 days), ``max_producers`` (100,000), ``max_transaction_bytes`` (64 GiB),
+                ``max_transaction_timeout_ms`` (1 hour).
+
+        Raises:
+            StoreError: Its subclasses say why the directory cannot be used.
+            ConfigurationError: A bound that cannot be.
+        """
+        native = _native.Log.open(path, create=create, read_only=read_only, **bounds)
+        return cls(native, clock or SystemClock(), None if read_only else upkeep_interval_s)
+
+    @property
+    def path(self) -> str:
+        """The directory."""
+        return self.native.path
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self.native.closed
+
+    def create_topic(self, name: str, **settings: Unpack[TopicSettings]) -> None:
+        """Makes a topic.
+
+        Args:
+            name: ASCII letters, digits, ``.``, ``_``, ``-``; at most 249.
+            settings: ``partitions`` (1); ``retention_ms`` and ``retention_bytes`` (of a partition): what is older, or
+                more, is removed by the upkeep (None: nothing is); ``cleanup_policy``: ``"delete"``, or ``"compact"`` to
+                keep the newest record of each key; ``delete_retention_ms``: how long ``"compact"`` keeps a null value
+                (1 day); ``max_record_bytes`` (about 1 MiB).
+
+        Raises:
+            TopicExistsError: There is one of this name.
+            ConfigurationError: A name or setting that cannot be.
+        """
+        self.native.create_topic(name, **settings)
+
+    def alter_topic(self, name: str, **changes: Unpack[TopicSettings]) -> None:
+        """Changes the settings that are given. There can be more partitions, not fewer.
+
+        New partitions change where keys go: records of one key may then be in two partitions.
+
+        Raises:
+            UnknownTopicOrPartitionError: No such topic.
+            ConfigurationError: A setting that cannot be.
+        """
+        topic = self.native.topic(name)
+        self.native.alter_topic(
+            name,
+            partitions=changes.get("partitions", topic.partitions),
+            retention_ms=changes.get("retention_ms", topic.retention_ms),
+            retention_bytes=changes.get("retention_bytes", topic.retention_bytes),
+            cleanup_policy=changes.get("cleanup_policy", topic.cleanup_policy),
+            delete_retention_ms=changes.get("delete_retention_ms", topic.delete_retention_ms),
+            max_record_bytes=changes.get("max_record_bytes", topic.max_record_bytes),
+        )
+
+    def delete_topic(self, name: str) -> None:
+        """Removes a topic and its records at once; the upkeep frees their space.
+
+        Raises:
+            UnknownTopicOrPartitionError: No such topic.
+        """
+        self.native.delete_topic(name)
+
+    def topics(self) -> list[LogTopic]:
+        """All topics, by name."""
+        return self.native.topics()
+
+    def topic(self, name: str) -> LogTopic:
+        """One topic.
+
+        Raises:
+            UnknownTopicOrPartitionError: No such topic.
+        """
+        return self.native.topic(name)
+
+    def partition(self, topic: str, partition: int) -> LogPartition:
+        """Where a partition begins and ends, and how much it holds.
+
+        Raises:
+            UnknownTopicOrPartitionError: No such partition.
+        """
+        return self.native.partition(topic, partition)
+
+    def groups(self) -> list[LogGroup]:
+        """All consumer groups: members, their partitions, committed offsets."""
+        return self.native.groups()
+
+    def delete_group(self, group: str) -> None:
+        """Forgets a group and its offsets.
+
+        Raises:
+            ConfigurationError: It has members.
+        """
+        self.native.delete_group(group)
+
+    def transactions(self) -> list[LogProducerInfo]:
+        """All transactional producers, by id: their epochs, and what they have open.
+
+        A transaction is known here as soon as some of it has been staged on the disk; a small one never is.
+        """
+        return self.native.producers()
+
+    def maintain(self) -> LogMaintained:
+        """One bounded slice of upkeep, as the background thread of ``open`` does it; call it again while ``more``.
+
+        Aborts transactions that are open for too long, removes what retention, compaction and deleted topics leave,
+        forgets silent producers.
+        """
+        return self.native.maintain(now_ms=now_ms(self.clock))
+
+    def size(self) -> tuple[int, int]:
+        """Bytes of the file, and bytes of it that are in use; what is not is used again."""
+        return self.native.size()
+
+    def backup(self, target: str | os.PathLike[str]) -> None:
+        """A consistent copy into a directory that does not exist yet, while everybody goes on."""
+        self.native.backup(target)
+
+    def close(self) -> None:
+        """Closes this handle; the last one of the process closes the file."""
+        if self._upkeep is not None:
+            self._upkeep.stop()
+        self.native.close()
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Log({self.path!r}{', closed' if self.closed else ''})"

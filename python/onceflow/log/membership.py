@@ -1,0 +1,181 @@
+"""A consumer as a member of its group: joining, heartbeats, rebalances, the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from onceflow.exceptions import GroupFencedError, OnceflowError, StoreError, UnknownMemberError
+from onceflow.log.topic_partition import Place
+
+if TYPE_CHECKING:
+    from onceflow import _native
+    from onceflow.clock import Clock
+
+__all__ = ["Assignor", "ConsumerGroupMetadata", "Membership"]
+
+Assignor = Literal["sticky", "range", "roundrobin"]
+
+#: A member says so often within its session timeout that it is alive, and at least twice a second: that is also how
+#: soon it hears of a rebalance. A heartbeat costs no commit.
+_HEARTBEATS_PER_SESSION = 10
+_MAX_HEARTBEAT_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerGroupMetadata:
+    """Who commits offsets of a group: with the member and its generation the log refuses one that was declared dead.
+
+    Attributes:
+        group_id: The group.
+        member_id: None: not a member, which the log takes only while the group has none.
+        generation: The one that the member has taken up.
+    """
+
+    group_id: str
+    member_id: str | None = None
+    generation: int | None = None
+
+
+class Membership:
+    """One membership, from joining to leaving or being declared dead; to join again takes a new one.
+
+    A background thread sends heartbeats and notes what they say; the consumer's thread acts on it in ``poll``. The
+    heartbeats stop when the consumer has not polled for ``max_poll_interval_s``: a consumer that hangs must not keep
+    its partitions.
+
+    Attributes:
+        member_id: Unique for ever.
+        generation: The one that was taken up.
+        partitions: What the member may read in it.
+        error: Why the membership has ended, if it has.
+    """
+
+    def __init__(
+        self,
+        log: _native.Log,
+        group_id: str,
+        topics: Sequence[str],
+        *,
+        clock: Clock,
+        assignor: Assignor,
+        session_timeout_ms: int,
+        max_poll_interval_ms: int,
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self.group_id = group_id
+        self.member_id = f"{os.getpid()}-{uuid.uuid4().hex}"
+        self.error: OnceflowError | None = None
+        self._session_s = session_timeout_ms / 1000
+        self._max_poll_s = max_poll_interval_ms / 1000
+        self._rebalance = False
+        self.generation, partitions = log.join_group(
+            group_id,
+            self.member_id,
+            topics,
+            now_ms=self._now_ms(),
+            strategy=assignor,
+            session_timeout_ms=session_timeout_ms,
+            rebalance_timeout_ms=max_poll_interval_ms,
+        )
+        self.partitions: set[Place] = set(partitions)
+        self._beaten_s = self._polled_s = time.monotonic()
+        self.heartbeat_interval_s = min(_MAX_HEARTBEAT_INTERVAL_S, self._session_s / _HEARTBEATS_PER_SESSION)
+        self._stop = threading.Event()
+        weakref.finalize(self, self._stop.set)
+        self._thread = threading.Thread(
+            target=_beat,
+            args=(weakref.ref(self), self._stop, self.heartbeat_interval_s),
+            name="onceflow-heartbeat",
+            daemon=True,
+        )
+        self._thread.start()
+
+    @property
+    def metadata(self) -> ConsumerGroupMetadata:
+        """For commits."""
+        return ConsumerGroupMetadata(self.group_id, self.member_id, self.generation)
+
+    def polled(self) -> None:
+        """The consumer is alive. Whoever slept through its session asks first whether it still is a member."""
+        self._polled_s = time.monotonic()
+        if self._polled_s - self._beaten_s > self._session_s and self.error is None:
+            self.beat()
+
+    @property
+    def must_rebalance(self) -> bool:
+        """Whether the group wants to give partitions to this member or take some away."""
+        return self._rebalance
+
+    def revoked(self) -> set[Place]:
+        """What the member must stop reading before it calls ``take_up``.
+
+        Raises:
+            GroupFencedError: It is no member any more.
+        """
+        return self.partitions - set(self._log.group_target(self.group_id, self.member_id))
+
+    def take_up(self) -> set[Place]:
+        """Takes up the group's newest generation; returns what is new to read.
+
+        Raises:
+            GroupFencedError: It is no member any more.
+        """
+        # Before the call: what changes after it must be heard of.
+        self._rebalance = False
+        generation, partitions = self._log.sync_group(
+            self.group_id, self.member_id, self.generation, now_ms=self._now_ms()
+        )
+        before, self.partitions, self.generation = self.partitions, set(partitions), generation
+        return self.partitions - before
+
+    def beat(self) -> None:
+        """One heartbeat; what it says is noted."""
+        try:
+            _, rebalance = self._log.heartbeat(self.group_id, self.member_id, now_ms=self._now_ms())
+        except (GroupFencedError, StoreError) as error:
+            self.error = error
+        except OnceflowError:
+            # A busy log: the next heartbeat is soon enough.
+            return
+        else:
+            self._beaten_s = time.monotonic()
+            self._rebalance = self._rebalance or rebalance
+
+    def leave(self) -> None:
+        """Leaves the group: its partitions go to others at once."""
+        self.stop()
+        if self.error is None:
+            with contextlib.suppress(UnknownMemberError):
+                self._log.leave_group(self.group_id, self.member_id, now_ms=self._now_ms())
+
+    def stop(self) -> None:
+        """Ends the heartbeats."""
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def _hangs(self) -> bool:
+        return time.monotonic() - self._polled_s > self._max_poll_s
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now() * 1000)
+
+
+def _beat(membership: weakref.ref[Membership], stop: threading.Event, interval_s: float) -> None:
+    """The background thread."""
+    while not stop.wait(interval_s):
+        alive = membership()
+        if alive is None or alive.error is not None:
+            return
+        if not alive._hangs:
+            alive.beat()
+        del alive
