@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import Program
 
 from onceflow.log import Consumer, Log, Producer
 
@@ -45,3 +46,17 @@ def consumer(log: Log) -> Iterator[Consumer]:
     """One of the group ``readers`` that reads nothing yet."""
     with Consumer(log, "readers", session_timeout_ms=2_000) as made:
         yield made
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Program]]:
+    """Starts a program of this directory; it is gone when the test ends."""
+    running: list[Program] = []
+
+    def run(script: str, *arguments: object) -> Program:
+        running.append(Program(script, *arguments))
+        return running[-1]
+
+    yield run
+    for program in running:
+        program.close()

@@ -77,6 +77,7 @@ class Membership:
         self._session_s = session_timeout_ms / 1000
         self._max_poll_s = max_poll_interval_ms / 1000
         self._rebalance = False
+        self._beaten_s = self._polled_s = time.monotonic()
         self.generation, partitions = log.join_group(
             group_id,
             self.member_id,
@@ -87,7 +88,6 @@ class Membership:
             rebalance_timeout_ms=max_poll_interval_ms,
         )
         self.partitions: set[Place] = set(partitions)
-        self._beaten_s = self._polled_s = time.monotonic()
         self.heartbeat_interval_s = min(_MAX_HEARTBEAT_INTERVAL_S, self._session_s / _HEARTBEATS_PER_SESSION)
         self._stop = threading.Event()
         weakref.finalize(self, self._stop.set)
@@ -139,6 +139,8 @@ class Membership:
 
     def beat(self) -> None:
         """One heartbeat; what it says is noted."""
+        # Not after the call: the process may stand still in it.
+        beaten_s = time.monotonic()
         try:
             _, rebalance = self._log.heartbeat(self.group_id, self.member_id, now_ms=self._now_ms())
         except (GroupFencedError, StoreError) as error:
@@ -147,7 +149,7 @@ class Membership:
             # A busy log: the next heartbeat is soon enough.
             return
         else:
-            self._beaten_s = time.monotonic()
+            self._beaten_s = beaten_s
             self._rebalance = self._rebalance or rebalance
 
     def leave(self) -> None:
