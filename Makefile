@@ -43,7 +43,7 @@ rust-test:
 
 python-test: test-build
 	$(BIN)/python -m mypy.stubtest onceflow._native
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 bench: release-build
 	$(BIN)/python benches/report.py

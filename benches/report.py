@@ -113,7 +113,9 @@ def _run(suite: str, options: argparse.Namespace) -> dict[str, Any] | None:
         command = [sys.executable, "-m", "pytest", str(BENCHES / f"bench_{suite}.py"), "-q", "--no-header"]
         command += ["-p", "no:cacheprovider", "--benchmark-quiet", f"--benchmark-json={found}"]
         command += ["--scale", "quick" if options.quick else "full", "--state-dir", str(options.state_dir)]
-        ran = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        # Within tests that are spread over processes pytest-benchmark would measure nothing.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        ran = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
         if ran.returncode != 0:
             sys.stdout.write(ran.stdout)
             return None

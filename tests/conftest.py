@@ -23,6 +23,17 @@ ALLOWED_SKIPS: dict[str, str] = dict.fromkeys(
 )
 
 
+#: Folders whose tests share something that takes long to make: with several processes each goes to one of them.
+TOGETHER = ("kafka", "benches", "packaging")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(folder))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     outcome = yield

@@ -518,6 +518,8 @@ class _Job:
         self._start_checkpoint(finished=finished, savepoint=self._savepoint)
         self._settle()
         crash_point("job.end")
+        # Replaced after the decision, with nothing left for its sinks to commit, a run would not notice.
+        self._backend.check_epoch()
 
     def _settle(self) -> None:
         """Waits for the checkpoint under way."""

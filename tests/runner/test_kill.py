@@ -74,12 +74,14 @@ def test_killed_at_random_moments(tmp_path, calm):
         assert outputs(root) == calm
 
 
-def test_a_paused_process_that_was_replaced_changes_nothing(tmp_path, calm):
+@pytest.mark.parametrize("point", ["sink.pre_commit:3", "decide.pre:1", "file.pre_rename:1", "job.end:1"])
+def test_a_paused_process_that_was_replaced_changes_nothing(tmp_path, calm, point):
     write_input(tmp_path)
-    env = {**os.environ, "STOP_AT": "sink.pre_commit:3"}
+    env = {**os.environ, "STOP_AT": point}
     arguments = [sys.executable, str(JOB), str(tmp_path), "exactly_once", "transactional", "2"]
     with subprocess.Popen(arguments, env=env, stderr=subprocess.PIPE) as zombie:
-        os.waitpid(zombie.pid, os.WUNTRACED)
+        _, status = os.waitpid(zombie.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), f"the job never came to {point}"
         script = (
             "import sys; sys.argv[1:] = sys.argv[1:]; sys.path.insert(0, sys.argv[2]); import job, onceflow as of; "
             "from pathlib import Path; root = Path(sys.argv[1]); "

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from naming import stable
 
 from onceflow.codec import MsgpackCodec, PickleCodec, codec_by_name
 from onceflow.exceptions import ConfigurationError, SerializationError
@@ -106,7 +107,7 @@ def test_a_nan_comes_back():
         {Colour.RED: 1},
         "\ud800",
     ],
-    ids=repr,
+    ids=stable,
 )
 @pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [1, {"in": (value,)}]], ids=["bare", "nested"])
 def test_what_would_come_back_as_something_else_is_refused(value, wrap):

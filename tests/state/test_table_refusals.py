@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from naming import stable
 
 from onceflow import StateBackend
 from onceflow.exceptions import (
@@ -115,7 +116,7 @@ def test_infinity_in_a_sum(table, infinity):
         pl.Series([1, None]),
         pl.DataFrame({"a": [1, 2]}),
     ],
-    ids=str,
+    ids=stable,
 )
 @pytest.mark.parametrize("call", ["put", "get", "contains", "delete", "count"])
 def test_keys_that_are_no_integers(table, keys, call):
@@ -143,7 +144,7 @@ def test_keys_that_are_no_integers(table, keys, call):
         ),
         (("i64", "i64"), [(1, 2)], [[(1, "a")], [[1, 2]], ([1], ["a"]), (np.array([1.5]), np.array([1]))]),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_keys_of_other_types(backend, key_type, good, bad):
     table = backend.table("k", key=key_type, columns={"n": "i64"})
@@ -203,7 +204,7 @@ def test_elements_of_tuple_keys_that_differ_in_length(backend):
         ("y", pa.array(["a", None])),
         ("y", np.array([1, 2])),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_values_that_do_not_fit(table, column, values):
     refused(table, TypeMismatchError, f'column "{column}"', lambda table: table.put(KEYS, **{column: values}))
