@@ -115,7 +115,7 @@ def run(
         StoreError: The state directory cannot be used.
     """
     settings = {"guarantee": Guarantee(guarantee), "batch_size": batch_size, "codec": codec}
-    if checkpoint_interval_s <= 0 or batch_size < 1:
+    if not checkpoint_interval_s > 0 or batch_size < 1:
         raise ConfigurationError("checkpoint_interval_s and batch_size must be above 0")
     if fresh and from_checkpoint is not None:
         raise ConfigurationError("fresh=True starts from nothing; give it or from_checkpoint, not both")
@@ -170,7 +170,7 @@ class _Job:
         self._stopping = False
         self._source_states: dict[str, dict[str, Any]] = {}
         self._watermarks: dict[str, int] = {}
-        self._replay_to: dict[str, Any] | None = None
+        self._replay_to: dict[str, bytes] | None = None
         self._replay_to_end = False
         self._last_start = clock.monotonic()
         self._last_progress = self._last_start
@@ -187,7 +187,12 @@ class _Job:
         restored = self._backend.recovery.restored
         job = self._resume(restored)
         self._last_checkpoint = None if restored is None else restored.id
-        if job is not None and job["finished"]:
+        if restored is not None and job is not None and job["finished"]:
+            if self._savepoint not in (None, restored.savepoint):
+                raise ConfigurationError(
+                    f"the job has finished, so no checkpoint comes that could be kept as {self._savepoint!r}; give the "
+                    "savepoint to the run that finishes it"
+                )
             self._open_legs(restored)
             return self._result(finished=True)
         legs = self._open_legs(restored)
@@ -230,7 +235,10 @@ class _Job:
 
     def _open_legs(self, restored: CheckpointInfo | None) -> dict[str, SinkLeg]:
         backend = self._backend
-        decided = [record for record in backend.checkpoints() if record.damage is None]
+        # Outputs of a lineage that was left are written again, so what is undone there must not be carried through.
+        decided = [
+            record for record in backend.checkpoints() if record.damage is None and record.lineage == backend.lineage
+        ]
         self._legs: dict[str, SinkLeg] = {}
         for step in self._graph.sinks():
             context = SinkContext(
@@ -241,8 +249,8 @@ class _Job:
                 None if restored is None else restored.id,
             )
             with sink_errors(step.step_id, "open"):
-                leg = open_leg(step.sink, context, self._guarantee, self._codec)
-            self._resources.callback(leg.close)
+                leg = open_leg(step.sink, context, self._guarantee, self._codec, backend.check_epoch)
+            self._resources.push(_closing(leg.close))
             self._legs[step.step_id] = leg
             crash_point("recover.pre_commit")
             with sink_errors(step.step_id, "recover"):
@@ -271,13 +279,17 @@ class _Job:
                 f"{self._backend.path}: no exact recovery is possible: {made.reason} ({reasons}). Resume from a "
                 "checkpoint of your choice with from_checkpoint, knowing that outputs after it are written again"
             )
+        if restored is not None and any(record.lineage != restored.lineage for record in recovery.decided_after):
+            raise StoreCorruptError(
+                f"{self._backend.path}: no exact recovery is possible: every checkpoint since the job went on from "
+                f"another one, or afresh, is damaged, and checkpoint {restored.id} is not part of its history. Start "
+                "over with fresh state, or from a checkpoint of your choice with from_checkpoint"
+            )
         for number in made.abort:
             self._backend.delete_checkpoint(number)
         if made.kind == "replay_suppressed":
             record = next(record for record in recovery.decided_after if record.id == made.until)
-            self._replay_to = {
-                name: msgspec.msgpack.decode(blob) for name, blob in record.blobs.items() if name.startswith("source/")
-            }
+            self._replay_to = {name: blob for name, blob in record.blobs.items() if name.startswith("source/")}
             self._replay_to_end = msgspec.msgpack.decode(record.blobs[_JOB_BLOB])["finished"]
         return made
 
@@ -286,11 +298,14 @@ class _Job:
         self._tasks: list[SourceTask] = []
         known = {name for name in blobs if name.startswith("source/")}
         for step in self._graph.sources():
-            for partition in step.source.partitions():
+            partitions = step.source.partitions()
+            if not partitions:
+                raise SourceError(f"source {step.step_id!r} has no partitions; give it something to read")
+            for partition in partitions:
                 blob = blobs.get(f"source/{step.step_id}/{partition}")
                 saved = None if blob is None else msgspec.msgpack.decode(blob)
                 task = SourceTask(step, partition, saved, self._batch_size)
-                self._resources.callback(task.close)
+                self._resources.push(_closing(task.close))
                 self._tasks.append(task)
                 known.discard(f"source/{task.name}")
         if known:
@@ -303,7 +318,7 @@ class _Job:
         }
         self._aligner = BarrierAligner(len(self._tasks))
         self._worker = WorkerTask(self._graph, legs)
-        self._resources.callback(self._worker.close)
+        self._resources.push(_closing(self._worker.close))
         prefix = "operator/"
         self._worker.open(
             self._backend,
@@ -355,6 +370,10 @@ class _Job:
     def _loop(self) -> bool:
         self._worker.suppress(self._replay_to is not None)
         self._check_replay()
+        if self._begins_lineage():
+            # At once: after a crash the next run must not come back to the lineage that was left.
+            self._start_checkpoint()
+            self._settle()
         while True:
             self._poll()
             if self._stopping and self._replay_to is None:
@@ -379,6 +398,10 @@ class _Job:
         self._worker.end()
         self._finish_checkpoint(finished=True)
         return True
+
+    def _begins_lineage(self) -> bool:
+        known = {record.lineage for record in self._backend.checkpoints()}
+        return bool(known) and self._backend.lineage not in known
 
     def _idle(self) -> None:
         """Nothing was there to read."""
@@ -478,7 +501,8 @@ class _Job:
         """
         if self._replay_to is None or self._replay_to_end:
             return
-        if all(task.snapshot() == self._replay_to.get(f"source/{task.name}") for task in self._tasks):
+        encode = msgspec.msgpack.encode
+        if all(encode(task.snapshot()) == self._replay_to.get(f"source/{task.name}") for task in self._tasks):
             self._replay_to = None
             self._worker.suppress(False)
             self._start_checkpoint()
@@ -588,6 +612,20 @@ class _Job:
         )
 
 
+def _closing(close: Callable[[], None]) -> Callable[..., None]:
+    """Closes at the end of a run. An error of it does not take the place of the one that ended the run."""
+
+    def leave(_kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            close()
+        except Exception as failure:
+            if error is None:
+                raise
+            error.add_note(f"and closing failed: {type(failure).__name__}: {failure}")
+
+    return leave
+
+
 @contextmanager
 def _quick_switches() -> Iterator[None]:
     """While a job runs, a thread that wants the GIL waits 1 ms for it at most.
@@ -595,11 +633,14 @@ def _quick_switches() -> Iterator[None]:
     By default it waits 5 ms, and the checkpoint thread would do so after each of its dozen system calls.
     """
     before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, _SWITCH_S))
+    quick = min(before, _SWITCH_S)
+    sys.setswitchinterval(quick)
     try:
         yield
     finally:
-        sys.setswitchinterval(before)
+        # Another run that ends meanwhile, or a user's function, may have set something else.
+        if sys.getswitchinterval() == quick:
+            sys.setswitchinterval(before)
 
 
 @contextmanager

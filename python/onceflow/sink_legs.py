@@ -15,7 +15,7 @@ HeldLeg             written after the decision, once. A crash in between loses i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -108,10 +108,11 @@ def _committable(checkpoint_id: int, staged: bytes) -> Committable:
 
 
 class _RecordedLeg(SinkLeg):
-    def __init__(self, writer: SinkWriter, codec: Codec) -> None:
+    def __init__(self, writer: SinkWriter, codec: Codec, check_epoch: Callable[[], None]) -> None:
         self._writer = writer
         self._codec = codec
-        self._records: list[Any] = []
+        self._check_epoch = check_epoch
+        self._batches: list[bytes] = []
 
     def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
         # A decision waits for the writes of the one before, so only the newest can be unwritten.
@@ -119,34 +120,40 @@ class _RecordedLeg(SinkLeg):
             self.commit(checkpoint_id, None, staged)
 
     def write(self, records: Batch) -> None:
-        self._records.extend(_rows(records))
-        self.held = len(self._records)
+        # Bytes at once: user code may change a record later, such as a state that it also returned as a result.
+        self._batches.append(self._codec.encode(_rows(records)))
+        self.held += len(records)
 
     def seal(self, checkpoint_id: int) -> Any | None:
-        records, self._records, self.held = self._records, [], 0
-        return records or None
+        batches, self._batches, self.held = self._batches, [], 0
+        return batches or None
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
-        return self._codec.encode(sealed)
+        return msgspec.msgpack.encode(sealed)
 
     def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:
-        if staged is not None:
-            self._writer.write(sealed if sealed is not None else self._codec.decode(staged))
+        if staged is None:
+            return
+        for batch in msgspec.msgpack.decode(staged, type=list[bytes]):
+            self._check_epoch()
+            self._writer.write(self._codec.decode(batch))
             crash_point("sink.mid_write")
-            self._writer.flush()
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
 
 
 class _DirectLeg(SinkLeg):
-    def __init__(self, writer: SinkWriter) -> None:
+    def __init__(self, writer: SinkWriter, check_epoch: Callable[[], None]) -> None:
         self._writer = writer
+        self._check_epoch = check_epoch
 
     def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
         pass
 
     def write(self, records: Batch) -> None:
+        self._check_epoch()
         self._writer.write(records)
 
     def seal(self, checkpoint_id: int) -> Any | None:
@@ -187,17 +194,23 @@ def _rows(records: Batch) -> list[Any]:
     return records.to_rows() if isinstance(records, Columns) else records
 
 
-def open_leg(sink: Sink, context: SinkContext, guarantee: Guarantee, codec: Codec) -> SinkLeg:
-    """The leg of a sink whose fitness the planner has checked."""
+def open_leg(
+    sink: Sink, context: SinkContext, guarantee: Guarantee, codec: Codec, check_epoch: Callable[[], None]
+) -> SinkLeg:
+    """The leg of a sink whose fitness the planner has checked.
+
+    ``check_epoch`` raises ``FencedError`` once a newer run has taken over. It is asked right before each write that a
+    sink cannot refuse by itself, so that a process that wakes up does not write over what its successor wrote.
+    """
     if isinstance(sink, TransactionalSink):
         return _TransactionalLeg(sink.open(context))
     if not isinstance(sink, (PlainSink, IdempotentSink)):
         raise SinkError(f"sink {context.sink!r} is a {type(sink).__name__}: derive from one of the three kinds of sink")
     if guarantee is Guarantee.EXACTLY_ONCE:
-        return _RecordedLeg(sink.open(context), codec)
+        return _RecordedLeg(sink.open(context), codec, check_epoch)
     if guarantee is Guarantee.AT_MOST_ONCE:
         return _HeldLeg(sink.open(context))
-    return _DirectLeg(sink.open(context))
+    return _DirectLeg(sink.open(context), check_epoch)
 
 
 @contextmanager

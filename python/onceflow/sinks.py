@@ -155,6 +155,9 @@ class IdempotentSink(Sink):
 
     Under exactly_once the records are kept in the decision record by the codec before they are written, so they must
     be values that the codec knows.
+
+    A process that was paused and replaced is stopped before its next write. One that was paused within a write can
+    only be refused by the target: have it compare ``context.job_epoch`` if runs are taken over.
     """
 
     delivery = "idempotent"

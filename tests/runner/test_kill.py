@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from support import JOB, life, outputs, write_input
+from support import JOB, ROWS, ids, life, outputs, write_input
 
 POINTS = tomllib.loads(Path(__file__).with_name("crash_points.toml").read_text())
 SOURCES = Path(__file__).resolve().parents[2] / "python" / "onceflow"
@@ -74,26 +74,52 @@ def test_killed_at_random_moments(tmp_path, calm):
         assert outputs(root) == calm
 
 
+def take_over(root, kind):
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[2]); import job, onceflow as of; "
+        "from pathlib import Path; root = Path(sys.argv[1]); "
+        "r = of.run(job.build(root, sys.argv[3]), root / 'state', checkpoint_interval_s=0.002, batch_size=50, "
+        "take_over=True); assert r.finished"
+    )
+    command = [sys.executable, "-c", script, str(root), str(JOB.parent), kind]
+    assert subprocess.run(command, check=False, timeout=120).returncode == 0
+
+
+def paused(root, kind, point):
+    process = subprocess.Popen(
+        [sys.executable, str(JOB), str(root), "exactly_once", kind, "2"],
+        env={**os.environ, "STOP_AT": point},
+        stderr=subprocess.PIPE,
+    )
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), f"the job never came to {point}"
+    return process
+
+
+def woken(process):
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert b"FencedError" in errors
+
+
 @pytest.mark.parametrize("point", ["sink.pre_commit:3", "decide.pre:1", "file.pre_rename:1", "job.end:1"])
 def test_a_paused_process_that_was_replaced_changes_nothing(tmp_path, calm, point):
     write_input(tmp_path)
-    env = {**os.environ, "STOP_AT": point}
-    arguments = [sys.executable, str(JOB), str(tmp_path), "exactly_once", "transactional", "2"]
-    with subprocess.Popen(arguments, env=env, stderr=subprocess.PIPE) as zombie:
-        _, status = os.waitpid(zombie.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status), f"the job never came to {point}"
-        script = (
-            "import sys; sys.argv[1:] = sys.argv[1:]; sys.path.insert(0, sys.argv[2]); import job, onceflow as of; "
-            "from pathlib import Path; root = Path(sys.argv[1]); "
-            "r = of.run(job.build(root, 'transactional'), root / 'state', checkpoint_interval_s=0.002, batch_size=50, "
-            "take_over=True); assert r.finished"
-        )
-        taken = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(JOB.parent)], check=False, timeout=120)
-        assert taken.returncode == 0
+    with paused(tmp_path, "transactional", point) as zombie:
+        take_over(tmp_path, "transactional")
         after = outputs(tmp_path)
         assert after == calm
-        zombie.send_signal(signal.SIGCONT)
-        _, errors = zombie.communicate(timeout=60)
-        assert zombie.returncode not in (0, None)
-        assert b"FencedError" in errors
+        woken(zombie)
     assert outputs(tmp_path) == after
+
+
+def test_a_paused_process_does_not_write_over_its_successor_s_output(tmp_path):
+    """An idempotent sink takes whatever it is given: older values over newer ones too."""
+    write_input(tmp_path)
+    with paused(tmp_path, "idempotent", "sink.pre_commit:3") as zombie:
+        take_over(tmp_path, "idempotent")
+        after = ids(tmp_path)
+        assert set(after) == set(range(ROWS))
+        woken(zombie)
+    assert ids(tmp_path) == after

@@ -199,6 +199,22 @@ def test_the_newest_record_damaged_stops_the_job(state):
     assert [rows[: len(old)] for rows, old in zip(job.output, output, strict=True)] == output
 
 
+def test_a_savepoint_of_a_lineage_that_was_left_is_no_way_back(state):
+    """It is intact, but what the sinks hold since then did not come from it."""
+    Job(EOF).run(state, savepoint="former")
+    job = Job(ABORT)
+    with pytest.raises(AbortedError):
+        job.run(state, fresh=True)
+    former, *later = checkpoints(state)
+    for number in later:
+        disk.damage(state, "chunks", number)
+    with pytest.raises(StoreCorruptError, match=f"checkpoint {former} is not part of its history"):
+        job.run(state)
+    for sink in job.sinks:
+        sink.committed.clear()
+    assert job.run(state, fresh=True).finished
+
+
 def test_all_checkpoints_damaged(state, tmp_path):
     calm = undisturbed(tmp_path)
     job = Job(ABORT)

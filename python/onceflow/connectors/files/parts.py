@@ -40,6 +40,9 @@ class PartWriter(ABC):
     def encode(self, records: Batch) -> bytes:
         """The records' bytes. Raises ``SinkError`` for records that the format cannot hold."""
 
+    def resume(self, newest: Path) -> None:  # noqa: B027 - optional
+        """Called before the first record if there are part files of an earlier run: the newest one of them."""
+
     def finish(self) -> bytes:
         """What a part file ends with; the next ``encode`` begins another."""
         return b""
@@ -106,11 +109,30 @@ class _PartSinkWriter(TransactionalSinkWriter):
                 if path.name not in ("owner", "epoch"):
                     # A run that is being replaced may still remove or rename files of its own.
                     path.unlink(missing_ok=True)
-            if self._context.restored_checkpoint is None and any(self._directory.glob(f"part-*{self._suffix}")):
-                raise SinkError(
-                    f"{self._directory} holds output of an earlier run, and this job starts from nothing: move the "
-                    "part files away, or choose another directory"
-                )
+            self._resume(sorted(self._directory.glob(f"part-*{self._suffix}")))
+
+    def _resume(self, parts: list[Path]) -> None:
+        """Looks at the part files that are there already."""
+        restored = self._context.restored_checkpoint
+        if restored is None and parts:
+            raise SinkError(
+                f"{self._directory} holds output of an earlier run, and this job starts from nothing: move the part "
+                "files away, or choose another directory"
+            )
+        left = [path.name for path in parts if self._is_written_again(path.name)]
+        if left:
+            raise SinkError(
+                f"{self._directory} holds output that came after checkpoint {restored} and will be written again: move "
+                f"the part files from {left[0]} to {left[-1]} away"
+            )
+        if parts:
+            self._writer.resume(parts[-1])
+
+    def _is_written_again(self, name: str) -> bool:
+        lineage, _, checkpoint = name.removeprefix("part-").removesuffix(self._suffix).partition("-")
+        if not (lineage.isdecimal() and checkpoint.isdecimal()):
+            return False
+        return int(lineage) < self._context.lineage and int(checkpoint) > (self._context.restored_checkpoint or 0)
 
     def _check_epoch(self) -> None:
         path = self._staging / "epoch"
