@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from os import PathLike
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,6 +56,16 @@ class _CsvWriter(PartWriter):
     def __init__(self, columns: tuple[str, ...] | None, delimiter: str) -> None:
         self._columns = columns
         self._delimiter = delimiter
+        #: Of an earlier run: records with the same fields get them in the same order, whichever comes first now.
+        self._former: tuple[str, ...] = ()
+
+    def resume(self, newest: Path) -> None:
+        try:
+            with newest.open(encoding="utf-8", newline="") as file:
+                self._former = tuple(next(csv.reader(file, delimiter=self._delimiter), ()))
+        except (csv.Error, UnicodeDecodeError):
+            # Not a file of ours any more; the next one is on its own.
+            self._former = ()
 
     def begin(self) -> bytes:
         return self._text([self._columns or ()])
@@ -84,7 +95,7 @@ class _CsvWriter(PartWriter):
 
     def _names(self, found: tuple[str, ...]) -> tuple[str, ...]:
         if self._columns is None:
-            self._columns = found
+            self._columns = self._former if set(self._former) == set(found) else found
         elif set(found) != set(self._columns):
             raise SinkError(f"records have the fields {list(found)}, and the file the columns {list(self._columns)}")
         return self._columns
