@@ -64,7 +64,7 @@ class Columns:
         """A new dict of the columns."""
         return dict(self._arrays)
 
-    def with_columns(self, **arrays: Any) -> Columns:
+    def with_columns(self, /, **arrays: Any) -> Columns:
         """These columns and further ones; a name that is there is replaced."""
         return Columns({**self._arrays, **arrays})
 

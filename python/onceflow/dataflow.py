@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 from onceflow.aggregates import Aggregate, shape_of
@@ -105,7 +106,8 @@ class Dataflow:
     ) -> Stream:
         if step_id is None:
             stateful = False
-            step_id = f"{kind}-{len(self._graph.steps)}"
+            numbers = count(len(self._graph.steps))
+            step_id = next(name for number in numbers if (name := f"{kind}-{number}") not in self._graph.steps)
         self._add(OperatorStep(_checked("a step id", step_id), kind, inputs, make, stateful, sides, shape))
         return Stream(self, Input(step_id))
 
@@ -219,7 +221,7 @@ class KeyedStream:
         self._selector = selector
         self._key_type = key_type
 
-    def aggregate(self, step_id: str, *, emit: str = "changes", **aggregates: Aggregate) -> Stream:
+    def aggregate(self, /, step_id: str, *, emit: str = "changes", **aggregates: Aggregate) -> Stream:
         """Totals by key.
 
         Args:
@@ -250,7 +252,8 @@ class KeyedStream:
 
         Args:
             step_id: Names the state for ever.
-            function: Returns the new state (None: forget it) and the result.
+            function: Returns the new state (None: forget it) and the result. A state that is changed in place must not
+                be part of the result: sinks may keep that until the next checkpoint.
             initial: Makes the state of a new key.
         """
         selector, key_type = self._selector, self._key_type
@@ -318,7 +321,7 @@ class WindowedStream:
         self._window = window
         self._lateness_us = lateness_us
 
-    def aggregate(self, **aggregates: Aggregate) -> Stream:
+    def aggregate(self, /, **aggregates: Aggregate) -> Stream:
         """One record a key and window when the window closes: key, ``window_start``, ``window_end``, results.
 
         Records that come after that go to ``flow.late(step_id)``.

@@ -11,7 +11,7 @@ import msgspec
 from onceflow.channel import BarrierEvent, BatchEvent, Channel, EndEvent
 from onceflow.exceptions import OnceflowError, SourceError
 from onceflow.graph import SourceStep
-from onceflow.sources import SourceReader, StopRun
+from onceflow.sources import SourceBatch, SourceReader, StopRun
 from onceflow.types import END_OF_TIME, Micros
 
 __all__ = ["SourceTask"]
@@ -57,6 +57,8 @@ class SourceTask:
         """One round; false if there was nothing to read."""
         with self._errors():
             batch = self._reader.read(self._batch_size)
+            if batch is not None and not isinstance(batch, SourceBatch):
+                raise TypeError(f"read() must return a SourceBatch or None, not a {type(batch).__name__}")
         self.rounds += 1
         if batch is None:
             self.ended = True
@@ -70,7 +72,7 @@ class SourceTask:
                 newest = int(times.max())
                 self._newest = newest if self._newest is None else max(self._newest, newest)
         self.channel.put(BatchEvent(batch, self.watermark))
-        return bool(len(batch.records) or batch.rejected)
+        return bool(len(batch.records) or batch.rejected or batch.skipped)
 
     def inject(self, checkpoint_id: int, now_s: float) -> None:
         """Puts a barrier behind the last batch."""
@@ -97,4 +99,5 @@ class SourceTask:
 
     def close(self) -> None:
         """Releases the reader."""
-        self._reader.close()
+        with self._errors():
+            self._reader.close()
