@@ -84,7 +84,8 @@ def run(
     """Runs a dataflow until its sources end, or until it is interrupted.
 
     A job that was killed, failed or interrupted resumes from its newest checkpoint when it is run again with the same
-    state directory. SIGINT and SIGTERM end it with a last checkpoint; a second SIGINT ends it at once (safe too).
+    state directory. SIGINT and SIGTERM end it with a last checkpoint; a second SIGINT without one, once a sink's
+    call that is under way has returned (safe too).
 
     Args:
         flow: What to run; its name is the job's name.
