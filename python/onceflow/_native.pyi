@@ -250,19 +250,19 @@ class Table:
         Operations: add, min, max, first, last (= put), count (adds one to an integer column for
         each key; its values are None).
         """
-    def add(self, keys: _Keys, **values: _Values) -> None:
+    def add(self, keys: _Keys, /, **values: _Values) -> None:
         """Adds to number columns; a cell that was never set takes the value."""
-    def min(self, keys: _Keys, **values: _Values) -> None:
+    def min(self, keys: _Keys, /, **values: _Values) -> None:
         """Keeps the least value of number columns."""
-    def max(self, keys: _Keys, **values: _Values) -> None:
+    def max(self, keys: _Keys, /, **values: _Values) -> None:
         """Keeps the greatest value of number columns."""
-    def first(self, keys: _Keys, **values: _Values) -> None:
+    def first(self, keys: _Keys, /, **values: _Values) -> None:
         """Sets cells that were never set."""
-    def last(self, keys: _Keys, **values: _Values) -> None:
+    def last(self, keys: _Keys, /, **values: _Values) -> None:
         """Sets cells; the last one of a key counts. The same as ``put``."""
     def count(self, keys: _Keys, column: str) -> None:
         """Adds one to an integer column (or f64) for each key."""
-    def put(self, keys: _Keys, **values: _Values) -> None:
+    def put(self, keys: _Keys, /, **values: _Values) -> None:
         """Sets cells; other columns of the row stay as they are."""
     def get(self, keys: _Keys) -> Batch:
         """One row a key in the order of ``keys``; ``found`` says which are there."""

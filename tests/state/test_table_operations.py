@@ -167,3 +167,11 @@ def test_windows_leave_in_order_of_their_bound(backend):
         assert table.scan().keys == [] or min(start for start, _ in table.scan().keys) >= bound
     assert len(table) == 0
     assert len(table.drain_below(2**63 - 1)) == 0
+
+
+def test_columns_named_as_the_arguments_are(backend):
+    table = backend.table("names", key="i64", columns={"keys": "i64", "self": "i64"})
+    table.put([1], keys=[2], self=[3])
+    table.add([1], keys=[1])
+    row = table.get([1]).columns
+    assert (row["keys"].tolist(), row["self"].tolist()) == ([3], [3])

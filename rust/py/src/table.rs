@@ -157,7 +157,7 @@ impl PyTable {
         self.apply(py, keys, read)
     }
 
-    #[pyo3(signature = (keys, **values))]
+    #[pyo3(signature = (keys, /, **values))]
     fn add(
         &self,
         py: Python<'_>,
@@ -167,7 +167,7 @@ impl PyTable {
         self.apply_all(py, keys, Op::Add, values)
     }
 
-    #[pyo3(signature = (keys, **values))]
+    #[pyo3(signature = (keys, /, **values))]
     fn min(
         &self,
         py: Python<'_>,
@@ -177,7 +177,7 @@ impl PyTable {
         self.apply_all(py, keys, Op::Min, values)
     }
 
-    #[pyo3(signature = (keys, **values))]
+    #[pyo3(signature = (keys, /, **values))]
     fn max(
         &self,
         py: Python<'_>,
@@ -187,7 +187,7 @@ impl PyTable {
         self.apply_all(py, keys, Op::Max, values)
     }
 
-    #[pyo3(signature = (keys, **values))]
+    #[pyo3(signature = (keys, /, **values))]
     fn first(
         &self,
         py: Python<'_>,
@@ -197,7 +197,7 @@ impl PyTable {
         self.apply_all(py, keys, Op::First, values)
     }
 
-    #[pyo3(signature = (keys, **values))]
+    #[pyo3(signature = (keys, /, **values))]
     fn last(
         &self,
         py: Python<'_>,
@@ -207,7 +207,7 @@ impl PyTable {
         self.apply_all(py, keys, Op::Last, values)
     }
 
-    #[pyo3(signature = (keys, **values))]
+    #[pyo3(signature = (keys, /, **values))]
     fn put(
         &self,
         py: Python<'_>,
