@@ -1,7 +1,9 @@
 //! One error type: a kind that a program can act on and a text that says what to do.
 
+use serde::{Deserialize, Serialize};
+
 /// What went wrong, in the words that Python's exception classes use as their `kind`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// An argument is outside what the call accepts.

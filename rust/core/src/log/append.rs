@@ -155,7 +155,7 @@ pub(super) fn write_reference(
     Ok(())
 }
 
-fn count(head: &mut Partition, summary: &super::batch::Summary, bytes: u64) {
+pub(super) fn count(head: &mut Partition, summary: &super::batch::Summary, bytes: u64) {
     head.batches += 1;
     head.records += u64::from(summary.records);
     head.bytes += bytes;

@@ -530,3 +530,16 @@ impl<'a> Reader<'a> {
         }
     }
 }
+/// Encodes what compaction keeps of some records, as one batch that begins at `base`.
+pub(super) fn encode_kept(records: &Fetched, rows: &[u32], base: u64) -> Result<Vec<u8>> {
+    let columns = Records::new(
+        records.len(),
+        Timestamps::Each(&records.timestamps),
+        Some(records.keys.as_column()),
+        Some(records.values.as_column()),
+        Some(records.headers.as_column()),
+    )?;
+    let deltas: Vec<u32> =
+        rows.iter().map(|row| (records.offsets[*row as usize] as u64 - base) as u32).collect();
+    Ok(encode_one(&columns, Rows::Listed(rows), Some(&deltas)))
+}

@@ -289,6 +289,16 @@ pub(super) struct Member {
     pub(super) joined_ms: i64,
 }
 
+/// What was applied of an inbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Applied {
+    /// Number of the request that was applied last.
+    pub(super) number: u64,
+    /// The answer to it, encoded.
+    #[serde(with = "super::blob")]
+    pub(super) answer: Vec<u8>,
+}
+
 /// Key of a partition.
 pub(super) fn partition_key(topic: u32, partition: u32) -> [u8; 8] {
     (u64::from(topic) << 32 | u64::from(partition)).to_be_bytes()

@@ -21,10 +21,12 @@ mod append;
 mod batch;
 mod blob;
 mod commit;
+mod compact;
 mod fetch;
 mod gate;
 mod groups;
 mod heartbeat;
+mod inbox;
 mod layout;
 mod maintain;
 mod open;
@@ -61,6 +63,7 @@ use crate::{Error, ErrorKind, Result};
 use batch::Rows;
 use gate::Gate;
 use heartbeat::Heartbeats;
+use inbox::Inboxes;
 use layout::{Group, HEAD_KEY, Table, Topic};
 use request::{Answer, Append, Encoded, End, InitProducer, Part, Request, Stage, Sync};
 use view::View;
@@ -153,8 +156,10 @@ struct Shared {
     committer: commit::Committer,
     wake: Wake,
     heartbeats: Heartbeats,
+    inboxes: Inboxes,
     /// Where the walk of `maintain` goes on.
     cursor: Mutex<maintain::Cursor>,
+    compaction: Mutex<Option<compact::Compaction>>,
 }
 
 /// A topic, as it is listed.
@@ -706,14 +711,17 @@ impl Log {
     // ---- upkeep ------------------------------------------------------------------------------
 
     /// One slice of upkeep: aborts transactions that are open for too long, deletes what they and
-    /// retention leave, forgets silent producers. Call it now and then; again while `more`.
+    /// retention leave, forgets silent producers, compacts. Call it now and then; again while `more`.
     pub fn maintain(&self, now_ms: i64, budget: Budget) -> Result<Maintained> {
         self.shared.environment()?.clear_stale_readers()?;
         let mut cursor = self.shared.cursor.lock();
         let request = Request::Maintain { now_ms, budget, cursor: cursor.clone() };
         match self.submit(request)? {
-            Answer::Maintained(done) => {
+            Answer::Maintained(mut done) => {
                 *cursor = done.cursor.clone();
+                let (compacted, more) = self.compact(now_ms, budget.batches)?;
+                done.compacted = compacted;
+                done.more |= more;
                 Ok(done)
             }
             other => Err(unexpected(&other)),
@@ -795,6 +803,14 @@ impl Shared {
                 self.directory.display()
             ),
         )
+    }
+
+    /// An id that no other process has: random bits of the operating system.
+    fn fresh_id(&self) -> u128 {
+        use std::hash::{BuildHasher, Hasher, RandomState};
+
+        let word = || u128::from(RandomState::new().build_hasher().finish());
+        word() << 64 | word()
     }
 
     /// Raises the manifest's lower bounds; whoever is inside the gate calls it.

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::commit::Committer;
 use super::gate::Gate;
 use super::heartbeat::Heartbeats;
+use super::inbox::Inboxes;
 use super::layout::{FORMAT_VERSION, HEAD_KEY, Head, Table};
 use super::view::{head, put_head};
 use super::wake::Wake;
@@ -68,6 +69,7 @@ pub(super) fn open(directory: &Path, options: &LogOptions) -> Result<Arc<Shared>
         wake: Wake::open(&directory, options.read_only)?,
         gate,
         heartbeats: Heartbeats::open(&directory, options.read_only)?,
+        inboxes: Inboxes::open(&directory, options.read_only)?,
         committer: Committer::default(),
         environment: Some(environment),
         manifest,
@@ -75,6 +77,7 @@ pub(super) fn open(directory: &Path, options: &LogOptions) -> Result<Arc<Shared>
         options: options.clone(),
         pid: std::process::id(),
         cursor: Mutex::default(),
+        compaction: Mutex::default(),
         directory,
     });
     *slot = Slot { pid: std::process::id(), shared: Arc::downgrade(&shared) };

@@ -23,6 +23,7 @@ pub(super) enum Request {
     Leave { group: String, member: String, now_ms: i64 },
     ExpireMembers { group: String, dead: Vec<String>, now_ms: i64 },
     Discard { batches: usize },
+    Replace(Replace),
     Maintain { now_ms: i64, budget: Budget, cursor: Cursor },
 }
 
@@ -163,6 +164,24 @@ pub(super) struct Sync {
     pub(super) member: String,
     pub(super) generation: u64,
     pub(super) now_ms: i64,
+}
+
+/// What compaction has worked out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Replace {
+    pub(super) topic: u32,
+    pub(super) partition: u32,
+    pub(super) replace: Vec<Replacement>,
+    /// Below it every key is there once now.
+    pub(super) compacted: Option<u64>,
+}
+
+/// A batch, by its first offset and digest, and what is left of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Replacement {
+    pub(super) base: u64,
+    pub(super) digest: u64,
+    pub(super) batch: Option<Encoded>,
 }
 
 /// The answer to a request.

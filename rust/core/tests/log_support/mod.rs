@@ -128,3 +128,78 @@ pub fn scratch() -> tempfile::TempDir {
         Err(_) => tempfile::tempdir().unwrap(),
     }
 }
+
+/// Another process that works on a log, and is asked line by line.
+pub struct Peer {
+    pub child: std::process::Child,
+    answers: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Peer {
+    /// `name` is the test that finds the directory as its role.
+    pub fn spawn(name: &str, directory: &Path, environment: &[(&str, &str)]) -> Self {
+        use std::io::BufRead;
+
+        let mut command = child(name, directory.to_str().unwrap());
+        command.envs(environment.iter().copied()).stderr(Stdio::inherit());
+        let mut child = command.spawn().unwrap();
+        let answers = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, answers }
+    }
+
+    pub fn say(&mut self, line: &str) {
+        use std::io::Write;
+
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// The next answer; what the test harness prints is passed over.
+    pub fn answer(&mut self) -> String {
+        loop {
+            let line = self.answers.next().expect("the peer ended").unwrap();
+            if let Some(answer) = line.strip_prefix("> ") {
+                return answer.to_owned();
+            }
+        }
+    }
+
+    pub fn ask(&mut self, line: &str) -> String {
+        self.say(line);
+        self.answer()
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    pub fn end(mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The child's side of `Peer`: answers lines until there are no more.
+pub fn serve(mut answer: impl FnMut(&[&str]) -> String) {
+    use std::io::Write;
+
+    println!();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        println!("> {}", answer(&words));
+        std::io::stdout().flush().unwrap();
+    }
+}
+
+/// An outcome as a word.
+pub fn told<T>(outcome: Result<T>) -> String {
+    outcome.map_or_else(|error| error.kind().as_str().to_owned(), |_| "ok".to_owned())
+}
