@@ -1,0 +1,257 @@
+//! Killed at each of the log's crash points: what was acknowledged is there, once; a transaction is
+//! there as a whole or not at all; what was cut short leaves nothing behind.
+#![cfg(feature = "crash-points")]
+
+mod log_support;
+
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+
+use log_support::*;
+use onceflow_core::log::{
+    Budget, CleanupPolicy, CommitOffsets, Log, OffsetCommit, Partitioning, Producer,
+    ProducerOptions, Records, Timestamps, TopicSettings, TransactionId, Write,
+};
+
+const SIGKILL: i32 = 9;
+const ROUNDS: u64 = 6;
+
+/// Points, and how often to pass them.
+const CELLS: &[(&str, &[u64])] = &[
+    ("env.create.pre_header", &[1]),
+    ("env.create.pre_sync", &[1]),
+    ("env.create.pre_rename", &[1]),
+    ("env.create.mid_rename", &[1]),
+    ("env.create.pre_dirsync", &[1]),
+    ("manifest.replace.pre_rename", &[1]),
+    ("log.append.partial", &[1, 3, 12]),
+    ("log.append.pre_sync", &[1, 5, 8, 9, 10, 11, 12, 13, 14, 15, 30]),
+    ("log.append.pre_ack", &[1, 5, 8, 9, 10, 11, 12, 13, 14, 15, 30]),
+    ("log.append.post_ack", &[1, 4]),
+    ("log.commit.pre_wake", &[1, 9, 20]),
+    ("producer.epoch.pre_persist", &[1, 2]),
+    ("producer.epoch.pre_reply", &[1, 2]),
+    ("txn.begin.post", &[1, 3]),
+    ("txn.write.partial", &[1, 2, 5]),
+    ("txn.end.partial", &[1, 2, 3, 8]),
+    ("txn.end.pre_reply", &[1, 2, 3]),
+    ("txn.timeout.mid_abort", &[1, 2, 5]),
+    ("retention.mid_delete", &[1, 2]),
+    ("compact.mid_replace", &[1, 2]),
+    ("inbox.post", &[1]),
+];
+
+fn say(text: &str) {
+    let mut out = std::io::stdout();
+    writeln!(out, "\n@{text}").unwrap();
+    out.flush().unwrap();
+}
+
+fn create_topics(log: &Log) {
+    let small = TopicSettings { retention_bytes: Some(400), ..TopicSettings::default() };
+    let compact =
+        TopicSettings { cleanup_policy: CleanupPolicy::Compact, ..TopicSettings::default() };
+    let two = TopicSettings { partitions: 2, ..TopicSettings::default() };
+    let topics = [("a", TopicSettings::default()), ("x", two), ("r", small), ("c", compact)];
+    for (name, settings) in topics {
+        if log.topic(name).is_err() {
+            log.create_topic(name, &settings).unwrap();
+        }
+    }
+}
+
+fn append(log: &Log, producer: (i64, i32), topic: &str, sequence: u64, value: &str) -> u64 {
+    let strings = Strings::new(&[value]);
+    let first_sequence = sequence as i32;
+    let write = Write { topic, partition: 0, records: strings.values(0), first_sequence };
+    log.append(Some(producer), &[write], 0).unwrap()[0].0.first_offset
+}
+
+/// The child: goes on where the log is, and says what it is about to do and what is done.
+fn run(directory: &Path) {
+    let log = open(directory);
+    create_topics(&log);
+    let producer = log.init_producer(None, 0, None, 0).unwrap();
+    let first = log.partition("a", 0).unwrap().end;
+    say(&format!("producer {} {first}", producer.0));
+    let options = ProducerOptions {
+        transactional_id: Some("tx".to_owned()),
+        max_buffered_bytes: 150,
+        ..ProducerOptions::default()
+    };
+    let transactional = Producer::new(&log, options, 0).unwrap();
+    transactional.init_transactions(0).unwrap();
+    // One that nobody will end.
+    let (id, epoch) = log.init_producer(Some("late"), 100, None, 0).unwrap();
+    let transaction = TransactionId { transactional_id: "late", id, epoch, started_ms: 0 };
+    for sequence in 0..5 {
+        let strings = Strings::new(&["late"]);
+        let records = strings.values(0);
+        let write = Write { topic: "x", partition: 0, records, first_sequence: 0 };
+        log.stage(transaction, sequence, &[write], 0).unwrap();
+    }
+    let committed = || log.committed("g", "a", 0).unwrap().map_or(0, |one| one.offset);
+    for round in 0..ROUNDS {
+        let number = first + round;
+        say(&format!("try a {number}"));
+        append(&log, producer, "a", round, &number.to_string());
+        say(&format!("ack a {number}"));
+
+        let number = committed();
+        transactional.begin_transaction(0).unwrap();
+        for row in 0..4 {
+            let value = format!("{number}-{row}-{}", "x".repeat(60));
+            produce(&transactional, "x", row % 2, &[&value], 0).unwrap();
+        }
+        let offset = OffsetCommit {
+            topic: "a".to_owned(),
+            partition: 0,
+            offset: number + 1,
+            metadata: String::new(),
+        };
+        transactional
+            .send_offsets(CommitOffsets {
+                group: "g".to_owned(),
+                membership: None,
+                offsets: vec![offset],
+                now_ms: 0,
+            })
+            .unwrap();
+        say(&format!("try x {number}"));
+        transactional.commit_transaction(0).unwrap();
+        say(&format!("ack x {number}"));
+
+        transactional.begin_transaction(0).unwrap();
+        for _ in 0..3 {
+            produce(&transactional, "x", 1, &[&"never".repeat(20)], 0).unwrap();
+        }
+        transactional.abort_transaction(0).unwrap();
+
+        let other = idempotent(&log);
+        produce(&other, "r", 0, &[&"r".repeat(100)], 0).unwrap();
+        let (keys, values) = (Strings::new(&["k", "l"]), Strings::new(&["1", "2"]));
+        let (keys, values) = (Some(keys.column()), Some(values.column()));
+        let records = Records::new(2, Timestamps::Same(0), keys, values, None).unwrap();
+        other.produce("c", Partitioning::One(0), &records, 0).unwrap();
+        while log.maintain(1000, Budget { batches: 2, entries: 100 }).unwrap().more {}
+    }
+    say("end");
+}
+
+/// What the child said.
+#[derive(Default)]
+struct Said {
+    /// Producer id, and the number whose sequence is 0.
+    producer: Option<(i64, u64)>,
+    tried: [Option<u64>; 2],
+    acknowledged: [Option<u64>; 2],
+    ended: bool,
+}
+
+fn listen(output: &[u8]) -> Said {
+    let mut said = Said::default();
+    for line in String::from_utf8_lossy(output).lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let topic = |name: &str| usize::from(name == "x");
+        match words[..] {
+            ["@producer", id, first] => {
+                said.producer = Some((id.parse().unwrap(), first.parse().unwrap()));
+            }
+            ["@try", name, number] => said.tried[topic(name)] = number.parse().ok(),
+            ["@ack", name, number] => said.acknowledged[topic(name)] = number.parse().ok(),
+            ["@end"] => said.ended = true,
+            _ => {}
+        }
+    }
+    said
+}
+
+/// Everything that must hold after a kill.
+fn check(cell: &str, log: &Log, said: &Said) {
+    create_topics(log);
+    let found = values(log, "a", 0);
+    let expected: Vec<String> = (0..found.len()).map(|number| number.to_string()).collect();
+    assert_eq!(found, expected, "{cell}");
+    let count = found.len() as u64;
+    assert!(said.acknowledged[0].is_none_or(|last| last < count), "{cell}: lost");
+    assert!(said.tried[0].is_none_or(|last| count <= last + 1), "{cell}: from nowhere");
+    if let (Some((id, first)), Some(last)) = (said.producer, said.tried[0]) {
+        // The retry of what was not acknowledged is there once.
+        let offset = append(log, (id, 0), "a", last - first, &last.to_string());
+        assert_eq!((offset, log.partition("a", 0).unwrap().end), (last, last + 1), "{cell}");
+    }
+
+    let transactions = log.committed("g", "a", 0).unwrap().map_or(0, |one| one.offset);
+    assert!(said.acknowledged[1].is_none_or(|last| last < transactions), "{cell}: lost");
+    for partition in 0..2 {
+        let numbers = 0..transactions;
+        let rows = numbers.flat_map(|number| [(number, partition), (number, partition + 2)]);
+        let expected: Vec<String> = rows.map(|(number, row)| format!("{number}-{row}-")).collect();
+        let found = values(log, "x", partition as u32);
+        let found: Vec<&str> = found.iter().map(|value| value.trim_end_matches('x')).collect();
+        assert_eq!(found, expected, "{cell}: torn");
+    }
+
+    // Nothing is left of what was not committed.
+    let successor = transactional(log, "tx");
+    successor.init_transactions(0).unwrap();
+    while log.maintain(1000, Budget::default()).unwrap().more {}
+    let staged = log.producers().unwrap().iter().any(|producer| producer.staged.is_some());
+    assert!(!staged, "{cell}");
+    assert!(log.partition("r", 0).unwrap().bytes <= 400, "{cell}");
+    let newest = fetch_all(log, "c", 0);
+    let keys: Vec<&[u8]> = (0..newest.len()).filter_map(|row| newest.keys.get(row)).collect();
+    assert!(keys.is_empty() || keys.ends_with(&[b"k", b"l"]), "{cell}: {keys:?}");
+}
+
+#[test]
+fn every_crash_point_is_survived() {
+    const NAME: &str = "every_crash_point_is_survived";
+    if let Some(directory) = role() {
+        return run(Path::new(&directory));
+    }
+    let root = scratch();
+    for (point, nths) in CELLS {
+        for nth in *nths {
+            let cell = format!("{point}:{nth}");
+            let directory = root.path().join("log");
+            let spawn = |at: Option<&str>| {
+                let mut command = child(NAME, directory.to_str().unwrap());
+                command.envs(at.map(|at| ("CRASH_AT", at)));
+                command.spawn().unwrap()
+            };
+            let running = if *point == "inbox.post" {
+                // It must find the gate closed.
+                let log = open(&directory);
+                topic(&log, "busy", 1);
+                let producer = idempotent(&log);
+                let mut running = spawn(Some(&cell));
+                while running.try_wait().unwrap().is_none() {
+                    produce(&producer, "busy", 0, &["x"], 0).unwrap();
+                }
+                running
+            } else {
+                spawn(Some(&cell))
+            };
+            let output = running.wait_with_output().unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.signal(), Some(SIGKILL), "{cell} was not reached: {errors}");
+            let said = listen(&output.stdout);
+            assert!(!said.ended || point.starts_with("manifest"), "{cell}");
+            let log = open(&directory);
+            check(&cell, &log, &said);
+            drop(log);
+            // And it goes on from there.
+            let output = spawn(None).wait_with_output().unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{cell}: {errors}");
+            let said = listen(&output.stdout);
+            assert!(said.ended, "{cell}");
+            let log = open(&directory);
+            check(&cell, &log, &said);
+            drop(log);
+            std::fs::remove_dir_all(&directory).unwrap();
+        }
+    }
+}
