@@ -19,7 +19,8 @@ dict that ``ValueState.get`` returned must be set again after it was changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ from onceflow.types import END_OF_TIME, Micros
 from onceflow.windows import micros_of
 
 __all__ = ["ListState", "MapState", "Processor", "ValueState"]
+
+_UNSET = object()
 
 
 class _State:
@@ -83,17 +86,22 @@ class ValueState(_State):
     """One value.
 
     Args:
-        default: What ``get`` returns before a value is set.
+        default: What ``get`` returns before a value is set; a list, dict or other mutable value as a copy of its own.
         ttl: Time to live after a write.
     """
 
     def __init__(self, default: Any = None, *, ttl: timedelta | None = None) -> None:
         super().__init__(ttl=ttl)
         self._default = default
+        # One that all keys share would carry what was changed in place from key to key, and past a restart.
+        self._copied = not isinstance(default, Hashable)
 
     def get(self) -> Any:
         """The value."""
-        return self._read(self._default)
+        value = self._read(_UNSET)
+        if value is not _UNSET:
+            return value
+        return deepcopy(self._default) if self._copied else self._default
 
     def set(self, value: Any) -> None:
         """Replaces the value."""

@@ -10,7 +10,8 @@ import pytest
 from onceflow import Columns, Dataflow, count, run
 from onceflow.exceptions import SourceError, UserFunctionError
 from onceflow.sources import Source, SourceBatch, SourceReader
-from onceflow.testing import IdempotentTestingSink, TestingSource, TransactionalTestingSink
+from onceflow.state import Processor, ValueState
+from onceflow.testing import ABORT, AbortedError, IdempotentTestingSink, TestingSource, TransactionalTestingSink
 
 
 class Reader(SourceReader):
@@ -67,6 +68,27 @@ def test_a_record_that_is_changed_after_it_was_handed_on(state):
     made.source("in", source).key_by(lambda key: key).stateful_map("counted", counted).sink("out", sink)
     run(made, state)
     assert list(sink.records.values()) == [{"n": number} for number in range(1, 6)]
+
+
+class Collected(Processor):
+    found = ValueState(default=[])
+
+    def process(self, record):
+        found = self.found.get()
+        found.append(record)
+        self.found.set(found)
+        yield list(found)
+
+
+def test_a_default_that_is_changed_in_place_belongs_to_one_key(state):
+    sink = TransactionalTestingSink()
+    made = Dataflow("misuse")
+    source = TestingSource([1, 2, ABORT, 3, 4], batch_size=1)
+    made.source("in", source).key_by(lambda n: n % 2).process("collected", Collected).sink("out", sink)
+    with pytest.raises(AbortedError):
+        run(made, state)
+    run(made, state)
+    assert sink.records == [[1], [2], [1, 3], [2, 4]]
 
 
 def test_a_reader_that_returns_no_batch(state):
