@@ -179,7 +179,12 @@ def _legs(path: _Path, guarantee: Guarantee) -> list[_Leg]:
     target = type(sink.sink).__name__
     legs = []
     if guarantee is Guarantee.AT_MOST_ONCE:
-        legs.append(_Leg(True, source.step_id, f"{kind}: positions are durable before outputs are written"))
+        text = (
+            "positions are durable before outputs are written"
+            if replayable
+            else "cannot be read again from a position; it must not hand out a record again by itself"
+        )
+        legs.append(_Leg(True, source.step_id, f"{kind}: {text}"))
         legs.append(_Leg(True, sink.step_id, f"{target}: written after the decision, never again"))
         return legs
     legs.append(

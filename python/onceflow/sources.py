@@ -7,7 +7,8 @@ checkpoint. Leg one of exactly-once rests on this promise:
     **A reader opened at a position hands out exactly the records that a reader which had come to
     that position would have handed out next.**
 
-A source that cannot promise it sets ``replayable = False`` and can only be part of at_most_once jobs.
+A source that cannot promise it sets ``replayable = False`` and can only be part of at_most_once jobs; what it has
+handed out it must not hand out again.
 If the reader also cuts its batches at the same places, whatever came before (the file sources do), jobs that emit
 per batch give the same bytes after a failure as without one.
 """

@@ -98,6 +98,19 @@ def test_a_source_that_cannot_be_replayed_cannot_keep_the_claim(state):
         run(flow, state, guarantee="at_least_once")
 
 
+def test_at_most_once_of_a_source_that_cannot_be_replayed(state):
+    source = TestingSource([1, 2, 3, ABORT, 4], replayable=False, batch_size=1)
+    sink = PlainTestingSink()
+    flow = Dataflow("live")
+    flow.source("in", source).sink("out", sink)
+    assert "must not hand out a record again" in flow.explain("at_most_once")
+    with pytest.raises(AbortedError):
+        run(flow, state, guarantee="at_most_once", checkpoint_interval_s=1e-9)
+    assert run(flow, state, guarantee="at_most_once").finished
+    assert sink.records[-1] == 4
+    assert max(Counter(sink.records).values()) == 1
+
+
 @pytest.mark.parametrize("call", ["write", "seal", "prepare", "commit"])
 @pytest.mark.parametrize("nth", [1, 2])
 def test_a_sink_that_fails_loses_and_repeats_nothing(state, call, nth):

@@ -43,7 +43,8 @@ class TestingSource(Source):
         partitions: Records and marks of each partition.
         event_time: Makes the time (microseconds since 1970 UTC) of a record; without it there is none.
         batch_size: Records of a batch at most; also a mark ends a batch.
-        replayable: False: positions are ignored, as with a source that cannot be read again.
+        replayable: False: positions are ignored, as with a source that cannot be read again: a run gets what no run
+            before has got.
     """
 
     __test__ = False
@@ -61,6 +62,7 @@ class TestingSource(Source):
         self._batch_size = batch_size
         self._partitions = [list(items) for items in partitions]
         self._met: set[tuple[int, int]] = set()
+        self._readers: dict[int, _Reader] = {}
 
     def partitions(self) -> list[str]:
         """``"0"``, ``"1"`` and so on."""
@@ -69,8 +71,12 @@ class TestingSource(Source):
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
         number = int(partition)
-        start = position if isinstance(position, int) and self.replayable else 0
-        return _Reader(self._partitions[number], start, self._batch_size, self._event_time, self._met, number)
+        start = position if isinstance(position, int) else 0
+        if not self.replayable and number in self._readers:
+            start = self._readers[number].next
+        reader = _Reader(self._partitions[number], start, self._batch_size, self._event_time, self._met, number)
+        self._readers[number] = reader
+        return reader
 
 
 class _Reader(SourceReader):
@@ -84,34 +90,34 @@ class _Reader(SourceReader):
         number: int,
     ) -> None:
         self._items = items
-        self._next = start
+        self.next = start
         self._batch_size = batch_size
         self._event_time = event_time
         self._met = met
         self._number = number
 
     def read(self, max_records: int) -> SourceBatch | None:
-        if self._next >= len(self._items):
+        if self.next >= len(self._items):
             return None
-        first = self._next
+        first = self.next
         records: list[Any] = []
-        while self._next < len(self._items) and len(records) < min(self._batch_size, max_records):
-            item = self._items[self._next]
+        while self.next < len(self._items) and len(records) < min(self._batch_size, max_records):
+            item = self._items[self.next]
             if isinstance(item, _Mark):
                 if records:
                     break
                 self._meet(item)
                 break
             records.append(item)
-            self._next += 1
+            self.next += 1
         times = None
         if self._event_time is not None:
             times = np.array([self._event_time(record) for record in records], dtype=np.int64)
         return SourceBatch(records, times, first_record=first)
 
     def _meet(self, mark: _Mark) -> None:
-        place = (self._number, self._next)
-        self._next += 1
+        place = (self._number, self.next)
+        self.next += 1
         if mark is ABORT and place not in self._met:
             self._met.add(place)
             raise AbortedError(f"partition {self._number} met ABORT")
@@ -120,4 +126,4 @@ class _Reader(SourceReader):
             raise StopRun
 
     def position(self) -> Plain:
-        return self._next
+        return self.next
