@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from onceflow.cli import checkpoints, state
+from onceflow.cli import checkpoints, log, state
 from onceflow.cli.errors import errors_as_messages
 from onceflow.cli.explain import explain
 from onceflow.cli.run import run
@@ -35,6 +35,7 @@ app.command()(run)
 app.command()(explain)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(state.app, name="state")
+app.add_typer(log.app, name="log")
 
 
 def _version(wanted: bool) -> None:
@@ -69,4 +70,4 @@ def _onceflow(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Exactly-once stream processing: run dataflows, and look at their checkpoints and state."""
+    """Exactly-once stream processing: run dataflows, look at their checkpoints and state, use logs."""

@@ -5,9 +5,9 @@ code meaning
 ==== ============================================================================================
 0    finished, or stopped with a last checkpoint; the guarantee is kept; no damage
 1    the job failed; the guarantee is not kept; damage was found
-2    wrong usage: an argument, a dataflow or a setting that cannot be; nothing was run
+2    wrong usage: an argument, a dataflow, a topic or a setting that cannot be; nothing was run
 3    the state directory cannot be used: missing, locked, damaged, full, of another job
-4    fenced: a newer run of the job has taken over
+4    fenced: a newer run of the job, or a newer producer, has taken over
 130  interrupted at once (Ctrl-C, or the second Ctrl-C of a running job)
 141  the reader of the output went away (as in ``| head``)
 ==== ============================================================================================
@@ -33,9 +33,12 @@ from onceflow.exceptions import (
     ConfigurationError,
     FencedError,
     OnceflowError,
+    ProducerFencedError,
     StoreCorruptError,
     StoreError,
     StoreLockedError,
+    TopicExistsError,
+    UnknownTopicOrPartitionError,
     UserFunctionError,
 )
 
@@ -82,11 +85,12 @@ def errors_as_messages() -> Iterator[None]:
 
 
 def _code(failure: OnceflowError) -> ExitCode:
-    if isinstance(failure, (ConfigurationError, CheckpointNotFoundError)):
+    usage = (ConfigurationError, CheckpointNotFoundError, TopicExistsError, UnknownTopicOrPartitionError)
+    if isinstance(failure, usage):
         return ExitCode.USAGE
     if isinstance(failure, StoreError):
         return ExitCode.STATE
-    if isinstance(failure, FencedError):
+    if isinstance(failure, (FencedError, ProducerFencedError)):
         return ExitCode.FENCED
     return ExitCode.FAILED
 
