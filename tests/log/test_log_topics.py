@@ -20,7 +20,7 @@ from onceflow.exceptions import (
     TopicExistsError,
     UnknownTopicOrPartitionError,
 )
-from onceflow.log import Consumer, Log, Producer, TopicPartition
+from onceflow.log import OFFSET_BEGINNING, Consumer, Log, Producer, TopicPartition
 
 
 def test_the_package_offers_it_lazily():
@@ -98,6 +98,24 @@ def test_the_background_does_the_upkeep(directory):
         while log.partition("brief", 0).records:
             assert time.monotonic() < until
             time.sleep(0.01)
+
+
+def test_compaction_keeps_the_newest_of_each_key(directory):
+    clock = ManualClock(1_000_000)
+    with Log.open(directory, clock=clock, upkeep_interval_s=None) as log, Producer(log) as producer:
+        log.create_topic("table", cleanup_policy="compact")
+        for round_ in range(5):
+            producer.produce_many("table", [f"{round_}"] * 3, ["a", "b", "c"])
+        clock.advance(10_000)
+        while log.maintain().more:
+            pass
+        newest = dict.fromkeys([b"a", b"b", b"c"])
+        with Consumer(log) as consumer:
+            consumer.assign([TopicPartition("table", 0, OFFSET_BEGINNING)])
+            read = consumer.consume(100, 0)
+        newest.update({message.key(): message.value() for message in read})
+        assert newest == {b"a": b"4", b"b": b"4", b"c": b"4"}
+        assert len(read) < 15
 
 
 def test_a_backup_is_a_log(log, producer, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -17,8 +17,8 @@ __all__ = ["Batch", "OnDelivery", "Pending", "Places", "Produced", "Report"]
 #: Called with the error, or None, and the record.
 OnDelivery = Callable[[OnceflowError | None, Message], object]
 
-#: What remembers a record: value, key, partition or -1, timestamp or 0, headers, delivery callback.
-Pending = tuple[bytes | None, bytes | None, int, int, Headers | None, OnDelivery | None]
+#: What most records do not have: partition or -1, timestamp or 0, headers, delivery callback.
+Extras = tuple[int, int, Headers | None, OnDelivery | None]
 
 
 class Report(NamedTuple):
@@ -46,35 +46,74 @@ class Produced:
     count: int
 
 
-class Batch:
-    """Records of one topic, transposed for the native producer.
+class Pending:
+    """Records of one topic that wait to be written, as columns: that is how the log takes them.
 
     Attributes:
-        partitions: None: the log chooses by key. An int: one for all. Else one a record, which reports need.
+        topic: Its name.
+        values: One a record.
+        keys: One a record.
+        extras: By index, of the records that have any.
+        nbytes: What they hold of the producer's buffer.
     """
 
-    def __init__(self, topic: str, records: Sequence[Pending], count: int, turn: int, now_ms: int) -> None:
-        values, keys, partitions, timestamps, headers, callbacks = zip(*records, strict=True)
-        rows = len(records)
+    __slots__ = ("extras", "keys", "nbytes", "topic", "values")
+
+    def __init__(self, topic: str) -> None:
         self.topic = topic
-        self.values = values
-        self.keys = None if keys.count(None) == rows else keys
-        self.headers = None if headers.count(None) == rows else headers
+        self.values: list[bytes | None] = []
+        self.keys: list[bytes | None] = []
+        self.extras: dict[int, Extras] = {}
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def one_by_one(self) -> Iterator[Pending]:
+        """Each record alone."""
+        for index, (value, key) in enumerate(zip(self.values, self.keys, strict=True)):
+            one = Pending(self.topic)
+            one.values.append(value)
+            one.keys.append(key)
+            if index in self.extras:
+                one.extras[0] = self.extras[index]
+            # Together they hold as much as before; which of them holds it makes no difference.
+            one.nbytes = 0 if index else self.nbytes
+            yield one
+
+
+class Batch:
+    """Records of one topic as the native producer takes them, and the callbacks that wait for their end.
+
+    Attributes:
+        partitions: None: the log chooses by key. Else one a record, which reports need.
+        timestamps: One for all, or one a record.
+    """
+
+    def __init__(self, pending: Pending, count: int, turn: int, now_ms: int) -> None:
+        rows = len(pending)
+        self.topic = pending.topic
+        self.nbytes = pending.nbytes
+        self.values = pending.values
+        self.keys = None if pending.keys.count(None) == rows else pending.keys
+        self.partitions: list[int] | None = None
         self.timestamps: int | list[int] = now_ms
-        if timestamps.count(0) < rows:
-            self.timestamps = [timestamp or now_ms for timestamp in timestamps]
-        self.callbacks = None if callbacks.count(None) == rows else callbacks
-        self.partitions: int | list[int] | None = None
-        if self.callbacks is not None or partitions.count(-1) < rows:
-            if partitions[0] != -1 and partitions.count(partitions[0]) == rows:
-                self.partitions = partitions[0]
-            else:
-                # Records without a key go to one partition a batch, in turn: larger batches, and all get their share.
-                sticky = turn % count
-                self.partitions = [
-                    partition if partition != -1 else sticky if key is None else partition_of(key, count)
-                    for partition, key in zip(partitions, keys, strict=True)
-                ]
+        self.headers: list[Headers | None] | None = None
+        self.callbacks: list[OnDelivery | None] | None = None
+        if pending.extras:
+            nothing: Extras = (-1, 0, None, None)
+            extras = [pending.extras.get(index, nothing) for index in range(rows)]
+            # Records without a key go to one partition a batch, in turn: larger batches, and all get their share.
+            sticky = turn % count
+            self.partitions = [
+                partition if partition != -1 else sticky if key is None else partition_of(key, count)
+                for (partition, _, _, _), key in zip(extras, pending.keys, strict=True)
+            ]
+            self.timestamps = [timestamp or now_ms for _, timestamp, _, _ in extras]
+            if any(headers is not None for _, _, headers, _ in extras):
+                self.headers = [headers for _, _, headers, _ in extras]
+            if any(on_delivery is not None for _, _, _, on_delivery in extras):
+                self.callbacks = [on_delivery for _, _, _, on_delivery in extras]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -84,9 +123,9 @@ class Batch:
         if self.callbacks is None:
             return []
         rows = len(self)
-        partitions = self.partitions if isinstance(self.partitions, list) else [self.partitions or 0] * rows
-        keys = self.keys or (None,) * rows
-        headers = self.headers or (None,) * rows
+        partitions = self.partitions or [0] * rows
+        keys = self.keys or [None] * rows
+        headers = self.headers or [None] * rows
         timestamps = self.timestamps if isinstance(self.timestamps, list) else [self.timestamps] * rows
         reports = []
         for partition, timestamp, key, value, header, on_delivery in zip(

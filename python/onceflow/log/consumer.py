@@ -271,7 +271,10 @@ class Consumer:
             UnknownTopicOrPartitionError: A partition of ``assign`` has been deleted.
             StoreCorruptError: What lies at the position is damaged.
         """
-        return self._await(self._reader.message, timeout)
+        with self._lock:
+            self._attend()
+            message = self._reader.message()
+        return message or self._await(self._reader.message, timeout)
 
     def consume(self, num_messages: int = 1, timeout: float | None = None) -> list[Message]:
         """Several records at once: all that are there now, at most ``num_messages``; raises as ``poll``.

@@ -132,7 +132,7 @@ class Producer:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._reported = threading.Condition(self._lock)
-        self._pending: dict[str, list[Pending]] = {}
+        self._pending: dict[str, Pending] = {}
         self._records = 0
         self._bytes = 0
         self._reports: deque[Report] = deque()
@@ -213,7 +213,11 @@ class Producer:
             pending = self._pending.get(topic)
             if pending is None:
                 pending = self._first_of(topic)
-            pending.append((value, key, partition, timestamp, headers, on_delivery))
+            if partition != -1 or on_delivery is not None or timestamp or headers is not None:
+                pending.extras[len(pending.values)] = (partition, timestamp, headers, on_delivery)
+            pending.values.append(value)
+            pending.keys.append(key)
+            pending.nbytes += size
             self._bytes += size
             self._records += 1
 
@@ -581,8 +585,8 @@ class Producer:
                 )
             self._room.wait(left)
 
-    def _first_of(self, topic: str) -> list[Pending]:
-        """Called with the lock held: the list for records of a topic that has none waiting."""
+    def _first_of(self, topic: str) -> Pending:
+        """Called with the lock held: where records of a topic go that has none waiting."""
         if not self._accepting:
             raise InvalidTransactionStateError(
                 "produce: no transaction is open that takes records; end the one that failed, if there is one, and "
@@ -598,36 +602,36 @@ class Producer:
             )
             weakref.finalize(self, self._wake.set)
             self._flusher.start()
-        pending = self._pending[topic] = []
+        pending = self._pending[topic] = Pending(topic)
         self._wake.set()
         return pending
 
-    def _take_pending(self) -> dict[str, list[Pending]]:
+    def _take_pending(self) -> list[Pending]:
         with self._lock:
             if not self._closed:
                 self._wake.clear()
                 self._full.clear()
             pending, self._pending = self._pending, {}
-            return pending
+            return list(pending.values())
 
     def _drain(self) -> None:
         """Gives all that is in the buffer to the native producer."""
         with self._sending:
-            for topic, records in self._take_pending().items():
-                self._send(topic, records)
+            for pending in self._take_pending():
+                self._send(pending)
 
     def _drop_pending(self) -> None:
         """Forgets what is in the buffer: its transaction is aborted."""
         error = TransactionAbortedError("the transaction of this record was aborted")
-        for topic, records in self._take_pending().items():
-            self._acknowledge(self._batch(topic, records), None, error, tell=False)
+        for pending in self._take_pending():
+            self._acknowledge(self._batch(pending), None, error, tell=False)
 
-    def _batch(self, topic: str, records: list[Pending]) -> Batch:
+    def _batch(self, pending: Pending) -> Batch:
         self._turn += 1
-        return Batch(topic, records, self._topics[topic].partitions, self._turn, self._now_ms())
+        return Batch(pending, self._topics[pending.topic].partitions, self._turn, self._now_ms())
 
-    def _send(self, topic: str, records: list[Pending]) -> None:
-        batch = self._batch(topic, records)
+    def _send(self, pending: Pending) -> None:
+        batch = self._batch(pending)
         try:
             self._settle()
             places = self._append(batch)
@@ -636,10 +640,10 @@ class Producer:
                 # The commit will tell.
                 self._refused = self._refused or error
                 self._acknowledge(batch, None, error, tell=not self._native.in_transaction)
-            elif len(records) > 1 and isinstance(error, LogError) and not isinstance(error, _UNANSWERED):
+            elif len(pending) > 1 and isinstance(error, LogError) and not isinstance(error, _UNANSWERED):
                 # One record may have spoiled it for all, if the topic was changed in between.
-                for record in records:
-                    self._send(topic, [record])
+                for one in pending.one_by_one():
+                    self._send(one)
             else:
                 self._acknowledge(batch, None, error)
             return
@@ -702,7 +706,7 @@ class Producer:
     def _hold(self, batch: Batch) -> None:
         """The transaction's end will tell what becomes of the batch."""
         with self._lock:
-            self._forget_bytes(batch)
+            self._bytes -= batch.nbytes
             if batch.callbacks is None:
                 self._records -= len(batch)
             else:
@@ -728,7 +732,7 @@ class Producer:
         """Records outside of transactions have a place, or an error; without a callback, somebody must be told it."""
         reports = batch.reports(places, error)
         with self._lock:
-            self._forget_bytes(batch)
+            self._bytes -= batch.nbytes
             self._records -= len(batch) - len(reports)
             self._reports.extend(reports)
             if error is not None and len(reports) < len(batch) and tell and self._failure is None:
@@ -736,12 +740,6 @@ class Producer:
                 self._halted = True
             self._room.notify_all()
             self._reported.notify_all()
-
-    def _forget_bytes(self, batch: Batch) -> None:
-        keys = batch.keys or ()
-        sizes = sum(len(value) for value in batch.values if value is not None)
-        sizes += sum(len(key) for key in keys if key is not None)
-        self._bytes -= sizes + _OVERHEAD_BYTES * len(batch)
 
     def _serve(self) -> int:
         """Calls the callbacks that are due; one that raises stops it, and the rest stay due."""

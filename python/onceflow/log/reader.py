@@ -118,7 +118,10 @@ class Reader:
             return None
         message = self._chunk[self._given]
         self._given += 1
-        self._given_away()
+        if self._given < len(self._chunk):
+            self.positions[message._topic, message._partition] = message._offset + 1
+        else:
+            self._given_away()
         return message
 
     def messages(self, limit: int) -> list[Message]:
