@@ -11,7 +11,6 @@ from onceflow.clock import ManualClock
 from onceflow.exceptions import (
     ConfigurationError,
     InvalidTransactionStateError,
-    LogTimeoutError,
     ProducerFencedError,
     RecordTooLargeError,
     TransactionAbortedError,
@@ -282,44 +281,3 @@ def test_offsets_that_cannot_be_committed(transactional, positions, arguments):
     with pytest.raises(ConfigurationError):
         transactional.send_offsets_to_transaction(positions, **arguments)
     transactional.abort_transaction()
-
-
-# ---- no answer -----------------------------------------------------------------------------------
-
-
-class Unanswering:
-    """The native producer, behind calls of which the first ones are applied and the answer is lost."""
-
-    def __init__(self, native, **lost: int) -> None:
-        self._native = native
-        self._lost = lost
-
-    def __getattr__(self, name):
-        call = getattr(self._native, name)
-        if not self._lost.get(name):
-            return call
-
-        def lose(*arguments, **named):
-            self._lost[name] -= 1
-            raise LogTimeoutError("another process holds the log")
-
-        return lose
-
-
-def test_a_commit_is_repeated_until_it_has_an_answer(log, transactional):
-    transactional._native = Unanswering(transactional._native, commit_transaction=3)
-    with transactional.transaction():
-        transactional.produce("one", b"a")
-    assert values(log, "one") == [b"a"]
-
-
-def test_a_commit_without_an_answer_stays_open_for_another(log, transactional):
-    transactional._native = Unanswering(transactional._native, commit_transaction=1)
-    transactional.begin_transaction()
-    transactional.produce("one", b"a")
-    with pytest.raises(LogTimeoutError):
-        transactional.commit_transaction(timeout=0)
-    with pytest.raises(InvalidTransactionStateError):
-        transactional.produce("one", b"b")
-    transactional.commit_transaction()
-    assert values(log, "one") == [b"a"]

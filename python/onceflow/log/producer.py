@@ -257,7 +257,7 @@ class Producer:
         with self._sending:
             self._check_usable()
             self._drain()
-            self._settle()
+            self._settle(self._delivery_timeout_s)
             try:
                 places = self._native.produce(
                     topic,
@@ -305,25 +305,37 @@ class Producer:
 
         Raises:
             LogError: What became of records without a callback.
+            LogTimeoutError, StoreIOError: A batch of ``produce_many`` still has no answer; call it again.
         """
         self._check_usable()
-        if not self._sending.acquire(timeout=timeout):
-            return self._waiting()
-        try:
-            self._drain()
-            self._settle()
-        except _UNANSWERED:
-            pass
-        finally:
-            self._sending.release()
+        if timeout < 0:
+            with self._sending:
+                self._drain()
+                self._settle(self._delivery_timeout_s)
+        else:
+            self._flush_within(time.monotonic() + timeout)
         self._serve()
         self._raise_failure()
-        return self._waiting()
-
-    def _waiting(self) -> int:
         with self._lock:
-            held = sum(len(batch) for batch in self._held)
-            return self._records - held
+            return self._unwritten()
+
+    def _flush_within(self, deadline: float) -> None:
+        """Leaves the writing to the background thread, which may take longer than the caller wants to wait."""
+        with self._lock:
+            self._full.set()
+            self._room.wait_for(lambda: not self._unwritten(), deadline - time.monotonic())
+            if self._unwritten():
+                return
+        # What is left is a batch without an answer.
+        if self._unanswered and self._sending.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            try:
+                self._settle(max(0.0, deadline - time.monotonic()))
+            finally:
+                self._sending.release()
+
+    def _unwritten(self) -> int:
+        """Called with the lock held: records that are neither acknowledged nor kept for the end of a transaction."""
+        return self._records - len(self._reports) - sum(len(batch) for batch in self._held)
 
     # ---- transactions ----------------------------------------------------------------------------
 
@@ -633,7 +645,7 @@ class Producer:
     def _send(self, pending: Pending) -> None:
         batch = self._batch(pending)
         try:
-            self._settle()
+            self._settle(self._delivery_timeout_s)
             places = self._append(batch)
         except OnceflowError as error:
             if self._transactional_id is not None:
@@ -667,15 +679,15 @@ class Producer:
         except _UNANSWERED:
             self._unanswered = True
             if self._transactional_id is None:
-                self._settle()
+                self._settle(self._delivery_timeout_s)
             # In a transaction it is kept, and repeated before the commit.
             return None
         return Places(self._produced(places))
 
-    def _settle(self) -> None:
+    def _settle(self, timeout: float) -> None:
         """Repeats a write that got no answer, until it has one or the time is over."""
         if self._unanswered:
-            self._repeated(lambda: self._native.flush(now_ms=self._now_ms()), self._delivery_timeout_s)
+            self._repeated(lambda: self._native.flush(now_ms=self._now_ms()), timeout)
             self._unanswered = False
 
     def _repeated(self, call: Callable[[], _T], timeout: float | None) -> _T:
