@@ -13,6 +13,7 @@ from onceflow.log.topic_partition import Place, TopicPartition
 
 if TYPE_CHECKING:
     from onceflow import _native
+    from onceflow.clock import Clock
 
 __all__ = ["Committer", "commit"]
 
@@ -38,9 +39,9 @@ class Committer:
         results: What was committed, or why not, for a callback.
     """
 
-    def __init__(self, log: _native.Log, now_ms: Callable[[], int]) -> None:
+    def __init__(self, log: _native.Log, clock: Clock) -> None:
         self._log = log
-        self._now_ms = now_ms
+        self._clock = clock
         self._changed = threading.Condition()
         self._waiting: dict[Place, TopicPartition] = {}
         self._metadata: ConsumerGroupMetadata | None = None
@@ -65,11 +66,15 @@ class Committer:
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._busy)
 
-    def stop(self) -> None:
-        """Commits what was submitted, and ends the thread."""
+    def end(self) -> None:
+        """The thread ends when what was submitted is committed."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Commits what was submitted, and ends the thread."""
+        self.end()
         self._thread.join()
 
     def _run(self) -> None:
@@ -83,7 +88,7 @@ class Committer:
                 self._busy = True
             error = None
             try:
-                commit(self._log, offsets, metadata, self._now_ms())
+                commit(self._log, offsets, metadata, now_ms=int(self._clock.now() * 1000))
             except OnceflowError as failed:
                 error = failed
             with self._changed:

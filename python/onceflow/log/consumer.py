@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Literal, TypeVar, get_args
@@ -482,7 +483,9 @@ class Consumer:
 
     def _background_committer(self) -> Committer:
         if self._committer is None:
-            self._committer = Committer(self._log, lambda: now_ms(self._clock))
+            self._committer = Committer(self._log, self._clock)
+            # For a consumer that nobody closes.
+            weakref.finalize(self, self._committer.end)
         return self._committer
 
     def _auto_commit(self, *, asynchronous: bool) -> None:
