@@ -16,7 +16,7 @@ from onceflow.operators.aggregate import AggregateKeys, AggregateWindows
 from onceflow.operators.base import Operator
 from onceflow.operators.keyed_state import DropDuplicates, Process, StatefulMap
 from onceflow.operators.stateless import Filter, FilterBatch, FlatMap, Inspect, Map, MapBatch, Union
-from onceflow.sinks import Sink
+from onceflow.sinks import IdempotentSink, PlainSink, Sink, TransactionalSink
 from onceflow.sources import Source
 from onceflow.state import Processor
 from onceflow.types import Batch, Guarantee
@@ -207,8 +207,11 @@ class Stream:
             step_id: Names what the sink has prepared and committed, for ever.
             sink: Where to.
         """
-        if not isinstance(sink, Sink):
-            raise ConfigurationError(f"sink {step_id!r} is a {type(sink).__name__}, which is no Sink")
+        if not isinstance(sink, (PlainSink, IdempotentSink, TransactionalSink)):
+            raise ConfigurationError(
+                f"sink {step_id!r} is a {type(sink).__name__}; derive it from PlainSink, IdempotentSink or "
+                "TransactionalSink, by what its target can do"
+            )
         self._flow._add(SinkStep(_checked("a step id", step_id), sink, (self._origin,)))
 
 

@@ -116,8 +116,11 @@ def run(
         StoreError: The state directory cannot be used.
     """
     settings = {"guarantee": Guarantee(guarantee), "batch_size": batch_size, "codec": codec}
-    if not checkpoint_interval_s > 0 or batch_size < 1:
-        raise ConfigurationError("checkpoint_interval_s and batch_size must be above 0")
+    if not checkpoint_interval_s > 0:
+        raise ConfigurationError(f"checkpoint_interval_s is {checkpoint_interval_s!r}; give seconds above 0")
+    for name, number in (("batch_size", batch_size), ("retain", retain)):
+        if not isinstance(number, int) or not 1 <= number < 1 << 31:
+            raise ConfigurationError(f"{name} is {number!r}; give a whole number from 1 on")
     if fresh and from_checkpoint is not None:
         raise ConfigurationError("fresh=True starts from nothing; give it or from_checkpoint, not both")
     plan(flow.graph, Guarantee(guarantee))

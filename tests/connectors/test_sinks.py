@@ -526,3 +526,16 @@ def test_csv_columns_keep_their_order_over_a_restart(tmp_path):
     again = opened(CsvSink(tmp_path / "out"), 9, job="order", restored=9_000)
     commit(again, 9_001, [{"c": 1, "a": 2}])
     assert read_parts(tmp_path / "out").endswith(b"c,a\n1,2\n")
+
+
+def test_a_process_that_user_code_forked_leaves_the_open_part_to_its_parent(tmp_path):
+    writer = opened(CsvSink(tmp_path / "out"))
+    writer.write([{"n": 1}])
+    child = os.fork()
+    if child == 0:
+        writer.close()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    commit(writer, 1, [{"n": 2}])
+    writer.close()
+    assert read_parts(tmp_path / "out") == b"n\n1\n2\n"

@@ -20,6 +20,7 @@ from onceflow.exceptions import (
     StoreMismatchError,
     UserFunctionError,
 )
+from onceflow.sinks import Sink
 from onceflow.testing import EOF, PAUSE, TestingSource, TransactionalTestingSink
 
 
@@ -178,3 +179,24 @@ def test_dead_state_is_not_resumed_from_by_chance(state):
     stream.sink("out", sink)
     with pytest.raises(ConfigurationError, match="uses the state backend itself"):
         run(flow, state)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 1.5}, {"batch_size": 0}, {"batch_size": "10"}, {"retain": 0}, {"retain": 1 << 40}]
+)
+def test_settings_that_are_no_whole_numbers(state, settings):
+    flow, stream, sink = numbers([1])
+    stream.sink("out", sink)
+    (name,) = settings
+    with pytest.raises(ConfigurationError, match=f"{name} is .*; give a whole number from 1 on"):
+        run(flow, state, **settings)
+    assert not state.exists()
+
+
+def test_a_sink_of_no_kind_is_refused_while_the_dataflow_is_built():
+    class Odd(Sink):
+        delivery = "transactional"
+
+    _, stream, _ = numbers([1])
+    with pytest.raises(ConfigurationError, match="'out' is a Odd; derive it from PlainSink, IdempotentSink or"):
+        stream.sink("out", Odd())

@@ -319,3 +319,11 @@ def test_read_only_file_system(small_disk, use):
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     assert run_job(state, [1, EOF, 2]).finished
+
+
+def test_a_directory_that_was_there_becomes_private(tmp_path):
+    state = tmp_path / "state"
+    state.mkdir(mode=0o777)
+    state.chmod(0o777)
+    StateBackend.open(state).close()
+    assert state.stat().st_mode & 0o777 == 0o700

@@ -155,5 +155,5 @@ def _tell_repeated_output(flow: Dataflow, state: Path, number: int) -> None:
         )
     note(
         f"resuming from checkpoint {number} instead of {newest.id} starts a new lineage: what the sinks ({sinks}) "
-        f"wrote after it is written again, besides what is there.{span}"
+        f"wrote after it is written again; file sinks want their later part files moved away first.{span}"
     )

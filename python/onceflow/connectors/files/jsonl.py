@@ -142,7 +142,8 @@ class _JsonLinesReader(SourceReader):
 class JsonLinesSink(PartSink):
     """Part files of JSON Lines; see ``onceflow.connectors.files``.
 
-    Records are whatever JSON can hold; times become ISO text, bytes base64.
+    Records are whatever JSON can hold; times become ISO text, bytes base64, and NaN
+    and infinities null, since JSON has none.
 
     Args:
         directory: Made if missing; belongs to one sink of one job.

@@ -79,6 +79,7 @@ class _PartSinkWriter(TransactionalSinkWriter):
         self._staging = directory / ".onceflow"
         self._suffix = suffix
         self._writer = writer
+        self._process = os.getpid()
         self._context = context
         self._file: BinaryIO | None = None
         self._files = 0
@@ -158,12 +159,15 @@ class _PartSinkWriter(TransactionalSinkWriter):
                 self._file = path.open("xb", buffering=_BUFFER_BYTES)
                 self._file.write(self._writer.begin())
             self._file.write(data)
+            # Nothing stays behind in a buffer: a process that user code forks would write it a second time.
+            self._file.flush()
 
     def seal(self, checkpoint_id: int) -> Any | None:
         file, self._file = self._file, None
         if file is not None:
             with _sink_errors(self._directory):
                 file.write(self._writer.finish())
+                file.flush()
         return file
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
@@ -171,7 +175,6 @@ class _PartSinkWriter(TransactionalSinkWriter):
         name = f"{self._context.lineage:04d}-{checkpoint_id:012d}{self._suffix}"
         staged = self._staging / f"staged-{name}"
         with _sink_errors(self._directory):
-            sealed.flush()
             crash_point("file.pre_sync")
             os.fsync(sealed.fileno())
             sealed.close()
@@ -213,9 +216,10 @@ class _PartSinkWriter(TransactionalSinkWriter):
             (self._staging / name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        if self._file is not None:
+        # A process that user code forked and that ends in an exit of its own must leave the file to its parent.
+        if self._file is not None and os.getpid() == self._process:
             self._discard(self._file)
-            self._file = None
+        self._file = None
 
     @staticmethod
     def _discard(file: BinaryIO) -> None:

@@ -234,6 +234,9 @@ pub(crate) fn enter(directory: &Path, create: bool) -> Result<std::path::PathBuf
     if creation::look(&directory)? == Found::Nothing && !create {
         return Err(missing(&directory));
     }
+    // It may have been made by somebody else, for all to write. Where it cannot be changed (a volume
+    // of another user), the files in it are private all the same.
+    let _ = super::files::make_private(&directory);
     Ok(directory)
 }
 
