@@ -163,11 +163,12 @@ class _PartSinkWriter(TransactionalSinkWriter):
             self._file.flush()
 
     def seal(self, checkpoint_id: int) -> Any | None:
-        file, self._file = self._file, None
+        file = self._file
         if file is not None:
             with _sink_errors(self._directory):
                 file.write(self._writer.finish())
                 file.flush()
+            self._file = None
         return file
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
