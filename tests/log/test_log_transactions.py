@@ -99,6 +99,28 @@ def test_reports_come_with_the_commit(log, transactional):
     assert told == sorted([message.partition(), message.offset(), message.value()] for message in found)
 
 
+def test_a_commit_that_is_interrupted(log, transactional, monkeypatch):
+    """Ctrl-C just after it was applied: the reports of the next transaction are about its own records."""
+    reports = []
+
+    def report(error, message):
+        reports.append((type(error), message.value(), message.offset()))
+
+    transactional.begin_transaction()
+    transactional.produce("one", b"a", on_delivery=report)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(transactional, "_end", _interrupt)
+        transactional.commit_transaction()
+    with transactional.transaction():
+        transactional.produce("one", b"b", on_delivery=report)
+    assert values(log, "one") == [b"a", b"b"]
+    assert reports[-1] == (type(None), b"b", 1)
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_reports_of_an_abort(log, transactional):
     reports = []
     transactional.begin_transaction()

@@ -358,6 +358,10 @@ class Producer:
         with self._sending:
             self._check_usable()
             self._native.begin_transaction(now_ms=self._now_ms())
+            if self._held:
+                self._end(
+                    None, LogTimeoutError("the end of the transaction was interrupted: nobody knows which it was")
+                )
             self._refused = None
             self._accepting = True
 
