@@ -104,7 +104,8 @@ fn compaction_keeps_the_newest_record_of_each_key() {
         for _ in 0..7 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let key = format!("k{}", (random >> 33) % 20);
-            let value = ((random >> 40) % 5 > 0).then(|| format!("{round} {offset}"));
+            let is_null = (random >> 40).is_multiple_of(5);
+            let value = (!is_null).then(|| format!("{round} {offset}"));
             newest.insert(key.clone(), (offset, value.clone()));
             rows.push((key, value));
             offset += 1;
