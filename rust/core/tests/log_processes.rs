@@ -200,6 +200,28 @@ fn a_process_that_is_paused_while_it_commits_is_named() {
     assert_eq!(values(&log, "t", 0), ["0"]);
 }
 
+/// Killed inside of its write transaction, it leaves LMDB's writer lock and the gate to the others.
+#[test]
+#[cfg(feature = "crash-points")]
+fn a_process_that_is_killed_while_it_commits_holds_up_nobody() {
+    peer!(a_process_that_is_killed_while_it_commits_holds_up_nobody);
+    let root = scratch();
+    let log = open(root.path());
+    topic(&log, "t", 2);
+    let producer = idempotent(&log);
+    for point in ["log.append.pre_sync:2", "log.append.pre_ack:2", "log.append.partial:1"] {
+        let before = values(&log, "t", 0).len();
+        let mut peer = Peer::spawn(NAME, root.path(), &[("CRASH_AT", point)]);
+        peer.say("append 0 5");
+        peer.child.wait().unwrap();
+        produce(&producer, "t", 1, &["after"], 0).unwrap();
+        let after = values(&log, "t", 0).len();
+        let visible = usize::from(point.contains("pre_ack"));
+        assert_eq!(after - before, visible, "{point}");
+    }
+    assert_eq!(values(&log, "t", 1), ["after"; 3]);
+}
+
 #[test]
 fn processes_that_create_at_once_make_one_log() {
     peer!(processes_that_create_at_once_make_one_log);

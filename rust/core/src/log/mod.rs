@@ -72,6 +72,9 @@ use wake::Wake;
 /// How long to wait for a wake-up that may not come (its sender was killed) before looking again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Bytes of records in one call.
+const MAX_CALL_BYTES: usize = 256 << 20;
+
 /// Bounds that every process of a log should give alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -537,6 +540,7 @@ impl Log {
             let (_, topic) = topic.ok_or_else(|| view::unknown_topic(write.topic))?;
             let rows = Rows::Range(0, write.records.len());
             parts.push(encode_part(topic, write, rows)?);
+            check_call(&parts)?;
         }
         Ok(parts)
     }
@@ -705,7 +709,9 @@ impl Log {
         }
         drop(view);
         let group = name.to_owned();
-        self.submit(Request::ExpireMembers { group, dead, now_ms }).map(|_| ())
+        self.submit(Request::ExpireMembers { group, dead: dead.clone(), now_ms })?;
+        dead.iter().for_each(|member| self.shared.heartbeats.forget(name, member));
+        Ok(())
     }
 
     // ---- upkeep ------------------------------------------------------------------------------
@@ -864,6 +870,20 @@ fn encode_part(topic: &Topic, write: &Write<'_>, rows: Rows<'_>) -> Result<Part>
         first_sequence: write.first_sequence,
         batches: batches.into_iter().map(Encoded).collect(),
     })
+}
+
+/// Refuses a call whose records would need too much memory at once.
+fn check_call(parts: &[Part]) -> Result<()> {
+    let batches = parts.iter().flat_map(|part| &part.batches);
+    let bytes: usize = batches.map(|batch| batch.0.len()).sum();
+    if bytes <= MAX_CALL_BYTES {
+        return Ok(());
+    }
+    let text = format!(
+        "the records of one call have more than {MAX_CALL_BYTES} bytes, and would all be in memory \
+         at once; give fewer a call. Nothing of it was written"
+    );
+    Err(Error::new(ErrorKind::CapacityExceeded, text))
 }
 
 /// Outside of a write transaction a failure poisons nothing.

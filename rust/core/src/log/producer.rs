@@ -26,7 +26,7 @@ use super::partition::{Partitioning, split};
 use super::records::Records;
 use super::request::{Append, CommitOffsets, End, Part, Request, Stage};
 use super::view::View;
-use super::{Log, Write, encode_part, plain, window};
+use super::{Log, Write, check_call, encode_part, plain, window};
 use crate::{Error, ErrorKind, Result};
 
 /// How to produce.
@@ -223,6 +223,7 @@ impl Producer {
                 Some(rows) => Rows::Listed(rows),
             };
             parts.push(encode_part(&known, &write, rows)?);
+            check_call(&parts)?;
         }
         let State { phase, identity, .. } = state;
         match phase {
