@@ -2,6 +2,8 @@
 # make test    everything that must hold: Rust and Python tests, lint, types, stubs
 # make bench   figures, as ratios measured side by side (make bench-long: ten minutes of one file)
 # make crash   kill the demo job N times at random moments (make crash N=5000)
+# make soak-log   the embedded log under kills at full size: copiers, bank transfers, two jobs in a chain
+# make bench-log  what the embedded log costs, beside a real Kafka and what people embed today
 # make wheel   a wheel in dist/
 
 PYTHON ?= python3
@@ -9,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
 
-.PHONY: demo test bench bench-long crash wheel lint rust-test python-test release-build test-build clean
+.PHONY: demo test bench bench-long bench-log crash soak-log wheel lint rust-test python-test release-build test-build clean
 
 demo: release-build
 	$(BIN)/python examples/flights.py
@@ -51,8 +53,14 @@ bench: release-build
 bench-long: release-build
 	$(BIN)/python benches/report.py --long
 
+bench-log: release-build
+	$(BIN)/python benches/report.py --log
+
 crash: release-build
 	$(BIN)/python tests/soak.py $(N)
+
+soak-log: release-build
+	$(BIN)/python tests/log/soak/soak.py
 
 wheel: $(VENV)/installed
 	$(BIN)/maturin build --quiet --release --out dist

@@ -17,7 +17,7 @@ from killed_chain import run_killed_chain
 from onceflow._native import Log
 
 ROWS = 3000
-POINTS = tomllib.loads((Path(__file__).parents[1] / "runner" / "crash_points.toml").read_text())
+POINTS = tomllib.loads((Path(__file__).parents[2] / "runner" / "crash_points.toml").read_text())
 CELLS = [(name, nth) for section in ("log", "log_core") for name, times in POINTS[section].items() for nth in times]
 #: Points of any job, on the way of this one's output.
 CELLS += [

@@ -15,7 +15,15 @@ __all__ = ["run_killed_chain"]
 
 
 def run_killed_chain(
-    root: Path, *, rows: int, kills: int, longest_s: float, moments: random.Random, pause_s: float = 0.002
+    root: Path,
+    *,
+    rows: int,
+    kills: int,
+    longest_s: float,
+    moments: random.Random,
+    batch: int = 50,
+    pause_s: float = 0.004,
+    interval_s: float = 0.005,
 ) -> int:
     """Runs the chain, kills its jobs so many times in all at most, lets it through, and checks what came out.
 
@@ -27,7 +35,7 @@ def run_killed_chain(
         log.create_topic("events", partitions=chain.PARTITIONS)
 
     def start(stage: str, follow: bool) -> Life:
-        return Life(lambda: chain.run(stage, root, interval_s=0.005, pause_s=pause_s, follow=follow))
+        return Life(lambda: chain.run(stage, root, interval_s=interval_s, pause_s=pause_s, batch=batch, follow=follow))
 
     done = 0
     first, second = start("first", False), start("second", True)

@@ -19,7 +19,6 @@ from onceflow.connectors.files import CsvSink, CsvSource, read_parts
 from onceflow.connectors.log import LogSink, LogSource
 
 PARTITIONS = 3
-BATCH = 50
 
 
 def write_input(root: Path, rows: int) -> None:
@@ -59,11 +58,20 @@ def _slowly(pause_s: float):
     return pause
 
 
-def run(stage: str, root: Path, *, interval_s: float, pause_s: float, follow: bool = False, take_over: bool = False):
+def run(
+    stage: str,
+    root: Path,
+    *,
+    interval_s: float,
+    pause_s: float,
+    batch: int = 50,
+    follow: bool = False,
+    take_over: bool = False,
+) -> of.JobResult:
     """One life of a job."""
     flow = first(root, pause_s=pause_s) if stage == "first" else second(root, pause_s=pause_s, follow=follow)
     return of.run(
-        flow, root / f"state-{stage}", checkpoint_interval_s=interval_s, batch_size=BATCH, take_over=take_over
+        flow, root / f"state-{stage}", checkpoint_interval_s=interval_s, batch_size=batch, take_over=take_over
     )
 
 
