@@ -22,6 +22,7 @@ _IMAGES = {
     "record_at_a_time": "record_at_a_time",
     "guarantees": "guarantees",
     "long_run": "file_size",
+    "log_transactions": "log_transactions",
 }
 _IN_README = ("alternatives", "checkpoint_frequency")
 
@@ -121,6 +122,9 @@ _HEADLINES = {
     "restore_length": "Recovery after {checkpoints before} checkpoints, of that after the fewest",
     "alternatives": "Faster than the best alternative ({what}), durable every {interval}",
     "record_at_a_time": "Keyed count, {records}: {what}",
+    "log_rates": "{what}, records of {record}: produce and consume, of Kafka",
+    "log_transactions": "{what}, records of {record}: throughput kept with a commit every {commit every}",
+    "log_delivery": "{what}: produce to delivery (p99) at {asked} with a commit every {commit every}",
     "long_run": "File after {time} of checkpoints every {interval}, of the bytes it must hold and of the live state",
 }
 

@@ -429,6 +429,58 @@ def _file_size(tables: Tables) -> Figure:
     return figure
 
 
+def _log_transactions(tables: Tables) -> Figure:
+    costs = [row for row in _values(tables["log_transactions"]) if row["record"] == "100 B"]
+    times = [row for row in _values(tables["log_delivery"]) if row["asked"] == 20_000]
+    names = list(dict.fromkeys(row["what"] for row in costs))
+    kept = next(row["kept"] for row in costs if row["what"] == names[0] and row["commit every"] == "100 ms")
+    title = f"Transactions every 100 ms keep {show(kept, 'share')} of the rate without"
+    subtitle = "Records of 100 B. Left: throughput kept. Right: produce to read_committed delivery, median to p99"
+    figure, (left, right) = _figure(title, subtitle, height=4.0, columns=2)
+    colours = dict(zip(names, (BLUE, TEAL, GREY), strict=False))
+    _kept_shares(left, costs, colours)
+    _delivery_times(right, times, colours)
+    for name, colour in colours.items():
+        left.plot([], [], color=colour, linewidth=6, label=name)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3, labelcolor=FAINT)
+    return figure
+
+
+def _kept_shares(axes: Axes, rows: list[dict[str, Any]], colours: dict[str, str]) -> None:
+    intervals = _commit_intervals(axes, rows)
+    width = 0.8 / len(colours)
+    for row in rows:
+        side = list(colours).index(row["what"]) - (len(colours) - 1) / 2
+        place, share = intervals.index(row["commit every"]) + side * width, row["kept"] * 100
+        axes.bar(place, share, width=width * 0.92, color=colours[row["what"]])
+        text = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "color": INK}
+        axes.annotate(f"{share:.0f}", (place, share), xytext=(0, 3), **text)
+    axes.axhline(100, color="#c8ced5", linewidth=1, zorder=0)
+    axes.set_ylim(0, max(100.0, *(row["kept"] * 100 for row in rows)) * 1.15)
+    axes.set_yticks([0, 50, 100], ["0 %", "50 %", "100 %"])
+
+
+def _delivery_times(axes: Axes, rows: list[dict[str, Any]], colours: dict[str, str]) -> None:
+    intervals = _commit_intervals(axes, rows)
+    for row in rows:
+        side = list(colours).index(row["what"]) - (len(colours) - 1) / 2
+        place, colour = intervals.index(row["commit every"]) + side * 0.2, colours[row["what"]]
+        axes.plot([place] * 2, [row["p50"], row["p99"]], color=colour, linewidth=4, alpha=0.4, solid_capstyle="round")
+        axes.scatter([place], [row["p50"]], s=45, facecolor="white", edgecolor=colour, linewidth=2, zorder=3)
+        axes.scatter([place], [row["p99"]], s=55, color=colour, zorder=3)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(_in("seconds"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _commit_intervals(axes: Axes, rows: list[dict[str, Any]]) -> list[str]:
+    intervals = list(dict.fromkeys(row["commit every"] for row in rows))
+    axes.set_xticks(range(len(intervals)), intervals)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlabel("a commit every")
+    return intervals
+
+
 #: name → the tables that it needs, and how it is drawn.
 _PLOTS: dict[str, tuple[tuple[str, ...], Callable[[Tables], Figure]]] = {
     "hot_path": (("hot_path",), _hot_path),
@@ -439,4 +491,5 @@ _PLOTS: dict[str, tuple[tuple[str, ...], Callable[[Tables], Figure]]] = {
     "record_at_a_time": (("record_at_a_time",), _record_at_a_time),
     "guarantees": (("guarantees",), _guarantees),
     "file_size": (("long_run",), _file_size),
+    "log_transactions": (("log_transactions", "log_delivery"), _log_transactions),
 }

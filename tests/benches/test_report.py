@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 BENCHES = Path(__file__).parents[2] / "benches"
-SUITES = sorted(path.stem.removeprefix("bench_") for path in BENCHES.glob("bench_*.py"))
+#: The suite of logs has a test of its own.
+SUITES = sorted({path.stem.removeprefix("bench_") for path in BENCHES.glob("bench_*.py")} - {"log"})
 TABLES = {
     "hot_path",
     "checkpoint_frequency",

@@ -2,8 +2,8 @@
 
 A producer writes numbers, idempotently. Copiers, each with partitions of its own, copy them in transactions that also
 commit how far they have read; a third of the transactions is aborted. All copiers are killed hard, three times, each
-time after another fifth of the work at least. A reader follows all the while. In the end the same numbers must be there,
-each once, in the same order in each partition, and the history of all clients must show no anomaly.
+time after another fifth of the work at least. A reader follows all the while. In the end the same numbers must be
+there, each once, in the same order in each partition, and the history of all clients must show no anomaly.
 
 A copy is the text ``LIFE.ATTEMPT:NUMBER``, so that each attempt has values of its own and the numbers tell what was
 copied. Every other copier keeps so little in memory that its transactions are staged on the disk.
@@ -58,7 +58,7 @@ def run_copiers(root: Path, *, records: int, transaction: int, pause_s: float, s
         while seen(root) < share * records:
             assert reader.poll() is None, "the reader ended before it had seen everything"
             time.sleep(0.002)
-        assert any([copier.kill() for copier in copiers]), "the copiers were through before they were killed"
+        assert sum(copier.kill() for copier in copiers), "the copiers were through before they were killed"
         copiers = start()
     for life in (*copiers, source, reader):
         assert life.wait() == 0
