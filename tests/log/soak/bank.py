@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from killing import Life
+from killing import Life, no_survivors
 from recording_log import now_ms
 
 from onceflow._native import Log, LogProducer
@@ -51,6 +51,7 @@ class BankResult:
     kills: int
 
 
+@no_survivors()
 def run_bank(root: Path, *, seconds: float, longest_s: float, seed: int) -> BankResult:
     """Runs the bank for a while; a view with another total fails.
 

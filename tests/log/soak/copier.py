@@ -16,7 +16,7 @@ import random
 import time
 from pathlib import Path
 
-from killing import Life
+from killing import Life, no_survivors
 from recording_log import RecordingConsumer, RecordingProducer, now_ms
 
 from onceflow._native import Log
@@ -29,6 +29,7 @@ PARTITIONS = 4
 SHARES = (0.2, 0.4, 0.6)
 
 
+@no_survivors()
 def run_copiers(root: Path, *, records: int, transaction: int, pause_s: float, seed: int) -> Report:
     """Runs the soak and checks it.
 

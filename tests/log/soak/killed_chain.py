@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 
 import chain
-from killing import Life
+from killing import Life, no_survivors
 
 from onceflow._native import Log
 
 __all__ = ["run_killed_chain"]
 
 
+@no_survivors()
 def run_killed_chain(
     root: Path,
     *,

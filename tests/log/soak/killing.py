@@ -6,9 +6,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["Life"]
+__all__ = ["Life", "no_survivors"]
+
+#: Those whose end nobody has seen yet.
+_LIVING: set[Life] = set()
 
 
 class Life:
@@ -29,6 +33,7 @@ class Life:
                 traceback.print_exc()
                 sys.stderr.flush()
                 os._exit(1)
+        _LIVING.add(self)
 
     def kill(self) -> bool:
         """Kills it, if it still lives; whether it did."""
@@ -52,5 +57,18 @@ class Life:
 
     def _ended(self, pid: int, status: int) -> None:
         if pid:
+            _LIVING.discard(self)
             self._code = os.waitstatus_to_exitcode(status)
             assert self._code in (0, -signal.SIGKILL), f"a process ended with {self._code}"
+
+
+@contextmanager
+def no_survivors() -> Iterator[None]:
+    """When a test fails, its processes end with it."""
+    try:
+        yield
+    finally:
+        while _LIVING:
+            life = _LIVING.pop()
+            os.kill(life.pid, signal.SIGKILL)
+            os.waitpid(life.pid, 0)
