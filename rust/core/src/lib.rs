@@ -19,6 +19,7 @@ pub mod crash;
 mod error;
 pub mod hash;
 pub mod log;
+pub mod random;
 pub mod sequence;
 pub mod snapshot;
 pub mod state;

@@ -1,10 +1,10 @@
 //! `StateBackend`, and what it says about checkpoints and recoveries.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 
 use onceflow_core::backend::{Backend, BackendOptions, Recovery, Restore};
+use onceflow_core::random::random_id;
 use onceflow_core::store::{self, CheckpointRecord, Damage, StoreOptions};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyString};
@@ -513,11 +513,4 @@ fn decode_position<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, Py
         Some((_, rest)) => PyBytes::new(py, rest).into_any(),
         None => PyBytes::new(py, &[]).into_any(),
     })
-}
-
-/// The standard library's hash seeds are random bits of the operating system.
-pub(crate) fn random_id() -> u128 {
-    let word =
-        || u128::from(std::collections::hash_map::RandomState::new().build_hasher().finish());
-    word() << 64 | word()
 }

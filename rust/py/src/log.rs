@@ -8,11 +8,11 @@ use onceflow_core::log::{
     self, Assigned, Budget, CleanupPolicy, Committed, FetchLimits, GroupInfo, Join, Limits, Log,
     LogOptions, Outcome, PartitionInfo, Strategy, TopicInfo, TopicSettings, TransactionId, Write,
 };
+use onceflow_core::random::random_id;
 use onceflow_core::{Error, ErrorKind};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
-use crate::backend::random_id;
 use crate::error::{invalid_argument, to_py};
 use crate::log_producer::{Offset, Place, commit_offsets, places};
 use crate::log_records::{Input, PyLogRecords};

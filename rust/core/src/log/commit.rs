@@ -23,6 +23,7 @@ use super::inbox::{self, Gone, Letter, Posted};
 use super::request::{Answer, Request};
 use super::view::{Step, Work};
 use super::{Limits, Shared, append, compact, groups, maintain, topics, transactions};
+use crate::random::random_id;
 use crate::store::lmdb::Failure;
 use crate::{Error, ErrorKind, Result};
 
@@ -97,7 +98,7 @@ impl Shared {
         let start = Instant::now();
         let deadline = super::wake::deadline(self.options.commit_timeout);
         let mut seen = self.wake.commits()?;
-        let posted = self.inboxes.post(requests, self.fresh_id())?;
+        let posted = self.inboxes.post(requests, random_id())?;
         loop {
             let passed = gate.try_pass()?;
             let answers = inbox::answers(&self.writable()?.read()?, posted);

@@ -811,14 +811,6 @@ impl Shared {
         )
     }
 
-    /// An id that no other process has: random bits of the operating system.
-    fn fresh_id(&self) -> u128 {
-        use std::hash::{BuildHasher, Hasher, RandomState};
-
-        let word = || u128::from(RandomState::new().build_hasher().finish());
-        word() << 64 | word()
-    }
-
     /// Raises the manifest's lower bounds; whoever is inside the gate calls it.
     fn raise_manifest(&self) -> Result<()> {
         open::raise_manifest(&self.directory, self.environment()?, &self.manifest)
