@@ -58,6 +58,8 @@ def run_copiers(root: Path, *, records: int, transaction: int, pause_s: float, s
     for share in SHARES:
         while seen(root) < share * records:
             assert reader.poll() is None, "the reader ended before it had seen everything"
+            # Raises for one that failed.
+            assert [copier.poll() for copier in copiers]
             time.sleep(0.002)
         assert sum(copier.kill() for copier in copiers), "the copiers were through before they were killed"
         copiers = start()
