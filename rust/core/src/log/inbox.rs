@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, RenameFlags};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -224,7 +224,10 @@ impl Own {
         // It is locked before others can see it and take its process for dead.
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| io_error("lock", &new, &error.into()))?;
-        std::fs::rename(&new, &path).map_err(|error| io_error("create", &path, &error))?;
+        // Two processes with one inbox would take each other's answers for theirs.
+        let (here, flags) = (rustix::fs::CWD, RenameFlags::NOREPLACE);
+        rustix::fs::renameat_with(here, &new, here, &path, flags)
+            .map_err(|error| io_error("create", &path, &error.into()))?;
         Ok(Self { pid: std::process::id(), id, file, path, number: 0, listed: false })
     }
 
