@@ -226,6 +226,17 @@ impl<'g> Group<'g> {
             let applied = inbox::last_applied(work, posted.id);
             *stale = applied.map_err(|failure| (range.start, failure))? >= posted.number;
             skipped[range.clone()].fill(*stale);
+            if !*stale {
+                continue;
+            }
+            // A process that is killed between writing LMDB's meta page and announcing it has
+            // committed what readers do not see yet: the next writer finds it, and the answers.
+            let answers = inbox::answers(work, *posted);
+            if let Some(answers) = answers.map_err(|failure| (range.start, failure))? {
+                for (slot, answer) in self.answers[range.clone()].iter_mut().zip(answers) {
+                    *slot = Some(answer);
+                }
+            }
         }
         for (at, request) in self.requests.iter().enumerate() {
             if skipped[at] || self.excluded[at] {
