@@ -68,4 +68,4 @@ def test_the_first_example_in_an_empty_environment(wheel, tmp_path):
         text=True,
         check=True,
     )
-    assert resumed.stderr == ""
+    assert "had finished already" in resumed.stderr
