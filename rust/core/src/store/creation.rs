@@ -46,9 +46,19 @@ pub(crate) enum Found {
 
 /// Looks at a directory without changing it; refuses what is not ours.
 pub(crate) fn look(directory: &Path) -> Result<Found> {
-    if exists(&directory.join(MANIFEST))? {
+    let manifest = directory.join(MANIFEST);
+    if exists(&manifest)? {
         return Ok(Found::Store);
     }
+    match look_for_strangers(directory) {
+        // Another process finished its creation meanwhile: what was met is its.
+        Err(_) if exists(&manifest)? => Ok(Found::Store),
+        looked => looked.map(|()| Found::Nothing),
+    }
+}
+
+/// Refuses a directory without a manifest that holds anything but leftovers of ours.
+fn look_for_strangers(directory: &Path) -> Result<()> {
     let entries = std::fs::read_dir(directory)
         .map_err(|error| io_error("list the directory", directory, &error))?;
     let creating = exists(&directory.join(CREATING))?;
@@ -78,7 +88,7 @@ pub(crate) fn look(directory: &Path) -> Result<Found> {
             }
         }
     }
-    Ok(Found::Nothing)
+    Ok(())
 }
 
 /// Removes what a creation, a take-over or a replaced manifest left behind. Needs the owner lock.
