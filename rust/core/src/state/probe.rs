@@ -1,11 +1,10 @@
 //! Where a key lies: start slots by hash, linear probing, one form of key a monomorphic loop.
 
-use std::hint::black_box;
-
 use crate::hash::{hash_bytes, hash_u64, hash_words};
 
 use super::Bytes;
 use super::layout::{INLINE_BYTES, OCCUPIED, key_len, key_view};
+use super::prefetch::prefetch;
 use super::slab::Slab;
 
 /// Number of slots and words of a slot: what turns a hash into an offset.
@@ -270,26 +269,19 @@ impl KeySource for RowKey<'_> {
 }
 
 /// Keys handled at once: their rows stay in the first-level cache from one step to the next.
-pub(crate) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 64;
 
-/// Hashes the keys from `start` on and touches their first buckets, so that the cache misses of a
-/// block overlap.
+/// Hashes a key and asks for its first bucket, which then comes while other keys are worked on.
 #[inline(always)]
 pub(crate) fn hash_ahead<K: KeySource>(
     keys: &K,
-    start: usize,
+    index: usize,
     words: &[u64],
     (geometry, stride): (Geometry, usize),
-    hashes: &mut [u64],
-) {
-    for (index, hash) in hashes.iter_mut().enumerate() {
-        *hash = keys.hash(start + index);
-    }
-    let mut any = 0;
-    for hash in hashes.iter() {
-        any |= words[geometry.start(*hash) * stride];
-    }
-    black_box(any);
+) -> u64 {
+    let hash = keys.hash(index);
+    prefetch(words, geometry.start(hash) * stride);
+    hash
 }
 
 /// The slot of a key and true, or the empty slot where it would go and false.

@@ -155,7 +155,9 @@ impl Table {
         let mut hashes = [0; BLOCK];
         for start in (0..keys.len()).step_by(BLOCK) {
             let hashes = &mut hashes[..BLOCK.min(keys.len() - start)];
-            hash_ahead(keys, start, words, (geometry, geometry.stride), hashes);
+            for (index, hash) in hashes.iter_mut().enumerate() {
+                *hash = hash_ahead(keys, start + index, words, (geometry, geometry.stride));
+            }
             rows.extend(hashes.iter().enumerate().map(|(index, hash)| {
                 let index = start + index;
                 let probe = keys.probe(index, *hash);

@@ -250,26 +250,35 @@ impl<'a> Plan<'a> {
 
     #[inline(always)]
     fn run<K: KeySource>(&self, keys: &K, words: &mut [u64], rest: &mut Rest, stride: usize) {
+        let place = (rest.geometry, stride);
         let mut rows = [0; BLOCK];
+        let (mut hashes, mut next) = ([0; BLOCK], [0; BLOCK]);
+        for (index, hash) in hashes.iter_mut().enumerate().take(keys.len()) {
+            *hash = hash_ahead(keys, index, words, place);
+        }
         for start in (0..keys.len()).step_by(BLOCK) {
-            let rows = &mut rows[..BLOCK.min(keys.len() - start)];
-            self.resolve(keys, start, words, rest, stride, rows);
+            let count = BLOCK.min(keys.len() - start);
+            let next_count = BLOCK.min(keys.len() - start - count);
+            let rows = &mut rows[..count];
+            let blocks = (start, &hashes[..count], &mut next[..next_count]);
+            self.resolve(keys, blocks, words, rest, stride, rows);
             for update in self.updates {
                 apply(words, &mut rest.slab, rows, self.layout.cells, start, update);
             }
+            std::mem::swap(&mut hashes, &mut next);
         }
     }
 
     /// Finds the rows of a block of keys, makes those that are missing, and prepares them.
     ///
-    /// Three steps, so that cache misses overlap and branches are not mispredicted: the first
-    /// buckets of all keys are touched; the keys that lie there in a row that is ready are found
-    /// without a branch; the few others are looked for.
+    /// Cache misses overlap with work, and branches are not mispredicted: the keys that lie in
+    /// their first bucket in a row that is ready are found without a branch, while the first
+    /// buckets of the block after this one are on their way; the few others are looked for.
     #[inline(always)]
     fn resolve<K: KeySource>(
         &self,
         keys: &K,
-        start: usize,
+        (start, hashes, next): (usize, &[u64], &mut [u64]),
         words: &mut [u64],
         rest: &mut Rest,
         stride: usize,
@@ -279,12 +288,13 @@ impl<'a> Plan<'a> {
         let key_words = K::words(self.layout.key_words);
         let (mask, ready) = (self.mask, self.ready);
         let known = ready & !GENERATION;
-        let mut hashes = [0_u64; BLOCK];
-        let hashes = &mut hashes[..rows.len()];
-        hash_ahead(keys, start, words, (geometry, stride), hashes);
+        let next_start = start + rows.len();
         let mut others = [0_u16; BLOCK];
         let mut count = 0;
-        for (index, (row, hash)) in rows.iter_mut().zip(hashes.iter()).enumerate() {
+        for (index, (row, hash)) in rows.iter_mut().zip(hashes).enumerate() {
+            if let Some(next) = next.get_mut(index) {
+                *next = hash_ahead(keys, next_start + index, words, (geometry, stride));
+            }
             let probe = keys.probe(start + index, *hash);
             let at = geometry.start(*hash) * stride;
             let bucket = &words[at..at + stride + 1 + key_words];

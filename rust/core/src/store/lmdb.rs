@@ -1,4 +1,4 @@
-//! The only file that knows heed, and the only one with `unsafe`.
+//! The only file that knows heed, and one of the two with `unsafe`.
 //!
 //! LMDB runs with its default, durable flags (data synced, then the meta page), plus reader slots
 //! bound to transactions instead of threads. A file is mapped only after its meta pages were read
