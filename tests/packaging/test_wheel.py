@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import venv
@@ -22,14 +23,21 @@ def wheel(tmp_path_factory) -> Path:
     """Built like the one that is published, but from the objects that the tests' build has made."""
     out = tmp_path_factory.mktemp("dist")
     features = ["--features", "crash-points"] if CRASH_POINTS else []
+    # Test processes side by side would move the library away from under each other.
+    with (ROOT / "target" / ".wheel-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _build(out, features)
+    (found,) = out.glob("*.whl")
+    return found
+
+
+def _build(out: Path, features: list[str]) -> None:
     subprocess.run(
         [str(Path(sys.executable).with_name("maturin")), "build", "--quiet", *features, "--out", str(out)],
         cwd=ROOT,
         check=True,
         timeout=1200,
     )
-    (found,) = out.glob("*.whl")
-    return found
 
 
 def test_one_wheel_for_all_pythons_from_3_11(wheel):
