@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use log_support::*;
 use onceflow_core::ErrorKind;
 use onceflow_core::log::{
-    CommitOffsets, FetchLimits, Log, OffsetCommit, Partitioning, Producer, ProducerOptions,
-    Records, Timestamps, TopicSettings, partition_of,
+    CommitOffsets, FetchLimits, Log, OffsetCommit, Partitioning, Records, Timestamps,
+    TopicSettings, partition_of,
 };
 
 #[test]
@@ -167,13 +167,7 @@ fn a_transaction_larger_than_its_memory_is_staged() {
     let root = scratch();
     let log = open(root.path());
     topic(&log, "t", 2);
-    let options = ProducerOptions {
-        transactional_id: Some("large".to_owned()),
-        max_buffered_bytes: 10_000,
-        ..ProducerOptions::default()
-    };
-    let producer = Producer::new(&log, options, 0).unwrap();
-    producer.init_transactions(0).unwrap();
+    let producer = staging(&log, "large", 10_000);
     for commit in [true, false, true] {
         let before = (values(&log, "t", 0).len(), values(&log, "t", 1).len());
         producer.begin_transaction(0).unwrap();

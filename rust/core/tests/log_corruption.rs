@@ -7,18 +7,12 @@ use std::path::Path;
 
 use log_support::*;
 use onceflow_core::ErrorKind;
-use onceflow_core::log::{Log, Partitioning, Producer, ProducerOptions};
+use onceflow_core::log::{Log, Partitioning};
 
 fn write(directory: &Path) -> Vec<String> {
     let log = open(directory);
     topic(&log, "t", 1);
-    let options = ProducerOptions {
-        transactional_id: Some("x".to_owned()),
-        max_buffered_bytes: 1000,
-        ..ProducerOptions::default()
-    };
-    let producer = Producer::new(&log, options, 0).unwrap();
-    producer.init_transactions(0).unwrap();
+    let producer = staging(&log, "x", 1000);
     for round in 0..5 {
         producer.begin_transaction(0).unwrap();
         let rows: Vec<String> = (0..100).map(|row| format!("{round}-{row:030}")).collect();

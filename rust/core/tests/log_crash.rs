@@ -10,8 +10,8 @@ use std::path::Path;
 
 use log_support::*;
 use onceflow_core::log::{
-    Budget, CleanupPolicy, CommitOffsets, Log, OffsetCommit, Partitioning, Producer,
-    ProducerOptions, Records, Timestamps, TopicSettings, TransactionId, Write,
+    Budget, CleanupPolicy, CommitOffsets, Log, OffsetCommit, Partitioning, Records, Timestamps,
+    TopicSettings, TransactionId, Write,
 };
 
 const SIGKILL: i32 = 9;
@@ -75,13 +75,7 @@ fn run(directory: &Path) {
     let producer = log.init_producer(None, 0, None, 0).unwrap();
     let first = log.partition("a", 0).unwrap().end;
     say(&format!("producer {} {first}", producer.0));
-    let options = ProducerOptions {
-        transactional_id: Some("tx".to_owned()),
-        max_buffered_bytes: 150,
-        ..ProducerOptions::default()
-    };
-    let transactional = Producer::new(&log, options, 0).unwrap();
-    transactional.init_transactions(0).unwrap();
+    let transactional = staging(&log, "tx", 150);
     // One that nobody will end.
     let (id, epoch) = log.init_producer(Some("late"), 100, None, 0).unwrap();
     let transaction = TransactionId { transactional_id: "late", id, epoch, started_ms: 0 };

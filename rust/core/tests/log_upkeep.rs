@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use log_support::*;
 use onceflow_core::ErrorKind;
 use onceflow_core::log::{
-    Budget, CleanupPolicy, FetchLimits, Log, Partitioning, Producer, ProducerOptions, Records,
-    Timestamps, TopicSettings,
+    Budget, CleanupPolicy, FetchLimits, Log, Partitioning, Producer, Records, Timestamps,
+    TopicSettings,
 };
 
 fn maintain(log: &Log, now_ms: i64) -> u64 {
@@ -52,13 +52,7 @@ fn a_partition_holds_no_more_bytes_than_it_shall_and_the_file_does_not_grow() {
     let log = open(root.path());
     let settings = TopicSettings { retention_bytes: Some(2 << 20), ..TopicSettings::default() };
     log.create_topic("t", &settings).unwrap();
-    let options = ProducerOptions {
-        transactional_id: Some("x".to_owned()),
-        max_buffered_bytes: 100_000,
-        ..ProducerOptions::default()
-    };
-    let producer = Producer::new(&log, options, 0).unwrap();
-    producer.init_transactions(0).unwrap();
+    let producer = staging(&log, "x", 100_000);
     let rows = vec![vec![b'x'; 1000]; 300];
     let mut sizes = Vec::new();
     for _ in 0..40 {

@@ -83,6 +83,18 @@ pub fn transactional(log: &Log, id: &str) -> Producer {
     Producer::new(log, options, 0).unwrap()
 }
 
+/// One that stages a transaction on disk when it has more than these bytes; ready to begin.
+pub fn staging(log: &Log, id: &str, max_buffered_bytes: usize) -> Producer {
+    let options = ProducerOptions {
+        transactional_id: Some(id.to_owned()),
+        max_buffered_bytes,
+        ..ProducerOptions::default()
+    };
+    let producer = Producer::new(log, options, 0).unwrap();
+    producer.init_transactions(0).unwrap();
+    producer
+}
+
 pub fn fetch_all(log: &Log, name: &str, partition: u32) -> Fetched {
     let start = log.partition(name, partition).unwrap().start;
     let limits = FetchLimits { max_records: usize::MAX, max_bytes: usize::MAX };
