@@ -534,13 +534,14 @@ impl Log {
             }
         }
         drop(view);
-        let mut parts = Vec::with_capacity(writes.len());
+        let (mut parts, mut bytes) = (Vec::with_capacity(writes.len()), 0);
         for write in writes {
             let topic = topics.iter().find(|(name, _)| *name == write.topic);
             let (_, topic) = topic.ok_or_else(|| view::unknown_topic(write.topic))?;
             let rows = Rows::Range(0, write.records.len());
-            parts.push(encode_part(topic, write, rows)?);
-            check_call(&parts)?;
+            let part = encode_part(topic, write, rows)?;
+            check_call(&mut bytes, &part)?;
+            parts.push(part);
         }
         Ok(parts)
     }
@@ -864,11 +865,11 @@ fn encode_part(topic: &Topic, write: &Write<'_>, rows: Rows<'_>) -> Result<Part>
     })
 }
 
-/// Refuses a call whose records would need too much memory at once.
-fn check_call(parts: &[Part]) -> Result<()> {
-    let batches = parts.iter().flat_map(|part| &part.batches);
-    let bytes: usize = batches.map(|batch| batch.0.len()).sum();
-    if bytes <= MAX_CALL_BYTES {
+/// Refuses a call whose records would need too much memory at once; `bytes` are those of the parts
+/// before this one.
+fn check_call(bytes: &mut usize, part: &Part) -> Result<()> {
+    *bytes += part.batches.iter().map(|batch| batch.0.len()).sum::<usize>();
+    if *bytes <= MAX_CALL_BYTES {
         return Ok(());
     }
     let text = format!(

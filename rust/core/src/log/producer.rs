@@ -215,15 +215,16 @@ impl Producer {
         let known: Topic = plain(self.log.read()?.topic(topic))?;
         let partitions = known.settings.partitions;
         state.unkeyed = (state.unkeyed + 1) % partitions;
-        let mut parts = Vec::new();
+        let (mut parts, mut bytes) = (Vec::new(), 0);
         for (partition, rows) in split(records, partitioning, partitions, state.unkeyed)? {
             let write = Write { topic, partition, records: *records, first_sequence: 0 };
             let rows = match &rows {
                 None => Rows::Range(0, records.len()),
                 Some(rows) => Rows::Listed(rows),
             };
-            parts.push(encode_part(&known, &write, rows)?);
-            check_call(&parts)?;
+            let part = encode_part(&known, &write, rows)?;
+            check_call(&mut bytes, &part)?;
+            parts.push(part);
         }
         let State { phase, identity, .. } = state;
         match phase {
