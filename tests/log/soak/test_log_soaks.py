@@ -8,7 +8,9 @@ from copier import run_copiers
 
 def test_copiers_that_are_killed_copy_each_number_once_and_in_order(tmp_path):
     report = run_copiers(tmp_path, records=10_000, transaction=750, pause_s=0.02, seed=1)
-    assert report.committed >= 14
+    # Each copier needs seven for its 5,000 numbers. One that was killed between the commit and its record of it
+    # committed all the same, and the history can only call it indefinite.
+    assert report.committed + report.indefinite >= 14
     assert report.aborted >= 1
     assert report.abandoned + report.indefinite >= 1
 
