@@ -1,6 +1,6 @@
-//! One bit a slot.
+//! A set of numbers from 0 on, one bit each.
 
-/// A bitmap over the slots of a table.
+/// A bitmap of a fixed number of bits.
 #[derive(Debug, Default)]
 pub(crate) struct Bitmap {
     words: Vec<u64>,
@@ -13,31 +13,23 @@ impl Bitmap {
     }
 
     #[inline]
-    pub(crate) fn get(&self, bit: usize) -> bool {
-        self.words[bit / 64] >> (bit % 64) & 1 == 1
-    }
-
-    #[inline]
     pub(crate) fn set(&mut self, bit: usize) {
         self.words[bit / 64] |= 1 << (bit % 64);
     }
 
-    #[inline]
-    pub(crate) fn unset(&mut self, bit: usize) {
-        self.words[bit / 64] &= !(1 << (bit % 64));
-    }
-
-    #[inline]
-    pub(crate) fn words(&self) -> &[u64] {
-        &self.words
+    /// The first set bit from this one on.
+    pub(crate) fn next(&self, from: usize) -> Option<usize> {
+        let mut at = from / 64;
+        let mut word = self.words.get(at)? & (u64::MAX << (from % 64));
+        while word == 0 {
+            at += 1;
+            word = *self.words.get(at)?;
+        }
+        Some(at * 64 + word.trailing_zeros() as usize)
     }
 
     pub(crate) fn clear(&mut self) {
         self.words.fill(0);
-    }
-
-    pub(crate) fn count(&self) -> u64 {
-        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// Sets what is set in `other`, a bitmap of the same size.

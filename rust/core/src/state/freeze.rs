@@ -1,11 +1,23 @@
 //! What changed, the cut, and the capture of what was cut off.
 //!
-//! A row's generation says when it was last touched. `begin` swaps the dirty bitmap away and
-//! raises the generation; so a row whose generation is current was handed over already or is
-//! newer than the cut, and any other row is still as it was at the cut. The cursor takes those in
-//! the order of the slots, a slice at a time; a row that is about to be touched beyond the cursor
-//! hands its pre-image over first.
+//! A row's generation says when it was last touched. `begin` raises the generation, so a row whose
+//! generation is current was handed over already or is newer than the cut, and any other row is
+//! still as it was at the cut. The cursor takes those in the order of the slots, a slice at a time;
+//! a row that is about to be touched beyond the cursor hands its pre-image over first.
+//!
+//! Generations also say what is to be captured:
+//!
+//! ```text
+//! 0 ────── frozen_since ────── dirty_since ────── generation
+//!  unchanged    │   cut off by the   │   changed since
+//!               │     last cut       │     that cut
+//! ```
+//!
+//! So a first touch writes to the row alone and to one bit for the stretch of slots around it,
+//! which tells a capture where to look: a bit a slot would cost every first touch another cache
+//! miss or two.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::snapshot::Capture;
@@ -16,13 +28,21 @@ use super::layout::{GENERATION, LIVE, Layout, NO_HANDLE, OCCUPIED, SET, generati
 use super::probe::{Geometry, has_long_key};
 use super::slab::Slab;
 
+/// Slots that share a bit.
+const STRETCH: usize = 32;
+
 /// Dirty rows, and the cut under way.
 pub(super) struct Freeze {
     generation: u32,
-    /// Slots changed since the last cut.
+    /// Rows of this generation or a later one changed since the last cut.
+    dirty_since: u32,
+    /// Rows of this generation or a later one, but before `dirty_since`, were taken by the last
+    /// cut; told apart until the next one, in case it is aborted.
+    frozen_since: u32,
+    /// Stretches with rows that changed since the last cut.
     dirty: Bitmap,
     dirty_rows: u64,
-    /// Slots that the last cut took from `dirty`; kept until the next one, in case it is aborted.
+    /// Stretches with rows that the last cut took.
     frozen: Bitmap,
     bases: Bases,
     cursor: Option<Cursor>,
@@ -49,7 +69,7 @@ impl Bases {
 
 /// How far a capture has come, and what it has.
 struct Cursor {
-    /// The next slot, a multiple of 64; `usize::MAX` when the table was moved after the end.
+    /// The next slot, a multiple of `STRETCH`; `usize::MAX` when the table was moved after the end.
     slot: usize,
     /// Slots since the last empty one may hold rows of a base group.
     in_run: bool,
@@ -57,27 +77,15 @@ struct Cursor {
     bytes: Vec<u8>,
 }
 
-/// Bits of a slot.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Marks {
-    dirty: bool,
-    frozen: bool,
-}
-
-impl Marks {
-    /// True if a checkpoint may still have to hear of the slot's row.
-    pub(super) fn any(self) -> bool {
-        self.dirty || self.frozen
-    }
-}
-
 impl Freeze {
     pub(super) fn new(slots: usize) -> Self {
         Self {
             generation: 1,
-            dirty: Bitmap::new(slots),
+            dirty_since: 1,
+            frozen_since: 1,
+            dirty: Bitmap::new(slots.div_ceil(STRETCH)),
             dirty_rows: 0,
-            frozen: Bitmap::new(slots),
+            frozen: Bitmap::new(slots.div_ceil(STRETCH)),
             bases: Bases::default(),
             cursor: None,
             spare: Default::default(),
@@ -97,56 +105,55 @@ impl Freeze {
         self.cursor.is_some()
     }
 
+    /// True if a checkpoint may still have to hear of the row, whether or not it lives.
     #[inline]
-    pub(super) fn is_dirty(&self, slot: usize) -> bool {
-        self.dirty.get(slot)
+    pub(super) fn concerns(&self, header: u64) -> bool {
+        generation(header) >= self.frozen_since
     }
 
-    /// Marks a slot as changed.
+    /// True if the last cut took the row.
     #[inline]
-    pub(super) fn soil(&mut self, slot: usize) {
-        if !self.dirty.get(slot) {
-            self.dirty.set(slot);
-            self.dirty_rows += 1;
-        }
+    fn is_frozen(&self, header: u64) -> bool {
+        (self.frozen_since..self.dirty_since).contains(&generation(header))
     }
 
-    /// Marks a slot as unchanged: its row came and went since the cut.
-    pub(super) fn clean(&mut self, slot: usize) {
-        if self.dirty.get(slot) {
-            self.dirty.unset(slot);
-            self.dirty_rows -= 1;
-        }
+    /// A row of this slot, with this header, is about to get the current generation.
+    #[inline]
+    pub(super) fn soil(&mut self, slot: usize, header: u64) {
+        self.dirty_rows += u64::from(generation(header) < self.dirty_since);
+        self.dirty.set(slot / STRETCH);
     }
 
-    pub(super) fn marks(&self, slot: usize) -> Marks {
-        Marks { dirty: self.dirty.get(slot), frozen: self.frozen.get(slot) }
+    /// A dirty row is about to lose its generation: it came and went since the cut.
+    pub(super) fn clean(&mut self) {
+        self.dirty_rows -= 1;
     }
 
-    pub(super) fn set_marks(&mut self, slot: usize, marks: Marks) {
-        if marks.dirty {
-            self.soil(slot);
-        }
-        if marks.frozen {
-            self.frozen.set(slot);
-        }
-    }
-
-    /// The same state for a table of `slots` slots, without any marks; `self` keeps its marks.
-    /// The capture, if there is one, must be complete.
-    pub(super) fn moved(&mut self, slots: usize) -> Self {
+    /// The same state for a table of `slots` slots, to which each row is then `moved`. The capture,
+    /// if there is one, must be complete.
+    pub(super) fn for_slots(&mut self, slots: usize) -> Self {
         let mut cursor = self.cursor.take();
         if let Some(cursor) = &mut cursor {
             cursor.slot = usize::MAX;
         }
         Self {
             generation: self.generation,
-            dirty: Bitmap::new(slots),
-            dirty_rows: 0,
-            frozen: Bitmap::new(slots),
+            dirty_since: self.dirty_since,
+            frozen_since: self.frozen_since,
+            dirty_rows: self.dirty_rows,
             bases: std::mem::take(&mut self.bases),
             cursor,
             spare: std::mem::take(&mut self.spare),
+            ..Self::new(slots)
+        }
+    }
+
+    /// A row was moved to this slot.
+    pub(super) fn moved(&mut self, slot: usize, header: u64) {
+        if generation(header) >= self.dirty_since {
+            self.dirty.set(slot / STRETCH);
+        } else if self.is_frozen(header) {
+            self.frozen.set(slot / STRETCH);
         }
     }
 
@@ -167,6 +174,8 @@ impl Freeze {
             ));
         }
         self.next_generation(words, stride);
+        self.frozen_since = self.dirty_since;
+        self.dirty_since = self.generation;
         self.frozen.clear();
         std::mem::swap(&mut self.frozen, &mut self.dirty);
         self.dirty_rows = 0;
@@ -180,13 +189,18 @@ impl Freeze {
         Ok(())
     }
 
-    /// Generations are compared for equality only, so before they repeat all rows forget theirs.
+    /// Before generations repeat, they are counted anew; what they told apart stays so.
     fn next_generation(&mut self, words: &mut [u64], stride: usize) {
         if self.generation == u32::MAX {
             for row in words.chunks_exact_mut(stride) {
-                row[0] &= !GENERATION;
+                let anew = match generation(row[0]) {
+                    old if old >= self.dirty_since => 2,
+                    old if old >= self.frozen_since => 1,
+                    _ => 0,
+                };
+                row[0] = row[0] & !GENERATION | anew;
             }
-            self.generation = 0;
+            (self.frozen_since, self.dirty_since, self.generation) = (1, 2, 2);
         }
         self.generation += 1;
     }
@@ -194,15 +208,58 @@ impl Freeze {
     /// Called before the first change to a row since the cut.
     #[inline]
     pub(super) fn hand_over(&mut self, layout: &Layout, row: &[u64], slot: usize, slab: &Slab) {
+        let frozen = self.is_frozen(row[0]);
         let Some(cursor) = &mut self.cursor else { return };
         if slot < cursor.slot {
             return;
         }
-        let base = self.bases.include(layout, row);
         let live = row[0] & LIVE != 0;
-        if if base { live } else { self.frozen.get(slot) } {
+        if if self.bases.include(layout, row) { live } else { frozen } {
             cursor.push(layout, row, slab);
         }
+    }
+
+    /// For each row at these offsets, all live: what `Rest::touch` does, without a branch a row.
+    pub(super) fn touch_fixed<const WIDTH: usize>(&mut self, words: &mut [u64], rows: &[usize]) {
+        /// Words from row to row.
+        const STRIDE: usize = 4;
+
+        let current = self.generation;
+        let (frozen_since, dirty_since) = (self.frozen_since, self.dirty_since);
+        let all = self.bases.all;
+        let mut none = Vec::new();
+        let (captured, from) = match &mut self.cursor {
+            Some(cursor) if cursor.slot < words.len() / STRIDE => {
+                (&mut cursor.words, cursor.slot * STRIDE)
+            }
+            _ => (&mut none, usize::MAX),
+        };
+        let mut at = captured.len();
+        if from != usize::MAX {
+            captured.resize(at + rows.len() * WIDTH, 0);
+        }
+        for &row in rows {
+            let header = words[row];
+            let last = generation(header);
+            let first_touch = last != current;
+            if from != usize::MAX {
+                let frozen = (frozen_since..dirty_since).contains(&last);
+                let wanted = first_touch & (row >= from) & (all | frozen);
+                captured[at..at + WIDTH].copy_from_slice(&words[row..row + WIDTH]);
+                captured[at] = header & (LIVE | SET);
+                at += usize::from(wanted) * WIDTH;
+            }
+            self.dirty_rows += u64::from(last < dirty_since);
+            let touched = header & (LIVE | SET) | u64::from(current);
+            words[row] = if first_touch { touched } else { header };
+            self.dirty.set(row / STRIDE / STRETCH);
+        }
+        captured.truncate(at);
+    }
+
+    /// True if `touch_fixed` does for rows like these.
+    pub(super) fn touches_fixed(&self, layout: &Layout) -> bool {
+        layout.stride == 4 && !layout.has_bytes() && self.bases.any == self.bases.all
     }
 
     pub(super) fn advance(
@@ -214,44 +271,31 @@ impl Freeze {
         max_slots: usize,
     ) -> bool {
         let Some(cursor) = &mut self.cursor else { return true };
-        let stride = geometry.stride;
         let mut budget = max_slots;
+        let stretches = Stretches {
+            layout,
+            words,
+            geometry,
+            slab,
+            bases: &self.bases,
+            current: self.generation,
+            frozen: self.frozen_since..self.dirty_since,
+        };
         while cursor.slot < geometry.slots && budget > 0 {
-            let first = cursor.slot;
-            let end = (first + 64).min(geometry.slots);
-            let mut bits = self.frozen.words()[first / 64];
-            if !self.bases.any {
-                budget = budget.saturating_sub(if bits == 0 { 1 } else { 64 });
-                while bits != 0 {
-                    let slot = first + bits.trailing_zeros() as usize;
-                    bits &= bits - 1;
-                    let row = &words[slot * stride..slot * stride + layout.width];
-                    if generation(row[0]) != self.generation {
-                        cursor.push(layout, row, slab);
-                    }
-                }
-            } else {
-                budget = budget.saturating_sub(64);
-                let groups = self.bases.groups.len();
-                for slot in first..end {
-                    let row = &words[slot * stride..slot * stride + layout.width];
-                    let occupied = row[0] & OCCUPIED != 0;
-                    // Fewer buckets than groups: one belongs to many, so look at every row.
-                    let near = cursor.in_run
-                        || geometry.slots < 2 * groups
-                        || self.bases.groups[slot * groups / geometry.slots];
-                    cursor.in_run = occupied && near;
-                    let frozen = bits >> (slot - first) & 1 == 1;
-                    if !occupied || !(near || frozen) || generation(row[0]) == self.generation {
-                        continue;
-                    }
-                    let base = self.bases.include(layout, row);
-                    if if base { row[0] & LIVE != 0 } else { frozen } {
-                        cursor.push(layout, row, slab);
-                    }
-                }
+            let stretch = cursor.slot / STRETCH;
+            if self.bases.any {
+                stretches.capture(cursor);
+                budget = budget.saturating_sub(STRETCH);
+                continue;
             }
-            cursor.slot = end;
+            let next = self.frozen.next(stretch).unwrap_or(geometry.slots);
+            // To pass over 64 stretches takes no longer than to look at one slot.
+            budget = budget.saturating_sub((next.min(geometry.slots) - stretch) / 64);
+            cursor.slot = next.saturating_mul(STRETCH).min(geometry.slots);
+            if cursor.slot < geometry.slots {
+                stretches.capture(cursor);
+                budget = budget.saturating_sub(STRETCH);
+            }
         }
         cursor.slot >= geometry.slots
     }
@@ -285,8 +329,12 @@ impl Freeze {
             self.spare = (words, bytes);
         }
         self.dirty.union(&self.frozen);
-        self.dirty_rows = self.dirty.count();
         self.frozen.clear();
+        self.dirty_since = self.frozen_since;
+        self.dirty_rows = 0;
+        for row in words.chunks_exact(stride) {
+            self.dirty_rows += u64::from(generation(row[0]) >= self.dirty_since);
+        }
         self.next_generation(words, stride);
     }
 
@@ -297,6 +345,73 @@ impl Freeze {
             bytes += cursor.bytes.capacity();
         }
         self.dirty.memory_bytes() + self.frozen.memory_bytes() + words * 8 + bytes
+    }
+}
+
+/// A frozen table, to be captured stretch by stretch.
+struct Stretches<'a> {
+    layout: &'a Layout,
+    words: &'a [u64],
+    geometry: Geometry,
+    slab: &'a Slab,
+    bases: &'a Bases,
+    current: u32,
+    /// Generations that the cut took.
+    frozen: Range<u32>,
+}
+
+impl Stretches<'_> {
+    /// Captures the stretch at the cursor.
+    #[inline]
+    fn capture(&self, cursor: &mut Cursor) {
+        let first = cursor.slot;
+        let end = (first + STRETCH).min(self.geometry.slots);
+        cursor.slot = end;
+        let fixed = self.geometry.stride == 4 && !self.layout.has_bytes();
+        match (fixed && self.bases.any == self.bases.all, self.layout.width) {
+            (true, 3) => self.capture_fixed::<3>(first..end, cursor),
+            (true, 4) => self.capture_fixed::<4>(first..end, cursor),
+            _ => self.capture_any(first..end, cursor),
+        }
+    }
+
+    /// Rows of the most common widths are copied without a branch a row.
+    fn capture_fixed<const WIDTH: usize>(&self, slots: Range<usize>, cursor: &mut Cursor) {
+        let mut at = cursor.words.len();
+        cursor.words.resize(at + slots.len() * WIDTH, 0);
+        for row in self.words[slots.start * 4..slots.end * 4].as_chunks::<4>().0 {
+            let last = generation(row[0]);
+            let base = (row[0] & LIVE != 0) & (last != self.current);
+            let wanted = if self.bases.all { base } else { self.frozen.contains(&last) };
+            cursor.words[at..at + WIDTH].copy_from_slice(&row[..WIDTH]);
+            cursor.words[at] = if row[0] & LIVE != 0 { row[0] & (LIVE | SET) } else { 0 };
+            at += usize::from(wanted) * WIDTH;
+        }
+        cursor.words.truncate(at);
+    }
+
+    fn capture_any(&self, slots: Range<usize>, cursor: &mut Cursor) {
+        let Self { layout, words, geometry, bases, .. } = self;
+        let groups = bases.groups.len();
+        for slot in slots {
+            let row = &words[slot * geometry.stride..slot * geometry.stride + layout.width];
+            let frozen = self.frozen.contains(&generation(row[0]));
+            let mut wanted = frozen;
+            if bases.any {
+                let occupied = row[0] & OCCUPIED != 0;
+                // Fewer buckets than groups: one belongs to many, so look at every row.
+                let near = cursor.in_run
+                    || geometry.slots < 2 * groups
+                    || bases.groups[slot * groups / geometry.slots];
+                cursor.in_run = occupied && near;
+                if near && occupied && bases.include(layout, row) {
+                    wanted = row[0] & LIVE != 0 && generation(row[0]) != self.current;
+                }
+            }
+            if wanted {
+                cursor.push(layout, row, self.slab);
+            }
+        }
     }
 }
 
@@ -346,4 +461,41 @@ pub(crate) fn cell_bytes(bytes: &[u8], cell: u64) -> &[u8] {
         bytes.get(start..start.checked_add(u32::from_le_bytes(len) as usize)?)
     };
     if cell == NO_HANDLE { &[] } else { value(cell as usize).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ColumnType, KeyType, Keys, Op, Operand, Scalar, Schema, Table, Update};
+
+    fn count(table: &mut Table, keys: &[i64]) {
+        let operand = Operand::Scalar(Scalar::I64(1));
+        table.update(Keys::I64(keys), &[Update { column: 0, op: Op::Add, operand }]).unwrap();
+    }
+
+    /// What was cut stays told apart from what changed later, also when generations begin anew.
+    #[test]
+    fn generations_begin_anew() {
+        let schema =
+            Schema { key: KeyType::I64, columns: vec![("count".to_owned(), ColumnType::I64)] };
+        let mut table = Table::new("table", schema, 4, usize::MAX).unwrap();
+        table.rest.freeze.generation = u32::MAX - 1;
+        table.rest.freeze.dirty_since = u32::MAX - 1;
+        table.rest.freeze.frozen_since = u32::MAX - 1;
+        count(&mut table, &[1, 2, 3]);
+        table.freeze(&[false; 4]).unwrap();
+        assert_eq!(table.rest.freeze.generation, u32::MAX);
+        count(&mut table, &[3, 4]);
+        assert_eq!((table.take_capture().rows(), table.dirty_rows()), (3, 2));
+        // The cut after that is the one at which they begin anew; it is aborted.
+        table.freeze(&[false; 4]).unwrap();
+        assert_eq!(table.rest.freeze.generation, 3);
+        count(&mut table, &[1, 4]);
+        assert_eq!(table.dirty_rows(), 2);
+        table.abort_capture(None);
+        assert_eq!(table.dirty_rows(), 3);
+        table.freeze(&[false; 4]).unwrap();
+        assert_eq!((table.take_capture().rows(), table.dirty_rows()), (3, 0));
+        table.freeze(&[false; 4]).unwrap();
+        assert_eq!(table.take_capture().rows(), 0);
+    }
 }

@@ -13,8 +13,9 @@ pub(crate) fn prefetch(words: &[u64], at: usize) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: see the module.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        // For writing: a line that a capture has just read on another core comes as its owner then,
+        // and the change need not ask for it once more. Processors without it take it as no-op.
+        std::arch::asm!("prefetchw [{0}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: see the module.

@@ -372,7 +372,7 @@ impl Table {
         (0..slots)
             .filter(|slot| {
                 let header = words[slot * stride];
-                header & LIVE != 0 || header & OCCUPIED != 0 && self.rest.freeze.marks(*slot).any()
+                header & LIVE != 0 || header & OCCUPIED != 0 && self.rest.freeze.concerns(header)
             })
             .count()
     }
@@ -384,7 +384,7 @@ impl Table {
         let old = self.rest.geometry;
         let new = Geometry::new(slots, old.stride);
         let mut target = Words::zeroed(slots * old.stride)?;
-        let mut freeze = self.rest.freeze.moved(slots);
+        let mut freeze = self.rest.freeze.for_slots(slots);
         let mut occupied = 0;
         {
             let to = target.as_mut_slice();
@@ -394,8 +394,7 @@ impl Table {
                 if row[0] & OCCUPIED == 0 {
                     continue;
                 }
-                let marks = self.rest.freeze.marks(slot);
-                if row[0] & LIVE == 0 && !marks.any() {
+                if row[0] & LIVE == 0 && !freeze.concerns(row[0]) {
                     if has_long_key(self.layout.integer_key.is_some(), row) {
                         self.rest.slab.remove(row[2] as u32);
                     }
@@ -406,7 +405,7 @@ impl Table {
                     target = new.next(target);
                 }
                 to[target * new.stride..(target + 1) * new.stride].copy_from_slice(row);
-                freeze.set_marks(target, marks);
+                freeze.moved(target, row[0]);
                 occupied += 1;
             }
         }
@@ -447,19 +446,19 @@ impl Table {
 impl Rest {
     /// Marks a live row as deleted and frees its cells; the key stays until the next rehash.
     pub(super) fn delete(&mut self, layout: &Layout, words: &mut [u64], at: usize) {
-        let slot = at / self.geometry.stride;
         let header = words[at];
         let current = self.freeze.generation();
-        if header & MARK != 0 && generation(header) == current {
+        let unheard_of = header & MARK != 0 && generation(header) == current;
+        if unheard_of {
             // No checkpoint knows the key, so none must hear of its end.
-            self.freeze.clean(slot);
+            self.freeze.clean();
         } else {
-            self.touch(layout, words, slot);
+            self.touch(layout, words, at / self.geometry.stride);
         }
         for &cell in &layout.bytes_cells {
             self.free_cell(&mut words[at + cell]);
         }
-        words[at] = DELETED | u64::from(current);
+        words[at] = DELETED | if unheard_of { 0 } else { u64::from(current) };
         self.live -= 1;
     }
 
@@ -469,12 +468,27 @@ impl Rest {
     pub(super) fn touch(&mut self, layout: &Layout, words: &mut [u64], slot: usize) {
         let at = slot * self.geometry.stride;
         let row = &mut words[at..at + layout.width];
-        if generation(row[0]) != self.freeze.generation() {
+        let header = row[0];
+        if generation(header) != self.freeze.generation() {
             self.freeze.hand_over(layout, row, slot, &self.slab);
-            let born = if row[0] & LIVE == 0 { MARK } else { 0 };
-            row[0] = row[0] & (SET | LIVE) | born | u64::from(self.freeze.generation());
+            self.freeze.soil(slot, header);
+            let deleted = if header & LIVE == 0 { DELETED } else { 0 };
+            row[0] = header & (SET | LIVE) | deleted | u64::from(self.freeze.generation());
         }
-        self.freeze.soil(slot);
+    }
+
+    /// `touch` for the live rows at these offsets, some perhaps twice.
+    #[inline]
+    pub(super) fn touch_all(&mut self, layout: &Layout, words: &mut [u64], rows: &[usize]) {
+        match (self.freeze.touches_fixed(layout), layout.width) {
+            (true, 3) => self.freeze.touch_fixed::<3>(words, rows),
+            (true, 4) => self.freeze.touch_fixed::<4>(words, rows),
+            _ => {
+                for at in rows {
+                    self.touch(layout, words, at / self.geometry.stride);
+                }
+            }
+        }
     }
 
     pub(super) fn free_cell(&mut self, cell: &mut u64) {
@@ -488,13 +502,15 @@ impl Rest {
     /// All cells are unset. The caller has written the key of a new row already.
     pub(super) fn revive(&mut self, layout: &Layout, words: &mut [u64], at: usize, found: bool) {
         let slot = at / self.geometry.stride;
+        let header = words[at];
         if found {
             self.touch_deleted(layout, words, at, slot);
         } else {
             self.occupied += 1;
         }
-        let born = if self.freeze.is_dirty(slot) { 0 } else { MARK };
-        self.freeze.soil(slot);
+        // A checkpoint under way that must hear of the deletion may be the one that knows the key.
+        let born = if self.freeze.concerns(header) { 0 } else { MARK };
+        self.freeze.soil(slot, header);
         words[at] = LIVE | born | u64::from(self.freeze.generation());
         words[at + layout.cells..at + layout.width].fill(0);
         for &cell in &layout.bytes_cells {

@@ -307,7 +307,30 @@ impl<'a> Plan<'a> {
             others[count] = index as u16;
             count += usize::from(!(first | second));
         }
-        for index in others[..count].iter().map(|index| usize::from(*index)) {
+        if count == 0 {
+            return;
+        }
+        // Most of the others lack nothing but the first touch since the cut.
+        let (mut untouched, mut untouched_count) = ([0; BLOCK], 0);
+        let (mut missing, mut missing_count) = ([0_u16; BLOCK], 0);
+        for &other in &others[..count] {
+            let index = usize::from(other);
+            let probe = keys.probe(start + index, hashes[index]);
+            let at = geometry.start(hashes[index]) * stride;
+            let bucket = &words[at..at + stride + 1 + key_words];
+            let is_known = |row: &[u64]| {
+                let key = &row[1..1 + key_words];
+                (row[0] & known == known) & keys.equals(start + index, &probe, key, &rest.slab)
+            };
+            let (first, second) = (is_known(bucket), is_known(&bucket[stride..]));
+            rows[index] = at + usize::from(second) * stride;
+            untouched[untouched_count] = rows[index];
+            untouched_count += usize::from(first | second);
+            missing[missing_count] = other;
+            missing_count += usize::from(!(first | second));
+        }
+        rest.touch_all(self.layout, words, &untouched[..untouched_count]);
+        for index in missing[..missing_count].iter().map(|index| usize::from(*index)) {
             let (row, hash) = (&mut rows[index], hashes[index]);
             let index = start + index;
             let probe = keys.probe(index, hash);
@@ -315,7 +338,6 @@ impl<'a> Plan<'a> {
             let (slot, found) = find(words, geometry, key_words, &rest.slab, keys, place);
             *row = slot * stride;
             if found && words[*row] & known == known {
-                // Nothing is missing but the first touch since the cut.
                 rest.touch(self.layout, words, slot);
             } else {
                 self.prepare(keys, (index, &probe), words, rest, (slot, found));
