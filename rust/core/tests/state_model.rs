@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use onceflow_core::hash::{hash_u64, key_group};
-use onceflow_core::snapshot::{Capture, ChunkKind, DeltaChunk, merge};
+use onceflow_core::snapshot::{Capture, ChunkKind, DeltaChunk, EncodeBuffers, merge};
 use onceflow_core::state::{
     Bytes, Column, ColumnData, ColumnType, KeyType, Keys, KeysBuf, Op, Operand, Rows, Scalar,
     Schema, Table, Update,
@@ -219,7 +219,7 @@ impl Replica {
     }
 
     fn apply(&mut self, form: Form, capture: &Capture, target: usize) {
-        let chunks = capture.encode(target);
+        let chunks = capture.encode(target, &mut EncodeBuffers::default());
         // What bases replace: a backend never applies what they hide.
         for base in chunks.iter().filter(|chunk| chunk.kind == ChunkKind::Base) {
             let rows = self.table.scan(base.first_group..base.last_group + 1);

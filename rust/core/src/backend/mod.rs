@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::sequence::{Deduplicator, DeduplicatorOptions};
+use crate::snapshot::EncodeBuffers;
 use crate::state::{ColumnType, KeyType, KeysBuf, Schema, Table};
 use crate::store::{CheckpointRecord, Damage, Store, StoreOptions, StoreSize};
 use crate::{Error, ErrorKind, Result};
@@ -126,6 +127,7 @@ struct Inner {
     capturing: AtomicBool,
     /// Slots that take about `SLICE`.
     slice_slots: AtomicUsize,
+    buffers: Mutex<EncodeBuffers>,
     /// The last checkpoint dropped so much that its pages are worth a `Store::turn_over`.
     freed_much: AtomicBool,
 }
@@ -177,6 +179,7 @@ impl Backend {
                 active: Mutex::new(None),
                 capturing: AtomicBool::new(false),
                 slice_slots: AtomicUsize::new(16 << 10),
+                buffers: Mutex::default(),
                 freed_much: AtomicBool::new(false),
             }),
         })

@@ -105,6 +105,11 @@ fn write(
         drop_records: &drop_records,
         drop_chunks: &drop_chunks,
     })?;
+    let mut buffers = inner.buffers.lock();
+    for (_, bytes) in chunks {
+        buffers.recycle(bytes);
+    }
+    drop(buffers);
     for id in drop_records {
         history.remove(id);
     }
@@ -148,7 +153,7 @@ fn encode(inner: &Inner, frozen: &FrozenTable) -> Vec<EncodedChunk> {
         }
         MutexGuard::unlock_fair(table);
     };
-    let chunks = capture.encode(inner.chunk_bytes);
+    let chunks = capture.encode(inner.chunk_bytes, &mut inner.buffers.lock());
     frozen.table.lock().recycle(capture);
     chunks
 }

@@ -9,6 +9,9 @@ use crate::state::layout::Layout;
 /// No chunk is larger, unless one row is.
 const MAX_CHUNK_BYTES: usize = 1 << 20;
 
+/// Chunks whose memory is kept for the next ones.
+const SPARE_CHUNKS: usize = 64;
+
 /// The frozen rows of one table: bases of some key groups, deltas of the others.
 ///
 /// Rows are `layout.width` words each, one after the other, as they lie in the table (see
@@ -28,9 +31,9 @@ impl Capture {
     /// Encodes into columnar chunks of about `target_bytes` (never over 1 MiB unless one row
     /// is), each with the rows of a contiguous range of key groups, ordered by key group. The base
     /// chunks cover every base group, also those without rows.
-    pub fn encode(&self, target_bytes: usize) -> Vec<EncodedChunk> {
+    pub fn encode(&self, target_bytes: usize, buffers: &mut EncodeBuffers) -> Vec<EncodedChunk> {
         let rows = RowsRef { layout: &self.layout, words: &self.words, bytes: &self.bytes };
-        encode_rows(rows, &self.base_groups, target_bytes)
+        encode_rows(rows, &self.base_groups, target_bytes, buffers)
     }
 
     /// Number of rows, tombstones included.
@@ -55,25 +58,46 @@ impl Capture {
     }
 }
 
+/// Memory that one encoding leaves to the next: fresh pages would cost the writer as much as the
+/// encoding, and giving pages back interrupts the thread that works on the tables.
+#[derive(Default)]
+pub struct EncodeBuffers {
+    groups: Vec<u16>,
+    order: Vec<u32>,
+    chunks: Vec<Vec<u8>>,
+}
+
+impl EncodeBuffers {
+    /// Takes the bytes of a chunk that is no longer needed.
+    pub fn recycle(&mut self, bytes: Vec<u8>) {
+        if self.chunks.len() < SPARE_CHUNKS {
+            self.chunks.push(bytes);
+        }
+    }
+}
+
 /// Rows become chunks, by key group; the rows of one group keep their order.
 pub(super) fn encode_rows(
     rows: RowsRef<'_>,
     base_groups: &[bool],
     target_bytes: usize,
+    buffers: &mut EncodeBuffers,
 ) -> Vec<EncodedChunk> {
+    let EncodeBuffers { groups: row_groups, order, chunks: spare } = buffers;
     let layout = rows.layout;
     let groups = usize::from(layout.key_groups);
     let count = rows.words.len() / layout.width;
     let target = target_bytes.clamp(1, MAX_CHUNK_BYTES);
-    let row_groups: Vec<u16> = (0..count).map(|row| layout.group(rows.hash(row))).collect();
+    row_groups.clear();
+    row_groups.extend((0..count).map(|row| layout.group(rows.hash(row))));
     let mut ends = vec![0_usize; groups + 1];
-    for group in &row_groups {
+    for group in row_groups.iter() {
         ends[usize::from(*group) + 1] += 1;
     }
     for group in 0..groups {
         ends[group + 1] += ends[group];
     }
-    let mut order = vec![0_u32; count];
+    order.resize(count, 0);
     let mut next = ends.clone();
     for (row, group) in row_groups.iter().enumerate() {
         order[next[usize::from(*group)]] = row as u32;
@@ -101,6 +125,7 @@ pub(super) fn encode_rows(
                 kind,
                 cut.first_group as u16..=last as u16,
                 &cut.counts,
+                spare.pop().unwrap_or_default(),
             ));
         };
         for current in group..stretch {

@@ -118,13 +118,15 @@ fn width_of(column: ColumnType) -> Option<usize> {
     }
 }
 
-/// Encodes the rows at these indices, ordered by group; `counts` has one entry a group of `groups`.
+/// Encodes the rows at these indices, ordered by group, in the memory of `out`; `counts` has one
+/// entry a group of `groups`.
 pub(super) fn encode(
     rows: RowsRef<'_>,
     indices: &[u32],
     kind: ChunkKind,
     groups: RangeInclusive<u16>,
     counts: &[u32],
+    mut out: Vec<u8>,
 ) -> EncodedChunk {
     let layout = rows.layout;
     let header = |index: u32| rows.words[index as usize * layout.width];
@@ -133,8 +135,8 @@ pub(super) fn encode(
         .iter()
         .all(|&index| !live(index) || header(index) & layout.all_set == layout.all_set);
     let tombstones = indices.iter().any(|&index| !live(index));
-    let mut out =
-        Vec::with_capacity(HEADER_BYTES + counts.len() * 4 + indices.len() * layout.width * 8);
+    out.clear();
+    out.reserve(HEADER_BYTES + counts.len() * 4 + indices.len() * layout.width * 8);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.push(match kind {

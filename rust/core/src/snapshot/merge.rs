@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::capture::encode_rows;
+use super::capture::{EncodeBuffers, encode_rows};
 use super::chunk::{ChunkReader, RowBlock, RowsRef, corrupt};
 use super::{ChunkKind, EncodedChunk};
 use crate::Result;
@@ -77,7 +77,7 @@ pub fn merge(
     let sorted: Vec<u64> =
         order.iter().flat_map(|row| &words[row * width..(row + 1) * width]).copied().collect();
     let rows = RowsRef { layout: &layout, words: &sorted, bytes: &bytes };
-    Ok(encode_rows(rows, &[], target_bytes))
+    Ok(encode_rows(rows, &[], target_bytes, &mut EncodeBuffers::default()))
 }
 
 fn same_key(rows: RowsRef<'_>, one: usize, other: usize) -> bool {

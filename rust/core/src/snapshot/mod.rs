@@ -5,7 +5,7 @@ mod chain;
 mod chunk;
 mod merge;
 
-pub use capture::Capture;
+pub use capture::{Capture, EncodeBuffers};
 pub use chain::{Chain, ChunkRef, Rotation};
 pub use chunk::{ChunkKind, EncodedChunk};
 pub(crate) use chunk::{ChunkReader, RowBlock};
