@@ -50,7 +50,8 @@ RATES = Table(
     "Medians of rounds that take turns. A thousand records a call; a record counts when it is acknowledged: synced to "
     "the disk with all but Kafka, which does not sync. Kafka is compared at its fastest, where only a flush tells that "
     "records were accepted; with delivery reports it calls back for each. Columns are a numpy array of bytes in and an "
-    "Arrow array out. persist-queue has no call for several records and syncs each.",
+    "Arrow array out. persist-queue has no call for several records and syncs each. A bare file, without "
+    "checksums or an index, shows what the disk allows.",
 )
 TRANSACTIONS = Table(
     "log_transactions",

@@ -6,6 +6,7 @@ in one transaction and synced. None of them knows producers that retry, or trans
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -189,4 +190,35 @@ class _Lmdb(_Client):
         self._environment.close()
 
 
-QUEUES = {"sqlite3 as a queue": _Sqlite, "persist-queue": _PersistQueue, "py-lmdb by hand": _Lmdb}
+class _File(_Client):
+    """A file that grows by one write and one sync a piece, without a checksum or an index: what the disk allows.
+
+    Records are of one length, noted once beside it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._file = os.open(directory / "records", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        self._length = directory / "length"
+
+    def append(self, values: list[bytes]) -> None:
+        if not self._length.exists():
+            self._length.write_text(str(len(values[0])))
+        os.write(self._file, b"".join(values))
+        os.fdatasync(self._file)
+
+    def read(self, first: int, number: int) -> list[bytes]:
+        length = int(self._length.read_text())
+        found = os.pread(self._file, number * length, first * length)
+        return [found[at : at + length] for at in range(0, len(found), length)]
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+QUEUES = {
+    "sqlite3 as a queue": _Sqlite,
+    "persist-queue": _PersistQueue,
+    "py-lmdb by hand": _Lmdb,
+    "a bare file": _File,
+}
