@@ -83,7 +83,10 @@ class Dataflow:
         return Stream(self, Input(step_id, "late"))
 
     def explain(self, guarantee: Guarantee | str = Guarantee.EXACTLY_ONCE) -> str:
-        """Path by path, which guarantee holds and what it stands on; names what is missing."""
+        """Path by path, which guarantee holds and what it stands on; names what is missing.
+
+        Of more than 100 paths the first one from each source to each sink, which stands for all between them.
+        """
         from onceflow.planner import explain  # noqa: PLC0415 - the planner knows dataflows
 
         return explain(self._graph, Guarantee(guarantee))

@@ -89,9 +89,14 @@ class Graph:
     name: str
     steps: dict[str, Step] = field(default_factory=dict)
 
-    def users(self, of: Input) -> list[OperatorStep | SinkStep]:
-        """The steps that take this output, in the order in which they were added."""
-        return [step for step in self.steps.values() if not isinstance(step, SourceStep) and of in step.inputs]
+    def users(self) -> dict[Input, list[OperatorStep | SinkStep]]:
+        """By output, the steps that take it, in the order in which they were added."""
+        users: dict[Input, list[OperatorStep | SinkStep]] = {}
+        for step in self.steps.values():
+            if not isinstance(step, SourceStep):
+                for origin in dict.fromkeys(step.inputs):
+                    users.setdefault(origin, []).append(step)
+        return users
 
     def sources(self) -> list[SourceStep]:
         """All sources."""

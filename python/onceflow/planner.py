@@ -2,19 +2,28 @@
 
 Exactly-once stands on three legs: a source that can be replayed, state and positions in one checkpoint, and a sink that
 is transactional or idempotent. What a path lacks is named here, never discovered afterwards.
+
+Branches that are merged again double the paths, so their number may be exponential in that of the steps. What a path
+stands on is decided by its two ends alone: one path for each pair of a source and a sink says it all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from onceflow.exceptions import ConfigurationError, DataflowChangedError, DeliveryGuaranteeError
-from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
+from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep, Step
 from onceflow.types import Guarantee
 
 __all__ = ["check_resume", "explain", "fingerprint", "plan"]
+
+#: From how many paths on only one is shown for all with the same ends.
+_MAX_SHOWN = 100
+
+#: The names on the way to a step, the last one first: the trail before it, and its own name.
+_Trail: TypeAlias = tuple["_Trail | None", str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,8 @@ class _Path:
     steps: tuple[str, ...]
     source: SourceStep
     sink: SinkStep
+    #: How many paths with the same ends it stands for, besides itself.
+    others: int = 0
 
     def __str__(self) -> str:
         return " → ".join(self.steps)
@@ -42,7 +53,8 @@ def plan(graph: Graph, guarantee: Guarantee) -> None:
         DeliveryGuaranteeError: A path that cannot keep the guarantee; names path, step and leg.
     """
     _check_shape(graph)
-    for path in _paths(graph):
+    users = graph.users()
+    for path in (path for source in graph.sources() for path in _walk(users, source, each_step_once=True)):
         missing = [leg for leg in _legs(path, guarantee) if not leg.holds]
         if missing:
             raise DeliveryGuaranteeError(
@@ -52,10 +64,13 @@ def plan(graph: Graph, guarantee: Guarantee) -> None:
 
 
 def explain(graph: Graph, guarantee: Guarantee) -> str:
-    """For people: each path with its legs; a leg that is missing is marked."""
+    """For people: each path with its legs; a leg that is missing is marked.
+
+    Of more paths than anybody reads, only the first one between two ends is shown, with the number of the others.
+    """
     _check_shape(graph)
     lines = [f"dataflow {graph.name!r}, {guarantee}"]
-    for path in _paths(graph):
+    for path in _shown_paths(graph):
         legs = _legs(path, guarantee)
         kept = all(leg.holds for leg in legs)
         lines.append("")
@@ -65,6 +80,8 @@ def explain(graph: Graph, guarantee: Guarantee) -> str:
             lines.append(f" {_advice(path)}")
         elif guarantee is Guarantee.EXACTLY_ONCE and path.sink.sink.delivery == "idempotent":
             lines.append("  note     effectively_once would be cheaper here: a repeated write replaces itself")
+        if path.others:
+            lines.append(f"  note     more paths with these ends, which stand on the same: {path.others:,}")
     lines.append("")
     lines.append("The guarantee ends at the sinks: what reads their output decides what it makes of it.")
     return "\n".join(lines)
@@ -103,20 +120,21 @@ def check_resume(old: dict[str, str], graph: Graph) -> None:
 
 
 def _check_shape(graph: Graph) -> None:
+    users = graph.users()
     if not graph.sources() or not graph.sinks():
         raise ConfigurationError(f"dataflow {graph.name!r} needs at least one source and one sink")
     for step in graph.sources():
-        if not graph.users(Input(step.step_id)):
+        if not users.get(Input(step.step_id)):
             raise ConfigurationError(f"nothing reads from source {step.step_id!r}; end its stream in a sink")
-        if step.source.has_dead_letters and not graph.users(Input(step.step_id, "dead_letters")):
+        if step.source.has_dead_letters and not users.get(Input(step.step_id, "dead_letters")):
             raise ConfigurationError(
                 f"source {step.step_id!r} hands out dead letters and nothing takes them: add "
                 f"flow.dead_letters({step.step_id!r}).sink(...), or choose another on_malformed"
             )
     for operator in graph.operators():
-        if not graph.users(Input(operator.step_id)):
+        if not users.get(Input(operator.step_id)):
             raise ConfigurationError(f"nothing takes the output of step {operator.step_id!r}; end it in a sink")
-        if "dead_letters" in operator.sides and not graph.users(Input(operator.step_id, "dead_letters")):
+        if "dead_letters" in operator.sides and not users.get(Input(operator.step_id, "dead_letters")):
             raise ConfigurationError(
                 f"step {operator.step_id!r} hands out dead letters and nothing takes them: add "
                 f"flow.dead_letters({operator.step_id!r}).sink(...), or leave dead_letters away"
@@ -133,9 +151,9 @@ def _check_shape(graph: Graph) -> None:
 
 def _check_event_time(graph: Graph, window: OperatorStep) -> None:
     """Totals and the dead letters of sources have no event time of their own."""
-    seen: list[OperatorStep] = [window]
-    while seen:
-        for origin in seen.pop().inputs:
+    waiting, seen = [window], {window.step_id}
+    while waiting:
+        for origin in waiting.pop().inputs:
             before = graph.steps[origin.step_id]
             is_unread = isinstance(before, SourceStep) and origin.side == "dead_letters"
             if is_unread or (isinstance(before, OperatorStep) and before.kind == "aggregate"):
@@ -144,32 +162,72 @@ def _check_event_time(graph: Graph, window: OperatorStep) -> None:
                     f"window {window.step_id!r} needs event time, and {what} have none; put the window before, or use "
                     "window(...).aggregate(...) there too"
                 )
-            if isinstance(before, OperatorStep):
-                seen.append(before)
+            if isinstance(before, OperatorStep) and before.step_id not in seen:
+                seen.add(before.step_id)
+                waiting.append(before)
 
 
 def _origins(graph: Graph, step: OperatorStep) -> Iterator[SourceStep]:
-    for origin in step.inputs:
-        before = graph.steps[origin.step_id]
+    """The sources whose records come to a step, each once."""
+    waiting: list[Step] = [step]
+    seen = set()
+    while waiting:
+        before = waiting.pop()
+        if before.step_id in seen:
+            continue
+        seen.add(before.step_id)
         if isinstance(before, SourceStep):
             yield before
-        elif isinstance(before, OperatorStep):
-            yield from _origins(graph, before)
+        else:
+            waiting.extend(graph.steps[origin.step_id] for origin in reversed(before.inputs))
 
 
-def _paths(graph: Graph) -> Iterator[_Path]:
-    def walk(step: SourceStep | OperatorStep, names: tuple[str, ...], source: SourceStep) -> Iterator[_Path]:
-        sides: list[str | None] = [None, *(["dead_letters"] if isinstance(step, SourceStep) else step.sides)]
-        for side in sides:
-            label = names if side is None else (*names, f"({side})")
-            for user in graph.users(Input(step.step_id, side)):
-                if isinstance(user, SinkStep):
-                    yield _Path((*label, user.step_id), source, user)
-                else:
-                    yield from walk(user, (*label, user.step_id), source)
+def _counts(graph: Graph, source: SourceStep) -> dict[str, int]:
+    """By step id, how many paths lead from a source to it."""
+    counts = {source.step_id: 1}
+    for step in graph.steps.values():
+        if not isinstance(step, SourceStep):
+            counts[step.step_id] = sum(counts.get(origin.step_id, 0) for origin in dict.fromkeys(step.inputs))
+    return counts
 
+
+def _shown_paths(graph: Graph) -> Iterator[_Path]:
+    users, counts = graph.users(), {source.step_id: _counts(graph, source) for source in graph.sources()}
+    total = sum(found.get(sink.step_id, 0) for found in counts.values() for sink in graph.sinks())
     for source in graph.sources():
-        yield from walk(source, (source.step_id,), source)
+        for path in _walk(users, source, each_step_once=total > _MAX_SHOWN):
+            others = counts[source.step_id][path.sink.step_id] - 1
+            yield replace(path, others=others) if total > _MAX_SHOWN else path
+
+
+def _walk(
+    users: dict[Input, list[OperatorStep | SinkStep]], source: SourceStep, *, each_step_once: bool
+) -> Iterator[_Path]:
+    """The paths from a source, depth first; of those to a sink only the first if each step is entered once."""
+    waiting: list[tuple[Step, _Trail]] = [(source, (None, source.step_id))]
+    entered: set[str] = set()
+    while waiting:
+        step, trail = waiting.pop()
+        if each_step_once and step.step_id in entered:
+            continue
+        entered.add(step.step_id)
+        if isinstance(step, SinkStep):
+            yield _Path(_names(trail), source, step)
+            continue
+        following: list[tuple[Step, _Trail]] = []
+        for side in (None, *(("dead_letters",) if isinstance(step, SourceStep) else step.sides)):
+            label = trail if side is None else (trail, f"({side})")
+            following.extend((user, (label, user.step_id)) for user in users.get(Input(step.step_id, side), ()))
+        waiting.extend(reversed(following))
+
+
+def _names(trail: _Trail) -> tuple[str, ...]:
+    names: list[str] = []
+    left: _Trail | None = trail
+    while left is not None:
+        left, name = left
+        names.append(name)
+    return tuple(reversed(names))
 
 
 def _legs(path: _Path, guarantee: Guarantee) -> list[_Leg]:
