@@ -13,7 +13,7 @@ from onceflow.exceptions import ConfigurationError, TypeMismatchError
 from onceflow.operators.calls import each
 from onceflow.types import Batch
 
-__all__ = ["KeySelector", "KeyType", "all_fit", "fits", "key_list", "key_type_of", "same_kind"]
+__all__ = ["KeySelector", "KeyType", "all_fit", "fits", "is_text", "key_list", "key_type_of", "same_kind"]
 
 #: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"``, or a tuple of two or more of these.
 KeyType = str | tuple[str, ...]
@@ -111,7 +111,23 @@ def fits(key_type: KeyType, key: Any) -> bool:
     if key_type in _INTEGERS:
         low, high = _INTEGERS[key_type]
         return isinstance(key, (int, np.integer)) and not isinstance(key, bool) and low <= int(key) <= high
-    return isinstance(key, str if key_type == "str" else bytes)
+    return is_text(key) if key_type == "str" else isinstance(key, bytes)
+
+
+def is_text(key: Any) -> bool:
+    """True for a str that can be written as UTF-8: lone surrogates cannot."""
+    return isinstance(key, str) and _can_be_written([key])
+
+
+def _can_be_written(texts: Sequence[str]) -> bool:
+    text = "".join(texts)
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def all_fit(key_type: KeyType, keys: Sequence[Any]) -> bool:
@@ -130,7 +146,9 @@ def all_fit(key_type: KeyType, keys: Sequence[Any]) -> bool:
             and all(issubclass(kind, (int, np.integer)) for kind in kinds)
             and (not keys or (low <= int(min(keys)) and int(max(keys)) <= high))
         )
-    return all(issubclass(kind, str if key_type == "str" else bytes) for kind in kinds)
+    if key_type == "str":
+        return all(issubclass(kind, str) for kind in kinds) and _can_be_written(keys)
+    return all(issubclass(kind, bytes) for kind in kinds)
 
 
 def same_kind(known: KeyType, other: KeyType) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from onceflow import Columns, Dataflow, count, first, run, sum
 from onceflow.exceptions import ConfigurationError, SerializationError, UserFunctionError
 from onceflow.state import ListState, Processor, ValueState
-from onceflow.testing import TestingSource, TransactionalTestingSink
+from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 from onceflow.windows import Tumbling
 
 ROWS = [{"k": n % 2, "v": n} for n in range(25)]
@@ -29,6 +29,14 @@ def fails(value):
 class Fails(Processor):
     def process(self, record):
         yield fails(record)
+
+
+class Keeps(Processor):
+    seen = ValueState()
+
+    def process(self, record):
+        self.seen.set(True)
+        yield record
 
 
 class FailsLate(Processor):
@@ -155,6 +163,50 @@ def test_a_record_whose_key_is_none_of_the_type(state, step, key):
         attempt(state, build)
     assert caught.value.step_id == "step"
     assert caught.value.position == "0, records 10 to 19"
+
+
+SURROGATE_KEYS = {
+    "alone": ("text", "lone \ud800"),
+    "two that make no pair": ("text", "\udc00\ud800"),
+    "in a pair": ((1, "text"), (1, "\udcff")),
+}
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("key", SURROGATE_KEYS)
+@pytest.mark.parametrize("step", [*STEPS, "drop_duplicates"])
+def test_a_key_with_a_lone_surrogate(state, step, key, resumed):
+    good, bad = SURROGATE_KEYS[key]
+    source = TestingSource([*ROWS[:10], *([EOF] if resumed else []), *ROWS[10:]], event_time=lambda row: row["v"])
+
+    def by(row):
+        return bad if row["v"] == 15 else good
+
+    def build(stream):
+        if step == "drop_duplicates":
+            return stream.drop_duplicates("step", by, horizon=timedelta(1))
+        return (STEPS | {"process": lambda s: s.process("step", Keeps)})[step](stream.key_by(by))
+
+    flow = Dataflow("flow")
+    build(flow.source("in", source)).sink("out", TransactionalTestingSink())
+    if resumed:
+        assert not run(flow, state).finished
+    with pytest.raises(
+        UserFunctionError, match=r"step 'step': a record has the key .*surrogates.*; record 5 of the batch is .*15"
+    ) as caught:
+        run(flow, state)
+    assert caught.value.step_id == "step"
+    # The mark has a number too.
+    assert caught.value.position == ("0, records 11 to 20" if resumed else "0, records 10 to 19")
+
+
+def test_keys_of_any_text(state):
+    keys = ["", "\0", "ä", "\uffff", "🚀", "e\u0301", "\U0010ffff"]
+    rows = [{"k": key, "v": number} for number, key in enumerate(keys * 2)]
+    sink = attempt(
+        state, lambda s: s.key_by("k").stateful_map("step", lambda n, row: ((n or 0) + 1, (row["k"], n))), rows
+    )
+    assert sink.records == [(key, None) for key in keys] + [(key, 1) for key in keys]
 
 
 @pytest.mark.parametrize("first_key", [None, 1.5, ("only one",), [1], {}])

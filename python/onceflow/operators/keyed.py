@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from onceflow.exceptions import DataflowChangedError, OnceflowError, StateError, TypeMismatchError, UserFunctionError
-from onceflow.keys import KeySelector, KeyType, fits, key_list, key_type_of, same_kind
+from onceflow.keys import KeySelector, KeyType, fits, is_text, key_list, key_type_of, same_kind
 from onceflow.operators.base import Operator
 from onceflow.operators.calls import shown
 from onceflow.types import Batch
@@ -64,6 +64,13 @@ class KeyedOperator(Operator):
         if isinstance(error, TypeMismatchError) and isinstance(keys, list):
             for number, key in enumerate(keys):
                 if not fits(self._key_type or "", key):
+                    if any(isinstance(part, str) and not is_text(part) for part in _parts(key)):
+                        return UserFunctionError(
+                            f"step {self._step_id!r}: a record has the key {key!r}, whose lone surrogates cannot be "
+                            "written as UTF-8. Make the key another one, such as bytes, or filter such records out; "
+                            f"record {number} of the batch is {shown(records, number)}",
+                            step_id=self._step_id,
+                        )
                     wanted = "" if self._key_type is None else f" and the step has keys of type {_name(self._key_type)}"
                     return UserFunctionError(
                         f"step {self._step_id!r}: a record has the key {key!r}{wanted}; keys are int, str, bytes or "
@@ -86,6 +93,10 @@ class KeyedOperator(Operator):
         if not all(isinstance(key, tuple) and len(key) == length for key in listed):
             raise TypeMismatchError(f"a key is no tuple of {length}")
         return tuple(map(list, zip(*listed, strict=True)))
+
+
+def _parts(key: Any) -> tuple[Any, ...]:
+    return key if isinstance(key, tuple) else (key,)
 
 
 def _other_keys(step_id: str, known: KeyType, found: KeyType) -> str:
