@@ -85,7 +85,8 @@ def run(
 
     A job that was killed, failed or interrupted resumes from its newest checkpoint when it is run again with the same
     state directory. SIGINT and SIGTERM end it with a last checkpoint; a second SIGINT without one, once a sink's
-    call that is under way has returned (safe too).
+    call that is under way has returned (safe too). A job whose sources have ended is over: it does nothing when it is
+    run again, also if there is more to read by then.
 
     Args:
         flow: What to run; its name is the job's name.

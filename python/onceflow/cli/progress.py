@@ -156,7 +156,7 @@ class JobProgress:
         if result.finished and result.checkpoints == 0:
             note(
                 f"{self._name}: had finished already, with checkpoint {result.last_checkpoint}; there is nothing to do "
-                "(--fresh starts over)"
+                "(what came to its sources since is not read; --fresh starts over)"
             )
             return
         label = "finished" if result.finished else "stopped"
