@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scheduling import pytest_xdist_make_scheduler  # noqa: F401 - a hook
 from services.kafka import KafkaBroker, KafkaUnavailableError
 
 import onceflow._native
@@ -22,17 +23,6 @@ ALLOWED_SKIPS: dict[str, str] = dict.fromkeys(
     ),
     "mounting a small disk needs root and loop devices; the Rust tests fill a disk by a limit of the process",
 )
-
-
-#: Folders whose tests share something that takes long to make: with several processes each goes to one of them.
-TOGETHER = ("kafka", "benches", "packaging")
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(folder))
 
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
