@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onceflow.exceptions import LengthMismatchError, UnknownNameError
+from onceflow.types import Batch
 
-__all__ = ["Columns", "to_list"]
+__all__ = ["Columns", "rows_of", "to_list"]
 
 
 class Columns:
@@ -105,6 +106,11 @@ class Columns:
         if len(parts) == 1:
             return parts[0]
         return cls({name: _concat([part[name] for part in parts]) for name in parts[0]})
+
+
+def rows_of(records: Batch) -> list[Any]:
+    """Records as Python objects; a list is not copied."""
+    return records.to_rows() if isinstance(records, Columns) else records
 
 
 def _take(array: Any, indices: npt.NDArray[np.int64]) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from onceflow.codec import Codec
-from onceflow.columns import Columns
+from onceflow.columns import rows_of
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, FencedError, SinkError
 from onceflow.sinks import (
@@ -121,7 +121,7 @@ class _RecordedLeg(SinkLeg):
 
     def write(self, records: Batch) -> None:
         # Bytes at once: user code may change a record later, such as a state that it also returned as a result.
-        self._batches.append(self._codec.encode(_rows(records)))
+        self._batches.append(self._codec.encode(rows_of(records)))
         self.held += len(records)
 
     def seal(self, checkpoint_id: int) -> Any | None:
@@ -188,10 +188,6 @@ class _HeldLeg(SinkLeg):
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _rows(records: Batch) -> list[Any]:
-    return records.to_rows() if isinstance(records, Columns) else records
 
 
 def open_leg(

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from onceflow._native import Table
+from onceflow.columns import rows_of
 from onceflow.exceptions import (
     DataflowChangedError,
     OnceflowError,
@@ -22,7 +23,6 @@ from onceflow.operators.base import EventTimes, OperatorContext, Output
 from onceflow.operators.calls import failed
 from onceflow.operators.expiry import Sweep
 from onceflow.operators.keyed import KeyedOperator
-from onceflow.operators.stateless import rows_of
 from onceflow.state import Processor
 from onceflow.types import Batch, Micros
 

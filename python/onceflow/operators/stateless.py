@@ -8,18 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from onceflow.columns import Columns
+from onceflow.columns import Columns, rows_of
 from onceflow.exceptions import OnceflowError, UserFunctionError
 from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
 from onceflow.operators.calls import dead_letter, each, each_or_failure
 from onceflow.types import Batch
 
 __all__ = ["Filter", "FilterBatch", "FlatMap", "Inspect", "Map", "MapBatch", "Union"]
-
-
-def rows_of(records: Batch) -> list[Any]:
-    """Records as Python objects."""
-    return records.to_rows() if isinstance(records, Columns) else records
 
 
 class _FunctionStep(Operator):

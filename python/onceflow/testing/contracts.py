@@ -44,7 +44,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from onceflow.columns import Columns
+from onceflow.columns import Columns, rows_of
 from onceflow.exceptions import FencedError
 from onceflow.sinks import (
     Committable,
@@ -68,10 +68,6 @@ def _must(holds: bool, promise: str, *found: Any) -> None:
     if not holds:
         shown = "".join(f"\n  {one!r}" for one in found)
         raise AssertionError(f"broken promise: {promise}{shown}")
-
-
-def _rows(records: Batch) -> list[Any]:
-    return records.to_rows() if isinstance(records, Columns) else list(records)
 
 
 def _check_plain(what: str, value: Plain) -> Plain:
@@ -110,7 +106,7 @@ class _Seen:
         self.skipped = 0
 
     def add(self, batch: SourceBatch) -> None:
-        self.records += _rows(batch.records)
+        self.records += rows_of(batch.records)
         self.times += [] if batch.event_times is None else batch.event_times.tolist()
         self.rejected += batch.rejected
         self.skipped += batch.skipped

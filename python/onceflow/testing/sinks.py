@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from onceflow.columns import Columns
+from onceflow.columns import rows_of
 from onceflow.exceptions import FencedError, SinkError
 from onceflow.sinks import (
     Committable,
@@ -19,10 +19,6 @@ from onceflow.sinks import (
 from onceflow.types import Batch, Plain
 
 __all__ = ["IdempotentTestingSink", "PlainTestingSink", "TransactionalTestingSink"]
-
-
-def _rows(records: Batch) -> list[Any]:
-    return records.to_rows() if isinstance(records, Columns) else list(records)
 
 
 class _Faults:
@@ -89,7 +85,7 @@ class _ListWriter(SinkWriter):
 
     def write(self, records: Batch) -> None:
         self._faults.call("write")
-        self._put(_rows(records))
+        self._put(rows_of(records))
 
     def flush(self) -> None:
         self._faults.call("flush")
@@ -143,7 +139,7 @@ class _TransactionalWriter(TransactionalSinkWriter):
 
     def write(self, records: Batch) -> None:
         self._faults.call("write")
-        self._records.extend(_rows(records))
+        self._records.extend(rows_of(records))
 
     def seal(self, checkpoint_id: int) -> Any | None:
         self._faults.call("seal")
