@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onceflow.exceptions import CheckpointNotFoundError, OnceflowError
+from onceflow.job_record import JOB_BLOB, JobRecord
 
 if TYPE_CHECKING:
     from onceflow._native import CheckpointInfo, StateBackend
 
-__all__ = ["DIRECTORY_HELP", "JobRecord", "checkpoint_of", "job_record", "reader"]
+__all__ = ["DIRECTORY_HELP", "checkpoint_of", "job_record", "reader"]
 
 DIRECTORY_HELP = "A state directory. A job may be running in it."
 
@@ -41,28 +41,15 @@ def checkpoint_of(backend: StateBackend, number: int) -> CheckpointInfo:
     raise CheckpointNotFoundError(f"{backend.path} has no checkpoint {number}; it has {numbers}")
 
 
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """What a dataflow's run keeps in a checkpoint about itself."""
-
-    guarantee: str
-    codec: str
-    batch_size: int
-    finished: bool
-    steps: dict[str, str]
-    counts: dict[str, int]
-
-
 def job_record(info: CheckpointInfo) -> JobRecord | None:
     """None if a program made the checkpoint that uses the state backend itself."""
-    blob = info.blobs.get("job")
+    blob = info.blobs.get(JOB_BLOB)
     if blob is None:
         return None
     import msgspec  # noqa: PLC0415 - not needed by every command
 
     try:
-        job: dict[str, Any] = msgspec.msgpack.decode(blob)
-        return JobRecord(**{name: job[name] for name in JobRecord.__slots__})
+        return JobRecord.decode(blob)
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
         raise OnceflowError(
             f"checkpoint {info.id}: what the job says of itself cannot be read ({error}); was it written by a newer "

@@ -1,0 +1,55 @@
+"""What a run keeps in each checkpoint about its job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onceflow.exceptions import ConfigurationError
+
+__all__ = ["JOB_BLOB", "JobRecord"]
+
+#: Name of its blob in a decision record.
+JOB_BLOB = "job"
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """The job up to a checkpoint.
+
+    Attributes:
+        guarantee, codec, batch_size: What it was started with, and must be resumed with.
+        steps: The planner's fingerprint of its dataflow.
+        finished: All sources had ended: the job is over.
+        counts: ``records_in``, ``records_out``, ``rejected``, ``skipped`` of all runs.
+    """
+
+    guarantee: str
+    codec: str
+    batch_size: int
+    steps: dict[str, str]
+    finished: bool
+    counts: dict[str, int]
+
+    def encode(self) -> bytes:
+        """The blob."""
+        import msgspec  # noqa: PLC0415 - not needed by every command
+
+        return msgspec.msgpack.encode({"format": _FORMAT, **{name: getattr(self, name) for name in self.__slots__}})
+
+    @classmethod
+    def decode(cls, blob: bytes) -> JobRecord:
+        """The record in a blob.
+
+        Raises:
+            ConfigurationError: Another version of this package wrote it.
+            msgspec.MsgspecError, KeyError, TypeError: It is something else.
+        """
+        import msgspec  # noqa: PLC0415 - not needed by every command
+
+        job: dict[str, Any] = msgspec.msgpack.decode(blob)
+        if job["format"] != _FORMAT:
+            raise ConfigurationError(f"the job was written in format {job['format']}; this version reads {_FORMAT}")
+        return cls(**{name: job[name] for name in cls.__slots__})

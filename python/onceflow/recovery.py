@@ -1,0 +1,165 @@
+"""Where a run begins: the checkpoint that its state came from, its sinks brought up to it, and what is damaged.
+
+The state is restored already when the backend is open. What is left is decided here: whether the dataflow may go on
+from that checkpoint, which outputs are committed again, and, where newer checkpoints are damaged, what keeps the output
+exact. ``recovery_plan`` of the core says what that is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from onceflow._native import StateBackend, recovery_plan
+from onceflow.codec import Codec
+from onceflow.crash import crash_point
+from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, StoreCorruptError
+from onceflow.graph import Graph
+from onceflow.job_record import JOB_BLOB, JobRecord
+from onceflow.planner import check_resume
+from onceflow.process import closing
+from onceflow.sink_legs import SinkLeg, open_leg, sink_errors
+from onceflow.sinks import SinkContext
+from onceflow.types import Guarantee
+
+__all__ = ["Replay", "open_legs", "plan_recovery", "resumed_job", "warn_of_damage"]
+
+#: From where a warning is raised up to who called ``run``.
+_STACK_OF_RUN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Input that is processed again with outputs suppressed: they are in the sinks, and only the state is missing.
+
+    Attributes:
+        until: The damaged checkpoint that the sinks have.
+        positions: Its blobs of the source tasks, which is where outputs begin again.
+        to_end: The job had finished with it: also what the end of its sources gives rise to is suppressed.
+    """
+
+    until: int
+    positions: dict[str, bytes]
+    to_end: bool
+
+
+def resumed_job(
+    backend: StateBackend, graph: Graph, guarantee: Guarantee, codec: Codec, batch_size: int
+) -> JobRecord | None:
+    """What the restored checkpoint says of the job; None if it starts from nothing.
+
+    Raises:
+        ConfigurationError: The checkpoint is none of a dataflow, or of one that was started with other settings.
+        DataflowChangedError: Stateful steps were removed or changed.
+    """
+    restored = backend.recovery.restored
+    if restored is None:
+        return None
+    blob = restored.blobs.get(JOB_BLOB)
+    if blob is None:
+        raise ConfigurationError(
+            f"{backend.path} holds checkpoints of a program that uses the state backend itself, not of a "
+            "dataflow; give the dataflow its own directory"
+        )
+    job = JobRecord.decode(blob)
+    wanted = {"guarantee": str(guarantee), "codec": codec.name, "batch_size": batch_size}
+    for name, value in wanted.items():
+        if getattr(job, name) != value:
+            raise ConfigurationError(
+                f"the job was started with {name}={getattr(job, name)!r} and is resumed with {value!r}; use the "
+                "former, or start over with fresh state"
+            )
+    check_resume(job.steps, graph)
+    return job
+
+
+def open_legs(
+    backend: StateBackend, graph: Graph, guarantee: Guarantee, codec: Codec, resources: ExitStack
+) -> dict[str, SinkLeg]:
+    """All sinks by step id, each with the output of every decided checkpoint committed, and nothing newer prepared."""
+    restored = backend.recovery.restored
+    # Outputs of a lineage that was left are written again, so what is undone there must not be carried through.
+    decided = [
+        record for record in backend.checkpoints() if record.damage is None and record.lineage == backend.lineage
+    ]
+    legs: dict[str, SinkLeg] = {}
+    for step in graph.sinks():
+        context = SinkContext(
+            graph.name,
+            step.step_id,
+            backend.job_epoch,
+            backend.lineage,
+            None if restored is None else restored.id,
+        )
+        with sink_errors(step.step_id, "open"):
+            leg = open_leg(step.sink, context, guarantee, codec, backend.check_epoch)
+        resources.push(closing(leg.close))
+        legs[step.step_id] = leg
+        crash_point("recover.pre_commit")
+        with sink_errors(step.step_id, "recover"):
+            leg.recover(
+                [(record.id, record.staged[step.step_id]) for record in decided if step.step_id in record.staged]
+            )
+        crash_point("recover.post_commit")
+    return legs
+
+
+def plan_recovery(backend: StateBackend, sinks: Iterable[str]) -> Replay | None:
+    """What must be replayed so that the output stays exact although checkpoints are damaged.
+
+    None if nothing must. Damaged checkpoints that no output needs are given up for good.
+
+    Raises:
+        StoreCorruptError: Nothing does; says what a person can choose.
+    """
+    recovery = backend.recovery
+    restored = recovery.restored
+    if not recovery.damage:
+        return None
+    later = [record.id for record in recovery.decided_after]
+    unreadable = [number for number, _ in recovery.damage if number is not None and number not in later]
+    made = recovery_plan(
+        restored=None if restored is None else restored.id,
+        decided_after=later,
+        applied=dict.fromkeys(sinks),
+        replayable_to_position=True,
+        unreadable=unreadable,
+    )
+    if made.kind == "stop":
+        reasons = "; ".join(reason for _, reason in recovery.damage)
+        raise StoreCorruptError(
+            f"{backend.path}: no exact recovery is possible: {made.reason} ({reasons}). Resume from a "
+            "checkpoint of your choice with from_checkpoint, knowing that outputs after it are written again"
+        )
+    if restored is not None and any(record.lineage != restored.lineage for record in recovery.decided_after):
+        raise StoreCorruptError(
+            f"{backend.path}: no exact recovery is possible: every checkpoint since the job went on from "
+            f"another one, or afresh, is damaged, and checkpoint {restored.id} is not part of its history. Start "
+            "over with fresh state, or from a checkpoint of your choice with from_checkpoint"
+        )
+    for number in made.abort:
+        backend.delete_checkpoint(number)
+    if made.kind != "replay_suppressed":
+        return None
+    record = next(record for record in recovery.decided_after if record.id == made.until)
+    positions = {name: blob for name, blob in record.blobs.items() if name.startswith("source/")}
+    return Replay(record.id, positions, JobRecord.decode(record.blobs[JOB_BLOB]).finished)
+
+
+def warn_of_damage(backend: StateBackend, replay: Replay | None) -> None:
+    """Damage that was worked around is never silent."""
+    restored = backend.recovery.restored
+    reasons = "; ".join(reason for _, reason in backend.recovery.damage)
+    start = "the beginning" if restored is None else f"checkpoint {restored.id}"
+    how = "Nothing newer had reached an output"
+    if replay is not None:
+        how = f"Up to checkpoint {replay.until} the input is processed again with outputs suppressed"
+    warnings.warn(
+        DamagedCheckpointWarning(
+            f"{backend.path} is damaged ({reasons}); recovered from {start}. {how}: the output stays exact. "
+            "Look after the disk"
+        ),
+        stacklevel=_STACK_OF_RUN,
+    )

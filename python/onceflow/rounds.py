@@ -1,0 +1,261 @@
+"""The tasks of a job at work: each round every source task reads one batch, and the worker task takes them in order.
+
+So what the worker sees does not depend on where checkpoints fall. A barrier comes behind the same round on all
+channels; when the aligner has seen it on all of them, this is the cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Protocol
+
+import msgspec
+
+from onceflow._native import BarrierAligner, PendingCheckpoint, StateBackend
+from onceflow.channel import BarrierEvent, BatchEvent, Event
+from onceflow.clock import Clock
+from onceflow.codec import Codec
+from onceflow.crash import crash_point
+from onceflow.exceptions import SourceError, UserFunctionError
+from onceflow.graph import Graph
+from onceflow.process import closing
+from onceflow.sink_legs import SinkLeg
+from onceflow.source_task import SourceTask
+from onceflow.sources import StopRun
+from onceflow.types import END_OF_TIME
+from onceflow.worker_task import WorkerTask
+
+__all__ = ["Rounds", "RoundsListener"]
+
+
+class RoundsListener(Protocol):
+    """Who is told what happens in a round, on the job's thread."""
+
+    def stop(self) -> None:
+        """A source asks for the end of the run."""
+
+    def task_ended(self, name: str) -> None:
+        """A source task has read its partition to the end."""
+
+    def barrier_injected(self, name: str) -> None:
+        """A source task has noted its position; its barrier is in its channel."""
+
+    def cut(self) -> None:
+        """Everything before the barriers was processed and nothing behind them."""
+
+
+class Rounds:
+    """The source tasks and the worker task of one run, opened.
+
+    Args:
+        graph: What to run.
+        backend: For the tables of operators.
+        codec: For their values.
+        clock: Where the time comes from.
+        blobs: Of the checkpoint to resume from; empty for the beginning.
+        legs: The sinks by step id.
+        batch_size: Records that a source task is asked for.
+        counts: What earlier runs had counted.
+        resources: Closes what was opened.
+
+    Raises:
+        SourceError: Nothing to read, or a partition that the checkpoint has a position of is gone.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        backend: StateBackend,
+        codec: Codec,
+        clock: Clock,
+        blobs: Mapping[str, bytes],
+        legs: dict[str, SinkLeg],
+        batch_size: int,
+        counts: Mapping[str, int],
+        resources: ExitStack,
+    ) -> None:
+        self._clock = clock
+        self._counts = dict(counts)
+        self._out_before, self._rejected_before = counts["records_out"], counts["rejected"]
+        self._tasks = _open_sources(graph, blobs, batch_size, resources)
+        self._by_source = {
+            step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
+        }
+        self._watermarks: dict[str, int] = {}
+        self._aligner = BarrierAligner(len(self._tasks))
+        self._worker = WorkerTask(graph, legs)
+        resources.push(closing(self._worker.close))
+        prefix = "operator/"
+        self._worker.open(
+            backend,
+            codec,
+            clock,
+            {name.removeprefix(prefix): blob for name, blob in blobs.items() if name.startswith(prefix)},
+        )
+        #: What resumes each source task: as of the last barrier, or of its end.
+        self._positions = {task.name: task.snapshot() for task in self._tasks}
+        for step_id in self._by_source:
+            self._advance(step_id)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the source tasks."""
+        return [task.name for task in self._tasks]
+
+    @property
+    def ended(self) -> bool:
+        """Whether all sources have ended."""
+        return all(task.ended for task in self._tasks)
+
+    @property
+    def records_in(self) -> int:
+        """Records read."""
+        return self._counts["records_in"]
+
+    @property
+    def records_out(self) -> int:
+        """Records that reached a sink."""
+        return self._out_before + self._worker.records_out
+
+    def counts(self) -> dict[str, int]:
+        """Records in, out, rejected and skipped, those of earlier runs included."""
+        rejected = self._rejected_before + self._worker.rejected
+        return {**self._counts, "records_out": self.records_out, "rejected": rejected}
+
+    def suppress(self, suppressed: bool) -> None:
+        """While true, what reaches a sink is dropped."""
+        self._worker.suppress(suppressed)
+
+    def stand_at(self, positions: Mapping[str, bytes]) -> bool:
+        """Whether each source task stands where a checkpoint with these blobs stood."""
+        encode = msgspec.msgpack.encode
+        return all(encode(task.snapshot()) == positions.get(f"source/{task.name}") for task in self._tasks)
+
+    def round(self, listener: RoundsListener) -> bool:
+        """Every source task reads a batch, and the worker takes them in order; false if there was nothing to read."""
+        progressed = False
+        for task in self._tasks:
+            if task.ended:
+                continue
+            try:
+                progressed |= task.read()
+            except StopRun:
+                listener.stop()
+                progressed = True
+            if task.ended:
+                self._positions[task.name] = task.snapshot()
+        self._consume(listener)
+        return progressed
+
+    def inject(self, checkpoint_id: int, now_s: float, listener: RoundsListener) -> None:
+        """Puts a barrier behind the last batch of each task, and takes what lies before it."""
+        live = [task for task in self._tasks if not task.ended]
+        for task in live:
+            self._positions[task.name] = task.snapshot()
+            task.inject(checkpoint_id, now_s)
+            crash_point("barrier.mid_inject")
+            listener.barrier_injected(task.name)
+        if live:
+            self._consume(listener)
+        else:
+            listener.cut()
+
+    def end(self) -> None:
+        """All sources have ended: operators emit what is left."""
+        self._worker.end()
+
+    def snapshot(self, pending: PendingCheckpoint) -> None:
+        """At the cut: freezes the tables; operators' own bytes and the positions become part of the checkpoint."""
+        for step_id, data in self._worker.snapshot(pending).items():
+            pending.put_blob(f"operator/{step_id}", data)
+        pending.freeze()
+        for name, position in self._positions.items():
+            pending.put_blob(f"source/{name}", msgspec.msgpack.encode(position))
+
+    def _consume(self, listener: RoundsListener) -> None:
+        now = self._clock.monotonic
+        aligner = self._aligner
+        for number, task in enumerate(self._tasks):
+            while len(task.channel) and not aligner.is_blocked(number):
+                event = task.channel.pop()
+                if isinstance(event, BatchEvent):
+                    actions = aligner.receive(number, event)
+                elif isinstance(event, BarrierEvent):
+                    actions = aligner.barrier(number, event.checkpoint_id, created_s=event.created_s, now_s=now())
+                else:
+                    actions = aligner.end(number, now_s=now())
+                    task.delivered = END_OF_TIME
+                    listener.task_ended(task.name)
+                    self._advance(task.step.step_id)
+                for action in actions:
+                    if action.kind == "deliver":
+                        self._deliver(self._tasks[action.channel or 0], action.item)
+                    elif action.kind == "trigger":
+                        listener.cut()
+
+    def _deliver(self, task: SourceTask, event: Event) -> None:
+        if not isinstance(event, BatchEvent):
+            return
+        batch = event.batch
+        counts = self._counts
+        counts["records_in"] += len(batch.records)
+        counts["skipped"] += batch.skipped
+        try:
+            if batch.rejected:
+                self._worker.reject(
+                    task.step.step_id,
+                    [
+                        {
+                            "source": task.step.step_id,
+                            "partition": record.partition,
+                            "position": record.position,
+                            "reason": record.reason,
+                            "text": record.text,
+                        }
+                        for record in batch.rejected
+                    ],
+                )
+            self._worker.take(task.step.step_id, batch.records, batch.event_times)
+            if event.watermark is not None:
+                task.delivered = event.watermark
+                self._advance(task.step.step_id)
+        except UserFunctionError as error:
+            if error.position is None and batch.first_record is not None:
+                last = batch.first_record + len(batch.records) - 1
+                error.position = f"{task.partition}, records {batch.first_record} to {last}"
+                error.add_note(f"while processing {error.position} of source {task.step.step_id!r}")
+            raise
+
+    def _advance(self, step_id: str) -> None:
+        """Tells the worker a source's watermark, if it has risen: the lowest one of its partitions."""
+        lowest = END_OF_TIME
+        for task in self._by_source[step_id]:
+            if task.delivered is None:
+                return
+            lowest = min(lowest, task.delivered)
+        if lowest > self._watermarks.get(step_id, -(1 << 63)):
+            self._watermarks[step_id] = lowest
+            self._worker.advance(step_id, lowest)
+
+
+def _open_sources(graph: Graph, blobs: Mapping[str, bytes], batch_size: int, resources: ExitStack) -> list[SourceTask]:
+    tasks: list[SourceTask] = []
+    known = {name for name in blobs if name.startswith("source/")}
+    for step in graph.sources():
+        partitions = step.source.partitions()
+        if not partitions:
+            raise SourceError(f"source {step.step_id!r} has no partitions; give it something to read")
+        for partition in partitions:
+            blob = blobs.get(f"source/{step.step_id}/{partition}")
+            saved = None if blob is None else msgspec.msgpack.decode(blob)
+            task = SourceTask(step, partition, saved, batch_size)
+            resources.push(closing(task.close))
+            tasks.append(task)
+            known.discard(f"source/{task.name}")
+    if known:
+        raise SourceError(
+            f"partitions that the checkpoint has positions of are gone: {sorted(known)}; put the files back, or "
+            "start over with fresh state"
+        )
+    return tasks
