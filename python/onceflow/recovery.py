@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from os import PathLike
 
 from onceflow._native import StateBackend, recovery_plan
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
-from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, StoreCorruptError
+from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, OnceflowError, StoreCorruptError
 from onceflow.graph import Graph
 from onceflow.job_record import JOB_BLOB, JobRecord
 from onceflow.planner import check_resume
@@ -24,7 +25,7 @@ from onceflow.sink_legs import SinkLeg, open_leg, sink_errors
 from onceflow.sinks import SinkContext
 from onceflow.types import Guarantee
 
-__all__ = ["Replay", "open_legs", "plan_recovery", "resumed_job", "warn_of_damage"]
+__all__ = ["Replay", "nothing_to_restore", "open_legs", "plan_recovery", "resumed_job", "warn_of_damage"]
 
 #: From where a warning is raised up to who called ``run``.
 _STACK_OF_RUN = 5
@@ -43,6 +44,26 @@ class Replay:
     until: int
     positions: dict[str, bytes]
     to_end: bool
+
+
+def nothing_to_restore(error: StoreCorruptError, state: str | PathLike[str], job: str) -> StoreCorruptError | None:
+    """If a directory does not open because all of its checkpoints are damaged: the error, with what a person can do.
+
+    To replay from the beginning what the sinks hold would need sources that still begin where they began. A position
+    shows whether they do; of the beginning there is none, so the replay could be wrong without anybody noticing.
+    """
+    try:
+        with StateBackend.open(state, job=job, read_only=True, create=False, checkpoint="none") as backend:
+            known = backend.checkpoints()
+    except OnceflowError:
+        return None
+    if not known:
+        return None
+    return StoreCorruptError(
+        f"{error}. To start over, move away what the sinks hold and run once with fresh=True (--fresh on the command "
+        "line): all input is read and all output is written again. The job does not do so by itself, because it cannot "
+        "know whether its sources still begin where they began"
+    )
 
 
 def resumed_job(

@@ -21,11 +21,17 @@ from onceflow.codec import codec_by_name
 from onceflow.crash import crash_point
 from onceflow.dataflow import Dataflow
 from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
-from onceflow.exceptions import CheckpointError, CheckpointNotFoundError, ConfigurationError, SourceError
+from onceflow.exceptions import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigurationError,
+    SourceError,
+    StoreCorruptError,
+)
 from onceflow.job_record import JOB_BLOB, JobRecord
 from onceflow.planner import fingerprint, plan
 from onceflow.process import quick_switches, stop_on_signals
-from onceflow.recovery import Replay, open_legs, plan_recovery, resumed_job, warn_of_damage
+from onceflow.recovery import Replay, nothing_to_restore, open_legs, plan_recovery, resumed_job, warn_of_damage
 from onceflow.rounds import Rounds
 from onceflow.types import Guarantee
 
@@ -100,13 +106,14 @@ def run(
         raise ConfigurationError("fresh=True starts from nothing; give it or from_checkpoint, not both")
     plan(flow.graph, Guarantee(guarantee))
     with ExitStack() as resources:
-        backend = StateBackend.open(
-            state,
-            job=flow.name,
-            retain=retain,
-            take_over=take_over,
-            checkpoint="none" if fresh else _numbered(state, flow.name, from_checkpoint),
-        )
+        checkpoint = "none" if fresh else _numbered(state, flow.name, from_checkpoint)
+        try:
+            backend = StateBackend.open(state, job=flow.name, retain=retain, take_over=take_over, checkpoint=checkpoint)
+        except StoreCorruptError as error:
+            told = nothing_to_restore(error, state, flow.name) if checkpoint is None else None
+            if told is None:
+                raise
+            raise told from error
         resources.callback(backend.close)
         clock = clock or SystemClock()
         job = _Job(flow, backend, settings, checkpoint_interval_s, savepoint, on_event, clock, resources)

@@ -91,9 +91,13 @@ class Job:
         return [sink.records for sink in self.sinks]
 
 
-def checkpoints(state):
+def known(state):
     with StateBackend.open(state, job="damage", read_only=True, checkpoint="none") as backend:
-        return [info.id for info in backend.checkpoints() if info.damage is None]
+        return backend.checkpoints()
+
+
+def checkpoints(state):
+    return [info.id for info in known(state) if info.damage is None]
 
 
 def undisturbed(tmp_path, **settings):
@@ -228,6 +232,41 @@ def test_all_checkpoints_damaged(state, tmp_path):
         sink.committed.clear()
     assert job.run(state, fresh=True).finished
     assert job.output == calm[0]
+
+
+@pytest.mark.parametrize("database", ["chunks", "records"])
+@pytest.mark.parametrize("end", [ABORT, EOF, PAUSE], ids=["crashed", "stopped", "finished"])
+def test_the_only_checkpoint_damaged_stops_the_job(state, tmp_path, database, end):
+    """It says how to start over, and does nothing by itself, until somebody does."""
+    calm = undisturbed(tmp_path)
+    job = Job(end)
+    if end is ABORT:
+        with pytest.raises(AbortedError):
+            job.run(state, retain=1)
+    else:
+        assert run(job.flow, state, checkpoint_interval_s=1e9, retain=1).finished == (end is PAUSE)
+    (only,) = checkpoints(state)
+    disk.damage(state, database, only)
+    output = [list(rows) for rows in job.output]
+    for _ in range(2):
+        with pytest.raises(
+            StoreCorruptError, match=r"none of its 1 checkpoints can.*move away what the sinks hold.*fresh=True"
+        ):
+            job.run(state)
+    assert job.output == output
+    assert [info.id for info in known(state)] == [only]
+    again = Job()
+    assert again.run(state, fresh=True).finished
+    assert again.output == calm[0]
+
+
+def test_a_directory_that_is_damaged_as_a_whole_is_told_as_it_is(state):
+    """No checkpoint would be known after starting over either."""
+    Job().run(state)
+    (state / "manifest.json").write_text("{")
+    with pytest.raises(StoreCorruptError) as caught:
+        Job().run(state)
+    assert "fresh=True" not in str(caught.value)
 
 
 def test_the_warning_is_seen_without_asking_for_it(tmp_path):
