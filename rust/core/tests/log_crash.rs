@@ -68,10 +68,25 @@ fn append(log: &Log, producer: (i64, i32), topic: &str, sequence: u64, value: &s
     log.append(Some(producer), &[write], 0).unwrap()[0].0.first_offset
 }
 
+/// Set in a child process: the append of a child before it that it shall repeat: producer id, number
+/// whose sequence is 0, number.
+const RETRY: &str = "ONCEFLOW_TEST_RETRY";
+
+fn retry() -> Option<(i64, u64, u64)> {
+    let text = std::env::var(RETRY).ok()?;
+    let words: Vec<&str> = text.split(' ').collect();
+    Some((words[0].parse().unwrap(), words[1].parse().unwrap(), words[2].parse().unwrap()))
+}
+
 /// The child: goes on where the log is, and says what it is about to do and what is done.
 fn run(directory: &Path) {
     let log = open(directory);
     create_topics(&log);
+    if let Some((id, first, last)) = retry() {
+        let offset = append(&log, (id, 0), "a", last - first, &last.to_string());
+        assert_eq!(offset, last, "the retry of what was not acknowledged");
+        say(&format!("ack a {last}"));
+    }
     let producer = log.init_producer(None, 0, None, 0).unwrap();
     let first = log.partition("a", 0).unwrap().end;
     say(&format!("producer {} {first}", producer.0));
@@ -141,6 +156,29 @@ struct Said {
     tried: [Option<u64>; 2],
     acknowledged: [Option<u64>; 2],
     ended: bool,
+}
+
+impl Said {
+    /// The append that may not have been applied, as a child shall repeat it.
+    fn unanswered(&self) -> Option<String> {
+        let ((id, first), last) = (self.producer?, self.tried[0]?);
+        Some(format!("{id} {first} {last}"))
+    }
+
+    /// What is known after another child has said something too.
+    fn then(self, later: Self) -> Self {
+        let [a, x] = self.tried;
+        let has_tried = later.tried[0].is_some();
+        Self {
+            producer: if has_tried { later.producer } else { self.producer },
+            tried: [later.tried[0].or(a), later.tried[1].or(x)],
+            acknowledged: [
+                later.acknowledged[0].or(self.acknowledged[0]),
+                later.acknowledged[1].or(self.acknowledged[1]),
+            ],
+            ended: later.ended,
+        }
+    }
 }
 
 fn listen(output: &[u8]) -> Said {
@@ -257,4 +295,59 @@ fn every_crash_point_is_survived() {
             std::fs::remove_dir_all(&directory).unwrap();
         }
     }
+}
+
+/// Where the process that comes after a killed one is killed too. The first commit of that one is the
+/// retry of what the first was not answered.
+const AGAIN: &[&str] = &[
+    "log.append.partial:1",
+    "log.append.pre_sync:1",
+    "log.append.pre_ack:1",
+    "log.append.post_ack:1",
+    "log.append.pre_sync:4",
+    "log.commit.pre_wake:2",
+    "producer.epoch.pre_persist:2",
+    "producer.epoch.pre_reply:2",
+    "txn.begin.post:2",
+    "txn.write.partial:3",
+    "txn.end.partial:1",
+    "txn.end.pre_reply:1",
+    "txn.timeout.mid_abort:1",
+];
+
+#[test]
+fn a_second_kill_during_the_recovery_is_survived() {
+    const NAME: &str = "a_second_kill_during_the_recovery_is_survived";
+    if let Some(directory) = role() {
+        return run(Path::new(&directory));
+    }
+    let root = scratch();
+    let mut retries = 0;
+    let cells = CELLS.iter().filter(|(point, _)| {
+        ["log.", "producer.", "txn."].iter().any(|family| point.starts_with(family))
+    });
+    for (point, nths) in cells {
+        for (nth, again) in nths.iter().flat_map(|nth| AGAIN.iter().map(move |again| (nth, *again)))
+        {
+            let directory = root.path().join("log");
+            let spawn = |at: &str, retry: Option<String>| {
+                let mut command = child(NAME, directory.to_str().unwrap());
+                command.env("CRASH_AT", at).env_remove(RETRY);
+                command.envs(retry.map(|retry| (RETRY, retry)));
+                let output = command.spawn().unwrap().wait_with_output().unwrap();
+                let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(output.status.signal(), Some(SIGKILL), "{at} was not reached: {errors}");
+                listen(&output.stdout)
+            };
+            let first = spawn(&format!("{point}:{nth}"), None);
+            let retry = first.unanswered();
+            retries += usize::from(retry.is_some());
+            let said = first.then(spawn(again, retry));
+            let log = open(&directory);
+            check(&format!("{point}:{nth}, then {again}"), &log, &said);
+            drop(log);
+            std::fs::remove_dir_all(&directory).unwrap();
+        }
+    }
+    assert!(retries > 100, "{retries} retries");
 }
