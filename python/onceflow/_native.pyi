@@ -1102,8 +1102,8 @@ class LogProducer:
             TypeMismatchError, InvalidTransactionStateError, ProducerFencedError,
             TransactionTimedOutError, LogTimeoutError.
         """
-    def flush(self, *, now_ms: int) -> None:
-        """Repeats what got no answer."""
+    def flush(self, *, now_ms: int) -> list[_Place]:
+        """Repeats what got no answer; outside of transactions it says where those records are."""
     def send_offsets(
         self,
         group: str,

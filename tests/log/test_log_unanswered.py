@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from reading_log import values
 
-from onceflow.exceptions import InvalidTransactionStateError, LogTimeoutError
+from onceflow.exceptions import BufferFullError, InvalidTransactionStateError, LogTimeoutError
 from onceflow.log import Consumer, Log, Producer, TopicPartition
 
 
@@ -104,6 +104,36 @@ def test_a_batch_after_one_without_an_answer_comes_after_it(log, producer, direc
         producer.produce_many("one", [b"a"])
     producer.produce_many("one", [b"b"])
     assert values(log, "one") == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("transactional_id", [None, "tx"])
+def test_a_batch_behind_one_without_an_answer_is_refused_and_can_be_produced_again(log, directory, transactional_id):
+    with Producer(log, transactional_id=transactional_id, delivery_timeout_s=0.2) as producer:
+        if transactional_id:
+            producer.init_transactions()
+            producer.begin_transaction()
+        # More than a transaction keeps in memory.
+        first, second = [b"a" * 1_000_000] * 20, [b"b"]
+        with held(directory):
+            with pytest.raises(LogTimeoutError):
+                producer.produce_many("one", first)
+            with pytest.raises(BufferFullError, match="not taken"):
+                producer.produce_many("one", second)
+        producer.flush()
+        producer.produce_many("one", second)
+        if transactional_id:
+            producer.commit_transaction()
+    assert values(log, "one") == [*first, *second]
+
+
+def test_a_report_says_where_a_record_is_also_after_a_repetition(log, producer, directory):
+    reports = []
+    with held(directory, for_s=0.5):
+        producer.produce("one", b"a", on_delivery=lambda error, message: reports.append((error, message.offset())))
+        assert producer.flush() == 0
+    producer.produce("one", b"b", on_delivery=lambda error, message: reports.append((error, message.offset())))
+    producer.flush()
+    assert reports == [(None, 0), (None, 1)]
 
 
 def test_records_wait_until_the_log_is_free(log, producer, directory):

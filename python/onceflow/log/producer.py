@@ -252,12 +252,14 @@ class Producer:
             UnknownTopicOrPartitionError, RecordTooLargeError, LengthMismatchError, TypeMismatchError: None was written.
             InvalidTransactionStateError, ProducerFencedError: None was written.
             LogTimeoutError, StoreIOError: Nobody knows yet; ``flush`` finds out. Do not produce them again.
+            BufferFullError: An earlier batch still has no answer; none of these was taken. ``flush``, then produce
+                them again.
         """
         one_for_all = isinstance(partition, int)
         with self._sending:
             self._check_usable()
             self._drain()
-            self._settle(self._delivery_timeout_s)
+            self._settle_before()
             try:
                 places = self._native.produce(
                     topic,
@@ -649,14 +651,18 @@ class Producer:
     def _send(self, pending: Pending) -> None:
         batch = self._batch(pending)
         try:
-            self._settle(self._delivery_timeout_s)
+            self._settle_before()
             places = self._append(batch)
         except OnceflowError as error:
             if self._transactional_id is not None:
                 # The commit will tell.
                 self._refused = self._refused or error
                 self._acknowledge(batch, None, error, tell=not self._native.in_transaction)
-            elif len(pending) > 1 and isinstance(error, LogError) and not isinstance(error, _UNANSWERED):
+            elif (
+                len(pending) > 1
+                and isinstance(error, LogError)
+                and not isinstance(error, (*_UNANSWERED, BufferFullError))
+            ):
                 # One record may have spoiled it for all, if the topic was changed in between.
                 for one in pending.one_by_one():
                     self._send(one)
@@ -669,7 +675,7 @@ class Producer:
             self._acknowledge(batch, places, None)
 
     def _append(self, batch: Batch) -> Places | None:
-        """Writes a batch; None: it is written, but an answer was lost on the way, and with it the places."""
+        """Writes a batch; None: it belongs to a transaction, which it is kept for."""
         try:
             places = self._native.produce(
                 batch.topic,
@@ -682,17 +688,29 @@ class Producer:
             )
         except _UNANSWERED:
             self._unanswered = True
-            if self._transactional_id is None:
-                self._settle(self._delivery_timeout_s)
-            # In a transaction it is kept, and repeated before the commit.
-            return None
+            if self._transactional_id is not None:
+                # It is repeated before the commit.
+                return None
+            places = self._settle(self._delivery_timeout_s)
         return Places(self._produced(places))
 
-    def _settle(self, timeout: float) -> None:
-        """Repeats a write that got no answer, until it has one or the time is over."""
-        if self._unanswered:
-            self._repeated(lambda: self._native.flush(now_ms=self._now_ms()), timeout)
-            self._unanswered = False
+    def _settle(self, timeout: float) -> list[tuple[int, int, int, int]]:
+        """Repeats a write that got no answer, until it has one or the time is over; says where its records are."""
+        if not self._unanswered:
+            return []
+        places = self._repeated(lambda: self._native.flush(now_ms=self._now_ms()), timeout)
+        self._unanswered = False
+        return places
+
+    def _settle_before(self) -> None:
+        """The same before other records are written; an error says that those were not taken."""
+        try:
+            self._settle(self._delivery_timeout_s)
+        except _UNANSWERED as error:
+            raise BufferFullError(
+                f"an earlier batch still has no answer, so these records were not taken: {error}; "
+                "call flush until it succeeds, then produce them again"
+            ) from error
 
     def _repeated(self, call: Callable[[], _T], timeout: float | None) -> _T:
         """Makes a call until it has an answer."""

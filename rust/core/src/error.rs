@@ -74,6 +74,8 @@ pub enum ErrorKind {
     IllegalGeneration,
     /// The log did not answer in time; whether the request was applied is not known.
     LogTimeout,
+    /// The producer takes no records before what got no answer has one; it has not taken these.
+    BufferFull,
 }
 
 impl ErrorKind {
@@ -114,6 +116,7 @@ impl ErrorKind {
             Self::UnknownMember => "unknown_member",
             Self::IllegalGeneration => "illegal_generation",
             Self::LogTimeout => "log_timeout",
+            Self::BufferFull => "buffer_full",
         }
     }
 }

@@ -152,8 +152,8 @@ impl PyLogProducer {
     }
 
     #[pyo3(signature = (*, now_ms))]
-    fn flush(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
-        py.detach(|| self.producer.flush(now_ms)).map_err(to_py)
+    fn flush(&self, py: Python<'_>, now_ms: i64) -> PyResult<Vec<Place>> {
+        py.detach(|| self.producer.flush(now_ms)).map(places).map_err(to_py)
     }
 
     #[pyo3(signature = (group, offsets, *, now_ms, member = None, generation = None))]

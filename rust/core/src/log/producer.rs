@@ -177,7 +177,8 @@ impl Producer {
     /// # Errors
     /// `UnknownTopicOrPartition`, `RecordTooLarge`, `LengthMismatch` and others that refuse all
     /// records of the call. `LogTimeout` and `Io`: the call is kept and repeated by the next one
-    /// (or by `flush`); do not produce its records again.
+    /// (or by `flush`); do not produce its records again. `BufferFull`: the call before it still has
+    /// no answer, and of this one nothing was taken; `flush`, then produce its records again.
     pub fn produce(
         &self,
         topic: &str,
@@ -212,7 +213,11 @@ impl Producer {
         records: &Records<'_>,
         now_ms: i64,
     ) -> Result<Vec<Placed>> {
-        let known: Topic = plain(self.log.read()?.topic(topic))?;
+        let known = self.log.read().and_then(|view| plain(view.topic(topic)));
+        let known: Topic = known.map_err(|error| match error.kind() {
+            ErrorKind::Io => self.untaken("the log cannot be read", error),
+            _ => error,
+        })?;
         let partitions = known.settings.partitions;
         state.unkeyed = (state.unkeyed + 1) % partitions;
         let (mut parts, mut bytes) = (Vec::new(), 0);
@@ -240,11 +245,12 @@ impl Producer {
         }
     }
 
-    /// Repeats what got no answer; returns when nothing is unanswered.
-    pub fn flush(&self, now_ms: i64) -> Result<()> {
+    /// Repeats what got no answer; returns when nothing is unanswered. Of records outside of
+    /// transactions it says where they are.
+    pub fn flush(&self, now_ms: i64) -> Result<Vec<Placed>> {
         let mut state = self.state.lock();
         let outcome = match &mut state.phase {
-            Phase::Open(transaction) => self.restage(transaction, now_ms),
+            Phase::Open(transaction) => self.restage(transaction, now_ms).map(|()| Vec::new()),
             Phase::Fenced(error) => Err(error.clone()),
             _ => self.reappend(&mut state),
         };
@@ -347,12 +353,16 @@ impl Producer {
 
     /// Appends parts outside of a transaction, after what got no answer before.
     fn append(&self, state: &mut State, mut parts: Vec<Part>, now_ms: i64) -> Result<Vec<Placed>> {
-        self.reappend(state)?;
+        self.reappend(state)
+            .map_err(|error| self.untaken("the call before this one has no answer", error))?;
         let expiry_ms = self.log.options().limits.producer_expiry_ms;
         let silent_ms = now_ms.saturating_sub(state.last_append_ms);
         if expiry_ms.is_some_and(|expiry| silent_ms > (expiry / 2) as i64) {
             // The log may have forgotten it; everything was answered, so a new id is as good.
-            state.identity = Some(self.log.init_producer(None, 0, None, now_ms)?);
+            let identity = self.log.init_producer(None, 0, None, now_ms);
+            let identity =
+                identity.map_err(|error| self.untaken("the producer needs a new id", error))?;
+            state.identity = Some(identity);
             state.sequences.clear();
         }
         for part in &mut parts {
@@ -366,10 +376,26 @@ impl Producer {
         self.answered(state, outcome)
     }
 
-    fn reappend(&self, state: &mut State) -> Result<()> {
-        let Some(request) = state.unanswered.clone() else { return Ok(()) };
+    fn reappend(&self, state: &mut State) -> Result<Vec<Placed>> {
+        let Some(request) = state.unanswered.clone() else { return Ok(Vec::new()) };
         let outcome = self.log.submit_append(request);
-        self.answered(state, outcome).map(|_| ())
+        self.answered(state, outcome)
+    }
+
+    /// The error of a call that failed before its records were taken: it must not look like one whose
+    /// records are kept and repeated.
+    fn untaken(&self, why: &str, error: Error) -> Error {
+        let kind = match error.kind() {
+            ErrorKind::StorePoisoned => return error,
+            _ if self.is_indefinite(&error) => ErrorKind::BufferFull,
+            kind => kind,
+        };
+        let advice = if kind == ErrorKind::BufferFull {
+            "flush until it succeeds, then produce them again"
+        } else {
+            "correct what it names, then produce them again"
+        };
+        Error::new(kind, format!("these records were not taken, for {why}: {error}; {advice}"))
     }
 
     fn answered(
