@@ -1,15 +1,16 @@
 //! The sequence rules S1 to S34 on the log, from the table that Python runs too.
 
 mod log_support;
+mod rules_support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use log_support::*;
+use onceflow_core::Result;
 use onceflow_core::log::{
     Budget, CommitOffsets, Limits, Log, LogOptions, OffsetCommit, Placed, TopicSettings,
     TransactionId, Write,
 };
-use onceflow_core::{Error, Result};
 use serde_json::{Value, json};
 
 const TABLE: &str = include_str!("../../../tests/native/log_rules.json");
@@ -200,37 +201,8 @@ fn run_case(case: &Value) {
     let mut state = Case::new(case);
     for (number, step) in case["steps"].as_array().unwrap().iter().enumerate() {
         let place = format!("{} {} step {number}: {step}", case["rule"], case["name"]);
-        let outcome = state.run(step);
-        match (outcome, step.get("error")) {
-            (Ok(got), None) => {
-                assert_eq!(&got, step.get("out").unwrap_or(&Value::Null), "{place}");
-            }
-            (Err(error), Some(kind)) => assert_eq!(kind, error.kind().as_str(), "{place}: {error}"),
-            (got, error) => {
-                let got: std::result::Result<Value, Error> = got;
-                panic!("{place}: {got:?}, expected error {error:?}");
-            }
-        }
+        rules_support::expect(&state.run(step), step, &place);
     }
-}
-
-/// Runs the cases of one rule; there must be some.
-fn run_rule(rule: &str) {
-    let table = table();
-    let cases = table["cases"].as_array().unwrap();
-    let cases: Vec<&Value> = cases.iter().filter(|case| case["rule"] == rule).collect();
-    assert!(!cases.is_empty(), "no case of rule {rule}");
-    cases.into_iter().for_each(run_case);
-}
-
-macro_rules! rules {
-    ($($test:ident: $rule:literal,)*) => {
-        $(#[test]
-        fn $test() {
-            run_rule($rule);
-        })*
-        const TESTED: &[&str] = &[$($rule),*];
-    };
 }
 
 rules! {
@@ -263,16 +235,5 @@ rules! {
 
 #[test]
 fn every_rule_is_tested_or_has_a_reason_not_to_be() {
-    let table = table();
-    let tested: BTreeSet<&str> = TESTED.iter().copied().collect();
-    let cases = table["cases"].as_array().unwrap();
-    let in_cases: BTreeSet<&str> =
-        cases.iter().map(|case| case["rule"].as_str().unwrap()).collect();
-    assert_eq!(tested, in_cases);
-    let mut all = tested;
-    for entry in table["not_applicable"].as_array().unwrap() {
-        assert!(all.insert(entry["rule"].as_str().unwrap()), "{entry} is listed twice");
-    }
-    let expected: Vec<String> = (1..=34).map(|number| format!("S{number}")).collect();
-    assert_eq!(all, expected.iter().map(String::as_str).collect());
+    rules_support::check_all_listed(&table(), TESTED);
 }

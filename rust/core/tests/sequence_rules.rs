@@ -3,7 +3,7 @@
 //! Each call is made three ways: `check_many`; `prepare` (which must change nothing, rule S19)
 //! and `apply`; and one batch at a time. All must agree.
 
-use std::collections::BTreeSet;
+mod rules_support;
 
 use onceflow_core::sequence::{
     Batches, DedupeMode, Deduplicator, DeduplicatorOptions, Order, VerdictCode, Verdicts,
@@ -149,37 +149,12 @@ fn run_case(case: &Value) {
             panic!("{place}: unknown step {step}")
         };
         for result in results {
-            match (result, step.get("error")) {
-                (Ok(got), None) => {
-                    assert_eq!(&got, step.get("out").unwrap_or(&Value::Null), "{place}");
-                }
-                (Err(error), Some(kind)) => {
-                    assert_eq!(kind, error.kind().as_str(), "{place}: {error}");
-                    assert_eq!(dedupe.snapshot(), before, "{place}: an error changed the state");
-                }
-                (got, error) => panic!("{place}: {got:?}, expected error {error:?}"),
+            rules_support::expect(&result, step, &place);
+            if result.is_err() {
+                assert_eq!(dedupe.snapshot(), before, "{place}: an error changed the state");
             }
         }
     }
-}
-
-/// Runs the cases of one rule; there must be some.
-fn run_rule(rule: &str) {
-    let table = table();
-    let cases = table["cases"].as_array().unwrap();
-    let cases: Vec<&Value> = cases.iter().filter(|case| case["rule"] == rule).collect();
-    assert!(!cases.is_empty(), "no case of rule {rule}");
-    cases.into_iter().for_each(run_case);
-}
-
-macro_rules! rules {
-    ($($test:ident: $rule:literal,)*) => {
-        $(#[test]
-        fn $test() {
-            run_rule($rule);
-        })*
-        const TESTED: &[&str] = &[$($rule),*];
-    };
 }
 
 rules! {
@@ -201,22 +176,7 @@ rules! {
 
 #[test]
 fn every_rule_is_tested_or_has_a_reason_not_to_be() {
-    let table = table();
-    let tested: BTreeSet<&str> = TESTED.iter().copied().collect();
-    let in_cases: BTreeSet<&str> = table["cases"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|case| case["rule"].as_str().unwrap())
-        .collect();
-    assert_eq!(tested, in_cases);
-    let mut all = tested;
-    for entry in table["not_applicable"].as_array().unwrap() {
-        assert!(entry["reason"].as_str().unwrap().len() > 20);
-        assert!(all.insert(entry["rule"].as_str().unwrap()), "{entry} is listed twice");
-    }
-    let expected: Vec<String> = (1..=34).map(|number| format!("S{number}")).collect();
-    assert_eq!(all, expected.iter().map(String::as_str).collect());
+    rules_support::check_all_listed(&table(), TESTED);
 }
 
 #[test]
