@@ -90,38 +90,6 @@ pub(super) fn fetch(
     Ok(out)
 }
 
-/// The first offset whose timestamp is at least this.
-pub(super) fn offset_for_timestamp(
-    view: &impl View,
-    (topic, partition): (u32, u32),
-    timestamp_ms: i64,
-) -> Step<Option<u64>> {
-    let head = view.partition(topic, partition)?;
-    if head.max_timestamp_ms.is_none_or(|newest| newest < timestamp_ms) {
-        return Ok(None);
-    }
-    let first = view.batch_before(topic, partition, head.start)?.unwrap_or(head.start);
-    for entry in view.batches(topic, partition, first)? {
-        let (base, entry) = entry?;
-        if entry.summary().max_timestamp_ms < timestamp_ms {
-            continue;
-        }
-        let batch = view.resolve(&entry)?;
-        let columns = batch.columns().map_err(|reason| {
-            let key = super::layout::in_partition_key(topic, partition, base);
-            damaged(super::layout::Table::Batches, &key, &reason)
-        })?;
-        let rows = 0..columns.len();
-        let mut offsets = rows
-            .filter(|row| columns.timestamp(*row) >= timestamp_ms)
-            .map(|row| base + columns.delta(row));
-        if let Some(offset) = offsets.find(|offset| *offset >= head.start) {
-            return Ok(Some(offset));
-        }
-    }
-    Ok(None)
-}
-
 fn out_of_range(name: &str, partition: u32, offset: u64, head: &Partition) -> Error {
     let why = if offset < head.start { "retention has removed it" } else { "it was never written" };
     Error::new(

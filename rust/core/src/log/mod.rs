@@ -34,6 +34,7 @@ mod partition;
 mod producer;
 mod records;
 mod request;
+mod times;
 mod topics;
 mod transactions;
 mod view;
@@ -160,6 +161,7 @@ struct Shared {
     wake: Wake,
     heartbeats: Heartbeats,
     inboxes: Inboxes,
+    times: times::TimeIndex,
     /// Where the walk of `maintain` goes on.
     cursor: Mutex<maintain::Cursor>,
     compaction: Mutex<Option<compact::Compaction>>,
@@ -360,7 +362,7 @@ impl Log {
     ) -> Result<Option<u64>> {
         let view = self.read()?;
         let number = place(&view, name, partition)?;
-        plain(fetch::offset_for_timestamp(&view, (number, partition), timestamp_ms))
+        plain(self.shared.times.search(&view, (number, partition), timestamp_ms))
     }
 
     /// Waits until one of these partitions (topic, partition, offset) has a record at or behind its

@@ -12,6 +12,7 @@ use super::gate::Gate;
 use super::heartbeat::Heartbeats;
 use super::inbox::Inboxes;
 use super::layout::{FORMAT_VERSION, HEAD_KEY, Head, Table};
+use super::times::TimeIndex;
 use super::view::{head, put_head};
 use super::wake::Wake;
 use super::{LogOptions, Shared};
@@ -70,6 +71,7 @@ pub(super) fn open(directory: &Path, options: &LogOptions) -> Result<Arc<Shared>
         gate,
         heartbeats: Heartbeats::open(&directory, options.read_only)?,
         inboxes: Inboxes::open(&directory, options.read_only)?,
+        times: TimeIndex::default(),
         committer: Committer::default(),
         environment: Some(environment),
         manifest,
