@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, TypedDict, Unpack, final
 
 import numpy as np
 import numpy.typing as npt
@@ -728,6 +728,15 @@ class RecoveryPlan:
 _Offset: TypeAlias = tuple[str, int, int, str]
 # Where records went: (topic number, partition, offset of the first, records).
 _Place: TypeAlias = tuple[int, int, int, int]
+
+class _TopicSettings(TypedDict, total=False):
+    partitions: int
+    retention_ms: int | None
+    retention_bytes: int | None
+    cleanup_policy: str
+    delete_retention_ms: int
+    max_record_bytes: int
+
 # Keys or values: an Arrow array of binary or strings, a numpy array of uint8 with one row a record,
 # or a sequence of bytes, str and None.
 _Strings: TypeAlias = Any
@@ -787,24 +796,19 @@ class Log:
     def create_topic(
         self,
         name: str,
-        *,
-        partitions: int = 1,
-        retention_ms: int | None = None,
-        retention_bytes: int | None = None,
-        cleanup_policy: str = "delete",
-        delete_retention_ms: int = ...,
-        max_record_bytes: int = ...,
+        **settings: Unpack[_TopicSettings],
     ) -> None:
         """A new topic.
 
         Args:
             name: ASCII letters, digits, ``.``, ``_``, ``-``; at most 249.
-            partitions: 1 to 10,000; more can be added later.
-            retention_ms: Batches whose newest record is older go; None: never by age.
-            retention_bytes: The oldest batches of a partition go while it holds more.
-            cleanup_policy: ``"delete"``, or ``"compact"``: the newest record of each key stays.
-            delete_retention_ms: How long ``"compact"`` keeps a null value; default one day.
-            max_record_bytes: Key, value and headers together; default and at most about 1 MiB.
+            settings: ``partitions``: 1 (default) to 10,000; more can be added later.
+                ``retention_ms``: batches whose newest record is older go; None: never by age.
+                ``retention_bytes``: the oldest batches of a partition go while it holds more.
+                ``cleanup_policy``: ``"delete"``, or ``"compact"``: the newest record of each key
+                stays. ``delete_retention_ms``: how long ``"compact"`` keeps a null value; default
+                one day. ``max_record_bytes``: key, value and headers together; default and at most
+                about 1 MiB.
 
         Raises:
             TopicExistsError, ConfigurationError.
@@ -812,15 +816,9 @@ class Log:
     def alter_topic(
         self,
         name: str,
-        *,
-        partitions: int,
-        retention_ms: int | None,
-        retention_bytes: int | None,
-        cleanup_policy: str,
-        delete_retention_ms: int,
-        max_record_bytes: int,
+        **changes: Unpack[_TopicSettings],
     ) -> None:
-        """Other settings, all of them; there can be more partitions, not fewer."""
+        """Changes the settings that are given; there can be more partitions, not fewer."""
     def delete_topic(self, name: str) -> None:
         """Removes a topic; ``maintain`` frees its space."""
     def topics(self) -> list[LogTopic]:

@@ -125,16 +125,7 @@ class Log:
             UnknownTopicOrPartitionError: No such topic.
             ConfigurationError: A setting that cannot be.
         """
-        topic = self.native.topic(name)
-        self.native.alter_topic(
-            name,
-            partitions=changes.get("partitions", topic.partitions),
-            retention_ms=changes.get("retention_ms", topic.retention_ms),
-            retention_bytes=changes.get("retention_bytes", topic.retention_bytes),
-            cleanup_policy=changes.get("cleanup_policy", topic.cleanup_policy),
-            delete_retention_ms=changes.get("delete_retention_ms", topic.delete_retention_ms),
-            max_record_bytes=changes.get("max_record_bytes", topic.max_record_bytes),
-        )
+        self.native.alter_topic(name, **changes)
 
     def delete_topic(self, name: str) -> None:
         """Removes a topic and its records at once; the upkeep frees their space.

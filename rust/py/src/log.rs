@@ -11,7 +11,9 @@ use onceflow_core::log::{
 use onceflow_core::random::random_id;
 use onceflow_core::{Error, ErrorKind};
 use parking_lot::Mutex;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::error::{invalid_argument, to_py};
 use crate::log_producer::{Offset, Place, commit_offsets, places};
@@ -71,6 +73,41 @@ fn cleanup_policy(name: &str) -> PyResult<CleanupPolicy> {
             Err(invalid_argument(format!("cleanup_policy is {other:?}: \"delete\" or \"compact\"")))
         }
     }
+}
+
+/// Settings of a topic, with those that are given in their place.
+fn changed(
+    call: &str,
+    mut settings: TopicSettings,
+    changes: Option<&Bound<'_, PyDict>>,
+) -> PyResult<TopicSettings> {
+    for (name, value) in changes.into_iter().flatten() {
+        let name: String = name.extract()?;
+        set(&mut settings, &name, &value)
+            .map_err(|error| argument(call, &name, error, value.py()))?;
+    }
+    Ok(settings)
+}
+
+fn set(settings: &mut TopicSettings, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    match name {
+        "partitions" => settings.partitions = value.extract()?,
+        "retention_ms" => settings.retention_ms = value.extract()?,
+        "retention_bytes" => settings.retention_bytes = value.extract()?,
+        "cleanup_policy" => settings.cleanup_policy = cleanup_policy(value.extract()?)?,
+        "delete_retention_ms" => settings.delete_retention_ms = value.extract()?,
+        "max_record_bytes" => settings.max_record_bytes = value.extract()?,
+        _ => return Err(PyTypeError::new_err("there is no such setting")),
+    }
+    Ok(())
+}
+
+/// A TypeError names its argument, as Python's own do.
+fn argument(call: &str, name: &str, error: PyErr, py: Python<'_>) -> PyErr {
+    if !error.get_type(py).is(py.get_type::<PyTypeError>()) {
+        return error;
+    }
+    PyTypeError::new_err(format!("{call}() argument {name:?}: {}", error.value(py)))
 }
 
 fn strategy(name: &str) -> PyResult<Strategy> {
@@ -203,69 +240,26 @@ impl PyLog {
 
     // ---- topics --------------------------------------------------------------------------
 
-    #[pyo3(signature = (
-        name,
-        *,
-        partitions = 1,
-        retention_ms = None,
-        retention_bytes = None,
-        cleanup_policy = "delete",
-        delete_retention_ms = 24 * 3600 * 1000,
-        max_record_bytes = log::MAX_RECORD_BYTES as u64,
-    ))]
-    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (name, **settings))]
     fn create_topic(
         &self,
         py: Python<'_>,
         name: &str,
-        partitions: u32,
-        retention_ms: Option<u64>,
-        retention_bytes: Option<u64>,
-        cleanup_policy: &str,
-        delete_retention_ms: u64,
-        max_record_bytes: u64,
+        settings: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
-        let settings = TopicSettings {
-            partitions,
-            retention_ms,
-            retention_bytes,
-            cleanup_policy: self::cleanup_policy(cleanup_policy)?,
-            delete_retention_ms,
-            max_record_bytes,
-        };
+        let settings = changed("create_topic", TopicSettings::default(), settings)?;
         self.with(py, |log| log.create_topic(name, &settings))
     }
 
-    #[pyo3(signature = (
-        name,
-        *,
-        partitions,
-        retention_ms,
-        retention_bytes,
-        cleanup_policy,
-        delete_retention_ms,
-        max_record_bytes,
-    ))]
-    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (name, **changes))]
     fn alter_topic(
         &self,
         py: Python<'_>,
         name: &str,
-        partitions: u32,
-        retention_ms: Option<u64>,
-        retention_bytes: Option<u64>,
-        cleanup_policy: &str,
-        delete_retention_ms: u64,
-        max_record_bytes: u64,
+        changes: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
-        let settings = TopicSettings {
-            partitions,
-            retention_ms,
-            retention_bytes,
-            cleanup_policy: self::cleanup_policy(cleanup_policy)?,
-            delete_retention_ms,
-            max_record_bytes,
-        };
+        let present = self.with(py, |log| log.topic(name))?.settings;
+        let settings = changed("alter_topic", present, changes)?;
         self.with(py, |log| log.alter_topic(name, &settings))
     }
 
