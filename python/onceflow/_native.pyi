@@ -762,6 +762,7 @@ class Log:
         commit_timeout_s: float = 10.0,
         producer_expiry_ms: int | None = ...,
         transactional_id_expiry_ms: int | None = ...,
+        group_expiry_ms: int | None = ...,
         max_producers: int = 100_000,
         max_transaction_bytes: int = ...,
         max_transaction_timeout_ms: int = ...,
@@ -779,6 +780,8 @@ class Log:
                 unknown there; default one day, None: never.
             transactional_id_expiry_ms: A transactional id that nobody has used for so long is
                 forgotten; default seven days, None: never.
+            group_expiry_ms: A group that has no members and commits nothing for so long is
+                forgotten with its offsets; default seven days, None: never.
             max_producers: Transactional ids, and producers of each partition, at most.
             max_transaction_bytes: Size of one transaction, default 64 GiB.
             max_transaction_timeout_ms: Longest timeout a producer may ask for, default one hour.
@@ -1186,7 +1189,7 @@ class LogMaintained:
         """Batches that were deleted because of retention, or with their topic."""
     @property
     def forgotten(self) -> int:
-        """Producers that were forgotten."""
+        """Producers and groups that were forgotten."""
     @property
     def compacted(self) -> int:
         """Records that compaction removed."""

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from onceflow.clock import ManualClock
 from onceflow.exceptions import IllegalGenerationError, UnknownMemberError
-from onceflow.log import Consumer, TopicPartition
+from onceflow.log import Consumer, Log, TopicPartition
 
 SESSION_MS = 1_500
 
@@ -245,3 +246,21 @@ def test_a_stopped_member_is_fenced(log, directory, producer, start):
     assert zombie.event("assigned")
     zombie.end()
     assert not [event for event in zombie.events() if event[0] == "read"]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "days"), [({}, 7), ({"group_expiry_ms": 86_400_000}, 1), ({"group_expiry_ms": None}, None)]
+)
+def test_an_idle_group_is_forgotten_by_the_upkeep(directory, bounds, days):
+    clock = ManualClock(1_000_000)
+    with Log.open(directory, clock=clock, upkeep_interval_s=None, **bounds) as log:
+        log.create_topic("one")
+        partition = TopicPartition("one", 0, 0)
+        with Consumer(log, "idle") as consumer:
+            consumer.commit(offsets=[partition])
+            clock.advance((days or 1000) * 86_400)
+            log.maintain()
+            assert consumer.committed([partition])[0].offset == 0
+            clock.advance(1)
+            assert log.maintain().forgotten == (days is not None)
+            assert [group.group for group in log.groups()] == ([] if days else ["idle"])

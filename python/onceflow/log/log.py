@@ -37,6 +37,7 @@ class Bounds(TypedDict, total=False):
     commit_timeout_s: float
     producer_expiry_ms: int | None
     transactional_id_expiry_ms: int | None
+    group_expiry_ms: int | None
     max_producers: int
     max_transaction_bytes: int
     max_transaction_timeout_ms: int
@@ -80,7 +81,8 @@ class Log:
             clock: The system's by default.
             bounds: ``map_size_bytes`` (address space, default 256 GiB), ``commit_timeout_s`` (how long to wait for
                 another process that commits, 10 s), ``producer_expiry_ms`` (1 day), ``transactional_id_expiry_ms``
-                (7 days), ``max_producers`` (100,000), ``max_transaction_bytes`` (64 GiB),
+                (7 days), ``group_expiry_ms`` (a group that has no members and commits nothing for so long is forgotten
+                with its offsets; 7 days, None: never), ``max_producers`` (100,000), ``max_transaction_bytes`` (64 GiB),
                 ``max_transaction_timeout_ms`` (1 hour).
 
         Raises:
@@ -178,7 +180,8 @@ class Log:
         """One bounded slice of upkeep, as the background thread of ``open`` does it; call it again while ``more``.
 
         Aborts transactions that are open for too long, removes what retention, compaction and deleted topics leave,
-        forgets silent producers.
+        declares members of groups dead whose heartbeats have stopped, forgets silent producers, and groups that have
+        had no members and committed nothing for long.
         """
         return self.native.maintain(now_ms=now_ms(self.clock))
 

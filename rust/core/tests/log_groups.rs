@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use log_support::*;
 use onceflow_core::ErrorKind;
-use onceflow_core::log::{CommitOffsets, Join, Log, Membership, OffsetCommit, Strategy};
+use onceflow_core::log::{
+    Budget, CommitOffsets, Join, Limits, Log, LogOptions, Membership, OffsetCommit, Strategy,
+};
 
 fn join(member: &str, topics: &[&str], strategy: Strategy, now_ms: i64) -> Join {
     Join {
@@ -200,4 +202,85 @@ fn offsets_are_committed_by_their_owners_only() {
     log.delete_group("g").unwrap();
     assert_eq!(log.committed("g", "t", 0).unwrap(), None);
     assert!(log.groups().unwrap().is_empty());
+}
+
+fn groups(log: &Log) -> Vec<String> {
+    log.groups().unwrap().into_iter().map(|group| group.group).collect()
+}
+
+/// Upkeep in the smallest slices, until it has been everywhere.
+fn maintain(log: &Log, now_ms: i64) -> u64 {
+    let slice = || log.maintain(now_ms, Budget { batches: 10, entries: 1 }).unwrap().forgotten;
+    (0..10).map(|_| slice()).sum()
+}
+
+#[test]
+fn groups_that_were_idle_for_long_are_forgotten_as_a_whole() {
+    let root = scratch();
+    let limits = Limits {
+        group_expiry_ms: Some(10_000),
+        producer_expiry_ms: None,
+        transactional_id_expiry_ms: None,
+        ..Limits::default()
+    };
+    let log = Log::open(root.path(), &LogOptions { limits, ..options() }).unwrap();
+    topic(&log, "t", 2);
+    let at = |group: &str, offsets: Vec<OffsetCommit>, now_ms: i64| {
+        let membership = None;
+        let commit = CommitOffsets { group: group.to_owned(), membership, offsets, now_ms };
+        log.commit_offsets(&commit).unwrap();
+    };
+    // A prefix of another one's name.
+    at("idle", vec![offset("t", 0, 1), offset("t", 1, 1)], 0);
+    at("idle-not", vec![offset("t", 0, 2), offset("t", 1, 2)], 0);
+    at("idle-not", vec![offset("t", 0, 3)], 5000);
+    let assigned = log.join_group(&join("m", &["t"], Strategy::Sticky, 0)).unwrap();
+    log.commit_offsets(&commit(Some(("m", assigned.generation)), vec![offset("t", 0, 4)])).unwrap();
+
+    assert_eq!(maintain(&log, 10_000), 0, "exactly so long is not longer");
+    // Its member was declared dead then: heartbeats had stopped.
+    assert_eq!(log.groups().unwrap()[0].members, []);
+    assert_eq!(maintain(&log, 10_001), 1);
+    assert_eq!(groups(&log), ["g", "idle-not"]);
+    assert_eq!(log.committed("idle", "t", 0).unwrap(), None);
+    // All of it stays as long as some of it moves.
+    assert_eq!(log.committed("idle-not", "t", 1).unwrap().unwrap().offset, 2);
+    assert_eq!(maintain(&log, 15_000), 0);
+    assert_eq!(maintain(&log, 15_001), 1);
+    // Counted from when it was empty, not from the last commit.
+    assert_eq!(maintain(&log, 20_000), 0);
+    assert_eq!(log.committed("g", "t", 0).unwrap().unwrap().offset, 4);
+    assert_eq!(maintain(&log, 20_001), 1);
+    assert_eq!(log.committed("g", "t", 0).unwrap(), None);
+    assert!(groups(&log).is_empty());
+}
+
+#[test]
+fn a_group_with_a_live_member_is_never_forgotten() {
+    let root = scratch();
+    let limits = Limits { group_expiry_ms: Some(100), ..Limits::default() };
+    let log = Log::open(root.path(), &LogOptions { limits, ..options() }).unwrap();
+    topic(&log, "t", 1);
+    let member = Member::join(&log, "m", &["t"], Strategy::Sticky, 0);
+    let mine = commit(Some(("m", member.generation)), vec![offset("t", 0, 4)]);
+    log.commit_offsets(&mine).unwrap();
+    for now_ms in (0..10_000).step_by(500) {
+        log.heartbeat("g", "m", now_ms).unwrap();
+        assert_eq!(maintain(&log, now_ms + 400), 0);
+    }
+    assert_eq!(log.committed("g", "t", 0).unwrap().unwrap().offset, 4);
+    log.leave_group("g", "m", 10_000).unwrap();
+    assert_eq!(maintain(&log, 10_100), 0);
+    assert_eq!(maintain(&log, 10_101), 1);
+}
+
+#[test]
+fn a_group_is_kept_for_ever_if_asked() {
+    let root = scratch();
+    let limits = Limits { group_expiry_ms: None, ..Limits::default() };
+    let log = Log::open(root.path(), &LogOptions { limits, ..options() }).unwrap();
+    topic(&log, "t", 1);
+    log.commit_offsets(&commit(None, vec![offset("t", 0, 5)])).unwrap();
+    assert_eq!(maintain(&log, i64::MAX), 0);
+    assert_eq!(groups(&log), ["g"]);
 }

@@ -189,6 +189,7 @@ impl PyLog {
         commit_timeout_s = 10.0,
         producer_expiry_ms = 24 * 3600 * 1000,
         transactional_id_expiry_ms = 7 * 24 * 3600 * 1000,
+        group_expiry_ms = 7 * 24 * 3600 * 1000,
         max_producers = 100_000,
         max_transaction_bytes = 64 << 30,
         max_transaction_timeout_ms = 3600 * 1000,
@@ -204,6 +205,7 @@ impl PyLog {
         commit_timeout_s: f64,
         producer_expiry_ms: Option<u64>,
         transactional_id_expiry_ms: Option<u64>,
+        group_expiry_ms: Option<u64>,
         max_producers: u64,
         max_transaction_bytes: u64,
         max_transaction_timeout_ms: u64,
@@ -218,6 +220,7 @@ impl PyLog {
             limits: Limits {
                 producer_expiry_ms,
                 transactional_id_expiry_ms,
+                group_expiry_ms,
                 max_producers,
                 max_transaction_bytes,
                 max_transaction_timeout_ms,

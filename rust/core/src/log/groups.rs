@@ -13,10 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::Limits;
 use super::layout::{Committed, Group, Member, Table, offset_key, offsets_prefix};
 use super::request::{Answer, CommitOffsets, Join, Sync};
 use super::transactions::check_id;
-use super::view::{Step, View, Work};
+use super::view::{Step, View, Work, decode};
 use crate::{Error, ErrorKind, Result};
 
 /// Members of one group.
@@ -136,6 +137,12 @@ pub(super) fn delete(work: &mut Work<'_, '_>, name: &str) -> Step<Answer> {
         let text = format!("group {name:?} has members; let them leave first");
         return Err(Error::new(ErrorKind::InvalidArgument, text).into());
     }
+    remove(work, name)?;
+    Ok(Answer::Done)
+}
+
+/// Deletes a group and its offsets.
+fn remove(work: &mut Work<'_, '_>, name: &str) -> Step<()> {
     let prefix = offsets_prefix(name);
     let mut keys = Vec::new();
     for entry in work.scan(Table::Offsets, &prefix, &prefix)? {
@@ -145,7 +152,50 @@ pub(super) fn delete(work: &mut Work<'_, '_>, name: &str) -> Step<Answer> {
         work.delete(Table::Offsets, &key)?;
     }
     work.delete(Table::Groups, name.as_bytes())?;
-    Ok(Answer::Done)
+    Ok(())
+}
+
+/// Forgets groups that have had no members, and have committed nothing, for long; looks at `limit` of
+/// them from `cursor` on, and says how many went. A group goes as a whole: of a partition in which
+/// nothing happens the position stays as long as any other of the group moves.
+pub(super) fn forget(
+    work: &mut Work<'_, '_>,
+    now_ms: i64,
+    limits: &Limits,
+    limit: usize,
+    cursor: &mut Vec<u8>,
+) -> Step<u64> {
+    let Some(expiry_ms) = limits.group_expiry_ms else { return Ok(0) };
+    let is_late = |since_ms: i64| {
+        now_ms.saturating_sub(since_ms) > i64::try_from(expiry_ms).unwrap_or(i64::MAX)
+    };
+    let (mut silent, mut last, mut seen) = (Vec::new(), Vec::new(), 0);
+    for entry in work.scan(Table::Groups, cursor, &[])?.take(limit) {
+        let (key, payload) = entry?;
+        seen += 1;
+        last = key.to_vec();
+        let group: Group = decode(Table::Groups, key, payload)?;
+        if group.members.is_empty() && is_late(group.updated_ms) {
+            silent.push(String::from_utf8_lossy(key).into_owned());
+        }
+    }
+    last.push(0);
+    *cursor = if seen == limit { last } else { Vec::new() };
+    let mut count = 0;
+    for name in silent {
+        let prefix = offsets_prefix(&name);
+        let mut moved = false;
+        for entry in work.scan(Table::Offsets, &prefix, &prefix)? {
+            let (key, payload) = entry?;
+            let committed: Committed = decode(Table::Offsets, key, payload)?;
+            moved |= !is_late(committed.committed_ms);
+        }
+        if !moved {
+            remove(work, &name)?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 pub(super) fn commit_offsets(work: &mut Work<'_, '_>, request: &CommitOffsets) -> Step<Answer> {

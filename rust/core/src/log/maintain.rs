@@ -14,14 +14,14 @@ use super::layout::{
 };
 use super::request::Answer;
 use super::view::{Step, View, Work, damaged, decode};
-use super::{topics, transactions, window};
+use super::{groups, topics, transactions, window};
 
 /// How much one slice may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     /// Batches deleted at most.
     pub batches: usize,
-    /// Producers and transactions looked at, at most.
+    /// Producers, transactions and groups looked at, at most.
     pub entries: usize,
 }
 
@@ -32,13 +32,15 @@ impl Default for Budget {
     }
 }
 
-/// Where the walk over all producers and windows goes on.
+/// Where the walk over all producers, windows and groups goes on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Cursor {
     #[serde(with = "super::blob")]
     pub(super) producers: Vec<u8>,
     #[serde(with = "super::blob")]
     pub(super) windows: Vec<u8>,
+    #[serde(with = "super::blob")]
+    pub(super) groups: Vec<u8>,
 }
 
 /// What a slice did.
@@ -50,7 +52,7 @@ pub struct Maintained {
     pub discarded: u64,
     /// Batches deleted because of retention, or of deleted topics.
     pub removed: u64,
-    /// Producers forgotten.
+    /// Producers and groups forgotten.
     pub forgotten: u64,
     /// Records removed by compaction.
     pub compacted: u64,
@@ -76,6 +78,8 @@ pub(super) fn maintain(
     done.forgotten = forget_windows(work, now_ms, limits, budget.entries, &mut done.cursor)?;
     let producers = &mut done.cursor.producers;
     done.forgotten += transactions::forget(work, now_ms, limits, budget.entries, producers)?;
+    let groups = &mut done.cursor.groups;
+    done.forgotten += groups::forget(work, now_ms, limits, budget.entries, groups)?;
     done.more = left == 0 || done.timed_out == budget.entries as u64;
     Ok(Answer::Maintained(done))
 }

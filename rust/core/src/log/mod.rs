@@ -83,6 +83,9 @@ pub struct Limits {
     pub producer_expiry_ms: Option<u64>,
     /// A transactional id that nobody has used for so long is forgotten.
     pub transactional_id_expiry_ms: Option<u64>,
+    /// A group without members that has committed nothing for so long is forgotten, and with it its
+    /// offsets.
+    pub group_expiry_ms: Option<u64>,
     /// Transactional ids, and producers of each partition, remembered at most.
     pub max_producers: u64,
     /// Bytes of one transaction.
@@ -94,11 +97,12 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// One day, seven days, 100,000 producers, 64 GiB, one hour, all epochs.
+    /// One day, seven days, seven days, 100,000 producers, 64 GiB, one hour, all epochs.
     fn default() -> Self {
         Self {
             producer_expiry_ms: Some(24 * 3600 * 1000),
             transactional_id_expiry_ms: Some(7 * 24 * 3600 * 1000),
+            group_expiry_ms: Some(7 * 24 * 3600 * 1000),
             max_producers: 100_000,
             max_transaction_bytes: 64 << 30,
             max_transaction_timeout_ms: 3600 * 1000,
@@ -692,6 +696,21 @@ impl Log {
         said.unwrap_or(member.joined_ms).max(member.joined_ms)
     }
 
+    /// The same in all groups: of one whose members have all died nobody else would notice it.
+    fn expire_all_members(&self, now_ms: i64) -> Result<()> {
+        let view = self.read()?;
+        let mut peopled = Vec::new();
+        for entry in plain(view.scan(Table::Groups, &[], &[]))? {
+            let (key, payload) = plain(entry)?;
+            let group: Group = plain(view::decode(Table::Groups, key, payload))?;
+            if !group.members.is_empty() {
+                peopled.push(String::from_utf8_lossy(key).into_owned());
+            }
+        }
+        drop(view);
+        peopled.iter().try_for_each(|name| self.expire_members(name, now_ms))
+    }
+
     /// Declares members dead whose heartbeats have stopped, or who hold up a rebalance.
     fn expire_members(&self, name: &str, now_ms: i64) -> Result<()> {
         let view = self.read()?;
@@ -720,9 +739,12 @@ impl Log {
     // ---- upkeep ------------------------------------------------------------------------------
 
     /// One slice of upkeep: aborts transactions that are open for too long, deletes what they and
-    /// retention leave, forgets silent producers, compacts. Call it now and then; again while `more`.
+    /// retention leave, declares members dead, forgets silent producers and groups, compacts. Call it
+    /// now and then; again while `more`.
     pub fn maintain(&self, now_ms: i64, budget: Budget) -> Result<Maintained> {
         self.shared.environment()?.clear_stale_readers()?;
+        self.shared.check_writable()?;
+        self.expire_all_members(now_ms)?;
         let mut cursor = self.shared.cursor.lock();
         let request = Request::Maintain { now_ms, budget, cursor: cursor.clone() };
         match self.submit(request)? {
