@@ -8,6 +8,7 @@ import time
 import pytest
 
 from onceflow.clock import ManualClock
+from onceflow.connectors.log.owner import group_of
 from onceflow.exceptions import IllegalGenerationError, UnknownMemberError
 from onceflow.log import Consumer, Log, TopicPartition
 
@@ -264,3 +265,15 @@ def test_an_idle_group_is_forgotten_by_the_upkeep(directory, bounds, days):
             clock.advance(1)
             assert log.maintain().forgotten == (days is not None)
             assert [group.group for group in log.groups()] == ([] if days else ["idle"])
+
+
+def test_the_marker_of_a_sink_is_never_forgotten(directory):
+    clock = ManualClock(1_000_000)
+    with Log.open(directory, clock=clock, upkeep_interval_s=None) as log:
+        log.create_topic("one")
+        for group in ("idle", group_of("job", "out")):
+            log.native.commit_offsets(group, [("one", 0, 1, "note")], now_ms=1_000_000_000)
+        clock.advance(1000 * 86_400)
+        while log.maintain().more:
+            pass
+        assert [group.group for group in log.groups()] == [group_of("job", "out")]

@@ -30,7 +30,7 @@ class Marker(msgspec.Struct, frozen=True):
 
 
 def group_of(job: str, sink: str) -> str:
-    """Name of the private group, and of the sink's transactional id."""
+    """Name of the private group, and of the transactional id. The upkeep knows it by its beginning, and keeps it."""
     return f"onceflow/{job}/{sink}"
 
 

@@ -23,6 +23,11 @@ use crate::{Error, ErrorKind, Result};
 /// Members of one group.
 const MAX_MEMBERS: usize = 1000;
 
+/// Groups of this name belong to sinks of jobs: what they commit is no position but the marker of what
+/// a job has written, without which it would write its last checkpoint again. They are never forgotten,
+/// however long a job stands still.
+const SINKS: &str = "onceflow/";
+
 /// Longest text that a consumer may note with an offset.
 const MAX_METADATA_BYTES: usize = 4096;
 
@@ -175,7 +180,8 @@ pub(super) fn forget(
         seen += 1;
         last = key.to_vec();
         let group: Group = decode(Table::Groups, key, payload)?;
-        if group.members.is_empty() && is_late(group.updated_ms) {
+        let of_sink = key.starts_with(SINKS.as_bytes());
+        if !of_sink && group.members.is_empty() && is_late(group.updated_ms) {
             silent.push(String::from_utf8_lossy(key).into_owned());
         }
     }
