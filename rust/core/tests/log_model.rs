@@ -1,19 +1,26 @@
 //! The log against a naive model: producers that retry, skip and die, transactions that are staged,
-//! committed, aborted or fenced, retention, compaction of nothing, and restarts, in random order.
+//! committed, aborted, fenced or too late, retention by age, consumer groups whose members come, go and
+//! fall silent, groups that are forgotten, and restarts, in random order.
 
 mod log_support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use log_support::*;
 use onceflow_core::log::{
-    Budget, CommitOffsets, Log, OffsetCommit, Partitioning, Producer, ProducerOptions,
+    Budget, CommitOffsets, Join, Limits, Log, LogOptions, Membership, OffsetCommit, Partitioning,
+    Producer, ProducerOptions, TopicSettings,
 };
 use onceflow_core::{ErrorKind, Result};
 use proptest::prelude::*;
 
 const PARTITIONS: u32 = 2;
 const PRODUCERS: usize = 3;
+const MEMBERS: usize = 3;
+const TIMEOUT_MS: i64 = 200;
+const RETENTION_MS: i64 = 400;
+const SESSION_MS: i64 = 150;
+const GROUP_EXPIRY_MS: i64 = 500;
 
 /// A step.
 #[derive(Debug, Clone)]
@@ -34,6 +41,14 @@ enum Op {
     Offsets(usize, u64),
     Commit(usize),
     Abort(usize),
+    Join(usize),
+    Leave(usize),
+    /// A heartbeat, and what it asks for.
+    Beat(usize),
+    /// A member commits a position of what it owns.
+    CommitAs(usize, u64),
+    /// So many milliseconds pass.
+    Tick(i64),
     Maintain,
     /// Everybody dies; the log is opened again.
     Crash,
@@ -56,10 +71,15 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         }),
         4 => producer.clone().prop_map(Op::Commit),
         2 => producer.prop_map(Op::Abort),
-        1 => Just(Op::Maintain),
+        3 => (0..MEMBERS).prop_map(Op::Join),
+        1 => (0..MEMBERS).prop_map(Op::Leave),
+        4 => (0..MEMBERS).prop_map(Op::Beat),
+        2 => (0..MEMBERS, 0..100_u64).prop_map(|(member, offset)| Op::CommitAs(member, offset)),
+        4 => (1..150_i64).prop_map(Op::Tick),
+        2 => Just(Op::Maintain),
         1 => Just(Op::Crash),
     ];
-    prop::collection::vec(op, 1..60)
+    prop::collection::vec(op, 1..90)
 }
 
 /// What a producer of the model has.
@@ -67,9 +87,61 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 struct Model {
     open: bool,
     fenced: bool,
-    /// Values by partition, in order.
-    records: BTreeMap<u32, Vec<String>>,
-    offset: Option<u64>,
+    started_ms: i64,
+    /// Values by partition, in order, and when they were produced.
+    records: BTreeMap<u32, Vec<(String, i64)>>,
+    /// And when it was given.
+    offset: Option<(u64, i64)>,
+}
+
+/// A group without members that transactions commit for.
+#[derive(Debug, Clone, Copy)]
+struct Alone {
+    created_ms: i64,
+    offset: u64,
+    committed_ms: i64,
+}
+
+/// A group with members.
+#[derive(Debug, Default)]
+struct Shared {
+    exists: bool,
+    /// When each was last heard of.
+    members: BTreeMap<usize, i64>,
+    /// What each was told last.
+    told: BTreeMap<usize, (u64, Vec<(u32, u32)>)>,
+    /// When the last one went.
+    empty_ms: i64,
+    /// And when it was committed.
+    offsets: BTreeMap<u32, (u64, i64)>,
+}
+
+impl Shared {
+    /// Those who were silent for too long are declared dead.
+    fn sweep(&mut self, now_ms: i64) {
+        let before = self.members.len();
+        self.members.retain(|_, last| now_ms - *last <= SESSION_MS);
+        if before > 0 && self.members.is_empty() {
+            self.empty_ms = now_ms;
+        }
+    }
+
+    fn forget(&mut self, now_ms: i64) {
+        let committed = self.offsets.values().map(|(_, at)| *at);
+        let last = committed.chain([self.empty_ms]).max().unwrap();
+        if self.members.is_empty() && now_ms - last > GROUP_EXPIRY_MS {
+            *self = Self::default();
+        }
+    }
+}
+
+fn limits() -> LogOptions {
+    let group_expiry_ms = Some(GROUP_EXPIRY_MS as u64);
+    LogOptions { limits: Limits { group_expiry_ms, ..Limits::default() }, ..options() }
+}
+
+fn position(partition: u32, offset: u64) -> Vec<OffsetCommit> {
+    vec![OffsetCommit { topic: "t".to_owned(), partition, offset, metadata: String::new() }]
 }
 
 struct World {
@@ -79,8 +151,10 @@ struct World {
     models: BTreeMap<usize, Model>,
     identity: (i64, i32),
     sequences: BTreeMap<u32, i32>,
-    visible: BTreeMap<u32, Vec<String>>,
-    committed: Option<u64>,
+    visible: BTreeMap<u32, Vec<(String, i64)>>,
+    alone: Option<Alone>,
+    shared: Shared,
+    now_ms: i64,
     next_value: u64,
 }
 
@@ -92,8 +166,10 @@ fn transactional_id(producer: usize) -> String {
 impl World {
     fn new() -> Self {
         let root = scratch();
-        let log = open(root.path());
-        topic(&log, "t", PARTITIONS);
+        let log = Log::open(root.path(), &limits()).unwrap();
+        let (partitions, retention_ms) = (PARTITIONS, Some(RETENTION_MS as u64));
+        let settings = TopicSettings { partitions, retention_ms, ..TopicSettings::default() };
+        log.create_topic("t", &settings).unwrap();
         let identity = log.init_producer(None, 0, None, 0).unwrap();
         Self {
             root,
@@ -103,7 +179,9 @@ impl World {
             identity,
             sequences: BTreeMap::new(),
             visible: BTreeMap::new(),
-            committed: None,
+            alone: None,
+            shared: Shared::default(),
+            now_ms: 0,
             next_value: 0,
         }
     }
@@ -120,9 +198,9 @@ impl World {
 
     fn append(&mut self, partition: u32, values: &[String], first_sequence: i32) -> Result<bool> {
         let strings = Strings::new(values);
-        let records = strings.values(0);
+        let records = strings.values(self.now_ms);
         let write = onceflow_core::log::Write { topic: "t", partition, records, first_sequence };
-        Ok(self.log().append(Some(self.identity), &[write], 0)?[0].1)
+        Ok(self.log().append(Some(self.identity), &[write], self.now_ms)?[0].1)
     }
 
     fn run(&mut self, op: &Op) {
@@ -134,6 +212,8 @@ impl World {
                     assert_eq!(self.append(partition, &values, first).unwrap(), time > 0);
                 }
                 self.sequences.insert(partition, first + records as i32);
+                let now_ms = self.now_ms;
+                let values = values.into_iter().map(|value| (value, now_ms));
                 self.visible.entry(partition).or_default().extend(values);
             }
             Op::Gap { partition } => {
@@ -145,10 +225,10 @@ impl World {
                 let options = ProducerOptions {
                     transactional_id: Some(transactional_id(number)),
                     max_buffered_bytes: 120,
-                    ..ProducerOptions::default()
+                    transaction_timeout_ms: TIMEOUT_MS as u64,
                 };
-                let producer = Producer::new(self.log(), options, 0).unwrap();
-                producer.init_transactions(0).unwrap();
+                let producer = Producer::new(self.log(), options, self.now_ms).unwrap();
+                producer.init_transactions(self.now_ms).unwrap();
                 for (other, model) in &mut self.models {
                     model.fenced |= transactional_id(*other) == transactional_id(number);
                 }
@@ -156,13 +236,32 @@ impl World {
                 self.models.insert(number, Model::default());
             }
             Op::Maintain => {
-                self.log().maintain(0, Budget { batches: 1, entries: 10 }).unwrap();
+                while self
+                    .log()
+                    .maintain(self.now_ms, Budget { batches: 1, entries: 10 })
+                    .unwrap()
+                    .more
+                {}
+                let now_ms = self.now_ms;
+                for values in self.visible.values_mut() {
+                    let is_old = |at: i64| now_ms - at > RETENTION_MS;
+                    let stay = values.iter().position(|(_, at)| !is_old(*at));
+                    values.drain(..stay.unwrap_or(values.len()));
+                }
+                let late = |one: &mut Alone| {
+                    now_ms - one.created_ms.max(one.committed_ms) > GROUP_EXPIRY_MS
+                };
+                let _ = self.alone.take_if(late);
+                self.shared.sweep(now_ms);
+                self.shared.forget(now_ms);
             }
+            Op::Tick(ms) => self.now_ms += ms,
+            Op::Join(_) | Op::Leave(_) | Op::Beat(_) | Op::CommitAs(..) => self.member(op),
             Op::Crash => {
                 self.producers.clear();
                 self.models.clear();
                 self.log = None;
-                self.log = Some(open(self.root.path()));
+                self.log = Some(Log::open(self.root.path(), &limits()).unwrap());
             }
             Op::Begin(number)
             | Op::Produce(number, ..)
@@ -176,50 +275,131 @@ impl World {
         }
     }
 
+    /// What a member of the group does.
+    fn member(&mut self, op: &Op) {
+        let (Op::Join(number) | Op::Leave(number) | Op::Beat(number) | Op::CommitAs(number, _)) =
+            *op
+        else {
+            return;
+        };
+        let (name, now_ms) = (format!("m{number}"), self.now_ms);
+        let log = self.log.as_ref().unwrap();
+        let shared = &mut self.shared;
+        let is_member = shared.members.contains_key(&number);
+        match *op {
+            Op::Join(_) => {
+                let assigned = log.join_group(&Join {
+                    group: "shared".to_owned(),
+                    member: name,
+                    topics: vec!["t".to_owned()],
+                    strategy: onceflow_core::log::Strategy::Sticky,
+                    session_timeout_ms: SESSION_MS as u64,
+                    rebalance_timeout_ms: 1 << 40,
+                    now_ms,
+                });
+                let assigned = assigned.unwrap();
+                shared.sweep(now_ms);
+                shared.members.insert(number, now_ms);
+                shared.exists = true;
+                shared.told.insert(number, (assigned.generation, assigned.partitions));
+            }
+            Op::Leave(_) => {
+                let outcome = log.leave_group("shared", &name, now_ms);
+                assert_eq!(outcome.is_ok(), is_member, "{outcome:?}");
+                if is_member {
+                    shared.members.remove(&number);
+                    shared.empty_ms = now_ms;
+                }
+            }
+            Op::Beat(_) => match log.heartbeat("shared", &name, now_ms) {
+                Ok(beat) => {
+                    assert!(is_member);
+                    shared.members.insert(number, now_ms);
+                    shared.sweep(now_ms);
+                    if beat.rebalance {
+                        let generation = shared.told[&number].0;
+                        let assigned = log.sync_group("shared", &name, generation, now_ms).unwrap();
+                        shared.told.insert(number, (assigned.generation, assigned.partitions));
+                    }
+                }
+                Err(error) => {
+                    assert_eq!((error.kind(), is_member), (ErrorKind::UnknownMember, false));
+                }
+            },
+            _ => {
+                let Op::CommitAs(_, offset) = *op else { return };
+                let Some((generation, owned)) = shared.told.get(&number).cloned() else { return };
+                let partition = owned.first().map_or(0, |(_, partition)| *partition);
+                let outcome = log.commit_offsets(&CommitOffsets {
+                    group: "shared".to_owned(),
+                    membership: Some(Membership { member: name, generation }),
+                    offsets: position(partition, offset),
+                    now_ms,
+                });
+                match outcome.map_err(|error| error.kind()) {
+                    Ok(()) => {
+                        assert!(is_member && !owned.is_empty());
+                        shared.offsets.insert(partition, (offset, now_ms));
+                    }
+                    Err(ErrorKind::UnknownMember) => assert!(!is_member),
+                    Err(kind) => {
+                        assert_eq!(kind, ErrorKind::IllegalGeneration);
+                        assert!(is_member && owned.is_empty());
+                    }
+                }
+            }
+        }
+    }
+
     fn transact(&mut self, number: usize, model: &mut Model, op: &Op) {
         let values = match op {
             Op::Produce(_, _, records) => self.new_values(*records),
             _ => vec![],
         };
+        let now_ms = self.now_ms;
         let producer = &self.producers[&number];
         let outcome = match op {
-            Op::Begin(_) => producer.begin_transaction(0),
+            Op::Begin(_) => producer.begin_transaction(now_ms),
             Op::Produce(_, partition, _) => {
                 let strings = Strings::new(&values);
                 let to = Partitioning::One(*partition);
-                producer.produce("t", to, &strings.values(0), 0).map(|_| ())
+                producer.produce("t", to, &strings.values(now_ms), now_ms).map(|_| ())
             }
             Op::Offsets(_, offset) => producer.send_offsets(CommitOffsets {
                 group: "g".to_owned(),
                 membership: None,
-                offsets: vec![OffsetCommit {
-                    topic: "t".to_owned(),
-                    partition: 0,
-                    offset: *offset,
-                    metadata: String::new(),
-                }],
-                now_ms: 0,
+                offsets: position(0, *offset),
+                now_ms,
             }),
-            Op::Commit(_) => producer.commit_transaction(0).map(|_| ()),
-            _ => producer.abort_transaction(0),
+            Op::Commit(_) => producer.commit_transaction(now_ms).map(|_| ()),
+            _ => producer.abort_transaction(now_ms),
         };
+        let is_late = now_ms - model.started_ms > TIMEOUT_MS;
         let allowed = matches!(op, Op::Begin(_)) != model.open;
         match outcome {
             Ok(()) => {
                 assert!(allowed, "{op:?}");
                 match op {
-                    Op::Begin(_) => model.open = true,
+                    Op::Begin(_) => {
+                        model.open = true;
+                        model.started_ms = now_ms;
+                    }
                     Op::Produce(_, partition, _) => {
+                        let values = values.into_iter().map(|value| (value, now_ms));
                         model.records.entry(*partition).or_default().extend(values);
                     }
-                    Op::Offsets(_, offset) => model.offset = Some(*offset),
+                    Op::Offsets(_, offset) => model.offset = Some((*offset, now_ms)),
                     Op::Commit(_) => {
                         let empty = model.records.is_empty() && model.offset.is_none();
                         assert!(!model.fenced || empty, "a fenced producer committed");
+                        assert!(!is_late || empty, "a transaction was committed too late");
                         for (partition, values) in std::mem::take(&mut model.records) {
                             self.visible.entry(partition).or_default().extend(values);
                         }
-                        self.committed = model.offset.or(self.committed);
+                        if let Some((offset, committed_ms)) = model.offset {
+                            let created_ms = self.alone.map_or(committed_ms, |one| one.created_ms);
+                            self.alone = Some(Alone { created_ms, offset, committed_ms });
+                        }
                         *model = Model { fenced: model.fenced, ..Model::default() };
                     }
                     _ => *model = Model { fenced: model.fenced, ..Model::default() },
@@ -228,7 +408,15 @@ impl World {
             Err(error) if error.kind() == ErrorKind::ProducerFenced => {
                 assert!(model.fenced, "{op:?}: {error}");
                 // It is fenced for good.
-                assert_eq!(kind(producer.begin_transaction(0)), ErrorKind::ProducerFenced);
+                assert_eq!(kind(producer.begin_transaction(now_ms)), ErrorKind::ProducerFenced);
+                self.producers.remove(&number);
+                *model = Model::default();
+            }
+            Err(error) if error.kind() == ErrorKind::TransactionTimedOut => {
+                assert!(is_late && model.open, "{op:?}: {error}");
+                // Only `init_transactions` helps.
+                let again = producer.begin_transaction(now_ms);
+                assert_eq!(kind(again), ErrorKind::TransactionTimedOut);
                 self.producers.remove(&number);
                 *model = Model::default();
             }
@@ -241,11 +429,38 @@ impl World {
 
     fn check(&self) {
         for partition in 0..PARTITIONS {
-            let expected = self.visible.get(&partition).cloned().unwrap_or_default();
+            let expected = self.visible.get(&partition).into_iter().flatten();
+            let expected: Vec<String> = expected.map(|(value, _)| value.clone()).collect();
             assert_eq!(values(self.log(), "t", partition), expected);
+            let found = self.log().committed("shared", "t", partition).unwrap();
+            let expected = self.shared.offsets.get(&partition);
+            assert_eq!(found.map(|found| (found.offset, found.committed_ms)), expected.copied());
         }
         let found = self.log().committed("g", "t", 0).unwrap();
-        assert_eq!(found.map(|found| found.offset), self.committed);
+        assert_eq!(found.map(|found| found.offset), self.alone.map(|one| one.offset));
+        let groups = self.log().groups().unwrap();
+        let group = groups.iter().find(|group| group.group == "shared");
+        assert_eq!(group.is_some(), self.shared.exists);
+        let members: Vec<_> = group.into_iter().flat_map(|group| &group.members).collect();
+        let names: Vec<&str> = members.iter().map(|one| one.member.as_str()).collect();
+        let expected: Vec<String> = self.shared.members.keys().map(|n| format!("m{n}")).collect();
+        assert_eq!(names, expected);
+        let owned: Vec<(u32, u32)> = members.iter().flat_map(|one| one.owned.clone()).collect();
+        assert_eq!(owned.iter().collect::<BTreeSet<_>>().len(), owned.len(), "two own one");
+    }
+
+    /// When everybody has said that it is alive and taken up what there is, everything has an owner.
+    fn settle(&mut self) {
+        for number in (0..MEMBERS).chain(0..MEMBERS).chain(0..MEMBERS) {
+            self.run(&Op::Beat(number));
+            self.check();
+        }
+        let groups = self.log().groups().unwrap();
+        if !self.shared.members.is_empty() {
+            let group = groups.iter().find(|group| group.group == "shared").unwrap();
+            let owned: usize = group.members.iter().map(|one| one.owned.len()).sum();
+            assert_eq!(owned, PARTITIONS as usize);
+        }
     }
 }
 
@@ -266,5 +481,6 @@ proptest! {
                 world.check();
             }
         }
+        world.settle();
     }
 }
