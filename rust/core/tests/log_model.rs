@@ -19,8 +19,8 @@ const PRODUCERS: usize = 3;
 const MEMBERS: usize = 3;
 const TIMEOUT_MS: i64 = 200;
 const RETENTION_MS: i64 = 400;
-const SESSION_MS: i64 = 150;
-const GROUP_EXPIRY_MS: i64 = 500;
+const SESSION_MS: i64 = 250;
+const GROUP_EXPIRY_MS: i64 = 300;
 
 /// A step.
 #[derive(Debug, Clone)]
@@ -75,8 +75,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (0..MEMBERS).prop_map(Op::Leave),
         4 => (0..MEMBERS).prop_map(Op::Beat),
         2 => (0..MEMBERS, 0..100_u64).prop_map(|(member, offset)| Op::CommitAs(member, offset)),
-        4 => (1..150_i64).prop_map(Op::Tick),
-        2 => Just(Op::Maintain),
+        5 => prop_oneof![1..60_i64, 60..300_i64].prop_map(Op::Tick),
+        4 => Just(Op::Maintain),
         1 => Just(Op::Crash),
     ];
     prop::collection::vec(op, 1..90)
@@ -465,7 +465,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn the_log_is_what_the_model_is(ops in ops()) {
