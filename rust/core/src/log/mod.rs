@@ -59,7 +59,7 @@ pub use request::{CommitOffsets, Ended, Join, Membership, OffsetCommit};
 
 use crate::store::lmdb::{Environment, Read};
 use crate::store::manifest::Manifest;
-use crate::store::{StoreSize, creation};
+use crate::store::{StoreSize, creation, usable};
 use crate::{Error, ErrorKind, Result};
 use batch::Rows;
 use gate::Gate;
@@ -790,21 +790,7 @@ impl Log {
 impl Shared {
     /// The environment, if this process may use it.
     fn environment(&self) -> Result<&Arc<Environment>> {
-        if self.pid != std::process::id() {
-            return Err(Error::new(
-                ErrorKind::StoreForked,
-                format!(
-                    "{} was opened by process {} and is used in process {}, forked from it; open \
-                     the log after the fork",
-                    self.directory.display(),
-                    self.pid,
-                    std::process::id()
-                ),
-            ));
-        }
-        self.environment.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::Closed, format!("{} was closed", self.directory.display()))
-        })
+        usable(self.environment.as_ref(), self.pid, &self.directory)
     }
 
     /// The environment, unless a write of this process has failed.

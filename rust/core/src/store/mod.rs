@@ -401,21 +401,7 @@ impl Store {
 
     /// The environment, if this process may use it.
     fn environment(&self) -> Result<&Arc<Environment>> {
-        if self.pid != std::process::id() {
-            return Err(Error::new(
-                ErrorKind::StoreForked,
-                format!(
-                    "{} was opened by process {} and is used in process {}, forked from it; open \
-                     the store after the fork",
-                    self.directory.display(),
-                    self.pid,
-                    std::process::id()
-                ),
-            ));
-        }
-        self.environment.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::Closed, format!("{} was closed", self.directory.display()))
-        })
+        usable(self.environment.as_ref(), self.pid, &self.directory)
     }
 
     /// The right to write: one thread at a time, by an owner whose store is not poisoned.
@@ -546,6 +532,27 @@ pub(crate) fn whole_pages(bytes: usize) -> Result<usize> {
         ErrorKind::InvalidArgument,
         format!("map_size_bytes is {bytes}, but must lie between {MIN} and {MAX_MAP_BYTES}"),
     ))
+}
+
+/// An environment that is open, in the process that opened it: LMDB does not survive a fork.
+pub(crate) fn usable<'a>(
+    environment: Option<&'a Arc<Environment>>,
+    opened_by: u32,
+    directory: &Path,
+) -> Result<&'a Arc<Environment>> {
+    let process = std::process::id();
+    if opened_by != process {
+        return Err(Error::new(
+            ErrorKind::StoreForked,
+            format!(
+                "{} was opened by process {opened_by} and is used in process {process}, forked from \
+                 it; open it after the fork",
+                directory.display()
+            ),
+        ));
+    }
+    environment
+        .ok_or_else(|| Error::new(ErrorKind::Closed, format!("{} was closed", directory.display())))
 }
 
 fn check_length(what: &str, length: usize) -> Result<()> {
