@@ -6,6 +6,7 @@ channels; when the aligner has seen it on all of them, this is the cut.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Protocol
@@ -22,7 +23,7 @@ from onceflow.graph import Graph
 from onceflow.process import closing
 from onceflow.sink_legs import SinkLeg
 from onceflow.source_task import SourceTask
-from onceflow.sources import StopRun
+from onceflow.sources import PAUSE_S, StopRun
 from onceflow.types import END_OF_TIME
 from onceflow.worker_task import WorkerTask
 
@@ -147,6 +148,15 @@ class Rounds:
                 self._positions[task.name] = task.snapshot()
         self._consume(listener)
         return progressed
+
+    def wait(self, longest_s: float) -> None:
+        """Nothing was there to read: until there may be something, for so long at most."""
+        waiting = [task for task in self._tasks if not task.ended]
+        if len({task.step.step_id for task in waiting}) == 1:
+            waiting[0].wait({task.partition: task.position for task in waiting}, longest_s)
+        else:
+            # One thread cannot wait for several sources at once.
+            time.sleep(min(longest_s, PAUSE_S))
 
     def inject(self, checkpoint_id: int, now_s: float, listener: RoundsListener) -> None:
         """Puts a barrier behind the last batch of each task, and takes what lies before it."""

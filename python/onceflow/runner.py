@@ -8,7 +8,6 @@ on; the checkpoint thread then has the sinks prepare, writes the decision record
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from os import PathLike
@@ -33,6 +32,7 @@ from onceflow.planner import fingerprint, plan
 from onceflow.process import quick_switches, stop_on_signals
 from onceflow.recovery import Replay, nothing_to_restore, open_legs, plan_recovery, resumed_job, warn_of_damage
 from onceflow.rounds import Rounds
+from onceflow.sources import PAUSE_S
 from onceflow.types import Guarantee
 
 __all__ = ["run"]
@@ -41,7 +41,8 @@ _WORKER = "worker"
 _MAX_HELD_RECORDS = 1_000_000
 _MAX_HELD_BYTES = 64 << 20
 _PROGRESS_EVERY_S = 0.1
-_IDLE_S = 0.002
+#: A job looks at its signals so often, also while it waits for something to read.
+_LONGEST_WAIT_S = 0.1
 _NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0}
 
 
@@ -257,10 +258,14 @@ class _Job:
 
     def _idle(self) -> None:
         """Nothing was there to read."""
-        if self._checkpoints.pending is None:
-            time.sleep(_IDLE_S)
-        else:
-            self._poll(_IDLE_S)
+        if self._checkpoints.pending is not None:
+            self._poll(PAUSE_S)
+            return
+        longest_s = _LONGEST_WAIT_S
+        if self._changed and self._replay is None:
+            due = self._last_start + self._interval_s
+            longest_s = min(longest_s, max(due - self._clock.monotonic(), 0.0))
+        self._rounds.wait(longest_s)
 
     def _check_replay(self) -> None:
         """Outputs are suppressed until every source stands where the damaged checkpoint stood.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from onceflow.channel import BarrierEvent, BatchEvent, Channel, EndEvent
 from onceflow.exceptions import OnceflowError, SourceError
 from onceflow.graph import SourceStep
 from onceflow.sources import SourceBatch, SourceReader, StopRun
-from onceflow.types import END_OF_TIME, Micros
+from onceflow.types import END_OF_TIME, Micros, Plain
 
 __all__ = ["SourceTask"]
 
@@ -74,6 +74,17 @@ class SourceTask:
         self.channel.put(BatchEvent(batch, self.watermark))
         return bool(len(batch.records) or batch.rejected or batch.skipped)
 
+    @property
+    def position(self) -> Plain:
+        """Where the next record would be read from."""
+        with self._errors():
+            return self._reader.position()
+
+    def wait(self, positions: Mapping[str, Plain], timeout_s: float) -> None:
+        """Until one of these partitions of its source may have something to read, or the time is over."""
+        with self._errors():
+            self.step.source.wait(positions, timeout_s)
+
     def inject(self, checkpoint_id: int, now_s: float) -> None:
         """Puts a barrier behind the last batch."""
         self.channel.put(BarrierEvent(checkpoint_id, now_s))
@@ -81,7 +92,7 @@ class SourceTask:
     def snapshot(self) -> dict[str, Any]:
         """What resumes the task behind its last batch."""
         with self._errors():
-            position = self._reader.position()
+            position = self.position
             msgspec.msgpack.encode(position)
         return {"position": position, "newest": self._newest, "ended": self.ended}
 

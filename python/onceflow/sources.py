@@ -15,7 +15,9 @@ per batch give the same bytes after a failure as without one.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,7 +26,10 @@ import numpy.typing as npt
 
 from onceflow.types import Batch, Plain
 
-__all__ = ["RejectedRecord", "Source", "SourceBatch", "SourceReader", "StopRun"]
+__all__ = ["PAUSE_S", "RejectedRecord", "Source", "SourceBatch", "SourceReader", "StopRun"]
+
+#: How long a job pauses where nothing was there to read and nobody knows when there will be.
+PAUSE_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,18 @@ class Source(ABC):
             SourceError: missing, a directory, unreadable, wrong encoding.
             SourceChangedError: the input shrank or changed, so that the position would not be exact.
         """
+
+    def wait(self, positions: Mapping[str, Plain], timeout_s: float) -> None:
+        """Waits until one of these partitions may have something to read behind its position, or the time is over.
+
+        Called when no partition of a job had anything, if this is the only source left. Returning early costs another
+        look, no more; so it may pause a moment, as it does unless a source knows better.
+
+        Args:
+            positions: By partition, what its reader's ``position`` returned.
+            timeout_s: Seconds, at most.
+        """
+        time.sleep(min(timeout_s, PAUSE_S))
 
     def describe(self) -> dict[str, Any]:
         """What ``explain`` shows; no secrets."""

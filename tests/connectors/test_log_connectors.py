@@ -158,18 +158,33 @@ def test_malformed_records(log):
     assert [(one.position, one.text) for one in batch.rejected] == [("0:1", "no json"), ("0:2", '{"at": "never"}')]
 
 
-def test_a_job_that_follows_gets_what_comes_and_idles_cheaply(log, tmp_path):
+class CountingSource(LogSource):
+    waits = 0
+
+    def wait(self, positions, timeout_s):
+        self.waits += 1
+        super().wait(positions, timeout_s)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_job_that_follows_gets_what_comes_and_idles_cheaply(log, tmp_path, others):
     log.create_topic("t")
+    log.create_topic("silent")
     sink = TransactionalTestingSink()
     flow = of.Dataflow("follow")
-    flow.source("in", LogSource(log, "t", decode="value", stop_at_end=False)).sink("out", sink)
+    source = CountingSource(log, "t", decode="value", stop_at_end=False)
+    flow.source("in", source).sink("out", sink)
+    for number in range(others):
+        other = LogSource(log, "silent", stop_at_end=False)
+        flow.source(f"other-{number}", other).sink(f"nothing-{number}", TransactionalTestingSink())
     state = {}
 
     def feed():
         time.sleep(0.2)
-        before = time.process_time()
+        before, waits = time.process_time(), source.waits
         time.sleep(0.5)
         state["busy"] = (time.process_time() - before) / 0.5
+        state["waits"] = source.waits - waits
         for number in range(5):
             produce(log, "t", [str(number)])
         deadline = time.monotonic() + 10
@@ -184,6 +199,30 @@ def test_a_job_that_follows_gets_what_comes_and_idles_cheaply(log, tmp_path):
     assert not result.finished
     assert sink.records == [b"0", b"1", b"2", b"3", b"4"]
     assert state["busy"] < 0.5
+    # Woken by nothing, it looks at its signals ten times a second.
+    assert state["waits"] <= (0 if others else 10)
+
+
+def test_a_commit_wakes_a_source_that_waits(log):
+    log.create_topic("t", partitions=2)
+    produce(log, "t", ["0"], partition=0)
+    source = LogSource(log, "t", stop_at_end=False)
+    readers = {partition: source.open(partition, None) for partition in source.partitions()}
+    positions = {partition: reader.position() for partition, reader in readers.items()}
+    start = time.monotonic()
+    # What is there already needs no waiting for.
+    source.wait(positions, 60.0)
+    assert len(readers["0"].read(10).records) == 1
+    positions["0"] = readers["0"].position()
+    source.wait(positions, 0.01)
+    feeder = threading.Timer(0.1, produce, (log, "t", ["1"]), {"partition": 1})
+    feeder.start()
+    source.wait(positions, 60.0)
+    feeder.join()
+    assert len(readers["1"].read(10).records) == 1
+    assert time.monotonic() - start < 30
+    for reader in readers.values():
+        reader.close()
 
 
 # -- the sink --------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ A position is the offset of the next record, with the number of the topic (a top
 another one) and, if the source ends, the offset at which it does: fixed when the partition was opened first, so that a
 run that resumes ends where the interrupted one would have ended, whatever was written meanwhile.
 
-A reader that follows the log hands out an empty batch where nothing is there yet; the runner then pauses for two
-milliseconds before it asks again. Asking costs a few microseconds.
+A reader that follows the log hands out an empty batch where nothing is there yet; the runner then lets the source wait,
+which the next commit of any process wakes. In a job of several sources it asks every two milliseconds instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -107,6 +107,12 @@ class LogSource(Source):
             log.close()
             raise
 
+    def wait(self, positions: Mapping[str, Plain], timeout_s: float) -> None:
+        """See ``Source``: the next commit to one of the partitions wakes it."""
+        with self._open() as log:
+            places = [(self._topic, int(part), _fields(position)["offset"]) for part, position in positions.items()]
+            log.wait(places, timeout_s)
+
     def describe(self) -> dict[str, Any]:
         """See ``Source``."""
         return {"type": "LogSource", "log": str(self._directory), "topic": self._topic}
@@ -140,14 +146,19 @@ class LogSource(Source):
         return _LogReader(log, self._topic, number, partition, offset, end, *settings)
 
     def _resumed(self, number: int, partition: int, position: Plain) -> tuple[int, int | None]:
-        if not isinstance(position, dict) or not isinstance(position.get("offset"), int):
-            raise SourceError(f"{position!r} is no position in a topic; start over with fresh state")
-        if position["topic"] != number:
+        fields = _fields(position)
+        if fields["topic"] != number:
             raise SourceChangedError(
                 f"topic {self._topic!r} was deleted and made again since the checkpoint, so offset "
-                f"{position['offset']!r} of partition {partition} means nothing any more; start over with fresh state"
+                f"{fields['offset']} of partition {partition} means nothing any more; start over with fresh state"
             )
-        return position["offset"], position["end"]  # type: ignore[return-value]
+        return fields["offset"], fields["end"]
+
+
+def _fields(position: Plain) -> dict[str, Any]:
+    if not isinstance(position, dict) or not isinstance(position.get("offset"), int):
+        raise SourceError(f"{position!r} is no position in a topic; start over with fresh state")
+    return position
 
 
 _REMOVED = (

@@ -10,7 +10,7 @@ use crate::state::layout::Layout;
 const MAX_CHUNK_BYTES: usize = 1 << 20;
 
 /// Chunks whose memory is kept for the next ones.
-const SPARE_CHUNKS: usize = 64;
+const SPARE_CHUNKS: usize = 256;
 
 /// The frozen rows of one table: bases of some key groups, deltas of the others.
 ///
