@@ -328,6 +328,7 @@ impl Freeze {
             bytes.clear();
             self.spare = (words, bytes);
         }
+        self.bases = Bases::default();
         self.dirty.union(&self.frozen);
         self.frozen.clear();
         self.dirty_since = self.frozen_since;
@@ -465,11 +466,26 @@ pub(crate) fn cell_bytes(bytes: &[u8], cell: u64) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use crate::snapshot::EncodeBuffers;
+
     use super::super::{ColumnType, KeyType, Keys, Op, Operand, Scalar, Schema, Table, Update};
 
     fn count(table: &mut Table, keys: &[i64]) {
         let operand = Operand::Scalar(Scalar::I64(1));
         table.update(Keys::I64(keys), &[Update { column: 0, op: Op::Add, operand }]).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_captured_after_an_abort() {
+        let schema =
+            Schema { key: KeyType::I64, columns: vec![("count".to_owned(), ColumnType::I64)] };
+        let mut table = Table::new("table", schema, 4, usize::MAX).unwrap();
+        count(&mut table, &[1, 2, 3]);
+        table.freeze(&[true; 4]).unwrap();
+        table.abort_capture(None);
+        // An empty base would say that its key groups have no rows.
+        assert_eq!(table.take_capture().encode(1 << 20, &mut EncodeBuffers::default()), []);
+        assert_eq!(table.dirty_rows(), 3);
     }
 
     /// What was cut stays told apart from what changed later, also when generations begin anew.
