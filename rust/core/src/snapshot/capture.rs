@@ -68,9 +68,10 @@ pub struct EncodeBuffers {
 }
 
 impl EncodeBuffers {
-    /// Takes the bytes of a chunk that is no longer needed.
+    /// Takes the bytes of a chunk that is no longer needed. That of a huge row is given back: few
+    /// chunks would ever fill it.
     pub fn recycle(&mut self, bytes: Vec<u8>) {
-        if self.chunks.len() < SPARE_CHUNKS {
+        if self.chunks.len() < SPARE_CHUNKS && bytes.capacity() <= 2 * MAX_CHUNK_BYTES {
             self.chunks.push(bytes);
         }
     }
@@ -166,4 +167,17 @@ struct Cut {
 
 fn rows_len(rows: RowsRef<'_>, count: usize) -> usize {
     if count == 0 { 1 } else { rows.encoded_len(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_huge_row_is_given_back() {
+        let mut buffers = EncodeBuffers::default();
+        buffers.recycle(Vec::with_capacity(MAX_CHUNK_BYTES));
+        buffers.recycle(Vec::with_capacity(64 * MAX_CHUNK_BYTES));
+        assert_eq!(buffers.chunks.len(), 1);
+    }
 }
