@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Limits;
 use super::layout::{Committed, Group, Member, Table, offset_key, offsets_prefix};
+use super::maintain::pick;
 use super::request::{Answer, CommitOffsets, Join, Sync};
-use super::transactions::check_id;
+use super::transactions::{check_id, is_late};
 use super::view::{Step, View, Work, decode};
 use crate::{Error, ErrorKind, Result};
 
@@ -171,22 +172,12 @@ pub(super) fn forget(
     cursor: &mut Vec<u8>,
 ) -> Step<u64> {
     let Some(expiry_ms) = limits.group_expiry_ms else { return Ok(0) };
-    let is_late = |since_ms: i64| {
-        now_ms.saturating_sub(since_ms) > i64::try_from(expiry_ms).unwrap_or(i64::MAX)
-    };
-    let (mut silent, mut last, mut seen) = (Vec::new(), Vec::new(), 0);
-    for entry in work.scan(Table::Groups, cursor, &[])?.take(limit) {
-        let (key, payload) = entry?;
-        seen += 1;
-        last = key.to_vec();
+    let silent = pick(work, Table::Groups, limit, cursor, |key, payload| {
         let group: Group = decode(Table::Groups, key, payload)?;
         let of_sink = key.starts_with(SINKS.as_bytes());
-        if !of_sink && group.members.is_empty() && is_late(group.updated_ms) {
-            silent.push(String::from_utf8_lossy(key).into_owned());
-        }
-    }
-    last.push(0);
-    *cursor = if seen == limit { last } else { Vec::new() };
+        let silent = group.members.is_empty() && is_late(group.updated_ms, expiry_ms, now_ms);
+        Ok((!of_sink && silent).then(|| String::from_utf8_lossy(key).into_owned()))
+    })?;
     let mut count = 0;
     for name in silent {
         let prefix = offsets_prefix(&name);
@@ -194,7 +185,7 @@ pub(super) fn forget(
         for entry in work.scan(Table::Offsets, &prefix, &prefix)? {
             let (key, payload) = entry?;
             let committed: Committed = decode(Table::Offsets, key, payload)?;
-            moved |= !is_late(committed.committed_ms);
+            moved |= !is_late(committed.committed_ms, expiry_ms, now_ms);
         }
         if !moved {
             remove(work, &name)?;

@@ -220,21 +220,12 @@ fn forget_windows(
     cursor: &mut Cursor,
 ) -> Step<u64> {
     let Some(expiry_ms) = limits.producer_expiry_ms else { return Ok(0) };
-    let mut silent = Vec::new();
-    let mut last = Vec::new();
-    let mut seen = 0;
-    for entry in work.scan(Table::Windows, &cursor.windows, &[])?.take(limit) {
-        let (key, payload) = entry?;
-        seen += 1;
-        last = key.to_vec();
+    let silent = pick(work, Table::Windows, limit, &mut cursor.windows, |key, payload| {
         let (topic, partition, id) = parse_in_partition(key)
             .ok_or_else(|| damaged(Table::Windows, key, "its key is short"))?;
-        if window::is_expired(payload, id as i64, expiry_ms, now_ms)? {
-            silent.push((topic, partition, key.to_vec()));
-        }
-    }
-    last.push(0);
-    cursor.windows = if seen == limit { last } else { Vec::new() };
+        let expired = window::is_expired(payload, id as i64, expiry_ms, now_ms)?;
+        Ok(expired.then(|| (topic, partition, key.to_vec())))
+    })?;
     for (topic, partition, key) in &silent {
         work.delete(Table::Windows, key)?;
         // The partition may have been deleted, and its windows not yet.
@@ -246,4 +237,25 @@ fn forget_windows(
         }
     }
     Ok(silent.len() as u64)
+}
+
+/// Picks from `limit` entries of a table, from `cursor` on, which then stands behind them: at the
+/// beginning again after the last one.
+pub(super) fn pick<T>(
+    work: &Work<'_, '_>,
+    table: Table,
+    limit: usize,
+    cursor: &mut Vec<u8>,
+    mut wanted: impl FnMut(&[u8], &[u8]) -> Step<Option<T>>,
+) -> Step<Vec<T>> {
+    let (mut picked, mut last, mut seen) = (Vec::new(), Vec::new(), 0);
+    for entry in work.scan(table, cursor, &[])?.take(limit) {
+        let (key, payload) = entry?;
+        seen += 1;
+        last = key.to_vec();
+        picked.extend(wanted(key, payload)?);
+    }
+    last.push(0);
+    *cursor = if seen == limit { last } else { Vec::new() };
+    Ok(picked)
 }

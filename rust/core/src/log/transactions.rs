@@ -24,6 +24,7 @@ use super::layout::{
     MAX_ID_BYTES, Open, Outcome, Placed, Producer, Table, garbage_key, parse_partition,
     partition_key, staged_key,
 };
+use super::maintain::pick;
 use super::request::{Answer, End, Ended, InitProducer, Part, Stage};
 use super::view::{Step, View, Work, damaged};
 use super::window::{self, Claim, fenced};
@@ -291,24 +292,14 @@ pub(super) fn forget(
     cursor: &mut Vec<u8>,
 ) -> Step<u64> {
     let Some(expiry_ms) = limits.transactional_id_expiry_ms else { return Ok(0) };
-    let mut silent = Vec::new();
-    let mut last = Vec::new();
-    let mut seen = 0;
     // By id: those of used-up epochs are there too, and go with their transactional id.
-    for entry in work.scan(Table::ProducerIds, cursor, &[])?.take(limit) {
-        let (key, payload) = entry?;
-        seen += 1;
-        last = key.to_vec();
+    let silent = pick(work, Table::ProducerIds, limit, cursor, |key, payload| {
         let known: Option<Producer> = work.value(Table::Producers, payload)?;
         let forgotten = known.is_none_or(|producer| {
             producer.open.is_none() && is_late(producer.updated_ms, expiry_ms, now_ms)
         });
-        if forgotten {
-            silent.push((key.to_vec(), payload.to_vec()));
-        }
-    }
-    last.push(0);
-    *cursor = if seen == limit { last } else { Vec::new() };
+        Ok(forgotten.then(|| (key.to_vec(), payload.to_vec())))
+    })?;
     let mut count = 0;
     for (key, id) in silent {
         work.delete(Table::ProducerIds, &key)?;
@@ -352,7 +343,7 @@ fn time_out(
     finish(work, id, producer.clone(), Outcome::TimedOut, Vec::new(), now_ms, limits).map(Some)
 }
 
-fn is_late(since_ms: i64, timeout_ms: u64, now_ms: i64) -> bool {
+pub(super) fn is_late(since_ms: i64, timeout_ms: u64, now_ms: i64) -> bool {
     now_ms.saturating_sub(since_ms) > i64::try_from(timeout_ms).unwrap_or(i64::MAX)
 }
 
