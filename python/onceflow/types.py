@@ -17,7 +17,12 @@ Batch: TypeAlias = "list[Any] | Columns"
 #: Microseconds since 1970-01-01 UTC; event times and watermarks.
 Micros: TypeAlias = int
 
-#: The watermark behind the end of all inputs.
+#: The first and the last event time: the years 1 to 9999, which a datetime can show.
+FIRST_MICROS: Micros = -62_135_596_800_000_000
+LAST_MICROS: Micros = 253_402_300_799_999_999
+
+#: The watermark before any record, and the one behind the end of all inputs.
+BEGINNING_OF_TIME: Micros = -(1 << 63)
 END_OF_TIME: Micros = (1 << 63) - 1
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onceflow.columns import Columns
-from onceflow.connectors.files.event_time import FIRST_SECOND, LAST_SECOND
+from onceflow.connectors.event_time import arrow_micros, arrow_reason
 from onceflow.connectors.files.partitions import Paths, described, partitions_of, readable_file
 from onceflow.connectors.files.parts import PartSink, PartWriter
 from onceflow.exceptions import ConfigurationError, SinkError, SourceChangedError, SourceError
@@ -237,23 +237,14 @@ def _source_errors(path: str, kind: str) -> Iterator[None]:
 
 def _micros(array: Any, name: str) -> Any:
     """Event times; raises ``SourceError`` for a column or a value that holds none."""
-    pa = require_arrow()
-    if array.null_count:
-        raise SourceError(f"{name} holds the event time and has {array.null_count} missing values")
-    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-        try:
-            return array.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy()
-        except pa.ArrowInvalid as error:
-            raise SourceError(f"{name} holds the event time and {error}") from error
-    if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
-        raise SourceError(f"{name} holds the event time and is {array.type}; make it a timestamp")
-    seconds = array.to_numpy(zero_copy_only=False)
-    bad = seconds[~((seconds >= FIRST_SECOND) & (seconds <= LAST_SECOND))]
-    if len(bad):
-        raise SourceError(f"{name} holds the event time and {bad[0]} is no number of seconds in the years 1 to 9999")
-    if pa.types.is_integer(array.type):
-        return seconds.astype(np.int64) * 1_000_000
-    return np.round(seconds.astype(np.float64) * 1_000_000).astype(np.int64)
+    try:
+        times, valid = arrow_micros(array)
+    except TypeError as error:
+        raise SourceError(f"{name} holds the event time and {error}") from error
+    if not valid.all():
+        bad = int(np.flatnonzero(~valid)[0])
+        raise SourceError(f"{name} holds the event time and {arrow_reason(array, bad)}")
+    return times
 
 
 def _fingerprint(path: str) -> bytes:

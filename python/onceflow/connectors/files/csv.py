@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onceflow.columns import Columns
+from onceflow.connectors.event_time import EventTimeParser
 from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.csv_records import CsvRecord, CsvRecords
 from onceflow.connectors.files.csv_types import COLUMN_TYPES, convert, infer
-from onceflow.connectors.files.event_time import EventTimeParser
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, check_encoding
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
 from onceflow.connectors.files.partitions import Paths, described, partitions_of

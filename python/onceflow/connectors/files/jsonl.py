@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onceflow.columns import Columns
-from onceflow.connectors.files.event_time import EventTimeParser
+from onceflow.connectors.event_time import EventTimeParser
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, LongLine
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
 from onceflow.connectors.files.partitions import Paths, described, partitions_of

@@ -11,6 +11,7 @@ which the next commit of any process wakes. In a job of several sources it asks 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import compress
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from onceflow._native import Log, LogRecords
 from onceflow.columns import Columns
-from onceflow.connectors.files.event_time import micros
+from onceflow.connectors.event_time import in_range, micros, millis_to_micros
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
 from onceflow.connectors.log.directory import LogDirectory, directory_of
 from onceflow.exceptions import (
@@ -241,14 +242,28 @@ class _LogReader(SourceReader):
                 "value": arrow.column("value"),
             }
         )
-        times = None
-        if self._event_time is not None:
-            times = self._timestamps(found, count) if isinstance(self._event_time, str) else self._event_time(columns)
-        return SourceBatch(columns, times)
+        if self._event_time is None:
+            return SourceBatch(columns)
+        if isinstance(self._event_time, str):
+            times, valid = millis_to_micros(found.timestamps[:count])
+        else:
+            times = self._event_time(columns)
+            if not isinstance(times, np.ndarray) or times.dtype != np.int64 or times.shape != (count,):
+                raise SourceError(
+                    f"event_time of {self._topic!r} must give an int64 array of {count} times in microseconds since "
+                    f"1970 for a batch of columns, not {times!r}"
+                )
+            valid = in_range(times)
+        rejections = Rejections(self._policy, str(self._partition))
+        for row in np.flatnonzero(~valid).tolist():
+            self._reject_time(rejections, int(found.offsets[row]), int(found.timestamps[row]), found.values[row])
+        if not valid.all():
+            columns, times = columns.filter(valid), times[valid]
+        return SourceBatch(columns, times, rejections.records, rejections.skipped)
 
-    @staticmethod
-    def _timestamps(found: LogRecords, count: int) -> npt.NDArray[np.int64]:
-        return np.multiply(found.timestamps[:count], 1000)
+    def _reject_time(self, rejections: Rejections, offset: int, timestamp: int, value: bytes | None) -> None:
+        shown = f"the timestamp {timestamp} ms" if self._event_time == "timestamp" else "an event time"
+        rejections.add(offset, f"has {shown}, which is not in the years 1 to 9999", value or b"")
 
     def _rows(self, found: LogRecords, count: int) -> SourceBatch:
         partition = self._partition
@@ -277,7 +292,13 @@ class _LogReader(SourceReader):
         except Exception:
             records, times, taken = self._each_made(messages, rejections)
         if self._event_time == "timestamp":
-            times = self._timestamps(found, count)[taken]
+            millis = found.timestamps[:count][taken]
+            times, valid = millis_to_micros(millis)
+            if not valid.all():
+                offsets, values = found.offsets[:count][taken], np.array(found.values[:count], dtype=object)[taken]
+                for row in np.flatnonzero(~valid).tolist():
+                    self._reject_time(rejections, int(offsets[row]), int(millis[row]), values[row])
+                records, times = list(compress(records, valid)), times[valid]
         return SourceBatch(records, times, rejections.records, rejections.skipped)
 
     def _made(self, messages: list[dict[str, Any]]) -> tuple[list[Any], npt.NDArray[np.int64] | None]:
