@@ -126,6 +126,9 @@ class StateBackend:
     @property
     def job(self) -> str: ...
     @property
+    def store_id(self) -> str:
+        """Identity of the directory, drawn when it was created: 32 hex digits. A copy or a backup has the same."""
+    @property
     def job_epoch(self) -> int: ...
     @property
     def lineage(self) -> int:

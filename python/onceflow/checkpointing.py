@@ -16,6 +16,7 @@ from onceflow.checkpoint_thread import CheckpointThread
 from onceflow.clock import Clock
 from onceflow.crash import crash_point
 from onceflow.exceptions import CheckpointError
+from onceflow.job_record import SINK_BLOB
 from onceflow.sink_legs import SinkLeg, sink_errors
 
 __all__ = ["Checkpointing"]
@@ -62,10 +63,13 @@ class Checkpointing:
 
     def seal(self) -> None:
         """The cut: what was written to the sinks so far belongs to this checkpoint."""
-        number = self._under_way().id
+        pending = self._under_way()
         for step_id, leg in self._legs.items():
             with sink_errors(step_id, "seal"):
-                self._sealed[step_id] = leg.seal(number)
+                self._sealed[step_id] = leg.seal(pending.id)
+                learnt = leg.snapshot()
+            if learnt is not None:
+                pending.put_blob(f"{SINK_BLOB}{step_id}", learnt)
 
     def acknowledge(self, task: str) -> None:
         """A task's snapshot is taken; with the last one the checkpoint thread goes to work."""

@@ -7,10 +7,12 @@ from typing import Any
 
 from onceflow.exceptions import ConfigurationError
 
-__all__ = ["JOB_BLOB", "JobRecord"]
+__all__ = ["JOB_BLOB", "SINK_BLOB", "JobRecord"]
 
 #: Name of its blob in a decision record.
 JOB_BLOB = "job"
+#: And, followed by the step id, of what a sink has learnt.
+SINK_BLOB = "sink/"
 
 _FORMAT = 1
 

@@ -8,24 +8,34 @@ exact. ``recovery_plan`` of the core says what that is.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
+
+import msgspec
 
 from onceflow._native import StateBackend, recovery_plan
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, OnceflowError, StoreCorruptError
 from onceflow.graph import Graph
-from onceflow.job_record import JOB_BLOB, JobRecord
+from onceflow.job_record import JOB_BLOB, SINK_BLOB, JobRecord
 from onceflow.planner import check_resume
 from onceflow.process import closing
 from onceflow.sink_legs import SinkLeg, open_leg, sink_errors
 from onceflow.sinks import SinkContext
 from onceflow.types import Guarantee
 
-__all__ = ["Replay", "nothing_to_restore", "open_legs", "plan_recovery", "resumed_job", "warn_of_damage"]
+__all__ = [
+    "Replay",
+    "nothing_to_restore",
+    "open_legs",
+    "plan_recovery",
+    "recover_legs",
+    "resumed_job",
+    "warn_of_damage",
+]
 
 #: From where a warning is raised up to who called ``run``.
 _STACK_OF_RUN = 5
@@ -99,32 +109,48 @@ def resumed_job(
 def open_legs(
     backend: StateBackend, graph: Graph, guarantee: Guarantee, codec: Codec, resources: ExitStack
 ) -> dict[str, SinkLeg]:
-    """All sinks by step id, each with the output of every decided checkpoint committed, and nothing newer prepared."""
+    """All sinks by step id, checked and opened: each may be written by this run. No output is changed."""
     restored = backend.recovery.restored
-    # Outputs of a lineage that was left are written again, so what is undone there must not be carried through.
-    decided = [
-        record for record in backend.checkpoints() if record.damage is None and record.lineage == backend.lineage
+    # A record that cannot be read does not say its lineage. Counted in it lets pass what is decided about damage.
+    known = [
+        record for record in backend.checkpoints() if record.damage is not None or record.lineage == backend.lineage
     ]
+    # Where newer state is damaged the sinks hold more than what was restored, and have learnt from it.
+    learnt_from = next((record for record in reversed(known) if record.damage is None), restored)
     legs: dict[str, SinkLeg] = {}
     for step in graph.sinks():
+        blob = None if learnt_from is None else learnt_from.blobs.get(f"{SINK_BLOB}{step.step_id}")
         context = SinkContext(
             graph.name,
             step.step_id,
             backend.job_epoch,
             backend.lineage,
             None if restored is None else restored.id,
+            max((record.id for record in known), default=None),
+            backend.store_id,
+            None if blob is None else msgspec.msgpack.decode(blob),
         )
         with sink_errors(step.step_id, "open"):
             leg = open_leg(step.sink, context, guarantee, codec, backend.check_epoch)
         resources.push(closing(leg.close))
         legs[step.step_id] = leg
-        crash_point("recover.pre_commit")
-        with sink_errors(step.step_id, "recover"):
-            leg.recover(
-                [(record.id, record.staged[step.step_id]) for record in decided if step.step_id in record.staged]
-            )
-        crash_point("recover.post_commit")
     return legs
+
+
+def recover_legs(backend: StateBackend, legs: Mapping[str, SinkLeg]) -> None:
+    """Commits the output of every decided checkpoint, and discards what else earlier runs have prepared.
+
+    Only when all sinks are open and the run goes on: what is undone here cannot be done again.
+    """
+    # Outputs of a lineage that was left are written again, so what is undone there must not be carried through.
+    decided = [
+        record for record in backend.checkpoints() if record.damage is None and record.lineage == backend.lineage
+    ]
+    for step_id, leg in legs.items():
+        crash_point("recover.pre_commit")
+        with sink_errors(step_id, "recover"):
+            leg.recover([(record.id, record.staged[step_id]) for record in decided if step_id in record.staged])
+        crash_point("recover.post_commit")
 
 
 def plan_recovery(backend: StateBackend, sinks: Iterable[str]) -> Replay | None:

@@ -30,7 +30,15 @@ from onceflow.exceptions import (
 from onceflow.job_record import JOB_BLOB, JobRecord
 from onceflow.planner import fingerprint, plan
 from onceflow.process import quick_switches, stop_on_signals
-from onceflow.recovery import Replay, nothing_to_restore, open_legs, plan_recovery, resumed_job, warn_of_damage
+from onceflow.recovery import (
+    Replay,
+    nothing_to_restore,
+    open_legs,
+    plan_recovery,
+    recover_legs,
+    resumed_job,
+    warn_of_damage,
+)
 from onceflow.rounds import Rounds
 from onceflow.sources import PAUSE_S
 from onceflow.types import Guarantee
@@ -178,10 +186,11 @@ class _Job:
                     f"the job has finished, so no checkpoint comes that could be kept as {self._savepoint!r}; give the "
                     "savepoint to the run that finishes it"
                 )
-            open_legs(backend, graph, self._guarantee, self._codec, self._resources)
+            recover_legs(backend, open_legs(backend, graph, self._guarantee, self._codec, self._resources))
             return self._result(job.counts, finished=True)
         self._legs = open_legs(backend, graph, self._guarantee, self._codec, self._resources)
         self._replay = plan_recovery(backend, self._legs)
+        recover_legs(backend, self._legs)
         self._rounds = Rounds(
             graph,
             backend,

@@ -9,7 +9,8 @@ DirectLeg           at once; flushed before the decision. A crash in between rep
 HeldLeg             written after the decision, once. A crash in between loses it
 ==================  =======================================================================================
 
-``write`` and ``seal`` run on the job's thread; ``prepare``, ``commit`` and ``abort`` on the checkpoint thread.
+``prepare`` and ``commit`` run on the checkpoint thread, everything else on the job's thread: ``open_leg``, ``applied``
+and ``recover`` before the first record, ``abort`` and ``close`` when the checkpoint thread has ended.
 """
 
 from __future__ import annotations
@@ -47,9 +48,13 @@ class SinkLeg(ABC):
     held = 0
     held_bytes = 0
 
+    def applied(self, checkpoint_id: int) -> bool | None:
+        """Whether the sink has made a checkpoint's output visible; None if it cannot tell."""
+        return None
+
     @abstractmethod
     def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
-        """Before anything else: decided checkpoints, oldest first, with what was staged for them."""
+        """Before the first record: decided checkpoints, oldest first, with what was staged for them."""
 
     @abstractmethod
     def write(self, records: Batch) -> None:
@@ -58,6 +63,10 @@ class SinkLeg(ABC):
     @abstractmethod
     def seal(self, checkpoint_id: int) -> Any | None:
         """Cuts; None if there is nothing."""
+
+    def snapshot(self) -> bytes | None:
+        """After ``seal``: what the sink has learnt and a later run must know."""
+        return None
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
         """Before the decision: what the decision record keeps."""
@@ -78,6 +87,9 @@ class _TransactionalLeg(SinkLeg):
     def __init__(self, writer: TransactionalSinkWriter) -> None:
         self._writer = writer
 
+    def applied(self, checkpoint_id: int) -> bool | None:
+        return self._writer.applied(checkpoint_id)
+
     def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
         self._writer.recover([_committable(checkpoint_id, staged) for checkpoint_id, staged in decided])
 
@@ -88,6 +100,10 @@ class _TransactionalLeg(SinkLeg):
     def seal(self, checkpoint_id: int) -> Any | None:
         self.held = self.held_bytes = 0
         return self._writer.seal(checkpoint_id)
+
+    def snapshot(self) -> bytes | None:
+        learnt = self._writer.snapshot()
+        return None if learnt is None else msgspec.msgpack.encode(learnt)
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
         return msgspec.msgpack.encode(self._writer.prepare(checkpoint_id, sealed))

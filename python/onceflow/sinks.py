@@ -13,12 +13,29 @@ The commit of a transactional sink, in the order of its steps:
 
 1. ``write`` collects; nothing is visible.
 2. ``seal`` (job's thread, at the barrier) cuts: what was written so far belongs to this checkpoint. Quick.
+   ``snapshot`` says what the writer has learnt by then.
 3. ``prepare`` (checkpoint thread) makes it durable, still invisible, and returns the committable.
 4. The decision record with the committable becomes durable: the one commit point.
 5. ``commit`` (checkpoint thread) makes it visible. Idempotent by contract: it is called again after any crash between
    4 and the next decision, also from another process.
 
 Before 4 anything that fails leads to ``abort``. After 4 there is no way back.
+
+The start of a run: all sinks are opened, which checks and changes nothing; then it is decided how the run goes on; only
+then ``recover`` is called. So a start that is refused has touched no output.
+
+Replaced, copied, put back
+--------------------------
+A process may be paused at any line, be replaced meanwhile, and go on; a state directory may be a copy, or be put back
+from a backup while the target has gone on. A sink is exact through both if it
+
+- keeps in its target who writes to it: the newest (lineage, job epoch), compared in this order and never lowered, and
+  refuses whoever is older with ``FencedError``, in ``open`` and at each effect; and the ``state_id``, refusing another;
+- does only what may happen late: it discards what older runs have left, never what a newer one has;
+- keeps in its target the newest (lineage, checkpoint) that it made visible, and refuses in ``open``, at every attempt,
+  a state of an older lineage, or one of the same lineage whose ``newest_decided`` is below that. The way on is a new
+  lineage, chosen on purpose (``from_checkpoint`` or ``fresh``), and the message says so;
+- takes what was prepared and is not there for lost, unless it knows that it was committed.
 """
 
 from __future__ import annotations
@@ -52,6 +69,10 @@ class SinkContext:
         job_epoch: Raised at each start; whatever an older epoch holds must be refused.
         lineage: Changes when a job resumes on purpose from something else than its newest checkpoint.
         restored_checkpoint: The checkpoint that the job resumes from; None if it starts from nothing.
+        newest_decided: The newest checkpoint of this lineage that the state directory knows as decided, whether it can
+            be read or not; None if there is none. What a target holds beyond it comes from a newer state.
+        state_id: Identity of the state directory; a copy or a backup of it has the same. Empty if it is not known.
+        restored_state: What ``snapshot`` returned for the checkpoint that the output goes on from; None if nothing.
     """
 
     job: str
@@ -59,6 +80,9 @@ class SinkContext:
     job_epoch: int
     lineage: int
     restored_checkpoint: int | None = None
+    newest_decided: int | None = None
+    state_id: str = ""
+    restored_state: Plain = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +99,13 @@ class Committable:
 
 
 class SinkWriter(ABC):
-    """Writes to a plain or idempotent sink, from one thread."""
+    """Writes to a plain or idempotent sink, one call at a time.
+
+    ``Sink.open`` and ``close`` are called on the job's thread. ``write`` and ``flush`` are too where the guarantee has
+    them write at once; where outputs wait for the decision (exactly_once, at_most_once) they are called on the
+    checkpoint thread, and at the start of a run on the job's thread. A client that belongs to one thread must be told
+    not to mind (``sqlite3.connect(..., check_same_thread=False)``).
+    """
 
     @abstractmethod
     def write(self, records: Batch) -> None:
@@ -92,8 +122,9 @@ class SinkWriter(ABC):
 class TransactionalSinkWriter(ABC):
     """Writes to a transactional sink.
 
-    ``write``, ``seal`` and ``close`` are called on the job's thread, the others on the checkpoint thread, one at a
-    time; ``recover`` before anything else.
+    ``applied`` and ``recover`` are called on the job's thread before anything else; then ``write``, ``seal`` and
+    ``snapshot`` on the job's thread, ``prepare`` and ``commit`` on the checkpoint thread, meanwhile; and in the end, on
+    the job's thread and when the checkpoint thread has ended, ``abort`` and ``close``.
     """
 
     #: Records, and bytes, that the writer keeps in memory until the next ``seal``, if it does: when there are many, a
@@ -101,10 +132,15 @@ class TransactionalSinkWriter(ABC):
     held = 0
     held_bytes = 0
 
+    def applied(self, checkpoint_id: int) -> bool | None:
+        """Whether the output of a checkpoint of this lineage is visible; None if it cannot be told. Changes nothing."""
+        return None
+
     @abstractmethod
     def recover(self, decided: Sequence[Committable]) -> None:
-        """Called once at the start, after older epochs were fenced: commits ``decided`` (oldest first; most or all
-        may be committed already) and aborts whatever else of this job and sink was left prepared or half written."""
+        """Called once, when all sinks are open and the run goes on: fences older runs for good, commits ``decided``
+        (oldest first; most or all may be committed already) and discards whatever else older runs of this job and
+        sink have left prepared or half written."""
 
     @abstractmethod
     def write(self, records: Batch) -> None:
@@ -113,6 +149,11 @@ class TransactionalSinkWriter(ABC):
     @abstractmethod
     def seal(self, checkpoint_id: int) -> Any | None:
         """Ends what belongs to this checkpoint; returns it for ``prepare``, None if there is nothing."""
+
+    def snapshot(self) -> Plain:
+        """What the writer has learnt and must be the same after a restart, such as a schema; called right after
+        ``seal``, kept in the checkpoint and given back as ``restored_state``. Small, and as msgpack can write it."""
+        return None
 
     @abstractmethod
     def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
@@ -174,4 +215,10 @@ class TransactionalSink(Sink):
 
     @abstractmethod
     def open(self, context: SinkContext) -> TransactionalSinkWriter:
-        """A writer; raises ``SinkError`` if the target cannot be written."""
+        """A writer. Checks whether this run may write, and changes nothing that another run could notice.
+
+        Raises:
+            FencedError: A newer run writes to the target.
+            SinkError: The target cannot be written, belongs to another job, sink or state directory, or holds output
+                that is newer than the state of this run.
+        """

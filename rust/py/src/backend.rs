@@ -120,6 +120,11 @@ impl PyStateBackend {
     }
 
     #[getter]
+    fn store_id(&self) -> &str {
+        self.backend.store_id()
+    }
+
+    #[getter]
     fn job_epoch(&self) -> u64 {
         self.backend.job_epoch()
     }

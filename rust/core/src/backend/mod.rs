@@ -110,6 +110,7 @@ pub struct Backend {
 
 struct Inner {
     directory: PathBuf,
+    store_id: String,
     job_epoch: u64,
     key_groups: u16,
     lineage: u64,
@@ -166,6 +167,7 @@ impl Backend {
         Ok(Self {
             inner: Arc::new(Inner {
                 directory: store.path(),
+                store_id: store.id().to_owned(),
                 job_epoch: store.job_epoch(),
                 key_groups,
                 lineage: restored.lineage,
@@ -188,6 +190,11 @@ impl Backend {
     /// The state directory.
     pub fn path(&self) -> PathBuf {
         self.inner.directory.clone()
+    }
+
+    /// Identity of the state directory: 32 hex digits. A copy or a backup of it has the same.
+    pub fn store_id(&self) -> &str {
+        &self.inner.store_id
     }
 
     /// Raised durably by each start.

@@ -158,6 +158,11 @@ impl Store {
         self.directory.clone()
     }
 
+    /// Its identity, drawn when it was created: 32 hex digits. A copy or a backup has the same.
+    pub fn id(&self) -> &str {
+        &self.manifest.store_id
+    }
+
     /// The epoch that this process owns: raised durably by `open` (0 when read-only).
     pub fn job_epoch(&self) -> u64 {
         self.owner.as_ref().map_or(0, |owner| owner.job_epoch)
