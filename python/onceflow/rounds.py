@@ -19,10 +19,10 @@ from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.exceptions import SourceError, UserFunctionError
-from onceflow.graph import Graph
+from onceflow.graph import Graph, SourceStep
 from onceflow.process import closing
 from onceflow.sink_legs import SinkLeg
-from onceflow.source_task import SourceTask
+from onceflow.source_task import SourceTask, source_errors
 from onceflow.sources import PAUSE_S, StopRun
 from onceflow.types import END_OF_TIME
 from onceflow.worker_task import WorkerTask
@@ -134,10 +134,17 @@ class Rounds:
         return all(encode(task.snapshot()) == positions.get(f"source/{task.name}") for task in self._tasks)
 
     def round(self, listener: RoundsListener) -> bool:
-        """Every source task reads a batch, and the worker takes them in order; false if there was nothing to read."""
+        """Source tasks read a batch each, and the worker takes them in order; false if there was nothing to read.
+
+        Of a source that opens a part of its partitions at a time so many read that have not ended, the first ones in
+        order. One that ends makes room for the next one in the same round: so partitions that have ended already when
+        a job resumes change nothing in who reads beside whom.
+        """
         progressed = False
+        places = {step_id: tasks[0].step.source.max_open_partitions for step_id, tasks in self._by_source.items()}
         for task in self._tasks:
-            if task.ended:
+            left = places[task.step.step_id]
+            if task.ended or left == 0:
                 continue
             try:
                 progressed |= task.read()
@@ -146,6 +153,8 @@ class Rounds:
                 progressed = True
             if task.ended:
                 self._positions[task.name] = task.snapshot()
+            elif left is not None:
+                places[task.step.step_id] = left - 1
         self._consume(listener)
         return progressed
 
@@ -251,21 +260,52 @@ class Rounds:
 
 def _open_sources(graph: Graph, blobs: Mapping[str, bytes], batch_size: int, resources: ExitStack) -> list[SourceTask]:
     tasks: list[SourceTask] = []
-    known = {name for name in blobs if name.startswith("source/")}
+    saved = {name: msgspec.msgpack.decode(blob) for name, blob in blobs.items() if name.startswith("source/")}
+    known = set(saved)
     for step in graph.sources():
-        partitions = step.source.partitions()
-        if not partitions:
-            raise SourceError(f"source {step.step_id!r} has no partitions; give it something to read")
+        partitions = _partitions(step)
         for partition in partitions:
-            blob = blobs.get(f"source/{step.step_id}/{partition}")
-            saved = None if blob is None else msgspec.msgpack.decode(blob)
-            task = SourceTask(step, partition, saved, batch_size)
+            task = SourceTask(step, partition, saved.get(f"source/{step.step_id}/{partition}"), batch_size)
             resources.push(closing(task.close))
             tasks.append(task)
             known.discard(f"source/{task.name}")
+        of_step = f"source/{step.step_id}/"
+        with source_errors(step.step_id):
+            step.source.restore(
+                {
+                    name.removeprefix(of_step): state["position"]
+                    for name, state in saved.items()
+                    if name.startswith(of_step)
+                }
+            )
     if known:
         raise SourceError(
             f"partitions that the checkpoint has positions of are gone: {sorted(known)}; put the files back, or "
             "start over with fresh state"
         )
+    # What cannot be read says so before anything is processed, of as many as are read at first.
+    for step in graph.sources():
+        for task in [task for task in tasks if task.step is step][: step.source.max_open_partitions]:
+            task.open()
     return tasks
+
+
+def _partitions(step: SourceStep) -> list[str]:
+    with source_errors(step.step_id):
+        partitions = step.source.partitions()
+    if not partitions:
+        raise SourceError(f"source {step.step_id!r} has no partitions; give it something to read")
+    for partition in partitions:
+        if not isinstance(partition, str):
+            raise SourceError(f"source {step.step_id!r}: partition {partition!r} is no text; name partitions by str")
+        try:
+            partition.encode()
+        except UnicodeEncodeError:
+            raise SourceError(
+                f"source {step.step_id!r}: the name of partition {partition!r} is no text that UTF-8 can write, so no "
+                "checkpoint can hold its position; give it another name"
+            ) from None
+    if len(set(partitions)) != len(partitions):
+        twice = sorted({partition for partition in partitions if partitions.count(partition) > 1})
+        raise SourceError(f"source {step.step_id!r} names partitions twice: {twice}; each needs a name of its own")
+    return partitions

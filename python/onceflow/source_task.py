@@ -1,9 +1,12 @@
-"""The task of one source partition: reads, cuts at barriers, keeps the position."""
+"""The task of one source partition: reads, cuts at barriers, keeps the position.
+
+Its reader is open from the first read to the end of the partition, so that what waits for its turn holds nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import msgspec
@@ -14,7 +17,19 @@ from onceflow.graph import SourceStep
 from onceflow.sources import SourceBatch, SourceReader, StopRun
 from onceflow.types import END_OF_TIME, Micros, Plain
 
-__all__ = ["SourceTask"]
+__all__ = ["SourceTask", "source_errors"]
+
+
+@contextmanager
+def source_errors(step_id: str, partition: str | None = None) -> Iterator[None]:
+    """Whatever a source raises, with its name: users' sources raise what their clients do."""
+    try:
+        yield
+    except (OnceflowError, StopRun):
+        raise
+    except Exception as error:
+        where = "" if partition is None else f", partition {partition!r}"
+        raise SourceError(f"source {step_id!r}{where}: {type(error).__name__}: {error}") from error
 
 
 class SourceTask:
@@ -40,8 +55,9 @@ class SourceTask:
         self._newest: Micros | None = None if state is None else state["newest"]
         #: How far event time has come in what the worker took: no record below it is expected any more.
         self.delivered: Micros | None = END_OF_TIME if state is not None and state["ended"] else self.watermark
-        with self._errors():
-            self._reader: SourceReader = step.source.open(partition, None if state is None else state["position"])
+        #: Where it stands while no reader is open: before it has begun, and when it has ended.
+        self._at: Plain = None if state is None else state["position"]
+        self._reader: SourceReader | None = None
 
     @property
     def name(self) -> str:
@@ -53,14 +69,24 @@ class SourceTask:
         """The watermark behind the last batch that was read."""
         return None if self._newest is None else self._newest - self.step.max_out_of_orderness_us
 
+    def open(self) -> SourceReader:
+        """The reader; opened if it is not open yet."""
+        if self._reader is None:
+            with self._errors():
+                self._reader = self.step.source.open(self.partition, self._at)
+        return self._reader
+
     def read(self) -> bool:
         """One round; false if there was nothing to read."""
+        reader = self.open()
         with self._errors():
-            batch = self._reader.read(self._batch_size)
+            batch = reader.read(self._batch_size)
             if batch is not None and not isinstance(batch, SourceBatch):
                 raise TypeError(f"read() must return a SourceBatch or None, not a {type(batch).__name__}")
         self.rounds += 1
         if batch is None:
+            self._at = self.position
+            self.close()
             self.ended = True
             self.channel.put(EndEvent())
             return True
@@ -77,6 +103,8 @@ class SourceTask:
     @property
     def position(self) -> Plain:
         """Where the next record would be read from."""
+        if self._reader is None:
+            return self._at
         with self._errors():
             return self._reader.position()
 
@@ -96,19 +124,12 @@ class SourceTask:
             msgspec.msgpack.encode(position)
         return {"position": position, "newest": self._newest, "ended": self.ended}
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Whatever a reader raises, with the partition's name: users' readers raise what their clients do."""
-        try:
-            yield
-        except (OnceflowError, StopRun):
-            raise
-        except Exception as error:
-            raise SourceError(
-                f"source {self.step.step_id!r}, partition {self.partition!r}: {type(error).__name__}: {error}"
-            ) from error
+    def _errors(self) -> AbstractContextManager[None]:
+        return source_errors(self.step.step_id, self.partition)
 
     def close(self) -> None:
-        """Releases the reader."""
-        with self._errors():
-            self._reader.close()
+        """Releases the reader, if there is one."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            with self._errors():
+                reader.close()

@@ -98,10 +98,27 @@ class Source(ABC):
     has_event_time: bool = False
     #: Whether refused records are handed to the dead-letter stream (which then must have a sink).
     has_dead_letters: bool = False
+    #: So many partitions are read at a time; where one ends the next one, in the order of ``partitions``, begins. For
+    #: partitions that end and cost descriptors or memory while they are open. None: all of them at once.
+    max_open_partitions: ClassVar[int | None] = None
 
     @abstractmethod
     def partitions(self) -> list[str]:
-        """Names of the partitions, each read by its own reader. Stable over restarts; may grow."""
+        """Names of the partitions, each read by its own reader. Stable over restarts; may grow.
+
+        Names are text that UTF-8 can write: checkpoints hold positions by name.
+        """
+
+    def restore(self, positions: Mapping[str, Plain]) -> None:  # noqa: B027 - optional
+        """What the job agreed on when it began still holds for partitions that have come since.
+
+        Called once a run, after ``partitions`` and before the first reader is opened; what a source takes from
+        positions here, such as the types of columns, must not depend on which partitions there are now.
+
+        Args:
+            positions: Of each partition that the checkpoint knows, the one to resume from (None: not begun); none if
+                the job starts from nothing.
+        """
 
     @abstractmethod
     def open(self, partition: str, position: Plain) -> SourceReader:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -40,28 +42,91 @@ def test_a_missing_file(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_directory(tmp_path, kind):
-    with pytest.raises(SourceError, match=r"is a directory, not a file; to read all files in it give .*/\*"):
-        read(kind(tmp_path))
-
-
-@pytest.mark.parametrize("kind", ALL)
 def test_a_pattern_without_a_match(tmp_path, kind):
     with pytest.raises(SourceError, match=r"no file matches '.*\*\.csv'; check the pattern"):
         kind(tmp_path / "*.csv").partitions()
 
 
+def a_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def a_loop(path):
+    path.symlink_to(path)
+
+
+ODD = {
+    "pipe": (os.mkfifo, "is a pipe, no regular file, .* copy what comes from it to a file"),
+    "socket": (a_socket, "is a socket, no regular file"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "is a device, no regular file"),
+    "directory": (Path.mkdir, r"is a directory, not a file; to read all files in it give .*/\*"),
+    "broken link": (lambda path: path.symlink_to("gone"), "is a link to 'gone', which does not exist; mend or remove"),
+    "loop of links": (a_loop, "cannot be read: Too many levels of symbolic links"),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), ODD.values(), ids=ODD)
 @pytest.mark.parametrize("kind", ALL)
-def test_no_path_at_all(kind):
-    with pytest.raises(ConfigurationError, match="at least one path"):
-        kind([]).partitions()
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path, kind, make, reason):
+    """Hostile surroundings: a pipe without a writer would have been waited for, a device read for ever.
+
+    Named by itself or found by a pattern, when the job begins and also if it has come since.
+    """
+    make(tmp_path / "odd.csv")
+    for paths in (tmp_path / "odd.csv", tmp_path / "*.csv"):
+        with pytest.raises(SourceError, match=rf"odd\.csv {reason}"):
+            kind(paths).partitions()
+        with pytest.raises(SourceError, match=rf"odd\.csv {reason}"):
+            kind(paths).open(str(tmp_path / "odd.csv"), None)
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_pipe(tmp_path, kind):
+def test_a_pipe_that_takes_the_place_of_a_file_between_look_and_open(tmp_path, kind, monkeypatch):
+    """Hostile surroundings: between the check and the open the name may come to mean another thing."""
+    path = written(tmp_path / "in.csv", "a\n1\n")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SourceError, match="is no regular file"):
-        read(kind(tmp_path / "pipe"))
+    look = os.stat
+
+    def stat_then_replace(name, **options):
+        found = look(name, **options)
+        if str(name) == str(path) and (tmp_path / "pipe").exists():
+            (tmp_path / "pipe").rename(path)
+        return found
+
+    monkeypatch.setattr(os, "stat", stat_then_replace)
+    with pytest.raises(SourceError, match=r"in\.csv is a pipe, no regular file"):
+        kind(path).open(str(path), None)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_name_that_is_not_utf_8(tmp_path, state, kind):
+    """Typed errors: the checkpoint that should have held the name raised a bare UnicodeEncodeError."""
+    path = os.fsencode(tmp_path) + b"/in-\xff.csv"
+    Path(os.fsdecode(path)).write_bytes(b"a\n1\n")
+    for paths in (os.fsdecode(path), tmp_path / "*.csv"):
+        flow = Dataflow("odd-name")
+        flow.source("rows", kind(paths)).sink("out", TransactionalTestingSink())
+        with pytest.raises(SourceError, match=r"in-\\udcff\.csv' is a name that is not UTF-8, .*; rename the file"):
+            run(flow, state)
+    assert "in-\\udcff.csv" in kind(os.fsdecode(path)).describe()["paths"][0]
+    Path(os.fsdecode(path)).rename(tmp_path / "in-ÿ.csv")
+    if kind in (CsvSource, TextSource):
+        assert len(read(kind(tmp_path / "*.csv")).records) == 1 + (kind is TextSource)
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("paths", [None, 5, [], ["in.csv", None], {"in.csv"}, b"in.csv"])
+def test_paths_that_are_none(kind, paths):
+    """Typed errors: what cannot be a path is a mistake in the settings."""
+    with pytest.raises(ConfigurationError, match="at least one path" if paths == [] else "give a path, a pattern"):
+        kind(paths)
+
+
+def test_a_name_with_a_nul_byte_is_refused():
+    """Typed errors: the system's call raised a bare ValueError."""
+    with pytest.raises(SourceError, match="cannot be read: embedded null byte"):
+        TextSource("in\0.csv").partitions()
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import numpy as np
 
 from onceflow.columns import Columns
 from onceflow.connectors.event_time import arrow_micros, arrow_reason
-from onceflow.connectors.files.partitions import Paths, described, partitions_of, readable_file
+from onceflow.connectors.files.partitions import FileSource, Paths, open_file
 from onceflow.connectors.files.parts import PartSink, PartWriter
 from onceflow.exceptions import ConfigurationError, SinkError, SourceChangedError, SourceError
-from onceflow.sources import Source, SourceBatch, SourceReader
+from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
 
 __all__ = ["ArrowIpcSource", "ParquetSink", "ParquetSource", "require_arrow"]
@@ -59,7 +59,7 @@ class _Groups(ABC):
         """Closes the file."""
 
 
-class _ArrowFileSource(Source):
+class _ArrowFileSource(FileSource):
     """Batches of columns of a file that is complete: a position is a group, a row in it, and the file's fingerprint.
 
     Args:
@@ -69,30 +69,22 @@ class _ArrowFileSource(Source):
     """
 
     def __init__(self, paths: Paths, *, event_time: str | None = None, columns: Sequence[str] | None = None) -> None:
-        self._paths = paths
+        super().__init__(paths)
         self._event_time = event_time
         self._columns = None if columns is None else list(columns)
         self.has_event_time = event_time is not None
         require_arrow()
 
-    def partitions(self) -> list[str]:
-        """The files."""
-        return partitions_of(self._paths)
-
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
-        path = str(readable_file(partition))
+        open_file(partition).close()
         with _source_errors(partition, self._kind):
-            groups = self._open(path)
+            groups = self._open(partition)
         try:
             return _GroupReader(groups, partition, self._kind, position, self._event_time, self._columns)
         except BaseException:
             groups.close()
             raise
-
-    def describe(self) -> dict[str, Any]:
-        """See ``Source``."""
-        return {"type": type(self).__name__, "paths": described(self._paths)}
 
     _kind: ClassVar[str]
 
@@ -249,7 +241,7 @@ def _micros(array: Any, name: str) -> Any:
 
 def _fingerprint(path: str) -> bytes:
     try:
-        with readable_file(path).open("rb") as file:
+        with open_file(path) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _FINGERPRINT_BYTES))
             tail = file.read()

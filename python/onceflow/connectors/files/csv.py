@@ -16,9 +16,9 @@ from onceflow.connectors.files.csv_records import CsvRecord, CsvRecords
 from onceflow.connectors.files.csv_types import COLUMN_TYPES, convert, infer
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, check_encoding
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
-from onceflow.connectors.files.partitions import Paths, described, partitions_of
+from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
-from onceflow.sources import Source, SourceBatch, SourceReader
+from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
 
 __all__ = ["CsvSource"]
@@ -27,7 +27,7 @@ _SAMPLE_ROWS = 1000
 _ARROW_TYPES = {"int": "int64", "float": "float64", "bool": "bool", "datetime": "timestamp[us]", "str": "string"}
 
 
-class CsvSource(Source):
+class CsvSource(FileSource):
     """Rows of CSV files as dicts, or as columns. Blank lines are passed over.
 
     The types of columns are inferred from the first 1,000 rows of each file (int, float, bool, else str), are the same
@@ -66,7 +66,7 @@ class CsvSource(Source):
         as_columns: bool = False,
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
-        self._paths = paths
+        super().__init__(paths)
         self._policy: MalformedPolicy = check_policy(on_malformed)
         self._max_record_bytes = check_record_bytes(max_record_bytes)
         self._encoding = check_encoding(encoding)
@@ -92,7 +92,7 @@ class CsvSource(Source):
     def partitions(self) -> list[str]:
         """The files."""
         self._inferred = None
-        return partitions_of(self._paths)
+        return super().partitions()
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
@@ -112,10 +112,6 @@ class CsvSource(Source):
         except BaseException:
             lines.close()
             raise
-
-    def describe(self) -> dict[str, Any]:
-        """See ``Source``."""
-        return {"type": "CsvSource", "paths": described(self._paths)}
 
     def _records(self, lines: LineReader) -> CsvRecords:
         return CsvRecords(lines, self._delimiter, self._encoding, self._max_record_bytes)
@@ -146,7 +142,7 @@ class CsvSource(Source):
             return self._inferred
         values: dict[str, list[str]] = {}
         first: tuple[str, list[str]] | None = None
-        for path in partitions_of(self._paths):
+        for path in super().partitions():
             lines = LineReader(path, None, self._encoding, self._max_record_bytes)
             try:
                 records = self._records(lines)

@@ -13,17 +13,17 @@ from onceflow.columns import Columns
 from onceflow.connectors.event_time import EventTimeParser
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, LongLine
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
-from onceflow.connectors.files.partitions import Paths, described, partitions_of
+from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.parts import PartSink, PartWriter
 from onceflow.connectors.values import plain_columns
 from onceflow.exceptions import SinkError
-from onceflow.sources import Source, SourceBatch, SourceReader
+from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
 
 __all__ = ["JsonLinesSink", "JsonLinesSource"]
 
 
-class JsonLinesSource(Source):
+class JsonLinesSource(FileSource):
     """JSON values, one a line; blank lines are passed over.
 
     Args:
@@ -46,25 +46,17 @@ class JsonLinesSource(Source):
         on_malformed: str = "fail",
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
-        self._paths = paths
+        super().__init__(paths)
         self._event_time = event_time
         self._policy: MalformedPolicy = check_policy(on_malformed)
         self._max_record_bytes = check_record_bytes(max_record_bytes)
         self.has_event_time = event_time is not None
         self.has_dead_letters = self._policy == "dead_letter"
 
-    def partitions(self) -> list[str]:
-        """The files."""
-        return partitions_of(self._paths)
-
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
         lines = LineReader(partition, position, "utf-8", self._max_record_bytes)
         return _JsonLinesReader(lines, self._event_time, self._policy)
-
-    def describe(self) -> dict[str, Any]:
-        """See ``Source``."""
-        return {"type": "JsonLinesSource", "paths": described(self._paths)}
 
 
 class _JsonLinesReader(SourceReader):

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from itertools import accumulate
 from typing import Any, BinaryIO
 
-from onceflow.connectors.files.partitions import readable_file
+from onceflow.connectors.files.partitions import open_file
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.types import Plain
 
@@ -96,10 +96,7 @@ class LineReader:
         self._long_lines = 0
         self._ended = False
         self._tail_is_open = False
-        try:
-            self._file: BinaryIO = readable_file(path).open("rb")
-        except OSError as error:
-            raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+        self._file: BinaryIO = open_file(path)
         try:
             if start:
                 self._check(start)

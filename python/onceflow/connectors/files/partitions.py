@@ -4,65 +4,111 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections.abc import Sequence
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
 
 from onceflow.exceptions import ConfigurationError, SourceError
+from onceflow.sources import Source
 
-__all__ = ["Paths", "described", "partitions_of", "readable_file"]
+__all__ = ["FileSource", "Paths", "open_file"]
 
 #: One path, a pattern such as ``"in/*.csv"``, or several of them.
 Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
-
-def _listed(paths: Paths) -> list[str]:
-    given = [paths] if isinstance(paths, (str, PathLike)) else list(paths)
-    return [fspath(path) for path in given]
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
-def described(paths: Paths) -> list[str]:
-    """The paths for ``Source.describe``."""
-    return _listed(paths)
+class FileSource(Source):
+    """Files, each of them a partition that is read from its beginning to its end.
 
-
-def partitions_of(paths: Paths) -> list[str]:
-    """The files that ``paths`` name, as given, each once, patterns expanded in sorted order.
+    Args:
+        paths: A file, a pattern, or several.
 
     Raises:
-        ConfigurationError: No path at all.
-        SourceError: A pattern that matches nothing.
+        ConfigurationError: No path at all, or something else than paths.
     """
-    given = _listed(paths)
-    if not given:
-        raise ConfigurationError("a file source needs at least one path")
-    found: dict[str, str] = {}
-    for path in given:
-        matches = [path]
-        if glob.has_magic(path) and not Path(path).exists():
-            matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - absolute patterns too
-            if not matches:
-                raise SourceError(f"no file matches {path!r}; check the pattern and the working directory")
-        for match in matches:
-            # "a.csv" and "./a.csv" are one file; reading it twice would count it twice.
-            found.setdefault(os.path.normpath(match), match)
-    return list(found.values())
+
+    # Each open file costs a descriptor, and its reader the memory of a block or a row group.
+    max_open_partitions: ClassVar[int | None] = 64
+
+    def __init__(self, paths: Paths) -> None:
+        given = [paths] if isinstance(paths, (str, PathLike)) else paths
+        if not isinstance(given, Sequence) or not all(isinstance(path, (str, PathLike)) for path in given):
+            raise ConfigurationError(f"paths={paths!r}: give a path, a pattern such as 'in/*.csv', or a list of them")
+        self._paths = [os.fsdecode(path) for path in given]
+        if not self._paths:
+            raise ConfigurationError("a file source needs at least one path")
+
+    def partitions(self) -> list[str]:
+        """The files, as given, each once, patterns expanded in sorted order.
+
+        Raises:
+            SourceError: A pattern that matches nothing, or something that cannot be read as a file.
+        """
+        found: dict[str, str] = {}
+        for path in self._paths:
+            matches = [path]
+            if glob.has_magic(path) and not os.path.lexists(path):
+                matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - absolute patterns too
+                if not matches:
+                    raise SourceError(f"no file matches {path!r}; check the pattern and the working directory")
+            for match in matches:
+                # "a.csv" and "./a.csv" are one file; reading it twice would count it twice.
+                found.setdefault(os.path.normpath(match), match)
+        for path in found.values():
+            # Most are opened only when it is their turn, which may be hours from now.
+            open_file(path).close()
+        return list(found.values())
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Source``."""
+        paths = [path.encode("utf-8", "backslashreplace").decode() for path in self._paths]
+        return {"type": type(self).__name__, "paths": paths}
 
 
-def readable_file(path: str) -> Path:
-    """The path, if it is a file.
+def open_file(path: str) -> BinaryIO:
+    """The file, for reading.
 
     Raises:
-        SourceError: Missing, a directory, or a pipe or device, which have no positions.
+        SourceError: Missing, a directory, or a pipe, socket or device, which have no positions; or not to be read.
     """
-    file = Path(path)
     try:
-        if file.is_dir():
-            raise SourceError(f"{path} is a directory, not a file; to read all files in it give {path}/*")
-        if not file.exists():
-            raise SourceError(f"{path} does not exist; check the path and the working directory ({Path.cwd()})")
-        if not file.is_file():
-            raise SourceError(f"{path} is no regular file, so it cannot be read again from a position")
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    return file
+        name = path.encode().decode()
+    except UnicodeEncodeError:
+        raise SourceError(
+            f"{path!r} is a name that is not UTF-8, so no checkpoint can hold a position in it; rename the file"
+        ) from None
+    try:
+        _check_kind(name, os.stat(path))  # noqa: PTH116 - a path may be more than Path takes
+        # What stands there may be another thing by now: opening a pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _check_kind(name, os.fstat(descriptor))
+            return os.fdopen(descriptor, "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except FileNotFoundError:
+        if os.path.islink(path):  # noqa: PTH114
+            target = os.readlink(path)  # noqa: PTH115
+            raise SourceError(
+                f"{name} is a link to {target!r}, which does not exist; mend or remove the link"
+            ) from None
+        raise SourceError(f"{name} does not exist; check the path and the working directory ({Path.cwd()})") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"{name} cannot be read: {reason}") from error
+
+
+def _check_kind(name: str, found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise SourceError(f"{name} is a directory, not a file; to read all files in it give {name}/*")
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise SourceError(
+            f"{name} is {kind}, no regular file, so it cannot be read again from a position; copy what comes from it "
+            "to a file, or write a source of your own for it"
+        )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, LongLine, check_encoding
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
-from onceflow.connectors.files.partitions import Paths, described, partitions_of
-from onceflow.sources import Source, SourceBatch, SourceReader
+from onceflow.connectors.files.partitions import FileSource, Paths
+from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Plain
 
 __all__ = ["TextSource"]
 
 
-class TextSource(Source):
+class TextSource(FileSource):
     """Lines of text, without their ends.
 
     Args:
@@ -35,24 +33,16 @@ class TextSource(Source):
         on_malformed: str = "fail",
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
-        self._paths = paths
+        super().__init__(paths)
         self._encoding = check_encoding(encoding)
         self._policy: MalformedPolicy = check_policy(on_malformed)
         self._max_record_bytes = check_record_bytes(max_record_bytes)
         self.has_dead_letters = self._policy == "dead_letter"
 
-    def partitions(self) -> list[str]:
-        """The files."""
-        return partitions_of(self._paths)
-
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
         lines = LineReader(partition, position, self._encoding, self._max_record_bytes)
         return _TextReader(lines, self._encoding, self._policy)
-
-    def describe(self) -> dict[str, Any]:
-        """See ``Source``."""
-        return {"type": "TextSource", "paths": described(self._paths)}
 
 
 class _TextReader(SourceReader):
