@@ -56,7 +56,7 @@ __version__: str
 CRASH_POINTS: bool
 
 def crash_point(name: str) -> None:
-    """Kills the process here if ``CRASH_AT`` says so; does nothing unless built with the feature."""
+    """Kills, stops or holds here as the environment says; does nothing unless built with the feature."""
 
 def _bare_update_loop(
     keys: npt.NDArray[np.int64], values: npt.NDArray[np.float64], cells: npt.NDArray[np.uint64]

@@ -1,4 +1,4 @@
-"""Named places where a test can kill the process; nothing at all in a release build."""
+"""Named places where a test can kill, stop or hold the process; nothing at all in a release build."""
 
 from __future__ import annotations
 
@@ -13,5 +13,6 @@ def _ignore(name: str) -> None:
     pass
 
 
-#: Kills this process by SIGKILL if ``CRASH_AT`` names this point and this is the nth time.
+#: Does at this point what the environment asks for: ``CRASH_AT=name:nth`` kills the process there, ``STOP_AT`` stops
+#: it, ``HOLD_AT`` holds the thread. The module ``crash`` of the core has the whole list.
 crash_point: Callable[[str], None] = _native.crash_point if _native.CRASH_POINTS else _ignore
