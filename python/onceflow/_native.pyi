@@ -110,7 +110,8 @@ class StateBackend:
             create: Whether to create what is missing.
             read_only: Only look: no lock, no new epoch.
             take_over: Fence a running or paused owner instead of being refused.
-            checkpoint: ``"newest"`` (also None), ``"none"`` (empty tables) or a number.
+            checkpoint: ``"newest"`` (also None), ``"none"`` (empty tables) or a number. Another one than the newest
+                starts a new lineage, for good from ``begin_lineage`` or the first checkpoint on.
             restore_key_groups: First group, and the one after the last.
             max_state_bytes: Memory bound of each table.
             map_size_bytes: Address space reserved for the file (sparse).
@@ -133,6 +134,12 @@ class StateBackend:
     @property
     def lineage(self) -> int:
         """The lineage that this run's checkpoints belong to."""
+    def begin_lineage(self) -> None:
+        """Makes it durable that the job goes on from the checkpoint that was opened: from now on it is resumed in the
+        new lineage, also after a crash. Does nothing if the lineage is not new."""
+    @property
+    def resumes_from(self) -> int | None:
+        """The newest checkpoint that the job has not left; None: it would start from nothing."""
     @property
     def key_groups(self) -> int: ...
     @property
@@ -203,7 +210,10 @@ class StateBackend:
     def delete_checkpoint(self, checkpoint_id: int) -> None:
         """Removes a savepoint or an old checkpoint; ``CheckpointStateError`` for the newest one."""
     def put_note(self, name: str, value: bytes) -> None:
-        """Keeps a small value (1 MiB at most) beside the checkpoints, durable when it returns."""
+        """Keeps a small value (1 MiB at most) beside the checkpoints, durable when it returns.
+
+        Names that begin with two underscores are the backend's own.
+        """
     def note(self, name: str) -> bytes | None:
         """A value that was kept by ``put_note``."""
     def check_epoch(self) -> None:
@@ -214,7 +224,8 @@ class StateBackend:
         """(file_bytes, used_bytes)."""
     def backup(self, target: str | PathLike[str]) -> None:
         """Copies the directory as it is at one moment to a new one, while everything goes on."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Releases the directory; in a forked child it does nothing."""
     def __enter__(self) -> StateBackend: ...
     def __exit__(self, *_exc: object) -> None: ...
 

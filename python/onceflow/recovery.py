@@ -142,7 +142,9 @@ def recover_legs(backend: StateBackend, legs: Mapping[str, SinkLeg]) -> None:
 
     Only when all sinks are open and the run goes on: what is undone here cannot be done again.
     """
-    # Outputs of a lineage that was left are written again, so what is undone there must not be carried through.
+    # After a crash the next run must not come back to the lineage that was left.
+    backend.begin_lineage()
+    # Outputs of that are written again, so what is undone there must not be carried through.
     decided = [
         record for record in backend.checkpoints() if record.damage is None and record.lineage == backend.lineage
     ]
@@ -179,12 +181,6 @@ def plan_recovery(backend: StateBackend, sinks: Iterable[str]) -> Replay | None:
         raise StoreCorruptError(
             f"{backend.path}: no exact recovery is possible: {made.reason} ({reasons}). Resume from a "
             "checkpoint of your choice with from_checkpoint, knowing that outputs after it are written again"
-        )
-    if restored is not None and any(record.lineage != restored.lineage for record in recovery.decided_after):
-        raise StoreCorruptError(
-            f"{backend.path}: no exact recovery is possible: every checkpoint since the job went on from "
-            f"another one, or afresh, is damaged, and checkpoint {restored.id} is not part of its history. Start "
-            "over with fresh state, or from a checkpoint of your choice with from_checkpoint"
         )
     for number in made.abort:
         backend.delete_checkpoint(number)

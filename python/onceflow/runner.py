@@ -29,7 +29,7 @@ from onceflow.exceptions import (
 )
 from onceflow.job_record import JOB_BLOB, JobRecord
 from onceflow.planner import fingerprint, plan
-from onceflow.process import quick_switches, stop_on_signals
+from onceflow.process import closing, quick_switches, stop_on_signals
 from onceflow.recovery import (
     Replay,
     nothing_to_restore,
@@ -123,7 +123,7 @@ def run(
             if told is None:
                 raise
             raise told from error
-        resources.callback(backend.close)
+        resources.push(closing(backend.close))
         clock = clock or SystemClock()
         job = _Job(flow, backend, settings, checkpoint_interval_s, savepoint, on_event, clock, resources)
         return job.run()
@@ -203,7 +203,7 @@ class _Job:
             self._resources,
         )
         self._checkpoints = Checkpointing(backend, self._legs, [*self._rounds.tasks, _WORKER], self._clock)
-        self._resources.callback(self._checkpoints.close)
+        self._resources.push(closing(self._checkpoints.close))
         self._recovered()
         crash_point("recover.post_open")
         with stop_on_signals(self.stop), quick_switches():
@@ -232,10 +232,6 @@ class _Job:
     def _loop(self) -> bool:
         self._rounds.suppress(self._replay is not None)
         self._check_replay()
-        if self._begins_lineage():
-            # At once: after a crash the next run must not come back to the lineage that was left.
-            self._start_checkpoint()
-            self._settle()
         while True:
             self._poll()
             if self._stopping and self._replay is None:
@@ -260,10 +256,6 @@ class _Job:
         self._rounds.end()
         self._finish_checkpoint(finished=True)
         return True
-
-    def _begins_lineage(self) -> bool:
-        known = {record.lineage for record in self._backend.checkpoints()}
-        return bool(known) and self._backend.lineage not in known
 
     def _idle(self) -> None:
         """Nothing was there to read."""

@@ -13,7 +13,7 @@ import pytest
 
 from onceflow import Dataflow, StateBackend, run
 from onceflow.connectors.files import JsonLinesSink, read_parts
-from onceflow.exceptions import ConfigurationError, SinkError
+from onceflow.exceptions import CheckpointStateError, ConfigurationError, SinkError
 from onceflow.testing import ABORT, EOF, PAUSE, AbortedError, IdempotentTestingSink, TestingSource
 from onceflow.testing import TransactionalTestingSink as Output
 
@@ -99,3 +99,95 @@ def test_a_savepoint_of_a_job_that_has_finished_is_refused(state):
         run(flow([1], Output()), state, savepoint="later")
     with StateBackend.open(state, job="back", read_only=True) as backend:
         assert [info.savepoint for info in backend.checkpoints()] == ["end"]
+
+
+BACK = textwrap.dedent(
+    """
+    import sys
+    from onceflow import Dataflow, run
+    from onceflow.connectors.files import JsonLinesSink
+    from onceflow.testing import EOF, TestingSource
+    how = sys.argv[1]
+    flow = Dataflow("back")
+    items = [1, 2, 3, EOF, 4, 5, 6, EOF, 7, 8, 9] if how in ("first", "second") else [1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9]
+    rows = flow.source("in", TestingSource(items, batch_size=1)).filter(lambda number: number)
+    rows.sink("out", JsonLinesSink("out"))
+    settings = {"first": {"savepoint": "one"}, "back": {"from_checkpoint": "one"}, "fresh": {"fresh": True}}
+    run(flow, "state", retain=9, **settings.get(how, {}))
+    """
+)
+
+
+@pytest.mark.usefixtures("crash_points")
+@pytest.mark.parametrize(
+    ("how", "point"), [("back", "lineage.begun"), ("fresh", "recover.post_open"), ("back", "barrier.pre_inject")]
+)
+def test_a_choice_is_durable_before_anything_is_touched(tmp_path, how, point):
+    """The kind of fault: killed early in a run that goes back, a plain run comes back to what was left, and what had
+    been moved away to be written again is lost."""
+
+    def life(how, **env):
+        command = [sys.executable, "-c", BACK, how]
+        return subprocess.run(command, check=False, cwd=tmp_path, env={**os.environ, **env}).returncode
+
+    assert life("first") == life("second") == 0
+    parts = sorted((tmp_path / "out").glob("part-*"))
+    assert len(parts) == 2
+    for part in parts[1 if how == "back" else 0 :]:
+        part.unlink()
+    assert life(how, CRASH_AT=point) == -signal.SIGKILL
+    assert life("plain", CRASH_AT=point if point != "lineage.begun" else "recover.post_open") == -signal.SIGKILL
+    assert life("plain") == 0
+    assert [json.loads(line) for line in read_parts(tmp_path / "out").split()] == list(range(1, 10))
+
+
+def checkpointed(state, *values):
+    """Checkpoints of a table with one row, whose value each checkpoint sets."""
+    numbers = []
+    with StateBackend.open(state, job="j", retain=9) as backend:
+        table = backend.table("t", key="i64", columns={"n": "i64"})
+        for value in values:
+            table.put([1], n=value)
+            numbers.append(backend.checkpoint({"p": value}).wait().id)
+    return numbers
+
+
+def test_what_was_left_is_not_resumed_from_retained_or_counted(state):
+    """The kind of fault: a checkpoint that the job has left is taken for its history, by a resume, by retention or by a
+    lineage's number."""
+    one, two, three = checkpointed(state, 1, 2, 3)
+    with StateBackend.open(state, job="j", retain=9, checkpoint=one) as backend:
+        assert (backend.lineage, backend.resumes_from) == (2, three)
+        backend.begin_lineage()
+        assert backend.resumes_from == one
+        with pytest.raises(CheckpointStateError, match="resumes from"):
+            backend.delete_checkpoint(one)
+    # Chosen again it is the same lineage, since it is what the job resumes from anyway.
+    for checkpoint in (None, one):
+        with StateBackend.open(state, job="j", retain=9, checkpoint=checkpoint) as backend:
+            assert (backend.lineage, backend.positions, backend.recovery.damage) == (2, {"p": 1}, [])
+    # The newest record is not the newest of the history.
+    with StateBackend.open(state, job="j", retain=9, checkpoint=three) as backend:
+        assert (backend.lineage, backend.positions) == (3, {"p": 3})
+        # Not begun: looking at it changed nothing.
+    with StateBackend.open(state, job="j", retain=2) as backend:
+        assert (backend.lineage, backend.positions) == (2, {"p": 1})
+        backend.table("t", key="i64", columns={"n": "i64"}).put([1], n=4)
+        four = backend.checkpoint({"p": 4}).wait().id
+        # Two that count are kept: those that were left go when more come.
+        assert [info.id for info in backend.checkpoints()] == [one, two, three, four]
+        backend.checkpoint({"p": 5}).wait()
+        assert [info.lineage for info in backend.checkpoints()] == [2, 2]
+        assert backend.resumes_from == four + 1
+
+
+def test_a_program_that_checkpoints_without_saying_so_begins_its_lineage_too(state):
+    one, _ = checkpointed(state, 1, 2)
+    with StateBackend.open(state, job="j", checkpoint="none") as backend:
+        backend.checkpoint({"p": 7}).wait()
+        assert backend.lineage == 2
+    with StateBackend.open(state, job="j") as backend:
+        assert (backend.lineage, backend.positions) == (2, {"p": 7})
+        with pytest.raises(ConfigurationError, match="__"):
+            backend.put_note("__lineages", b"x")
+    assert one == 1

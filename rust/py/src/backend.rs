@@ -238,6 +238,15 @@ impl PyStateBackend {
         py.detach(|| self.backend.delete_checkpoint(checkpoint_id)).map_err(to_py)
     }
 
+    fn begin_lineage(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.backend.begin_lineage()).map_err(to_py)
+    }
+
+    #[getter]
+    fn resumes_from(&self) -> Option<u64> {
+        self.backend.resumes_from()
+    }
+
     fn put_note(&self, py: Python<'_>, name: &str, value: &[u8]) -> PyResult<()> {
         py.detach(|| self.backend.put_note(name, value)).map_err(to_py)
     }

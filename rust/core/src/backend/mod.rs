@@ -4,6 +4,7 @@
 //! working thread did not capture between its batches, encodes, and commits. One checkpoint is
 //! under way at a time.
 
+mod lineage;
 mod pending;
 mod recovery;
 mod tables;
@@ -19,9 +20,10 @@ use parking_lot::Mutex;
 use crate::sequence::{Deduplicator, DeduplicatorOptions};
 use crate::snapshot::EncodeBuffers;
 use crate::state::{ColumnType, KeyType, KeysBuf, Schema, Table};
-use crate::store::{CheckpointRecord, Damage, Store, StoreOptions, StoreSize};
+use crate::store::{CheckpointRecord, Damage, Store, StoreOptions, StoreSize, forked};
 use crate::{Error, ErrorKind, Result};
 
+use lineage::Lineages;
 use pending::Pending;
 pub use pending::PendingCheckpoint;
 use recovery::History;
@@ -54,9 +56,10 @@ pub struct BackendOptions {
 pub enum Restore {
     /// The newest complete one; if it is damaged, the newest undamaged one (see `Recovery`).
     Newest,
-    /// This one; damage is an error. Starts a new lineage unless it is the newest.
+    /// This one; damage is an error. Starts a new lineage unless it is the newest: for good from
+    /// `Backend::begin_lineage` or the first checkpoint on.
     Checkpoint(u64),
-    /// None: empty tables (the records stay). Starts a new lineage if there are records.
+    /// None: empty tables (the records stay). Starts a new lineage if there are records, likewise.
     Nothing,
 }
 
@@ -109,6 +112,8 @@ pub struct Backend {
 }
 
 struct Inner {
+    /// The process that opened it: one that is forked off has a copy and may touch nothing.
+    pid: u32,
     directory: PathBuf,
     store_id: String,
     job_epoch: u64,
@@ -122,6 +127,8 @@ struct Inner {
     store: Mutex<Option<Arc<Store>>>,
     tables: Mutex<Tables>,
     history: Mutex<History>,
+    /// The choice that begins the lineage, until it is durable.
+    choice: Mutex<Option<Lineages>>,
     /// The checkpoint under way.
     active: Mutex<Option<Arc<Pending>>>,
     /// True while a capture may be waiting for `poll`.
@@ -166,6 +173,7 @@ impl Backend {
         recovery.duration_s = start.elapsed().as_secs_f64();
         Ok(Self {
             inner: Arc::new(Inner {
+                pid: std::process::id(),
                 directory: store.path(),
                 store_id: store.id().to_owned(),
                 job_epoch: store.job_epoch(),
@@ -178,6 +186,7 @@ impl Backend {
                 store: Mutex::new(Some(Arc::new(store))),
                 tables: Mutex::new(restored.tables),
                 history: Mutex::new(restored.history),
+                choice: Mutex::new(restored.choice),
                 active: Mutex::new(None),
                 capturing: AtomicBool::new(false),
                 slice_slots: AtomicUsize::new(16 << 10),
@@ -210,6 +219,25 @@ impl Backend {
     /// The lineage that checkpoints of this run belong to.
     pub fn lineage(&self) -> u64 {
         self.inner.lineage
+    }
+
+    /// Makes the choice durable that opening made (`Restore::Checkpoint`, `Restore::Nothing`): from
+    /// now on the job resumes in the new lineage. Does nothing if no lineage begins.
+    pub fn begin_lineage(&self) -> Result<()> {
+        let store = self.store()?;
+        let mut choice = self.inner.choice.lock();
+        if let Some(lineages) = choice.as_ref() {
+            lineages.write(&store)?;
+            self.inner.history.lock().follow(lineages.clone());
+            *choice = None;
+            crate::crash_point!("lineage.begun");
+        }
+        Ok(())
+    }
+
+    /// The checkpoint that the job would resume from now, if it is sound.
+    pub fn resumes_from(&self) -> Option<u64> {
+        self.inner.history.lock().newest()
     }
 
     /// What opening found.
@@ -313,6 +341,9 @@ impl Backend {
 
     #[cold]
     fn capture_slice(&self) {
+        if self.inner.pid != std::process::id() {
+            return;
+        }
         let Some(pending) = self.inner.active.lock().clone() else { return };
         if !pending.capture_slice(&self.inner.slice_slots) {
             self.inner.capturing.store(false, Ordering::Relaxed);
@@ -325,6 +356,7 @@ impl Backend {
     /// `CheckpointState` while one is open that was neither committed nor aborted, and errors of
     /// the store. An error of the checkpoint before is for those who wait for it.
     pub fn begin_checkpoint(&self, savepoint: Option<String>) -> Result<PendingCheckpoint> {
+        self.begin_lineage()?;
         let before = self.inner.active.lock().clone();
         if let Some(before) = before {
             before.wait_until_settled()?;
@@ -351,8 +383,14 @@ impl Backend {
         Ok(())
     }
 
-    /// See `Store::put_note`.
+    /// See `Store::put_note`. Names that begin with two underscores are the backend's own.
     pub fn put_note(&self, name: &str, value: &[u8]) -> Result<()> {
+        if name.starts_with(RESERVED_PREFIX) {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("{name:?} cannot name a note: do not begin it with {RESERVED_PREFIX:?}"),
+            ));
+        }
         self.store()?.put_note(name, value)
     }
 
@@ -377,8 +415,12 @@ impl Backend {
     }
 
     /// Waits for the writer and releases the directory; a checkpoint that was not committed is
-    /// aborted. Closing twice is no error.
+    /// aborted. Closing twice is no error. In a forked child it does nothing: all of it is the
+    /// parent's.
     pub fn close(&self) -> Result<()> {
+        if self.inner.pid != std::process::id() {
+            return Ok(());
+        }
         let active = self.inner.active.lock().take();
         if let Some(pending) = active {
             pending.abort_if_open();
@@ -401,6 +443,10 @@ impl Backend {
 
 impl Inner {
     fn store(&self) -> Result<Arc<Store>> {
+        // Before any lock: one that a thread held in the moment of the fork is never released here.
+        if self.pid != std::process::id() {
+            return Err(forked(&self.directory, self.pid));
+        }
         self.store.lock().clone().ok_or_else(|| {
             Error::new(
                 ErrorKind::Closed,

@@ -46,6 +46,8 @@ enum Phase {
 }
 
 pub(super) struct Pending {
+    /// The process that began it: in a forked child its locks may be held for ever.
+    pid: u32,
     pub(super) id: u64,
     pub(super) savepoint: Option<String>,
     pub(super) draft: Mutex<Draft>,
@@ -54,7 +56,26 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn new(id: u64, savepoint: Option<String>) -> Self {
-        Self { id, savepoint, draft: Mutex::default(), settled: Condvar::new() }
+        let pid = std::process::id();
+        Self { pid, id, savepoint, draft: Mutex::default(), settled: Condvar::new() }
+    }
+
+    fn is_inherited(&self) -> bool {
+        self.pid != std::process::id()
+    }
+
+    fn check_process(&self) -> Result<()> {
+        if self.is_inherited() {
+            return Err(Error::new(
+                ErrorKind::StoreForked,
+                format!(
+                    "checkpoint {} belongs to process {}, which this one was forked from; open the \
+                     state directory after the fork",
+                    self.id, self.pid
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// Captures for about one slice; false if nothing is left to capture.
@@ -107,6 +128,7 @@ impl Pending {
 
     /// Waits until the checkpoint is durable, failed or aborted. `CheckpointState` while it is open.
     pub(super) fn wait_until_settled(&self) -> Result<()> {
+        self.check_process()?;
         let mut draft = self.draft.lock();
         loop {
             match draft.phase {
@@ -123,6 +145,9 @@ impl Pending {
     }
 
     pub(super) fn abort_if_open(&self) {
+        if self.is_inherited() {
+            return;
+        }
         let mut draft = self.draft.lock();
         if matches!(draft.phase, Phase::Open) {
             give_back(&draft);
@@ -132,6 +157,7 @@ impl Pending {
     }
 
     fn open_draft(&self) -> Result<parking_lot::MutexGuard<'_, Draft>> {
+        self.check_process()?;
         let draft = self.draft.lock();
         match draft.phase {
             Phase::Open => Ok(draft),
@@ -289,6 +315,7 @@ impl PendingCheckpoint {
     /// Gives the checkpoint up; what was frozen counts as changed again. Aborting twice is no error.
     pub fn abort(&self) -> Result<()> {
         let pending = &self.handle.pending;
+        pending.check_process()?;
         let mut draft = pending.draft.lock();
         match &draft.phase {
             Phase::Open => {
@@ -311,6 +338,7 @@ impl PendingCheckpoint {
     /// `CheckpointState` if it was not committed.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<CheckpointStats>> {
         let pending = &self.handle.pending;
+        pending.check_process()?;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut draft = pending.draft.lock();
         loop {
@@ -335,8 +363,9 @@ impl PendingCheckpoint {
         }
     }
 
-    /// True if it is durable, failed or aborted.
+    /// True if it is durable, failed or aborted; in a forked child, which may do nothing about it, too.
     pub fn is_done(&self) -> bool {
-        matches!(self.handle.pending.draft.lock().phase, Phase::Settled(_))
+        self.handle.pending.is_inherited()
+            || matches!(self.handle.pending.draft.lock().phase, Phase::Settled(_))
     }
 }

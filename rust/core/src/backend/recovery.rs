@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::lineage::Lineages;
 use super::tables::{Entry, Tables};
 use super::{BackendOptions, Recovery, Restore};
 use crate::snapshot::ChunkKind;
@@ -13,6 +14,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Default)]
 pub(super) struct History {
     checkpoints: BTreeMap<u64, Known>,
+    lineages: Lineages,
 }
 
 struct Known {
@@ -42,6 +44,20 @@ impl History {
         self.checkpoints.values().all(|known| !known.damaged)
     }
 
+    /// From now on these choices decide what the job resumes from.
+    pub(super) fn follow(&mut self, lineages: Lineages) {
+        self.lineages = lineages;
+    }
+
+    /// The newest sound checkpoint of the present lineage's history.
+    pub(super) fn newest(&self) -> Option<u64> {
+        self.checkpoints
+            .iter()
+            .rev()
+            .find(|(id, known)| !known.damaged && self.lineages.includes(**id))
+            .map(|(id, _)| *id)
+    }
+
     pub(super) fn remove(&mut self, id: u64) {
         self.checkpoints.remove(&id);
     }
@@ -59,10 +75,10 @@ impl History {
             if known.savepoint && !known.damaged {
                 continue;
             }
-            // A damaged one goes when enough complete ones are newer.
+            // A damaged one, or one that was left, goes when enough complete ones are newer.
             if complete >= retain {
                 dropped.push(*id);
-            } else if !known.damaged {
+            } else if !known.damaged && self.lineages.includes(*id) {
                 complete += 1;
             }
         }
@@ -80,8 +96,7 @@ impl History {
                 format!("no checkpoint {id}; there are {known:?}"),
             ));
         }
-        let newest = self.checkpoints.iter().rev().find(|(_, known)| !known.damaged);
-        if newest.is_some_and(|(newest, _)| *newest == id) {
+        if self.newest() == Some(id) {
             return Err(Error::new(
                 ErrorKind::CheckpointState,
                 format!("checkpoint {id} is the newest complete one, which the job resumes from"),
@@ -117,6 +132,8 @@ pub(super) struct Restored {
     pub(super) tables: Tables,
     pub(super) history: History,
     pub(super) lineage: u64,
+    /// A choice that begins the lineage and is not durable yet.
+    pub(super) choice: Option<Lineages>,
 }
 
 /// Restores what the options ask for.
@@ -129,7 +146,8 @@ pub(super) fn restore(
     // two reads.
     let snapshot = store.snapshot()?;
     let records = snapshot.records()?;
-    let mut history = History::default();
+    let lineages = Lineages::read(&snapshot)?;
+    let mut history = History { lineages: lineages.clone(), ..History::default() };
     let mut recovery = Recovery::default();
     for record in &records {
         match record {
@@ -144,33 +162,39 @@ pub(super) fn restore(
         }
     }
     let newest_lineage = records.iter().flatten().map(|record| record.lineage).max();
+    let ids = || records.iter().filter_map(id_of);
+    let newest = ids().filter(|id| lineages.includes(*id)).max();
+    let choose = |base: u64, lineage: u64| {
+        let choice = lineages.split(lineage, base, ids().max().unwrap_or(0));
+        Some(choice.pruned(ids().min().unwrap_or(0)))
+    };
+    let mut choice = None;
     let next_id = records
         .iter()
         .flatten()
         .flat_map(|record| record.tables.iter().map(|table| table.id + 1))
         .max()
         .unwrap_or(0);
-    let mut lineage = newest_lineage.unwrap_or(1);
+    let mut lineage = newest_lineage.unwrap_or(1).max(lineages.newest());
     let mut entries = Vec::new();
     match options.restore {
         Restore::Nothing => {
-            if !records.is_empty() {
+            if records.iter().any(|record| is_history(record, &lineages)) {
                 lineage += 1;
+                choice = choose(0, lineage);
             }
         }
         Restore::Checkpoint(id) => {
             let record = find(&records, id)?;
             entries = load(&snapshot, record, options, key_groups, &mut recovery)?;
-            let newest = records
-                .last()
-                .is_some_and(|newest| matches!(newest, Ok(newest) if newest.id == id));
-            if !newest {
+            if newest != Some(id) {
                 lineage += 1;
+                choice = choose(id, lineage);
             }
             recovery.restored = Some(record.clone());
         }
         Restore::Newest => {
-            for record in records.iter().rev() {
+            for record in records.iter().rev().filter(|record| is_history(record, &lineages)) {
                 let record = match record {
                     Ok(record) => record,
                     Err(damage) => {
@@ -197,7 +221,7 @@ pub(super) fn restore(
                     Err(error) => return Err(error),
                 }
             }
-            if recovery.restored.is_none() && !records.is_empty() {
+            if recovery.restored.is_none() && !recovery.damage.is_empty() {
                 let reasons: Vec<&str> =
                     recovery.damage.iter().map(|damage| damage.reason.as_str()).collect();
                 return Err(Error::new(
@@ -206,19 +230,36 @@ pub(super) fn restore(
                         "{}: none of its {} checkpoints can be restored ({}); use a backup, or \
                          start over",
                         store.path().display(),
-                        records.len(),
+                        recovery.damage.len(),
                         reasons.join("; ")
                     ),
                 ));
             }
         }
     }
+    if let (Some(restored), false) = (&recovery.restored, options.store.read_only) {
+        check_descent(store, restored, &recovery.decided_after, &lineages)?;
+    }
     drop(snapshot);
     crate::crash_point!("restore.loaded");
     if !options.store.read_only && history.is_sound() {
         collect_orphans(store, &history)?;
     }
-    Ok(Restored { recovery, tables: Tables::new(entries, next_id), history, lineage })
+    let tables = Tables::new(entries, next_id);
+    Ok(Restored { recovery, tables, history, lineage, choice })
+}
+
+/// Which checkpoint a record is of, as far as it is known.
+fn id_of(record: &std::result::Result<CheckpointRecord, Damage>) -> Option<u64> {
+    match record {
+        Ok(record) => Some(record.id),
+        Err(damage) => damage.checkpoint,
+    }
+}
+
+/// False for one that the job has left.
+fn is_history(record: &std::result::Result<CheckpointRecord, Damage>, lineages: &Lineages) -> bool {
+    id_of(record).is_none_or(|id| lineages.includes(id))
 }
 
 fn find(
@@ -249,6 +290,31 @@ fn collect_orphans(store: &Store, history: &History) -> Result<()> {
     let orphans: Vec<ChunkKey> =
         store.chunk_keys()?.into_iter().filter(|key| !known.contains(key)).collect();
     if orphans.is_empty() { Ok(()) } else { store.collect(&[], &orphans) }
+}
+
+/// A directory of a version that kept no choices does not say what a lineage went on from.
+fn check_descent(
+    store: &Store,
+    restored: &CheckpointRecord,
+    decided_after: &[CheckpointRecord],
+    lineages: &Lineages,
+) -> Result<()> {
+    let unknown = |record: &&CheckpointRecord| {
+        record.lineage != restored.lineage && !lineages.knows(record.lineage)
+    };
+    if decided_after.iter().find(unknown).is_none() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::StoreCorrupt,
+        format!(
+            "{}: no exact recovery is possible: every checkpoint since the job went on from another \
+             one, or afresh, is damaged, and checkpoint {} may not be part of its history. Start \
+             over with fresh state, or from a checkpoint of your choice with from_checkpoint",
+            store.path().display(),
+            restored.id
+        ),
+    ))
 }
 
 fn load(

@@ -326,17 +326,7 @@ impl Store {
 
     /// The note of this name, if there is one.
     pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        check_note_name(name)?;
-        let environment = self.environment()?;
-        let txn = environment.read()?;
-        let Some(value) = txn.get(Database::Notes, name.as_bytes())? else { return Ok(None) };
-        match open_value(Database::Notes, name.as_bytes(), value) {
-            Ok((payload, _)) => Ok(Some(payload.to_vec())),
-            Err(reason) => Err(corrupt(format!(
-                "{}: the note {name:?} is damaged: {reason}",
-                self.directory.display()
-            ))),
-        }
+        self.snapshot()?.note(name)
     }
 
     /// `Fenced` if a newer epoch exists.
@@ -483,6 +473,19 @@ impl Snapshot<'_> {
         read_records(&self.txn)
     }
 
+    /// See `Store::note`.
+    pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        check_note_name(name)?;
+        let Some(value) = self.txn.get(Database::Notes, name.as_bytes())? else { return Ok(None) };
+        match open_value(Database::Notes, name.as_bytes(), value) {
+            Ok((payload, _)) => Ok(Some(payload.to_vec())),
+            Err(reason) => Err(corrupt(format!(
+                "{}: the note {name:?} is damaged: {reason}",
+                self.directory.display()
+            ))),
+        }
+    }
+
     /// See `Store::read_chunk`.
     pub fn read_chunk<R>(&self, key: ChunkKey, read: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
         let chunk = read_parts(&self.txn, Database::Chunks, |part| chunk_key(key, part));
@@ -547,17 +550,23 @@ pub(crate) fn usable<'a>(
 ) -> Result<&'a Arc<Environment>> {
     let process = std::process::id();
     if opened_by != process {
-        return Err(Error::new(
-            ErrorKind::StoreForked,
-            format!(
-                "{} was opened by process {opened_by} and is used in process {process}, forked from \
-                 it; open it after the fork",
-                directory.display()
-            ),
-        ));
+        return Err(forked(directory, opened_by));
     }
     environment
         .ok_or_else(|| Error::new(ErrorKind::Closed, format!("{} was closed", directory.display())))
+}
+
+/// Something in `directory` is used in a child of the process that opened it.
+pub(crate) fn forked(directory: &Path, opened_by: u32) -> Error {
+    Error::new(
+        ErrorKind::StoreForked,
+        format!(
+            "{} was opened by process {opened_by} and is used in process {}, forked from it; open \
+             it after the fork",
+            directory.display(),
+            std::process::id()
+        ),
+    )
 }
 
 fn check_length(what: &str, length: usize) -> Result<()> {
