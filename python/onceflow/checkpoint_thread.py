@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from onceflow._native import CoordinatorEffect
+from onceflow.process import HomeProcess
 
 __all__ = ["CheckpointThread"]
 
@@ -22,6 +23,7 @@ class CheckpointThread:
 
     def __init__(self, carry_out: Callable[[CoordinatorEffect], bool]) -> None:
         self._carry_out = carry_out
+        self._home = HomeProcess()
         self._work: queue.SimpleQueue[CoordinatorEffect | None] = queue.SimpleQueue()
         #: None for a checkpoint that is complete.
         self._outcomes: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -48,6 +50,8 @@ class CheckpointThread:
                 if self._carry_out(effect):
                     self._outcomes.put(None)
             except BaseException as error:
+                if self._home.is_left:
+                    raise  # A child that a sink forked: nobody here asks, or submits more.
                 self._outcomes.put(error)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from onceflow.clock import Clock
 from onceflow.crash import crash_point
 from onceflow.exceptions import CheckpointError
 from onceflow.job_record import SINK_BLOB
+from onceflow.process import HomeProcess
 from onceflow.sink_legs import SinkLeg, sink_errors
 
 __all__ = ["Checkpointing"]
@@ -38,6 +39,7 @@ class Checkpointing:
         self._backend = backend
         self._legs = legs
         self._clock = clock
+        self._home = HomeProcess()
         self._coordinator = CheckpointCoordinator(list(tasks), list(legs), timeout_s=_TIMEOUT_S)
         self._thread = CheckpointThread(self._carry_out)
         self._pending: PendingCheckpoint | None = None
@@ -63,6 +65,7 @@ class Checkpointing:
 
     def seal(self) -> None:
         """The cut: what was written to the sinks so far belongs to this checkpoint."""
+        self._home.check()
         pending = self._under_way()
         for step_id, leg in self._legs.items():
             with sink_errors(step_id, "seal"):
@@ -124,6 +127,7 @@ class Checkpointing:
         return False
 
     def _step(self, effect: CoordinatorEffect) -> list[CoordinatorEffect]:
+        self._home.check()
         pending = self._under_way()
         if effect.kind == "prepare_sinks":
             return [more for step_id in self._legs for more in self._prepare(step_id, pending)]
@@ -136,6 +140,7 @@ class Checkpointing:
     def _prepare(self, step_id: str, pending: PendingCheckpoint) -> list[CoordinatorEffect]:
         sealed = self._sealed[step_id]
         if sealed is not None:
+            self._home.check()
             with sink_errors(step_id, "prepare"):
                 staged = self._legs[step_id].prepare(pending.id, sealed)
             if staged is not None:

@@ -25,7 +25,8 @@ import msgspec
 from onceflow.codec import Codec
 from onceflow.columns import rows_of
 from onceflow.crash import crash_point
-from onceflow.exceptions import ConfigurationError, FencedError, SinkError
+from onceflow.exceptions import ConfigurationError, FencedError, SinkError, StoreForkedError
+from onceflow.process import HomeProcess
 from onceflow.sinks import (
     Committable,
     IdempotentSink,
@@ -154,6 +155,7 @@ class _RecordedLeg(SinkLeg):
             self._check_epoch()
             self._writer.write(self._codec.decode(batch))
             crash_point("sink.mid_write")
+        self._check_epoch()
         self._writer.flush()
 
     def close(self) -> None:
@@ -183,6 +185,7 @@ class _DirectLeg(SinkLeg):
 class _HeldLeg(SinkLeg):
     def __init__(self, writer: SinkWriter) -> None:
         self._writer = writer
+        self._home = HomeProcess()
         self._batches: list[Batch] = []
 
     def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
@@ -200,6 +203,7 @@ class _HeldLeg(SinkLeg):
         for batch in sealed or ():
             self._writer.write(batch)
             crash_point("sink.mid_write")
+            self._home.check()
         self._writer.flush()
 
     def close(self) -> None:
@@ -230,7 +234,7 @@ def sink_errors(step_id: str, step: str) -> Iterator[None]:
     """Whatever a sink raises, with its name: users' sinks raise what their clients do."""
     try:
         yield
-    except (FencedError, ConfigurationError):
+    except (FencedError, ConfigurationError, StoreForkedError):
         raise
     except SinkError as error:
         raise SinkError(f"sink {step_id!r} could not {step}: {error}") from error

@@ -14,6 +14,7 @@ import msgspec
 from onceflow.channel import BarrierEvent, BatchEvent, Channel, EndEvent
 from onceflow.exceptions import OnceflowError, SourceError
 from onceflow.graph import SourceStep
+from onceflow.process import HomeProcess
 from onceflow.sources import SourceBatch, SourceReader, StopRun
 from onceflow.types import END_OF_TIME, Micros, Plain
 
@@ -52,6 +53,7 @@ class SourceTask:
         self.rounds = 0
         self.ended = False
         self._batch_size = batch_size
+        self._home = HomeProcess()
         self._newest: Micros | None = None if state is None else state["newest"]
         #: How far event time has come in what the worker took: no record below it is expected any more.
         self.delivered: Micros | None = END_OF_TIME if state is not None and state["ended"] else self.watermark
@@ -78,6 +80,8 @@ class SourceTask:
 
     def read(self) -> bool:
         """One round; false if there was nothing to read."""
+        # A child shares the position of an open file with its parent.
+        self._home.check()
         reader = self.open()
         with self._errors():
             batch = reader.read(self._batch_size)

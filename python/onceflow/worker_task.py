@@ -10,6 +10,7 @@ from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
+from onceflow.process import HomeProcess
 from onceflow.sink_legs import SinkLeg, sink_errors
 from onceflow.types import END_OF_TIME, Batch, Micros
 
@@ -88,6 +89,7 @@ class _SinkNode:
     def __init__(self, step_id: str, leg: SinkLeg) -> None:
         self._step_id = step_id
         self._leg = leg
+        self._home = HomeProcess()
         self.suppressed = False
         self.written = 0
 
@@ -95,6 +97,7 @@ class _SinkNode:
         # What is suppressed was written by an earlier run, and counts like that.
         self.written += len(records)
         if not self.suppressed:
+            self._home.check()
             with sink_errors(self._step_id, "write"):
                 self._leg.write(records)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from onceflow.cli.console import note, status, warning
 from onceflow.cli.units import bytes_text, count_text, duration_text
 from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
+from onceflow.process import HomeProcess
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,6 +43,7 @@ class JobProgress:
         self._name = name
         self._live = sys.stdout.isatty() and sys.stderr.isatty() if live is None else live
         self._clock = clock
+        self._home = HomeProcess()
         self._panel = ExitStack()
         self._start = clock()
         self._next_line = self._start + _LINE_EVERY_S
@@ -64,7 +66,9 @@ class JobProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._panel.close()
+        # The panel in the terminal is the parent's, should a function of the dataflow fork.
+        if not self._home.is_left:
+            self._panel.close()
 
     def on_event(self, event: JobEvent) -> None:
         """Takes in what the job tells."""

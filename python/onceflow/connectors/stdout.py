@@ -30,6 +30,8 @@ class _StdoutWriter(SinkWriter):
         try:
             lines = [record if isinstance(record, str) else msgspec.json.encode(record).decode() for record in records]
             sys.stdout.write("".join(f"{line}\n" for line in lines))
+            # Nothing stays behind in a buffer: a process that user code forks would print it a second time.
+            sys.stdout.flush()
         except (TypeError, ValueError, RecursionError) as error:
             raise SinkError(f"a record cannot be printed as JSON: {error}; map it to plain values first") from error
         except OSError as error:
