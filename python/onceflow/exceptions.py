@@ -53,8 +53,8 @@
     ├── UserFunctionError                  an exception in a function of the dataflow
     └── DataflowChangedError               state and dataflow do not fit
 
-Each class has a stable ``kind``, under which the Rust core and logs know it. ``DamagedCheckpointWarning`` is the one
-warning: the job goes on, and the user must hear of it.
+Each class has a stable ``kind``, under which the Rust core and logs know it. Warnings are for what a user must hear of
+while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``.
 """
 
 from __future__ import annotations
@@ -385,6 +385,19 @@ class DataflowChangedError(OnceflowError):
 
 class DamagedCheckpointWarning(UserWarning):
     """A recovery found damaged checkpoints and worked around them; the output is exact, the disk may not be."""
+
+
+class FinishedJobWarning(UserWarning):
+    """A job that had finished was run again: nothing was read or written, whatever may have changed since."""
+
+
+def described(error: BaseException) -> str:
+    """``ValueError: what it says``, also of an exception of a user's that cannot say it."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception as failure:
+        return f"{name} (its own text cannot be shown: str() of it raises {type(failure).__name__})"
 
 
 def _tree(root: type[OnceflowError]) -> Iterator[type[OnceflowError]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from onceflow.exceptions import StoreForkedError
+from onceflow.exceptions import StoreForkedError, described
 
 __all__ = ["HomeProcess", "closing", "quick_switches", "stop_on_signals"]
 
@@ -61,7 +61,7 @@ def closing(close: Callable[[], None]) -> Callable[..., None]:
         except Exception as failure:
             if error is None:
                 raise
-            error.add_note(f"and closing failed: {type(failure).__name__}: {failure}")
+            error.add_note(f"and closing failed: {described(failure)}")
 
     return leave
 

@@ -8,15 +8,14 @@ on; the checkpoint thread then has the sinks prepare, writes the decision record
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from os import PathLike
-from typing import Any
+from os import PathLike, fspath
 
 from onceflow._native import StateBackend
 from onceflow.checkpointing import Checkpointing
 from onceflow.clock import Clock, SystemClock
-from onceflow.codec import codec_by_name
 from onceflow.crash import crash_point
 from onceflow.dataflow import Dataflow
 from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
@@ -24,9 +23,11 @@ from onceflow.exceptions import (
     CheckpointError,
     CheckpointNotFoundError,
     ConfigurationError,
+    FinishedJobWarning,
     SourceError,
     StoreCorruptError,
 )
+from onceflow.job_options import JobOptions
 from onceflow.job_record import JOB_BLOB, JobRecord
 from onceflow.planner import fingerprint, plan
 from onceflow.process import closing, quick_switches, stop_on_signals
@@ -51,6 +52,8 @@ _MAX_HELD_BYTES = 64 << 20
 _PROGRESS_EVERY_S = 0.1
 #: A job looks at its signals so often, also while it waits for something to read.
 _LONGEST_WAIT_S = 0.1
+#: From ``_Job.run`` up to who called ``run``.
+_STACK_OF_RUN = 3
 _NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0}
 
 
@@ -75,7 +78,7 @@ def run(
     A job that was killed, failed or interrupted resumes from its newest checkpoint when it is run again with the same
     state directory. SIGINT and SIGTERM end it with a last checkpoint; a second SIGINT without one, once a sink's
     call that is under way has returned (safe too). A job whose sources have ended is over: it does nothing when it is
-    run again, also if there is more to read by then.
+    run again, also if there is more to read by then, and says so by a ``FinishedJobWarning``.
 
     Args:
         flow: What to run; its name is the job's name.
@@ -105,28 +108,37 @@ def run(
         FencedError: A newer run of the job has taken over.
         StoreError: The state directory cannot be used.
     """
-    settings = {"guarantee": Guarantee(guarantee), "batch_size": batch_size, "codec": codec}
-    if not checkpoint_interval_s > 0:
-        raise ConfigurationError(f"checkpoint_interval_s is {checkpoint_interval_s!r}; give seconds above 0")
-    for name, number in (("batch_size", batch_size), ("retain", retain)):
-        if not isinstance(number, int) or not 1 <= number < 1 << 31:
-            raise ConfigurationError(f"{name} is {number!r}; give a whole number from 1 on")
-    if fresh and from_checkpoint is not None:
-        raise ConfigurationError("fresh=True starts from nothing; give it or from_checkpoint, not both")
-    plan(flow.graph, Guarantee(guarantee))
+    if not isinstance(flow, Dataflow):
+        raise ConfigurationError(f"flow is a {type(flow).__name__}; give the Dataflow that is to run")
+    if not isinstance(state, (str, PathLike)) or not fspath(state):
+        raise ConfigurationError(f"state is {state!r}; give the path of a directory")
+    options = JobOptions.checked(
+        checkpoint_interval_s=checkpoint_interval_s,
+        guarantee=guarantee,
+        batch_size=batch_size,
+        codec=codec,
+        retain=retain,
+        savepoint=savepoint,
+        from_checkpoint=from_checkpoint,
+        fresh=fresh,
+        take_over=take_over,
+        on_event=on_event,
+        clock=clock or SystemClock(),
+    )
+    plan(flow.graph, options.guarantee)
     with ExitStack() as resources:
-        checkpoint = "none" if fresh else _numbered(state, flow.name, from_checkpoint)
+        checkpoint = "none" if options.fresh else _numbered(state, flow.name, options.from_checkpoint)
         try:
-            backend = StateBackend.open(state, job=flow.name, retain=retain, take_over=take_over, checkpoint=checkpoint)
+            backend = StateBackend.open(
+                state, job=flow.name, retain=options.retain, take_over=options.take_over, checkpoint=checkpoint
+            )
         except StoreCorruptError as error:
             told = nothing_to_restore(error, state, flow.name) if checkpoint is None else None
             if told is None:
                 raise
             raise told from error
         resources.push(closing(backend.close))
-        clock = clock or SystemClock()
-        job = _Job(flow, backend, settings, checkpoint_interval_s, savepoint, on_event, clock, resources)
-        return job.run()
+        return _Job(flow, backend, options, resources).run()
 
 
 def _numbered(state: str | PathLike[str], job: str, checkpoint: int | str | None) -> int | None:
@@ -147,26 +159,20 @@ class _Job:
         self,
         flow: Dataflow,
         backend: StateBackend,
-        settings: dict[str, Any],
-        interval_s: float,
-        savepoint: str | None,
-        on_event: Callable[[JobEvent], None] | None,
-        clock: Clock,
+        options: JobOptions,
         resources: ExitStack,
     ) -> None:
         self._graph = flow.graph
         self._backend = backend
-        self._guarantee: Guarantee = settings["guarantee"]
-        self._codec = codec_by_name(settings["codec"])
-        self._batch_size: int = settings["batch_size"]
-        self._interval_s = interval_s
-        self._savepoint = savepoint
-        self._on_event = on_event
-        self._clock = clock
+        self._options = options
+        self._guarantee = options.guarantee
+        self._codec = options.codec
+        self._batch_size = options.batch_size
+        self._clock = options.clock
         self._resources = resources
         self._stopping = False
         self._replay: Replay | None = None
-        self._last_start = clock.monotonic()
+        self._last_start = self._clock.monotonic()
         self._last_progress = self._last_start
         self._completed = 0
         self._finished = False
@@ -181,12 +187,20 @@ class _Job:
         job = resumed_job(backend, graph, self._guarantee, self._codec, self._batch_size)
         self._last_checkpoint = None if restored is None else restored.id
         if restored is not None and job is not None and job.finished:
-            if self._savepoint not in (None, restored.savepoint):
+            if self._options.savepoint not in (None, restored.savepoint):
                 raise ConfigurationError(
-                    f"the job has finished, so no checkpoint comes that could be kept as {self._savepoint!r}; give the "
-                    "savepoint to the run that finishes it"
+                    "the job has finished, so no checkpoint comes that could be kept as "
+                    f"{self._options.savepoint!r}; give the savepoint to the run that finishes it"
                 )
             recover_legs(backend, open_legs(backend, graph, self._guarantee, self._codec, self._resources))
+            warnings.warn(
+                FinishedJobWarning(
+                    f"job {graph.name!r} had finished before, with checkpoint {restored.id}, so this run has done "
+                    "nothing, whatever has changed since in its code, its input or its output. To compute it anew, "
+                    "move its output away and run it once with fresh=True"
+                ),
+                stacklevel=_STACK_OF_RUN,
+            )
             return self._result(job.counts, finished=True)
         self._legs = open_legs(backend, graph, self._guarantee, self._codec, self._resources)
         self._replay = plan_recovery(backend, self._legs)
@@ -264,7 +278,7 @@ class _Job:
             return
         longest_s = _LONGEST_WAIT_S
         if self._changed and self._replay is None:
-            due = self._last_start + self._interval_s
+            due = self._last_start + self._options.checkpoint_interval_s
             longest_s = min(longest_s, max(due - self._clock.monotonic(), 0.0))
         self._rounds.wait(longest_s)
 
@@ -320,7 +334,7 @@ class _Job:
         if now - self._last_progress >= _PROGRESS_EVERY_S:
             self._last_progress = now
             self._tell(Progress(self._rounds.records_in, self._rounds.records_out))
-        if self._changed and now - self._last_start >= self._interval_s:
+        if self._changed and now - self._last_start >= self._options.checkpoint_interval_s:
             return True
         legs = self._legs.values()
         return any(leg.held > _MAX_HELD_RECORDS or leg.held_bytes > _MAX_HELD_BYTES for leg in legs)
@@ -336,7 +350,7 @@ class _Job:
     def _finish_checkpoint(self, *, finished: bool) -> None:
         """A last checkpoint, waited for."""
         self._settle()
-        self._start_checkpoint(finished=finished, savepoint=self._savepoint)
+        self._start_checkpoint(finished=finished, savepoint=self._options.savepoint)
         self._settle()
         crash_point("job.end")
         # Replaced after the decision, with nothing left for its sinks to commit, a run would not notice.
@@ -361,8 +375,8 @@ class _Job:
     # -- reports -------------------------------------------------------------------------------
 
     def _tell(self, event: JobEvent) -> None:
-        if self._on_event is not None:
-            self._on_event(event)
+        if self._options.on_event is not None:
+            self._options.on_event(event)
 
     def _result(self, counts: dict[str, int], *, finished: bool) -> JobResult:
         restored = self._backend.recovery.restored

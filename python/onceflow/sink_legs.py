@@ -25,7 +25,7 @@ import msgspec
 from onceflow.codec import Codec
 from onceflow.columns import rows_of
 from onceflow.crash import crash_point
-from onceflow.exceptions import ConfigurationError, FencedError, SinkError, StoreForkedError
+from onceflow.exceptions import ConfigurationError, FencedError, SinkError, StoreForkedError, described
 from onceflow.process import HomeProcess
 from onceflow.sinks import (
     Committable,
@@ -239,4 +239,4 @@ def sink_errors(step_id: str, step: str) -> Iterator[None]:
     except SinkError as error:
         raise SinkError(f"sink {step_id!r} could not {step}: {error}") from error
     except Exception as error:
-        raise SinkError(f"sink {step_id!r} could not {step}: {type(error).__name__}: {error}") from error
+        raise SinkError(f"sink {step_id!r} could not {step}: {described(error)}") from error

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from onceflow.channel import BarrierEvent, BatchEvent, Channel, EndEvent
-from onceflow.exceptions import OnceflowError, SourceError
+from onceflow.exceptions import OnceflowError, SourceError, described
 from onceflow.graph import SourceStep
 from onceflow.process import HomeProcess
 from onceflow.sources import SourceBatch, SourceReader, StopRun
@@ -30,7 +30,7 @@ def source_errors(step_id: str, partition: str | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         where = "" if partition is None else f", partition {partition!r}"
-        raise SourceError(f"source {step_id!r}{where}: {type(error).__name__}: {error}") from error
+        raise SourceError(f"source {step_id!r}{where}: {described(error)}") from error
 
 
 class SourceTask:
@@ -60,6 +60,7 @@ class SourceTask:
         #: Where it stands while no reader is open: before it has begun, and when it has ended.
         self._at: Plain = None if state is None else state["position"]
         self._reader: SourceReader | None = None
+        self._close_error: SourceError | None = None
 
     @property
     def name(self) -> str:
@@ -90,7 +91,11 @@ class SourceTask:
         self.rounds += 1
         if batch is None:
             self._at = self.position
-            self.close()
+            try:
+                self.close()
+            except SourceError as error:
+                # What was read is sound and goes on to the sinks first.
+                self._close_error = error
             self.ended = True
             self.channel.put(EndEvent())
             return True
@@ -133,6 +138,9 @@ class SourceTask:
 
     def close(self) -> None:
         """Releases the reader, if there is one."""
+        error, self._close_error = self._close_error, None
+        if error is not None:
+            raise error
         reader, self._reader = self._reader, None
         if reader is not None:
             with self._errors():

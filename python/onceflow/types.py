@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from onceflow.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from onceflow.columns import Columns
@@ -37,3 +39,7 @@ class Guarantee(StrEnum):
     """Neither: outputs are staged, fixed by the checkpoint's decision, then applied once."""
     EFFECTIVELY_ONCE = "effectively_once"
     """At-least-once delivery into idempotent sinks: a repeated write replaces itself."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ConfigurationError(f"guarantee is {value!r}; it is one of {', '.join(cls)}")

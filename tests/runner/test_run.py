@@ -6,7 +6,9 @@ import os
 import signal
 import threading
 import time
+from datetime import timedelta
 
+import numpy as np
 import pytest
 
 from onceflow import Dataflow, StateBackend, count, run
@@ -15,6 +17,7 @@ from onceflow.exceptions import (
     CheckpointNotFoundError,
     ConfigurationError,
     DataflowChangedError,
+    FinishedJobWarning,
     SerializationError,
     StoreLockedError,
     StoreMismatchError,
@@ -200,3 +203,126 @@ def test_a_sink_of_no_kind_is_refused_while_the_dataflow_is_built():
     _, stream, _ = numbers([1])
     with pytest.raises(ConfigurationError, match="'out' is a Odd; derive it from PlainSink, IdempotentSink or"):
         stream.sink("out", Odd())
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (
+            {"guarantee": "x"},
+            "guarantee is 'x'; it is one of at_most_once, at_least_once, exactly_once, effectively",
+        ),
+        ({"guarantee": None}, "guarantee is None"),
+        ({"checkpoint_interval_s": "1"}, "checkpoint_interval_s is '1'; give a number of seconds above 0"),
+        ({"checkpoint_interval_s": float("nan")}, "checkpoint_interval_s is nan"),
+        ({"checkpoint_interval_s": float("inf")}, "checkpoint_interval_s is inf"),
+        ({"checkpoint_interval_s": True}, "checkpoint_interval_s is True"),
+        ({"checkpoint_interval_s": None}, "checkpoint_interval_s is None"),
+        ({"checkpoint_interval_s": 0}, "checkpoint_interval_s is 0"),
+        ({"checkpoint_interval_s": timedelta(seconds=1)}, "checkpoint_interval_s is datetime"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"retain": None}, "retain is None"),
+        ({"codec": "json"}, "unknown codec 'json': msgpack or pickle"),
+        ({"codec": None}, "unknown codec None"),
+        ({"savepoint": 7}, "savepoint is 7; give a name"),
+        ({"savepoint": ""}, "savepoint is ''"),
+        ({"savepoint": "12"}, "savepoint is '12'.*not a number"),
+        ({"savepoint": "a\n"}, "savepoint is"),
+        ({"from_checkpoint": True}, "from_checkpoint is True; give the number of a checkpoint"),
+        ({"from_checkpoint": 0}, "from_checkpoint is 0"),
+        ({"from_checkpoint": -1}, "from_checkpoint is -1"),
+        ({"from_checkpoint": 1 << 64}, "from_checkpoint is 18446744073709551616"),
+        ({"from_checkpoint": 1.5}, "from_checkpoint is 1.5"),
+        ({"fresh": "no"}, "fresh is 'no'; give True or False"),
+        ({"fresh": True, "from_checkpoint": 1}, "give it or from_checkpoint, not both"),
+        ({"take_over": 1}, "take_over is 1"),
+        ({"on_event": "print"}, "on_event is 'print'; give a function"),
+        ({"clock": time}, "clock is <module 'time'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_settings_that_cannot_be_are_named_before_anything_is_opened(state, settings, wanted):
+    """The kind of fault: a setting of a wrong type or value gives an untyped error, or is taken for something else."""
+    flow, stream, sink = numbers([1])
+    stream.sink("out", sink)
+    with pytest.raises(ConfigurationError, match=wanted):
+        run(flow, state, **settings)
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("arguments", [(None, "state"), ("flow", "state"), ("flow", None), ("flow", 7), ("flow", "")])
+def test_what_is_no_dataflow_and_no_directory_is_named(arguments):
+    flow, stream, sink = numbers([1])
+    stream.sink("out", sink)
+    first, state = arguments
+    given = flow if first == "flow" and state != "state" else first
+    with pytest.raises(ConfigurationError, match=r"(flow|state) is .*; give the"):
+        run(given, state)
+    with pytest.raises(ConfigurationError, match="guarantee is 'twice'"):
+        flow.explain("twice")
+
+
+def test_numpy_numbers_are_numbers(state):
+    flow, stream, sink = numbers([1, 2])
+    stream.sink("out", sink)
+    run(flow, state, checkpoint_interval_s=np.float32(0.5), batch_size=np.int64(7), retain=np.uint8(2))
+    assert sink.records == [1, 2]
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+def test_an_exception_that_cannot_say_what_it_is(state):
+    """The kind of fault: ``str()`` of a user's exception, or ``repr()`` of a record, raises while an error is told."""
+
+    def fail(record):
+        raise Mute
+
+    class Shy:
+        def __repr__(self):
+            raise RuntimeError("no looks")
+
+    flow, stream, sink = numbers([Shy()])
+    stream.map(fail, dead_letters="failing").sink("out", sink)
+    letters = TransactionalTestingSink()
+    flow.dead_letters("failing").map(lambda letter: letter["reason"]).sink("letters", letters)
+    run(flow, state)
+    assert letters.records == ["Mute (its own text cannot be shown: str() of it raises RuntimeError)"]
+    flow, stream, sink = numbers([Shy()])
+    stream.map(fail).sink("out", sink)
+    with pytest.raises(UserFunctionError, match=r"Mute \(its own text.*record 0 of the batch is a Shy \(its repr\(\) "):
+        run(flow, state.with_name("other"))
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored(state):
+    """The kind of fault: started with SIGINT ignored (by ``nohup``, or by a shell in the background) a job stops when
+    its terminal's Ctrl-C reaches it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        flow, stream, sink = numbers(list(range(100)), batch_size=10)
+        stream.inspect(lambda number: number == 50 and os.kill(os.getpid(), signal.SIGINT)).sink("out", sink)
+        assert run(flow, state).finished
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_finished_job_that_is_run_again_says_that_it_does_nothing(state):
+    """The kind of fault: after the code was edited or the output removed, the old counts come back without a word."""
+    flow, stream, sink = numbers([1, 2])
+    stream.sink("out", sink)
+    done = run(flow, state)
+    sink.committed.clear()
+    with pytest.warns(
+        FinishedJobWarning, match=rf"'numbers' had finished before, with checkpoint {done.last_checkpoint}"
+    ) as told:
+        assert run(flow, state).checkpoints == 0
+    assert told[0].filename == __file__
+    # What it advises.
+    assert "move its output away and run it once with fresh=True" in str(told[0].message)
+    assert run(flow, state, fresh=True).finished
+    assert sink.records == [1, 2]

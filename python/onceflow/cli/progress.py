@@ -159,8 +159,9 @@ class JobProgress:
         seconds = self._clock() - self._start
         if result.finished and result.checkpoints == 0:
             note(
-                f"{self._name}: had finished already, with checkpoint {result.last_checkpoint}; there is nothing to do "
-                "(what came to its sources since is not read; --fresh starts over)"
+                f"{self._name}: had finished already, with checkpoint {result.last_checkpoint}; nothing was done, "
+                "whatever has changed since in its code, its input or its output (--fresh starts over, once the output "
+                "is moved away)"
             )
             return
         label = "finished" if result.finished else "stopped"

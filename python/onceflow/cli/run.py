@@ -15,7 +15,7 @@ from onceflow.cli.directory import checkpoint_of, job_record, reader
 from onceflow.cli.errors import ExitCode
 from onceflow.cli.target import GUARANTEE_HELP, TARGET_HELP, load_target
 from onceflow.cli.units import checked_duration, count_text, duration_s
-from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, StoreMissingError
+from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, FinishedJobWarning, StoreMissingError
 from onceflow.types import Guarantee
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def run(
         with progress, warnings.catch_warnings():
             # What it says is told by the progress, as a line without a place in our code.
             warnings.simplefilter("ignore", DamagedCheckpointWarning)
+            warnings.simplefilter("ignore", FinishedJobWarning)
             result = run_job(
                 flow,
                 state,

@@ -7,7 +7,7 @@ from operator import length_hint
 from typing import Any
 
 from onceflow.columns import Columns
-from onceflow.exceptions import OnceflowError, UserFunctionError
+from onceflow.exceptions import OnceflowError, UserFunctionError, described
 from onceflow.types import Batch
 
 __all__ = ["dead_letter", "each", "each_or_failure", "failed", "shown"]
@@ -49,13 +49,13 @@ def each_or_failure(function: Callable[[Any], Any], records: list[Any]) -> tuple
 
 def dead_letter(step_id: str, record: Any, error: Exception) -> dict[str, Any]:
     """What ``flow.dead_letters(step_id)`` hands out for a record."""
-    return {"step": step_id, "reason": f"{type(error).__name__}: {error}", "record": record}
+    return {"step": step_id, "reason": described(error), "record": record}
 
 
 def failed(step_id: str, error: Exception, records: Batch, index: int) -> UserFunctionError:
     """The error to raise for what a user function raised at ``records[index]``."""
     return UserFunctionError(
-        f"step {step_id!r}: {type(error).__name__}: {error}; record {index} of the batch is {shown(records, index)}",
+        f"step {step_id!r}: {described(error)}; record {index} of the batch is {shown(records, index)}",
         step_id=step_id,
     )
 
@@ -63,5 +63,8 @@ def failed(step_id: str, error: Exception, records: Batch, index: int) -> UserFu
 def shown(records: Batch, index: int) -> str:
     """A record for people, not too long."""
     record = records.slice(index, index + 1).to_rows()[0] if isinstance(records, Columns) else records[index]
-    text = repr(record)
+    try:
+        text = repr(record)
+    except Exception as error:
+        text = f"a {type(record).__name__} (its repr() raises {type(error).__name__})"
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

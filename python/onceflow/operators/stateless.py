@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onceflow.columns import Columns, rows_of
-from onceflow.exceptions import OnceflowError, UserFunctionError
+from onceflow.exceptions import OnceflowError, UserFunctionError, described
 from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
 from onceflow.operators.calls import dead_letter, each, each_or_failure
 from onceflow.types import Batch
@@ -136,5 +136,5 @@ def _call(step_id: str, function: Callable[[Any], Any], records: Batch) -> Any:
         raise
     except Exception as error:
         raise UserFunctionError(
-            f"step {step_id!r}: {type(error).__name__}: {error}; the batch has {len(records)} records", step_id=step_id
+            f"step {step_id!r}: {described(error)}; the batch has {len(records)} records", step_id=step_id
         ) from error

@@ -30,6 +30,7 @@ from onceflow.exceptions import (
     SourceChangedError,
     SourceError,
     StoreMissingError,
+    described,
 )
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.types import Plain
@@ -319,7 +320,7 @@ class _LogReader(SourceReader):
             try:
                 made, time = self._made([message])
             except Exception as error:
-                rejections.add(message["offset"], f"{type(error).__name__}: {error}", message["value"] or b"")
+                rejections.add(message["offset"], described(error), message["value"] or b"")
                 continue
             records += made
             taken.append(number)

@@ -1,0 +1,118 @@
+"""The settings of one run, checked before anything is opened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from onceflow.clock import Clock
+from onceflow.codec import Codec, codec_by_name
+from onceflow.events import JobEvent
+from onceflow.exceptions import ConfigurationError
+from onceflow.types import Guarantee
+
+__all__ = ["JobOptions"]
+
+_LONGEST_NAME = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """See ``run``, which says what each setting means.
+
+    Raises:
+        ConfigurationError: A setting that cannot be, by its name, with what it was and what can be.
+    """
+
+    checkpoint_interval_s: float
+    guarantee: Guarantee
+    batch_size: int
+    codec: Codec
+    retain: int
+    savepoint: str | None
+    from_checkpoint: int | str | None
+    fresh: bool
+    take_over: bool
+    on_event: Callable[[JobEvent], None] | None
+    clock: Clock
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        checkpoint_interval_s: Any,
+        guarantee: Any,
+        batch_size: Any,
+        codec: Any,
+        retain: Any,
+        savepoint: Any,
+        from_checkpoint: Any,
+        fresh: Any,
+        take_over: Any,
+        on_event: Any,
+        clock: Any,
+    ) -> JobOptions:
+        """The options, of whatever a user gave."""
+        options = cls(
+            checkpoint_interval_s=_seconds("checkpoint_interval_s", checkpoint_interval_s),
+            guarantee=Guarantee(guarantee),
+            batch_size=_whole("batch_size", batch_size),
+            codec=codec_by_name(codec),
+            retain=_whole("retain", retain),
+            savepoint=_savepoint(savepoint),
+            from_checkpoint=_checkpoint(from_checkpoint),
+            fresh=_switch("fresh", fresh),
+            take_over=_switch("take_over", take_over),
+            on_event=on_event,
+            clock=clock,
+        )
+        if fresh and from_checkpoint is not None:
+            raise ConfigurationError("fresh=True starts from nothing; give it or from_checkpoint, not both")
+        if on_event is not None and not callable(on_event):
+            raise ConfigurationError(f"on_event is {on_event!r}; give a function of one event, or None")
+        if not all(callable(getattr(clock, name, None)) for name in ("monotonic", "now")):
+            raise ConfigurationError(f"clock is {clock!r}; give a Clock, with methods monotonic() and now()")
+        return options
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise ConfigurationError(f"{name} is {value!r}; give a number of seconds above 0, such as 0.5 or 10")
+    return float(value)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value < 1 << 31:
+        raise ConfigurationError(f"{name} is {value!r}; give a whole number from 1 on")
+    return int(value)
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} is {value!r}; give True or False")
+    return value
+
+
+def _savepoint(value: Any) -> str | None:
+    if value is None:
+        return None
+    # A command line takes digits for a number.
+    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_NAME or value.isdigit() or not value.isprintable():
+        raise ConfigurationError(
+            f"savepoint is {value!r}; give a name of 1 to {_LONGEST_NAME} characters that is not a number"
+        )
+    return value
+
+
+def _checkpoint(value: Any) -> int | str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value < 1 << 63:
+        raise ConfigurationError(
+            f"from_checkpoint is {value!r}; give the number of a checkpoint (from 1 on), the name of a savepoint, or "
+            "None for the newest"
+        )
+    return int(value)
