@@ -6,6 +6,7 @@ mod backend;
 mod checkpoint;
 mod columns;
 mod coordinator;
+mod crc32;
 mod deduplicator;
 mod error;
 mod keys;
@@ -33,6 +34,8 @@ mod _native {
     use crate::coordinator::{
         PyCheckpointCoordinator, PyCoordinatorEffect, PyRecoveryPlan, py_recovery_plan,
     };
+    #[pymodule_export]
+    use crate::crc32::py_crc32;
     #[pymodule_export]
     use crate::deduplicator::{PyDeduplicator, PyVerdicts};
     #[pymodule_export]
