@@ -388,6 +388,39 @@ def test_a_malformed_record(tmp_path, kind, arguments, data, good, reason):
     assert read_in_pieces(source, []) == kept
 
 
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        (pa.array([1, None, 3], pa.timestamp("us")), "is missing"),
+        (pa.array([1, 10**15, 3], pa.timestamp("s")), "1000000000000000 seconds since 1970 are not in the years"),
+        (pa.array([1000, -1, 3000], pa.timestamp("ns")), "-1 ns since 1970 are not a whole number of microseconds"),
+        (pa.array([1, 1_700_000_000_000_000_000, 3]), "1700000000000000000 seconds since 1970 are not in the years"),
+        (pa.array([1.0, float("nan"), 3.0]), "nan seconds since 1970 are not in the years"),
+    ],
+    ids=["missing", "seconds", "nanoseconds", "wrong-unit", "nan"],
+)
+@pytest.mark.parametrize("kind", [ParquetSource, ArrowIpcSource])
+def test_a_row_of_columns_without_a_time(tmp_path, kind, times, reason):
+    """Wrong results: times wrapped or were cut silently, and one bad row stopped the job whatever the policy."""
+    path = tmp_path / "in"
+    write_arrow(kind, path, {"n": [0, 1, 2], "at": times})
+    if kind is ParquetSource and times.type == pa.timestamp("s"):
+        # Parquet has no seconds.
+        reason = "1000000000000000000 ms since 1970 are not in the years"
+    with pytest.raises(MalformedRecordError, match=rf"in:row 1: column 'at' holds the event time and {reason}"):
+        read(kind(path, event_time="at"))
+    skipped = read(kind(path, event_time="at", on_malformed="skip"))
+    assert ([row["n"] for row in skipped.records], skipped.skipped, len(skipped.times)) == ([0, 2], 1, 2)
+    source = kind(path, event_time="at", on_malformed="dead_letter")
+    kept = read(source, sizes=[1, 1])
+    assert kept.records == skipped.records
+    ((position, why, text),) = kept.rejected
+    assert position == f"{path}:row 1"
+    assert reason in why
+    assert '"n":1' in text
+    assert read_in_pieces(source, []) == kept
+
+
 def test_dead_letters_come_in_the_order_of_the_file(tmp_path):
     path = written(tmp_path / "in.csv", b'a,b\n1,2\nx,2\n3\n\xff,4\n4,"x"y\n5,6\n7\nz,1\n')
     found = read(CsvSource(path, on_malformed="dead_letter", types={"a": "int"}), sizes=[100])

@@ -5,7 +5,8 @@ so that a resumed job notices when a file shrank or changed. Sinks: one part fil
 staged and synced before the checkpoint's decision, renamed into place after it.
 """
 
-from onceflow.connectors.files.arrow import ArrowIpcSource, ParquetSink, ParquetSource
+from onceflow.connectors.files.arrow import ParquetSink
+from onceflow.connectors.files.arrow_source import ArrowIpcSource, ParquetSource
 from onceflow.connectors.files.csv import CsvSource
 from onceflow.connectors.files.csv_sink import CsvSink
 from onceflow.connectors.files.jsonl import JsonLinesSink, JsonLinesSource

@@ -198,7 +198,7 @@ class _CsvReader(SourceReader):
         found = self._records.peek_all(max_records)
         if found is not None:
             rows, lines = found
-            if not lines:
+            if not lines and self._lines.is_complete():
                 return None
             try:
                 batch, times = self._batch(rows)

@@ -69,7 +69,7 @@ class _JsonLinesReader(SourceReader):
 
     def read(self, max_records: int) -> SourceBatch | None:
         lines = self._lines.peek(max_records)
-        if not lines:
+        if not lines and self._lines.is_complete():
             return None
         rejections = Rejections(self._policy, self._lines.path)
         try:

@@ -1,4 +1,4 @@
-"""Lines of a file from a byte offset on, and the fingerprint that makes an offset mean the same again.
+"""Lines of a file from a byte offset on, which means the same again as long as the bytes before it are the same.
 
 A last line without its end is handed out as a line, and its position says so. If the file has grown when the job
 resumes there, only a line end can follow: anything else continues a line that was handed out already, in part, and no
@@ -14,6 +14,7 @@ from hashlib import blake2b
 from itertools import accumulate
 from typing import Any, BinaryIO
 
+from onceflow.connectors.files.content import Content
 from onceflow.connectors.files.partitions import open_file
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.types import Plain
@@ -31,6 +32,18 @@ _SHOWN_BYTES = 1000
 # All of ASCII, and a sequence by which some encodings switch to another alphabet.
 _PLAIN = bytes(range(128)) + b'\x1b$B$"\x1b(B'
 _BOM = b"\xef\xbb\xbf"
+# What a file that is no text begins with, and what it is then.
+_NO_TEXT = {
+    codecs.BOM_UTF16_LE: "UTF-16; convert it to utf-8",
+    codecs.BOM_UTF16_BE: "UTF-16; convert it to utf-8",
+    b"\x1f\x8b\x08": "compressed by gzip; decompress it",
+    b"BZh91AY&SY": "compressed by bzip2; decompress it",
+    b"\xfd7zXZ\0": "compressed by xz; decompress it",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"PAR1\x15": "a Parquet file; read it by ParquetSource, or convert it",
+    b"ARROW1\0\0": "an Arrow IPC file; read it by ArrowIpcSource, or convert it",
+}
 _REMEDY = "Put the file back, or start over with fresh state"
 
 
@@ -99,21 +112,26 @@ class LineReader:
         self._file: BinaryIO = open_file(path)
         try:
             if start:
-                self._check(start)
-            elif encoding == "utf-8":
-                self._skip_mark()
-            self._file.seek(self.offset)
+                self._content = self._same_content(start)
+            else:
+                self._content = Content(self._file, path)
+                self._begin(encoding)
         except BaseException:
             self._file.close()
             raise
 
-    def _skip_mark(self) -> None:
-        head = self._read(len(_BOM))
-        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise SourceError(f"{self.path} is UTF-16; convert it to utf-8 first")
-        self.offset = len(_BOM) if head == _BOM else 0
+    def _begin(self, encoding: str) -> None:
+        head = self._pread(max(map(len, _NO_TEXT)), 0)
+        for mark, what in _NO_TEXT.items():
+            # In other encodings two letters begin like UTF-16.
+            if head.startswith(mark) and (len(mark) > 2 or encoding == "utf-8"):
+                raise SourceError(f"{self.path} is {what} first")
+        if head.startswith(_BOM) and encoding == "utf-8":
+            self._content.add(0, _BOM)
+            self.offset = len(_BOM)
 
-    def _check(self, start: dict[str, Any]) -> None:
+    def _same_content(self, start: dict[str, Any]) -> Content:
+        """Goes on behind what was read before."""
         size = self.size()
         if size < self.offset:
             raise SourceChangedError(
@@ -125,9 +143,9 @@ class LineReader:
                 f"{self.path} has other content before byte {self.offset} than when the checkpoint was taken, so "
                 f"resuming would not be exact. {_REMEDY}"
             )
+        content = Content(self._file, self.path, [(0, self.offset)], start)
         if self._unterminated and size > self.offset:
-            self._file.seek(self.offset)
-            following = self._read(2)
+            following = self._pread(2, self.offset)
             end = 1 if following.startswith(b"\n") else 2 if following == b"\r\n" else 0
             if not end:
                 raise SourceChangedError(
@@ -135,8 +153,10 @@ class LineReader:
                     "and the line was continued since: its beginning was handed out as a record, so resuming would "
                     "not be exact. Start over with fresh state, and let the file's writer finish its lines first"
                 )
+            content.add(self.offset, following[:end])
             self.offset += end
             self._unterminated = False
+        return content
 
     def size(self) -> int:
         """Bytes of the file now."""
@@ -181,9 +201,21 @@ class LineReader:
                 self.offset -= 1
                 self._unterminated = True
 
+    def is_complete(self) -> bool:
+        """At the end: that all lines were those of one file. False if it takes longer to tell: ask again.
+
+        Raises:
+            SourceChangedError: The file was written over while it was read.
+        """
+        return self._content.is_same()
+
     def _fill(self) -> None:
         # A block is no longer than the longest line, so only the first line that ends in it can be too long.
-        data = self._read(min(_READ_BYTES, self._max_line_bytes))
+        start = self._content.end
+        data = self._pread(min(_READ_BYTES, self._max_line_bytes), start)
+        self._content.forget(self.offset)
+        # No position lies in the middle of a line.
+        self._content.add(start, data, keep=self._long is None or b"\n" in data)
         lines = self._split(data) if data else self._tail()
         self._lines = self._lines[self._next :] + lines
         self._next = 0
@@ -209,24 +241,20 @@ class LineReader:
         return lines
 
     def _tail(self) -> list[bytes]:
-        read = self._file.tell()
-        size = self.size()
-        if size < read:
-            raise SourceChangedError(f"{self.path} shrank from {read} to {size} bytes while it was read. {_REMEDY}")
         self._ended = True
         tail, self._rest, self._long = self._rest if self._long is None else self._long, b"", None
         self._long_lines += isinstance(tail, LongLine)
         self._tail_is_open = bool(tail)
         return [tail] if tail else []
 
-    def _read(self, count: int) -> bytes:
+    def _pread(self, count: int, offset: int) -> bytes:
         try:
-            return self._file.read(count)
+            return os.pread(self._file.fileno(), count, offset)
         except OSError as error:
-            raise SourceError(f"{self.path} cannot be read behind byte {self.offset}: {error.strerror}") from error
+            raise SourceError(f"{self.path} cannot be read behind byte {offset}: {error.strerror}") from error
 
     def position(self) -> dict[str, Plain]:
-        """Offset and line of what comes next, and a fingerprint of what lies before."""
+        """Offset and line of what comes next, and what shows whether the file is the same before it."""
         head, tail = self._fingerprint(self.offset)
         return {
             "offset": self.offset,
@@ -234,16 +262,13 @@ class LineReader:
             "head": head,
             "tail": tail,
             "unterminated": self._unterminated,
+            **self._content.at(self.offset),
         }
 
     def _fingerprint(self, offset: int) -> tuple[bytes, bytes]:
-        here = self._file.tell()
-        self._file.seek(0)
-        head = self._read(min(offset, _FINGERPRINT_BYTES))
+        head = self._pread(min(offset, _FINGERPRINT_BYTES), 0)
         start = max(0, offset - _FINGERPRINT_BYTES)
-        self._file.seek(start)
-        tail = self._read(offset - start)
-        self._file.seek(here)
+        tail = self._pread(offset - start, start)
         return blake2b(head, digest_size=16).digest(), blake2b(tail, digest_size=16).digest()
 
     def close(self) -> None:

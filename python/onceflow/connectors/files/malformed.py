@@ -38,8 +38,8 @@ class Rejections:
         self.records: list[RejectedRecord] = []
         self.skipped = 0
 
-    def add(self, line: int, reason: str, data: bytes) -> None:
-        """Refuses the record that begins at this line.
+    def add(self, line: int | str, reason: str, data: bytes) -> None:
+        """Refuses the record that begins at this line, or place of another kind.
 
         Raises:
             MalformedRecordError: If the policy is to fail.

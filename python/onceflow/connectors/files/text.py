@@ -53,10 +53,10 @@ class _TextReader(SourceReader):
 
     def read(self, max_records: int) -> SourceBatch | None:
         lines = self._lines.peek(max_records)
-        if not lines:
+        if not lines and self._lines.is_complete():
             return None
         rejections = Rejections(self._policy, self._lines.path)
-        records = None if self._lines.has_long_lines else self._decode_all(lines)
+        records = None if self._lines.has_long_lines or not lines else self._decode_all(lines)
         if records is None:
             records = self._decode_each(lines, rejections)
         first = self._lines.line - 1
