@@ -32,6 +32,8 @@ pub(super) struct Draft {
     pub(super) staged: BTreeMap<String, Vec<u8>>,
     pub(super) stats: CheckpointStats,
     pub(super) frozen_at: Option<Instant>,
+    /// All tables were cut at once: one that is made after that is not part of the checkpoint.
+    is_cut: bool,
     phase: Phase,
 }
 
@@ -224,7 +226,8 @@ impl PendingCheckpoint {
         self.handle.pending.id
     }
 
-    /// Freezes these tables (all when `None`) at one cut; a table frozen already is left alone.
+    /// Freezes these tables (all when `None`) at one cut; a table frozen already is left alone. A
+    /// table that is made after all were frozen belongs to the next checkpoint.
     pub fn freeze(&self, tables: Option<&[&str]>) -> Result<()> {
         let Handle { inner, pending } = &*self.handle;
         let start = Instant::now();
@@ -270,6 +273,7 @@ impl PendingCheckpoint {
                 unchanged,
             });
         }
+        draft.is_cut |= tables.is_none();
         draft.frozen_at.get_or_insert(start);
         let held = start.elapsed().as_secs_f64();
         draft.stats.freeze_s += held;
@@ -292,9 +296,11 @@ impl PendingCheckpoint {
         Ok(())
     }
 
-    /// Freezes what is not frozen yet and hands everything to the writer; returns at once.
+    /// Freezes all tables if they were not, and hands everything to the writer; returns at once.
     pub fn commit(&self, created_unix_ms: u64) -> Result<()> {
-        self.freeze(None)?;
+        if !self.handle.pending.open_draft()?.is_cut {
+            self.freeze(None)?;
+        }
         let Handle { inner, pending } = &*self.handle;
         let store = inner.store()?;
         let mut draft = pending.open_draft()?;
