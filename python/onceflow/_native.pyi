@@ -298,10 +298,10 @@ class Table:
         """For each key whether it has a row."""
     def delete(self, keys: _Keys) -> npt.NDArray[np.bool_]:
         """Removes rows; for each key whether there was one."""
-    def scan(self, first_group: int = 0, end_group: int | None = None) -> Batch:
-        """All rows of key groups ``first_group <= g < end_group``, in hash order."""
+    def scan(self, first_group: int = 0, end_group: int | None = None, *, sort: bool = False) -> Batch:
+        """All rows of key groups ``first_group <= g < end_group``, in hash order, or sorted by key."""
     def drain_below(self, bound: int) -> Batch:
-        """Removes and returns the rows whose key (or its first element), an i64, is below ``bound``."""
+        """Removes and returns the rows whose key (or its first element), an i64, is below ``bound``; sorted by key."""
     def memory_bytes(self) -> int:
         """Memory that the table holds, free slots included."""
 
@@ -313,6 +313,10 @@ class Batch:
     @property
     def keys(self) -> Any:
         """numpy array (i64, u64), list of str/bytes, or list of tuples."""
+    def key_columns(self) -> tuple[Any, ...]:
+        """For each element of the keys a numpy array (i64, u64) or a list of str or bytes."""
+    def slice(self, start: int, stop: int) -> Batch:
+        """A copy of the rows ``start <= row < stop``."""
     @property
     def found(self) -> npt.NDArray[np.bool_]: ...
     @property

@@ -1,27 +1,28 @@
-"""Aggregates of keyed records: each keeps one or two typed columns in a state table.
+"""Aggregates of keyed records: what to compute by key, or by key and window.
 
-An aggregate reads a field (a column's name) or what a function returns. Numbers are i64 if the first values are
-integers and f64 otherwise; give ``type="f64"`` when integers come first and fractions later.
+An aggregate reads a field (a column's name) or what a function returns. As in SQL, what is missing (None, a null, a
+masked value) is passed over: ``count("column")`` counts what is there, and a key without any value has the result None.
+
+The result of a key depends on its own values only, never on how records were batched or whether they came as rows or as
+columns: whole numbers give a whole number of any size, one fraction among them makes the result a float. ``type`` sets
+one type for all keys instead: then each value is converted if that is exact, and refused otherwise. Values of one
+native type (whole numbers of 64 bits, floats) are computed without a Python object a record; others, and mixtures of
+numbers, one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
-import numpy as np
+from onceflow.exceptions import ConfigurationError
 
-from onceflow.codec import Codec
-from onceflow.columns import Columns
-from onceflow.exceptions import ConfigurationError, DataflowChangedError, TypeMismatchError
-from onceflow.operators.calls import each
-from onceflow.types import Batch
-
-__all__ = ["Aggregate", "AggregateColumns", "count", "first", "last", "max", "mean", "min", "shape_of", "sum"]
+__all__ = ["Aggregate", "count", "first", "last", "max", "mean", "min", "shape_of", "sum"]
 
 Field = str | Callable[[Any], Any]
+
+_NAN = ("refuse", "skip", "keep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,177 +31,90 @@ class Aggregate:
 
     Attributes:
         kind: Name of the aggregate.
-        field: Column or function; None for ``count``.
-        type: Type of the state column; None: by the first values.
+        field: Column or function; None for the number of records.
+        type: Type of all results; None: that of each key's values.
+        nan: What to do with a value that is not a number: ``"refuse"``, ``"skip"`` or ``"keep"``.
     """
 
     kind: str
     field: Field | None = None
     type: str | None = None
+    nan: str = "refuse"
 
 
-def count() -> Aggregate:
-    """Number of records."""
-    return Aggregate("count")
+def count(field: Field | None = None, *, nan: str = "keep") -> Aggregate:
+    """Number of records; with a field the number of those in which it is there.
+
+    Args:
+        field: Column or function.
+        nan: ``"keep"``: NaN is there; ``"skip"``: it is missing; ``"refuse"``: it ends the run.
+    """
+    return Aggregate("count") if field is None else _aggregate("count", field, None, (), nan)
 
 
-def sum(field: Field, *, type: str | None = None) -> Aggregate:
-    """Sum of a field. Overflow is an error, never a wrong number."""
-    return _numeric("sum", field, type)
+def sum(field: Field, *, type: str | None = None, nan: str = "refuse") -> Aggregate:
+    """Sum of a field of numbers, bools (True is 1), Decimals or timedeltas.
+
+    Sums of whole numbers and of Decimals are exact; floats are added in the order of the records.
+
+    Args:
+        field: Column or function.
+        type: ``"i64"``, ``"u64"`` or ``"f64"`` for all results; a sum beyond it is an error, never a wrong number.
+        nan: ``"refuse"``: a NaN ends the run; ``"skip"``: it is passed over; ``"keep"``: the sum becomes NaN.
+    """
+    return _aggregate("sum", field, type, _NUMBERS, nan)
 
 
-def min(field: Field, *, type: str | None = None) -> Aggregate:
-    """Least value of a field of numbers."""
-    return _numeric("min", field, type)
+def min(field: Field, *, type: str | None = None, nan: str = "refuse") -> Aggregate:
+    """Least value of a field of anything ordered: numbers, strings, bytes, times, Decimals, bools, tuples.
+
+    Of equal values the first one. Arguments as for ``sum``; a NaN that is kept is greater than all numbers.
+    """
+    return _aggregate("min", field, type, _NUMBERS, nan)
 
 
-def max(field: Field, *, type: str | None = None) -> Aggregate:
-    """Greatest value of a field of numbers."""
-    return _numeric("max", field, type)
+def max(field: Field, *, type: str | None = None, nan: str = "refuse") -> Aggregate:
+    """Greatest value of a field of anything ordered; see ``min``."""
+    return _aggregate("max", field, type, _NUMBERS, nan)
 
 
-def mean(field: Field) -> Aggregate:
-    """Mean of a field of numbers: an f64 sum by an i64 count."""
-    return Aggregate("mean", field, "f64")
+def mean(field: Field, *, nan: str = "refuse") -> Aggregate:
+    """Mean of a field of numbers or bools, computed in floats; of Decimals (28 digits) or timedeltas in their own type.
+
+    ``nan`` as for ``sum``.
+    """
+    return _aggregate("mean", field, None, (), nan)
 
 
-def first(field: Field, *, type: str | None = None) -> Aggregate:
-    """The value that came first; any value that the codec knows."""
-    return _typed("first", field, type, ("i64", "f64", "u64", "bytes"))
+def first(field: Field, *, type: str | None = None, nan: str = "keep") -> Aggregate:
+    """The value that came first; any value that the codec knows.
+
+    Args:
+        field: Column or function.
+        type: ``"i64"``, ``"u64"``, ``"f64"``, or ``"bytes"``: no native type, whatever the first values are.
+        nan: ``"keep"``: NaN is a value; ``"skip"``: it is passed over; ``"refuse"``: it ends the run.
+    """
+    return _aggregate("first", field, type, (*_NUMBERS, "bytes"), nan)
 
 
-def last(field: Field, *, type: str | None = None) -> Aggregate:
-    """The value that came last; any value that the codec knows."""
-    return _typed("last", field, type, ("i64", "f64", "u64", "bytes"))
+def last(field: Field, *, type: str | None = None, nan: str = "keep") -> Aggregate:
+    """The value that came last; see ``first``."""
+    return _aggregate("last", field, type, (*_NUMBERS, "bytes"), nan)
 
 
-def _numeric(kind: str, field: Field, column: str | None) -> Aggregate:
-    return _typed(kind, field, column, ("i64", "f64", "u64"))
+_NUMBERS = ("i64", "f64", "u64")
 
 
-def _typed(kind: str, field: Field, column: str | None, known: tuple[str, ...]) -> Aggregate:
+def _aggregate(kind: str, field: Field, column: str | None, known: tuple[str, ...], nan: str) -> Aggregate:
     if column is not None and column not in known:
         raise ConfigurationError(f"{kind} has no type {column!r}: choose from {', '.join(known)}")
     if not isinstance(field, str) and not callable(field):
         raise ConfigurationError(f"{kind} needs a column's name or a function, not {field!r}")
-    return Aggregate(kind, field, column)
-
-
-_ARROW = (("int", "i64"), ("uint", "u64"), ("float", "f64"), ("double", "f64"), ("halffloat", "f64"))
-_OPERATIONS = {"sum": "add", "min": "min", "max": "max", "first": "first", "last": "last"}
+    if nan not in _NAN:
+        raise ConfigurationError(f"{kind} has nan={nan!r}: choose from {', '.join(_NAN)}")
+    return Aggregate(kind, field, column, nan)
 
 
 def shape_of(aggregates: Mapping[str, Aggregate]) -> str:
     """What is computed under which name."""
     return ", ".join(f"{name}={aggregates[name].kind}" for name in sorted(aggregates))
-
-
-class AggregateColumns:
-    """The state columns of several aggregates: types, updates from a batch, results.
-
-    Args:
-        step_id: For errors.
-        aggregates: By the name of the result.
-        codec: For values of ``first`` and ``last`` that are no numbers.
-    """
-
-    def __init__(self, step_id: str, aggregates: Mapping[str, Aggregate], codec: Codec) -> None:
-        self._step_id = step_id
-        self._aggregates = dict(aggregates)
-        self._codec = codec
-        self._types: dict[str, str] = {}
-
-    def restore(self, columns: Mapping[str, str]) -> None:
-        """The types of a table that exists.
-
-        Raises:
-            DataflowChangedError: An aggregate asks for another type.
-        """
-        for name, aggregate in self._aggregates.items():
-            known = columns.get(name)
-            if aggregate.type is not None and known is not None and aggregate.type != known:
-                raise DataflowChangedError(
-                    f"step {self._step_id!r} has state of type {known} for {aggregate.kind} {name!r}, which now asks "
-                    f"for type {aggregate.type}. Give the step another id, or start over with fresh state"
-                )
-        self._types = dict(columns)
-
-    def values(self, records: Batch) -> dict[str, Any]:
-        """What each aggregate reads, by its name."""
-        rows: list[Any] | None = None
-        found: dict[str, Any] = {}
-        for name, aggregate in self._aggregates.items():
-            field = aggregate.field
-            if field is None:
-                continue
-            if isinstance(records, Columns):
-                if isinstance(field, str):
-                    found[name] = records[field]
-                    continue
-                rows = records.to_rows() if rows is None else rows
-            else:
-                rows = records
-            found[name] = each(self._step_id, itemgetter(field) if isinstance(field, str) else field, rows)
-        return found
-
-    def columns(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Types of the state columns, chosen by the first batch."""
-        if not self._types:
-            for name, aggregate in self._aggregates.items():
-                if aggregate.kind == "count":
-                    self._types[name] = "i64"
-                elif aggregate.kind == "mean":
-                    self._types[f"{name}.sum"] = "f64"
-                    self._types[f"{name}.count"] = "i64"
-                else:
-                    self._types[name] = aggregate.type or self._infer(name, aggregate.kind, values[name])
-        return self._types
-
-    def _infer(self, name: str, kind: str, values: Any) -> str:
-        if isinstance(values, np.ndarray):
-            types = {"i": "i64", "u": "u64", "f": "f64"}
-            found = types.get(values.dtype.kind)
-        elif hasattr(values, "__arrow_c_array__"):
-            text = str(values.type)
-            found = next((column for start, column in _ARROW if text.startswith(start)), None)
-        else:
-            kinds = set(map(type, values))
-            integers = {kind for kind in kinds if kind is int or issubclass(kind, np.integer)}
-            floats = {kind for kind in kinds if issubclass(kind, (float, np.floating))}
-            found = None if kinds - integers - floats else "f64" if floats else "i64"
-        if found is None and kind in ("first", "last"):
-            return "bytes"
-        if found is None:
-            raise TypeMismatchError(f"{kind} {name!r} needs numbers, and the first batch has others (None?)")
-        return found
-
-    def updates(self, values: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-        """What ``Table.update`` takes."""
-        updates: dict[str, tuple[str, Any]] = {}
-        for name, aggregate in self._aggregates.items():
-            if aggregate.kind == "count":
-                updates[name] = ("count", None)
-            elif aggregate.kind == "mean":
-                updates[f"{name}.sum"] = ("add", values[name])
-                updates[f"{name}.count"] = ("count", None)
-            else:
-                given = values[name]
-                if self._types[name] == "bytes":
-                    listed = given if isinstance(given, list) else given.tolist()
-                    given = [self._codec.encode(value) for value in listed]
-                updates[name] = (_OPERATIONS[aggregate.kind], given)
-        return updates
-
-    def results(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """Result columns from state columns."""
-        results: dict[str, Any] = {}
-        for name, aggregate in self._aggregates.items():
-            if aggregate.kind == "mean":
-                results[name] = columns[f"{name}.sum"] / columns[f"{name}.count"]
-            elif self._types[name] == "bytes":
-                values = np.empty(len(columns[name]), dtype=object)
-                values[:] = [self._codec.decode(value) for value in columns[name]]
-                results[name] = values
-            else:
-                results[name] = columns[name]
-        return results

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onceflow.exceptions import LengthMismatchError, UnknownNameError
+from onceflow.exceptions import LengthMismatchError, TypeMismatchError, UnknownNameError
 from onceflow.types import Batch
 
-__all__ = ["Columns", "rows_of", "to_list"]
+__all__ = ["Columns", "as_mask", "rows_of", "to_list"]
 
 
 class Columns:
     """Named columns of one length: numpy arrays, or Arrow arrays (``pyarrow.Array``).
 
     A column is never changed in place once it is part of a batch: steps share them. Strings are best held
-    as Arrow arrays; the state tables read them without a Python call per record.
+    as Arrow arrays; the state tables read them without a Python call per record. To compare and compute with a column,
+    whatever it is, use ``columns.numpy(name)``.
 
     Args:
-        arrays: name → one-dimensional numpy array or ``pyarrow.Array``.
+        arrays: name → one-dimensional numpy array or ``pyarrow.Array``; columns of other libraries that hand out Arrow
+            data, such as ``polars.Series`` and chunked arrays, become a ``pyarrow.Array``.
 
     Raises:
         LengthMismatchError: if the columns differ in length.
+        TypeMismatchError: if a column is something else, such as a list.
     """
 
     __slots__ = ("_arrays", "_length")
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self._arrays: dict[str, Any] = dict(arrays)
+        self._arrays: dict[str, Any] = {name: _column(name, array) for name, array in arrays.items()}
         lengths = {name: len(array) for name, array in self._arrays.items()}
         if len(set(lengths.values())) > 1:
             raise LengthMismatchError(f"the columns of one batch must have one length, not {lengths}")
@@ -65,6 +70,23 @@ class Columns:
         """A new dict of the columns."""
         return dict(self._arrays)
 
+    def numpy(self, name: str) -> npt.NDArray[Any]:
+        """A column as a numpy array, to compare and compute with: ``columns.numpy("price") * 2 > 10``.
+
+        Numbers and bools keep their type, times are datetime64 (instants in UTC) and dates datetime64[D], strings and
+        all else Python objects. Where values are missing the array is masked (``numpy.ma``): what is computed of them
+        is missing, too, and ``filter_batch`` drops rows whose condition is.
+        """
+        array = self[name]
+        if isinstance(array, np.ndarray):
+            return array
+        plain: npt.NDArray[Any]
+        if array.null_count == 0 or str(array.type).startswith(("timestamp", "date", "duration")):
+            plain = array.to_numpy(zero_copy_only=False)
+            return plain
+        missing = ~array.is_valid().to_numpy(zero_copy_only=False)
+        return np.ma.MaskedArray(_filled(array).to_numpy(zero_copy_only=False), mask=missing)
+
     def with_columns(self, /, **arrays: Any) -> Columns:
         """These columns and further ones; a name that is there is replaced."""
         return Columns({**self._arrays, **arrays})
@@ -77,11 +99,15 @@ class Columns:
         """The rows at these indices."""
         return Columns({name: _take(array, indices) for name, array in self._arrays.items()})
 
-    def filter(self, mask: npt.NDArray[np.bool_]) -> Columns:
-        """The rows whose entry in ``mask`` is true."""
-        if len(mask) != self._length:
-            raise LengthMismatchError(f"the mask has {len(mask)} entries, the batch {self._length} rows")
-        return self.take(np.flatnonzero(mask))
+    def filter(self, mask: Any) -> Columns:
+        """The rows whose entry in ``mask`` is true: bools in a list, or a numpy or Arrow array. As in SQL, a row is
+        left out where the entry is missing.
+
+        Raises:
+            LengthMismatchError: The mask is not as long as the batch.
+            TypeMismatchError: It holds something else than bools.
+        """
+        return self.take(np.flatnonzero(as_mask(mask, self._length)))
 
     def slice(self, start: int, stop: int) -> Columns:
         """Rows ``start <= row < stop``, without a copy."""
@@ -89,7 +115,7 @@ class Columns:
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dict a row, of Python objects: the way back to per-record functions."""
-        lists = [to_list(array) for array in self._arrays.values()]
+        lists = [self._listed(name) for name in self._arrays]
         names = list(self._arrays)
         # A dict display takes a third of the time of dict(zip(...)), and most results have few columns.
         if len(names) == 2:
@@ -99,6 +125,12 @@ class Columns:
             a, b, c = names
             return [{a: x, b: y, c: z} for x, y, z in zip(*lists, strict=True)]
         return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
+
+    def _listed(self, name: str) -> list[Any]:
+        try:
+            return to_list(self._arrays[name])
+        except TypeMismatchError as error:
+            raise TypeMismatchError(f"column {name!r}: {error}") from error
 
     @classmethod
     def concat(cls, parts: list[Columns]) -> Columns:
@@ -118,12 +150,13 @@ def _take(array: Any, indices: npt.NDArray[np.int64]) -> Any:
 
 
 def to_list(array: Any) -> list[Any]:
-    """A column as Python objects. Times lose what is below a microsecond, which Python does not have."""
+    """A column as Python objects.
+
+    Raises:
+        TypeMismatchError: A time that Python does not have: below a microsecond, or outside of the years 1 to 9999.
+    """
     if isinstance(array, np.ndarray):
-        if array.dtype.kind in "mM" and np.datetime_data(array.dtype)[0] in ("ns", "ps", "fs", "as"):
-            array = array.astype(f"{array.dtype.kind}8[us]")
-        rows: list[Any] = array.tolist()
-        return rows
+        return _numpy_times(array) if array.dtype.kind in "mM" else list(array.tolist())
     if getattr(array.type, "unit", None) == "ns":
         import pyarrow as pa  # noqa: PLC0415 - only where Arrow arrays already are
 
@@ -131,13 +164,117 @@ def to_list(array: Any) -> list[Any]:
             micros = pa.timestamp("us", array.type.tz)
         else:
             micros = pa.duration("us") if pa.types.is_duration(array.type) else pa.time64("us")
-        array = array.cast(micros, safe=False)
-    return list(array.to_pylist())
+        try:
+            array = array.cast(micros)
+        except pa.ArrowInvalid as error:
+            raise TypeMismatchError(_FINER) from error
+    try:
+        return list(array.to_pylist())
+    except (OverflowError, ValueError) as error:
+        raise TypeMismatchError(f"{_NO_TIME}: {error}") from error
+
+
+_FINER = (
+    "a time has parts below a microsecond, which Python's times do not have. Round it to microseconds first, or "
+    "work on columns only"
+)
+_NO_TIME = "a time is outside of the years 1 to 9999 and none that Python has. Filter such records out"
+
+
+def _numpy_times(array: npt.NDArray[Any]) -> list[Any]:
+    if np.datetime_data(array.dtype)[0] in ("ns", "ps", "fs", "as"):
+        micros = array.astype(f"{array.dtype.kind}8[us]")
+        if not ((micros.astype(array.dtype) == array) | np.isnat(array)).all():
+            raise TypeMismatchError(_FINER)
+        array = micros
+    rows: list[Any] = array.tolist()
+    if int in set(map(type, rows)):
+        # What Python has no object for numpy hands out as a number.
+        raise TypeMismatchError(_NO_TIME)
+    return rows
+
+
+def as_mask(mask: Any, length: int) -> npt.NDArray[np.bool_]:
+    """Bools of numpy, one a row, of a list or array of bools; False where one is missing.
+
+    Raises:
+        LengthMismatchError: Not one a row.
+        TypeMismatchError: Something else than bools.
+    """
+    if hasattr(mask, "__arrow_c_array__") or hasattr(mask, "__arrow_c_stream__"):
+        arrow = _column("mask", mask)
+        if str(arrow.type) not in ("bool", "null"):
+            raise TypeMismatchError(f"the mask holds {arrow.type}, not bools")
+        found = np.fromiter((value is True for value in arrow.to_pylist()), bool, len(arrow))
+    else:
+        found = np.ma.filled(mask, False) if isinstance(mask, np.ma.MaskedArray) else np.asarray(mask)
+        if found.dtype == object and all(value is None or isinstance(value, (bool, np.bool_)) for value in found.flat):
+            found = found == True  # noqa: E712 - element by element
+        if found.dtype != np.bool_ and found.size:
+            raise TypeMismatchError(f"the mask holds {found.dtype}, not bools")
+    if found.shape != (length,):
+        shape = f"{len(found)} entries" if found.ndim == 1 else f"the shape {found.shape}"
+        raise LengthMismatchError(f"the mask has {shape}, the batch {length} rows")
+    return found
+
+
+def _column(name: str, array: Any) -> Any:
+    if isinstance(array, np.ndarray):
+        if array.ndim != 1:
+            raise TypeMismatchError(f"column {name!r} has {array.ndim} dimensions; give one value a row")
+        return array
+    arrow = sys.modules.get("pyarrow")
+    if arrow is not None and isinstance(array, arrow.Array):
+        return array
+    if hasattr(array, "__arrow_c_stream__") or hasattr(array, "__arrow_c_array__"):
+        return _arrow_column(array)
+    raise TypeMismatchError(
+        f"column {name!r} is a {type(array).__name__}; give a numpy array or an Arrow array, such as np.array(...) or "
+        "pa.array(...)"
+    )
+
+
+def _arrow_column(array: Any) -> Any:
+    import pyarrow as pa  # noqa: PLC0415 - only where Arrow data comes
+
+    found = pa.array(array) if hasattr(array, "__arrow_c_array__") else pa.chunked_array(array).combine_chunks()
+    if isinstance(found, pa.ChunkedArray):
+        # Strings of more than 2 GiB are one array only with longer offsets.
+        wider = pa.large_string() if pa.types.is_string(found.type) else pa.large_binary()
+        found = found.cast(wider).combine_chunks()
+    views = {"string_view": pa.large_string(), "binary_view": pa.large_binary()}
+    return found.cast(views[str(found.type)]) if str(found.type) in views else found
+
+
+def _filled(array: Any) -> Any:
+    """With some value of the same kind where one is missing, so that an array keeps its type."""
+    import pyarrow as pa  # noqa: PLC0415 - only where Arrow arrays already are
+
+    kind = array.type
+    fillers: list[tuple[Any, Any]] = [
+        (pa.types.is_boolean, False),
+        (pa.types.is_integer, 0),
+        (pa.types.is_floating, 0.0),
+        (pa.types.is_string, ""),
+        (pa.types.is_large_string, ""),
+        (pa.types.is_binary, b""),
+        (pa.types.is_large_binary, b""),
+    ]
+    filler = next((value for is_kind, value in fillers if is_kind(kind)), None)
+    return array if filler is None else array.fill_null(pa.scalar(filler, type=kind))
 
 
 def _concat(arrays: list[Any]) -> Any:
     if all(isinstance(array, np.ndarray) for array in arrays):
-        return np.concatenate(arrays)
+        if all(
+            one.dtype == other.dtype or one.dtype.kind == other.dtype.kind == "U" for one, other in pairwise(arrays)
+        ):
+            masked = any(isinstance(array, np.ma.MaskedArray) for array in arrays)
+            join: Any = np.ma.concatenate if masked else np.concatenate
+            return join(arrays)
+        # As one type numbers might change.
+        values = [value for array in arrays for value in to_list(array)]
+        return np.fromiter(values, object, len(values))
     import pyarrow as pa  # noqa: PLC0415 - only where Arrow arrays already are
 
     return pa.concat_arrays([array if isinstance(array, pa.Array) else pa.array(array) for array in arrays])

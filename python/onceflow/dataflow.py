@@ -156,7 +156,10 @@ class Stream:
         return self._then("map_batch", lambda: MapBatch(function))
 
     def filter_batch(self, function: Callable[[Batch], Any]) -> Stream:
-        """The records where the function's mask (an array of bools) is true."""
+        """The records where the function's mask is true: bools in a list, or a numpy or Arrow array.
+
+        As in SQL, a record is left out where the mask is missing (None, null, masked).
+        """
         return self._then("filter_batch", lambda: FilterBatch(function))
 
     def inspect(self, function: Callable[[Any], Any]) -> Stream:

@@ -13,7 +13,17 @@ from onceflow.exceptions import ConfigurationError, TypeMismatchError
 from onceflow.operators.calls import each
 from onceflow.types import Batch
 
-__all__ = ["KeySelector", "KeyType", "all_fit", "fits", "is_text", "key_list", "key_type_of", "same_kind"]
+__all__ = [
+    "KeySelector",
+    "KeyType",
+    "all_fit",
+    "can_be_written",
+    "fits",
+    "is_text",
+    "key_list",
+    "key_type_of",
+    "same_kind",
+]
 
 #: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"``, or a tuple of two or more of these.
 KeyType = str | tuple[str, ...]
@@ -116,10 +126,11 @@ def fits(key_type: KeyType, key: Any) -> bool:
 
 def is_text(key: Any) -> bool:
     """True for a str that can be written as UTF-8: lone surrogates cannot."""
-    return isinstance(key, str) and _can_be_written([key])
+    return isinstance(key, str) and can_be_written([key])
 
 
-def _can_be_written(texts: Sequence[str]) -> bool:
+def can_be_written(texts: Sequence[str]) -> bool:
+    """True if all of them can be written as UTF-8."""
     text = "".join(texts)
     if text.isascii():
         return True
@@ -147,7 +158,7 @@ def all_fit(key_type: KeyType, keys: Sequence[Any]) -> bool:
             and (not keys or (low <= int(min(keys)) and int(max(keys)) <= high))
         )
     if key_type == "str":
-        return all(issubclass(kind, str) for kind in kinds) and _can_be_written(keys)
+        return all(issubclass(kind, str) for kind in kinds) and can_be_written(keys)
     return all(issubclass(kind, bytes) for kind in kinds)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from onceflow.columns import Columns, rows_of
-from onceflow.exceptions import OnceflowError, UserFunctionError, described
+from onceflow.columns import Columns, as_mask, rows_of
+from onceflow.exceptions import OnceflowError, StateError, UserFunctionError, described
 from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
 from onceflow.operators.calls import dead_letter, each, each_or_failure
 from onceflow.types import Batch
@@ -103,16 +103,17 @@ class MapBatch(_FunctionStep):
 
 
 class FilterBatch(_FunctionStep):
-    """The records of a batch where the function's mask is true."""
+    """The records of a batch where the function's mask is true; not those where it is missing."""
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
-        mask = np.asarray(_call(self._step_id, self._function, records))
-        if mask.dtype != np.bool_ or mask.shape != (len(records),):
+        mask = _call(self._step_id, self._function, records)
+        try:
+            mask = as_mask(mask, len(records))
+        except StateError as error:
             raise UserFunctionError(
-                f"step {self._step_id!r}: filter_batch must return {len(records)} bools, not {mask.dtype} of shape "
-                f"{mask.shape}",
+                f"step {self._step_id!r}: filter_batch must return {len(records)} bools, one a record: {error}",
                 step_id=self._step_id,
-            )
+            ) from error
         kept = records.filter(mask) if isinstance(records, Columns) else list(compress(records, mask))
         out.emit(kept, None if times is None else times[mask])
 
@@ -135,6 +136,9 @@ def _call(step_id: str, function: Callable[[Any], Any], records: Batch) -> Any:
     except OnceflowError:
         raise
     except Exception as error:
+        arrow = isinstance(error, (TypeError, AttributeError)) and "pyarrow" in described(error)
+        hint = ". To compare and compute with a column, take batch.numpy(name) instead of batch[name]" if arrow else ""
         raise UserFunctionError(
-            f"step {step_id!r}: {described(error)}; the batch has {len(records)} records", step_id=step_id
+            f"step {step_id!r}: {described(error)}{hint}; the batch has {len(records)} records",
+            step_id=step_id,
         ) from error

@@ -404,6 +404,74 @@ pub(crate) fn to_python(py: Python<'_>, key: &KeyType, keys: &KeysBuf) -> PyResu
     })
 }
 
+/// The elements of keys, each as one array or list: of a key that is no tuple the only one.
+pub(crate) fn elements(py: Python<'_>, key: &KeyType, keys: &KeysBuf) -> PyResult<Py<PyTuple>> {
+    let KeyType::Tuple(types) = key else {
+        return Ok(PyTuple::new(py, [to_python(py, key, keys)?])?.unbind());
+    };
+    let columns: Vec<Bound<'_, PyAny>> = match keys {
+        KeysBuf::Words { width, words } => types
+            .iter()
+            .enumerate()
+            .map(|(element, key)| {
+                let column = words.iter().skip(element).step_by(*width);
+                match key {
+                    KeyType::I64 => {
+                        let column: Vec<i64> = column.map(|word| *word as i64).collect();
+                        column.into_pyarray(py).into_any()
+                    }
+                    _ => column.copied().collect::<Vec<u64>>().into_pyarray(py).into_any(),
+                }
+            })
+            .collect(),
+        KeysBuf::Bytes { offsets, data } => {
+            let bytes = Bytes { offsets, data };
+            let mut columns: Vec<Elements<'_>> = types
+                .iter()
+                .map(|key| match key {
+                    KeyType::I64 => Elements::I64(Vec::with_capacity(bytes.len())),
+                    KeyType::U64 => Elements::U64(Vec::with_capacity(bytes.len())),
+                    _ => Elements::Objects(PyList::empty(py)),
+                })
+                .collect();
+            for row in 0..bytes.len() {
+                let parts =
+                    KeysBuf::decode_tuple(types, bytes.get(row)).map_err(crate::error::to_py)?;
+                for (column, part) in columns.iter_mut().zip(parts) {
+                    match (column, part) {
+                        (Elements::I64(column), KeyPart::I64(value)) => column.push(value),
+                        (Elements::U64(column), KeyPart::U64(value)) => column.push(value),
+                        (Elements::Objects(column), KeyPart::Bytes(bytes)) => {
+                            column.append(PyBytes::new(py, &bytes))?;
+                        }
+                        (Elements::Objects(column), KeyPart::Str(text)) => {
+                            column.append(PyString::new(py, &text))?;
+                        }
+                        _ => return Err(type_mismatch("an element of a key has another type")),
+                    }
+                }
+            }
+            columns
+                .into_iter()
+                .map(|column| match column {
+                    Elements::I64(column) => column.into_pyarray(py).into_any(),
+                    Elements::U64(column) => column.into_pyarray(py).into_any(),
+                    Elements::Objects(column) => column.into_any(),
+                })
+                .collect()
+        }
+        KeysBuf::I64(_) | KeysBuf::U64(_) => vec![to_python(py, key, keys)?.into_bound(py)],
+    };
+    Ok(PyTuple::new(py, columns)?.unbind())
+}
+
+/// One element of many keys on its way to Python.
+enum Elements<'py> {
+    I64(Vec<i64>),
+    U64(Vec<u64>),
+    Objects(Bound<'py, PyList>),
+}
+
 /// A copy of borrowed keys.
 pub(crate) fn owned(keys: Keys<'_>) -> KeysBuf {
     match keys {

@@ -287,10 +287,18 @@ impl PyTable {
         Ok(self.with(py, rows, |table| table.delete(keys))?.into_pyarray(py))
     }
 
-    #[pyo3(signature = (first_group = 0, end_group = None))]
-    fn scan(&self, py: Python<'_>, first_group: u16, end_group: Option<u16>) -> PyResult<PyBatch> {
+    #[pyo3(signature = (first_group = 0, end_group = None, *, sort = false))]
+    fn scan(
+        &self,
+        py: Python<'_>,
+        first_group: u16,
+        end_group: Option<u16>,
+        sort: bool,
+    ) -> PyResult<PyBatch> {
         let groups = first_group..end_group.unwrap_or_else(|| self.backend.key_groups());
-        let rows = self.with(py, usize::MAX, |table| Ok(table.scan(groups)))?;
+        let rows = self.with(py, usize::MAX, |table| {
+            Ok(if sort { table.scan_sorted(groups) } else { table.scan(groups) })
+        })?;
         Ok(self.batch(rows, None))
     }
 
@@ -359,6 +367,20 @@ impl PyBatch {
     #[getter]
     fn keys(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         keys::to_python(py, &self.schema.key, &self.rows.keys)
+    }
+
+    fn key_columns(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        keys::elements(py, &self.schema.key, &self.rows.keys)
+    }
+
+    fn slice(&self, start: usize, stop: usize) -> Self {
+        let stop = stop.min(self.rows());
+        let range = start.min(stop)..stop;
+        Self {
+            schema: self.schema.clone(),
+            rows: self.rows.slice(range.clone()),
+            found: self.found.as_ref().map(|found| found[range].to_vec()),
+        }
     }
 
     #[getter]

@@ -6,6 +6,7 @@ pub(crate) mod freeze;
 mod gather;
 pub(crate) mod layout;
 mod memory;
+mod order;
 mod prefetch;
 mod probe;
 mod schema;

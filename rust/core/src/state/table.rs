@@ -18,7 +18,7 @@ use super::probe::{
     BLOCK, ByteKeys, Geometry, IntKeys, KeySource, RowKey, WordKeys, find, has_long_key, hash_ahead,
 };
 use super::slab::Slab;
-use super::{Column, Keys, Rows, Schema, gather};
+use super::{Column, Keys, Rows, Schema, gather, order};
 
 /// Fewest slots.
 const MIN_SLOTS: usize = 16;
@@ -198,8 +198,28 @@ impl Table {
         gather::rows(&self.layout, self.words.as_slice(), &self.rest.slab, &rows)
     }
 
+    /// All live rows of a range of key groups, sorted by key.
+    pub fn scan_sorted(&self, groups: Range<u16>) -> Rows {
+        let mut rows: Vec<usize> = self.found_rows(&groups).into_iter().map(|(_, at)| at).collect();
+        let words = self.words.as_slice();
+        order::by_key(&self.layout, words, &self.rest.slab, &mut rows);
+        gather::rows(&self.layout, words, &self.rest.slab, &rows)
+    }
+
     /// Offsets of the live rows of these groups, by hash and key.
     fn live_rows(&self, groups: &Range<u16>) -> Vec<usize> {
+        let words = self.words.as_slice();
+        let mut found = self.found_rows(groups);
+        found.sort_unstable_by(|(hash, at), (other_hash, other)| {
+            hash.cmp(other_hash).then_with(|| {
+                gather::compare_keys(&self.layout, words, &self.rest.slab, *at, *other)
+            })
+        });
+        found.into_iter().map(|(_, at)| at).collect()
+    }
+
+    /// Hashes and offsets of the live rows of these groups, nearly in the order of the hashes.
+    fn found_rows(&self, groups: &Range<u16>) -> Vec<(u64, usize)> {
         let words = self.words.as_slice();
         let Geometry { slots, stride, .. } = self.rest.geometry;
         let end_group = usize::from(groups.end.min(self.layout.key_groups));
@@ -229,16 +249,11 @@ impl Table {
         while slot != start && visit(slot) {
             slot = self.rest.geometry.next(slot);
         }
-        found.sort_unstable_by(|(hash, at), (other_hash, other)| {
-            hash.cmp(other_hash).then_with(|| {
-                gather::compare_keys(&self.layout, words, &self.rest.slab, *at, *other)
-            })
-        });
-        found.into_iter().map(|(_, at)| at).collect()
+        found
     }
 
     /// Removes and returns all rows whose key's first element (an i64 of a tuple key, or the i64
-    /// key itself) is less than `bound`: how windows fire. In the order of a scan.
+    /// key itself) is less than `bound`: how windows fire. Sorted by key.
     pub fn drain_below(&mut self, bound: i64) -> Result<Rows> {
         if !self.layout.schema.key.starts_with_i64() {
             return Err(Error::new(
@@ -253,7 +268,11 @@ impl Table {
         }
         let mut rows = Vec::new();
         if self.rest.least_first < bound {
-            rows = self.live_rows(&(0..self.layout.key_groups));
+            rows = self
+                .found_rows(&(0..self.layout.key_groups))
+                .into_iter()
+                .map(|(_, at)| at)
+                .collect();
             let words = self.words.as_slice();
             let stride = self.layout.stride;
             let mut least = i64::MAX;
@@ -265,6 +284,7 @@ impl Table {
                 first < bound
             });
             self.rest.least_first = least;
+            order::by_key(&self.layout, words, &self.rest.slab, &mut rows);
         }
         let drained = gather::rows(&self.layout, self.words.as_slice(), &self.rest.slab, &rows);
         for at in rows {

@@ -428,6 +428,7 @@ fn apply(
 ) {
     let cell = cells + update.column;
     let range = start..start + rows.len();
+    // Of values that are equal, such as 0.0 and -0.0, the first one stays.
     macro_rules! number {
         ($values:expr, $from:expr, $to:expr, $add:expr) => {{
             let values = $values;
@@ -435,12 +436,14 @@ fn apply(
                 Op::Add => {
                     each(words, rows, cell, values, |word, value| $to($add($from(word), value)))
                 }
-                Op::Min => {
-                    each(words, rows, cell, values, |word, value| $to($from(word).min(value)))
-                }
-                Op::Max => {
-                    each(words, rows, cell, values, |word, value| $to($from(word).max(value)))
-                }
+                Op::Min => each(words, rows, cell, values, |word, value| {
+                    let least = $from(word);
+                    $to(if value < least { value } else { least })
+                }),
+                Op::Max => each(words, rows, cell, values, |word, value| {
+                    let greatest = $from(word);
+                    $to(if value > greatest { value } else { greatest })
+                }),
                 Op::Last => each(words, rows, cell, values, |_, value| $to(value)),
                 Op::First => {}
             }

@@ -205,3 +205,49 @@ pub struct Rows {
     /// The columns, in the schema's order.
     pub columns: Vec<Column>,
 }
+
+impl Rows {
+    /// A copy of the rows of a range, which must lie in them.
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        let keys = match &self.keys {
+            KeysBuf::I64(keys) => KeysBuf::I64(keys[range.clone()].to_vec()),
+            KeysBuf::U64(keys) => KeysBuf::U64(keys[range.clone()].to_vec()),
+            KeysBuf::Words { width, words } => KeysBuf::Words {
+                width: *width,
+                words: words[range.start * width..range.end * width].to_vec(),
+            },
+            KeysBuf::Bytes { offsets, data } => {
+                let (offsets, data) = slice_bytes(offsets, data, range.clone());
+                KeysBuf::Bytes { offsets, data }
+            }
+        };
+        let columns = self.columns.iter().map(|column| column.slice(range.clone())).collect();
+        Self { keys, columns }
+    }
+}
+
+impl Column {
+    fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        let data = match &self.data {
+            ColumnData::I64(values) => ColumnData::I64(values[range.clone()].to_vec()),
+            ColumnData::U64(values) => ColumnData::U64(values[range.clone()].to_vec()),
+            ColumnData::F64(values) => ColumnData::F64(values[range.clone()].to_vec()),
+            ColumnData::F32(values) => ColumnData::F32(values[range.clone()].to_vec()),
+            ColumnData::U32(values) => ColumnData::U32(values[range.clone()].to_vec()),
+            ColumnData::Bool(values) => ColumnData::Bool(values[range.clone()].to_vec()),
+            ColumnData::Bytes { offsets, data } => {
+                let (offsets, data) = slice_bytes(offsets, data, range.clone());
+                ColumnData::Bytes { offsets, data }
+            }
+        };
+        let validity = self.validity.as_ref().map(|validity| validity[range].to_vec());
+        Self { data, validity: validity.filter(|validity| validity.contains(&false)) }
+    }
+}
+
+fn slice_bytes(offsets: &[u64], data: &[u8], range: std::ops::Range<usize>) -> (Vec<u64>, Vec<u8>) {
+    let offsets = &offsets[range.start..=range.end];
+    let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
+    let data = data[first as usize..last as usize].to_vec();
+    (offsets.iter().map(|offset| offset - first).collect(), data)
+}

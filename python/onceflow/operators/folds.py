@@ -1,0 +1,140 @@
+"""Aggregates of values that no native column holds: one by one, in Python, and to the same results.
+
+What a native column computes of whole numbers or of floats, these compute of them too, to the last bit: so a key's
+result does not depend on which of the two it went through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import date, time, timedelta
+from decimal import Context, Decimal, DivisionByZero, FloatOperation, Inexact, InvalidOperation, Overflow
+from typing import Any
+
+from onceflow.operators.values import RefusedValueError, Values, is_nan
+
+__all__ = ["fold", "quotient"]
+
+#: Sums of Decimals are exact; more digits than this are refused.
+_DIGITS = 1000
+_EXACT = Context(prec=_DIGITS, traps=[DivisionByZero, FloatOperation, Inexact, InvalidOperation, Overflow])
+_QUOTIENT = Context(prec=28)
+
+_ADDED = (int, float, Decimal, timedelta)
+_ORDERED = (int, float, Decimal, str, bytes, date, time, timedelta, tuple, list)
+
+
+def fold(kind: str, totals: dict[Any, Any], keys: list[Any], values: Values) -> dict[Any, Any]:
+    """What changes in ``totals`` by a batch.
+
+    Args:
+        kind: Of the aggregate.
+        totals: By key, of those that have a value so far. It is brought up to date.
+        keys: One for each value.
+        values: The values.
+
+    Raises:
+        RefusedValueError: One that the aggregate does not take.
+    """
+    objects = values.objects()
+    if kind == "last":
+        changed = dict(zip(keys, objects, strict=True))
+        totals.update(changed)
+        return changed
+    changed = {}
+    step, takes = _STEPS[kind]
+    index = 0
+    try:
+        for index, (key, value) in enumerate(zip(keys, objects, strict=True)):
+            if not isinstance(value, takes):
+                raise RefusedValueError(values.row(index), f"and {kind} takes {_TAKEN[takes]}. {_ADVICE}")
+            before = totals.get(key, _NONE)
+            after = step(before, value)
+            if after is not before:
+                totals[key] = changed[key] = after
+    except (TypeError, ArithmeticError, ValueError) as error:
+        before = totals.get(keys[index], _NONE)
+        beside = "" if before is _NONE else f", with {before!r} before it"
+        raise RefusedValueError(values.row(index), f"which {kind} cannot take{beside}: {error}. {_ADVICE}") from error
+    return changed
+
+
+def quotient(total: Any, number: int) -> Any:
+    """The mean of values with this sum."""
+    if isinstance(total, Decimal):
+        return _QUOTIENT.divide(total, Decimal(number))
+    return total / number
+
+
+_NONE: Any = object()
+
+_ADVICE = "Make the values of one kind by a function in place of the field's name, or filter such records out"
+
+
+def _sum(total: Any, value: Any) -> Any:
+    if isinstance(value, bool):
+        value = int(value)
+    if total is _NONE:
+        return value
+    if isinstance(total, Decimal) or isinstance(value, Decimal):
+        if isinstance(total, float) or isinstance(value, float):
+            raise TypeError("floats and Decimals have no exact sum")
+        try:
+            return _EXACT.add(_decimal(total), _decimal(value))
+        except Inexact:
+            raise OverflowError(f"the sum has more than {_DIGITS} digits") from None
+    after = total + value
+    if isinstance(after, float) and not math.isfinite(after):
+        if math.isinf(after) and math.isfinite(total) and math.isfinite(value):
+            raise OverflowError("the sum is beyond the range of floats")
+        if math.isnan(after) and not math.isnan(total) and not math.isnan(value):
+            raise OverflowError("infinities of both signs have no sum")
+    return after
+
+
+def _decimal(value: Any) -> Decimal:
+    if isinstance(value, (int, Decimal)):
+        return Decimal(value)
+    raise TypeError(f"a Decimal and a {type(value).__name__} have no sum")
+
+
+def _sum_of_mean(total: Any, value: Any) -> Any:
+    if isinstance(value, Decimal) and isinstance(total, float) and total.is_integer():
+        # Whole numbers were added up in floats so far.
+        total = int(total)
+    elif isinstance(value, int) and not isinstance(total, Decimal):
+        value = float(value)
+    return _sum(total, value)
+
+
+def _least(least: Any, value: Any) -> Any:
+    if least is _NONE or is_nan(least):
+        return value
+    return least if is_nan(value) or not value < least else value
+
+
+def _greatest(greatest: Any, value: Any) -> Any:
+    if greatest is _NONE:
+        return value
+    if is_nan(greatest):
+        return greatest
+    return value if is_nan(value) or value > greatest else greatest
+
+
+def _first(first: Any, value: Any) -> Any:
+    return value if first is _NONE else first
+
+
+_STEPS: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
+    "sum": (_sum, _ADDED),
+    "mean": (_sum_of_mean, _ADDED),
+    "min": (_least, _ORDERED),
+    "max": (_greatest, _ORDERED),
+    "first": (_first, object),
+}
+
+_TAKEN = {
+    _ADDED: "numbers, bools, Decimals and timedeltas",
+    _ORDERED: "what has an order: numbers, strings, bytes, times, Decimals, bools and tuples",
+}
