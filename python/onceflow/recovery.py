@@ -145,9 +145,13 @@ def recover_legs(backend: StateBackend, legs: Mapping[str, SinkLeg]) -> None:
     # After a crash the next run must not come back to the lineage that was left.
     backend.begin_lineage()
     # Outputs of that are written again, so what is undone there must not be carried through.
-    decided = [
-        record for record in backend.checkpoints() if record.damage is None and record.lineage == backend.lineage
-    ]
+    known = backend.checkpoints()
+    decided = [record for record in known if record.damage is None and record.lineage == backend.lineage]
+    restored = backend.recovery.restored
+    if restored is not None and restored.lineage != backend.lineage:
+        # The new lineage begins with it. As the last one of its own it may be decided and not committed yet.
+        left = [record for record in known if record.id > restored.id and record.lineage in (0, restored.lineage)]
+        decided = [*([] if left else [restored]), *decided]
     for step_id, leg in legs.items():
         crash_point("recover.pre_commit")
         with sink_errors(step_id, "recover"):

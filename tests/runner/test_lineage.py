@@ -162,10 +162,10 @@ def test_what_was_left_is_not_resumed_from_retained_or_counted(state):
         assert backend.resumes_from == one
         with pytest.raises(CheckpointStateError, match="resumes from"):
             backend.delete_checkpoint(one)
-    # Chosen again it is the same lineage, since it is what the job resumes from anyway.
-    for checkpoint in (None, one):
+    # Chosen again it is another lineage: its sinks may hold what a newer state has written after it.
+    for checkpoint, lineage in ((one, 3), (None, 2)):
         with StateBackend.open(state, job="j", retain=9, checkpoint=checkpoint) as backend:
-            assert (backend.lineage, backend.positions, backend.recovery.damage) == (2, {"p": 1}, [])
+            assert (backend.lineage, backend.positions, backend.recovery.damage) == (lineage, {"p": 1}, [])
     # The newest record is not the newest of the history.
     with StateBackend.open(state, job="j", retain=9, checkpoint=three) as backend:
         assert (backend.lineage, backend.positions) == (3, {"p": 3})
@@ -191,3 +191,37 @@ def test_a_program_that_checkpoints_without_saying_so_begins_its_lineage_too(sta
         with pytest.raises(ConfigurationError, match="__"):
             backend.put_note("__lineages", b"x")
     assert one == 1
+
+
+@pytest.mark.usefixtures("crash_points")
+@pytest.mark.parametrize(
+    "point", ["sink.pre_commit:2", "sink.post_commit:2", "lineage.begun:1", "recover.pre_commit:1"]
+)
+def test_going_on_from_the_newest_checkpoint_keeps_its_output(tmp_path, point):
+    """The kind of fault: a decided output is discarded. The newest checkpoint is chosen by its number, which begins a
+    lineage of its own; what it had decided is committed, also if the process is killed in between."""
+    script = textwrap.dedent(
+        """
+        import sys
+        from onceflow import Dataflow, StateBackend, run
+        from onceflow.connectors.files import JsonLinesSink
+        from onceflow.testing import TestingSource
+        flow = Dataflow("back")
+        flow.source("in", TestingSource(list(range(12)), batch_size=1)).sink("out", JsonLinesSink("out"))
+        checkpoint = None
+        if sys.argv[1] == "newest":
+            with StateBackend.open("state", job="back", read_only=True, checkpoint="none") as backend:
+                checkpoint = backend.checkpoints()[-1].id
+        run(flow, "state", checkpoint_interval_s=1e-9, from_checkpoint=checkpoint)
+        """
+    )
+
+    def life(how, **env):
+        command = [sys.executable, "-c", script, how]
+        return subprocess.run(command, check=False, cwd=tmp_path, env={**os.environ, **env}).returncode
+
+    assert life("first", CRASH_AT="sink.pre_commit:2" if "sink" not in point else point) == -signal.SIGKILL
+    if "sink" not in point:
+        assert life("newest", CRASH_AT=point) == -signal.SIGKILL
+    assert life("newest") == 0
+    assert [json.loads(line) for line in read_parts(tmp_path / "out").split()] == list(range(12))

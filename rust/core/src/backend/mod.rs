@@ -56,7 +56,7 @@ pub struct BackendOptions {
 pub enum Restore {
     /// The newest complete one; if it is damaged, the newest undamaged one (see `Recovery`).
     Newest,
-    /// This one; damage is an error. Starts a new lineage unless it is the newest: for good from
+    /// This one; damage is an error. Starts a new lineage, also if it is the newest: for good from
     /// `Backend::begin_lineage` or the first checkpoint on.
     Checkpoint(u64),
     /// None: empty tables (the records stay). Starts a new lineage if there are records, likewise.

@@ -163,7 +163,6 @@ pub(super) fn restore(
     }
     let newest_lineage = records.iter().flatten().map(|record| record.lineage).max();
     let ids = || records.iter().filter_map(id_of);
-    let newest = ids().filter(|id| lineages.includes(*id)).max();
     let choose = |base: u64, lineage: u64| {
         let choice = lineages.split(lineage, base, ids().max().unwrap_or(0));
         Some(choice.pruned(ids().min().unwrap_or(0)))
@@ -187,10 +186,8 @@ pub(super) fn restore(
         Restore::Checkpoint(id) => {
             let record = find(&records, id)?;
             entries = load(&snapshot, record, options, key_groups, &mut recovery)?;
-            if newest != Some(id) {
-                lineage += 1;
-                choice = choose(id, lineage);
-            }
+            lineage += 1;
+            choice = choose(id, lineage);
             recovery.restored = Some(record.clone());
         }
         Restore::Newest => {
