@@ -54,7 +54,7 @@
     └── DataflowChangedError               state and dataflow do not fit
 
 Each class has a stable ``kind``, under which the Rust core and logs know it. Warnings are for what a user must hear of
-while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``.
+while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``MissingOutputWarning``.
 """
 
 from __future__ import annotations
@@ -398,6 +398,10 @@ def described(error: BaseException) -> str:
         return f"{name}: {error}"
     except Exception as failure:
         return f"{name} (its own text cannot be shown: str() of it raises {type(failure).__name__})"
+
+
+class MissingOutputWarning(UserWarning):
+    """The output of the checkpoint that a job goes on from, on purpose, is not where it was written."""
 
 
 def _tree(root: type[OnceflowError]) -> Iterator[type[OnceflowError]]:

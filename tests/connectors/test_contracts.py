@@ -526,6 +526,7 @@ class Broken(TransactionalTestingSink):
 
     def open(self, context):
         writer = super().open(context)
+        self.members.get("opened", lambda writer: None)(writer)
         for name, call in self.members.items():
             setattr(writer, name, lambda *args, call=call: call(writer, *args))
         writer.right = type(writer)
@@ -573,16 +574,34 @@ def _commit_empties(writer, committable):
 
 
 def _recover_nothing(writer, decided):
-    writer._check_epoch()
-    writer._sink.epoch = writer._context.job_epoch
-    writer._sink.prepared.clear()
+    writer.right.recover(writer, [])
 
 
 def _recover_keeps(writer, decided):
-    writer._check_epoch()
+    prepared = dict(writer._sink.prepared)
+    writer.right.recover(writer, decided)
+    writer._sink.prepared.update((number, prepared[number]) for number in prepared.keys() - writer._sink.committed)
+
+
+def _recover_forgets(name, value):
+    def recover(writer, decided):
+        writer.right.recover(writer, decided)
+        setattr(writer._sink, name, value)
+
+    return recover
+
+
+def _commit_forgets(writer, committable):
+    writer.right.commit(writer, committable)
+    writer._sink.newest = (0, 0)
+
+
+def _open_fences(writer):
     writer._sink.epoch = writer._context.job_epoch
-    for committable in decided:
-        writer.right.commit(writer, committable)
+
+
+def _open_cleans(writer):
+    writer._sink.prepared.clear()
 
 
 def _recover_all(writer, decided):
@@ -610,7 +629,7 @@ def _unfenced(name):
         try:
             return getattr(writer.right, name)(writer, *args)
         finally:
-            writer._sink.epoch = max(epoch, writer._sink.epoch) if name != "recover" else writer._context.job_epoch
+            writer._sink.epoch = max(epoch, writer._sink.epoch)
 
     return call
 
@@ -655,6 +674,13 @@ TRANSACTIONAL_BUGS = [
     ("an_older_epoch_is_refused", "not by commit", {"commit": _unfenced("commit")}),
     ("an_older_epoch_is_refused", "not by prepare", {"prepare": _unfenced("prepare")}),
     ("an_older_epoch_is_refused", "not by recover", {"recover": _unfenced("recover")}),
+    ("opening_changes_nothing", "it fences", {"opened": _open_fences}),
+    ("opening_changes_nothing", "it cleans", {"opened": _open_cleans}),
+    ("an_older_state_is_refused", "nothing is noted", {"commit": _commit_forgets}),
+    ("a_lineage_that_was_left_is_refused", "only epochs count", {"recover": _recover_forgets("lineage", 0)}),
+    ("another_state_directory_is_refused", "nothing is noted", {"recover": _recover_forgets("state_id", "")}),
+    ("what_was_learnt_is_given_back", "an object", {"snapshot": lambda writer: object()}),
+    ("what_was_learnt_is_given_back", "learnt anew", {"snapshot": id}),
     ("columns_are_written_as_rows_are", "names instead of rows", {"write": _write_names}),
     ("a_batch_is_not_changed", "the batch is emptied", {"write": _write_changes}),
 ]

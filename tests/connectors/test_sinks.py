@@ -21,8 +21,15 @@ from hypothesis import strategies as st
 from reading import read
 
 from onceflow import Columns, Dataflow, run
-from onceflow.connectors.files import CsvSink, CsvSource, JsonLinesSink, JsonLinesSource, ParquetSink, read_parts
-from onceflow.connectors.files import parts as parts_module
+from onceflow.connectors.files import (
+    CsvSink,
+    CsvSource,
+    JsonLinesSink,
+    JsonLinesSource,
+    ParquetSink,
+    part_directory,
+    read_parts,
+)
 from onceflow.connectors.stdout import StdoutSink
 from onceflow.exceptions import ConfigurationError, FencedError, SinkError
 from onceflow.sinks import Committable, SinkContext
@@ -32,8 +39,13 @@ SINKS = [CsvSink, JsonLinesSink, ParquetSink]
 TIMES = np.array(["2024-01-01T00:00:00", "2024-01-01T00:00:00.5", "NaT"], "M8[us]")
 
 
-def context(epoch=1, *, job="job", sink="out", restored=None, lineage=1):
-    return SinkContext(job, sink, epoch, lineage, restored)
+STATE = "5" * 32
+#: In ``.onceflow``, who may write: lineage, job epoch, and a random mark of the run.
+RUN = "epoch-{lineage:04d}-{epoch:012d}-"
+
+
+def context(epoch=1, *, job="job", sink="out", restored=None, lineage=1, decided=None, state_id=STATE):
+    return SinkContext(job, sink, epoch, lineage, restored, decided or restored, state_id)
 
 
 def opened(sink, *arguments, **settings):
@@ -61,6 +73,11 @@ def written(sink, *batches):
 
 def names(directory):
     return sorted(path.name for path in Path(directory).iterdir())
+
+
+def staging(directory):
+    """What is in ``.onceflow``, without the random mark of the run."""
+    return [name.rpartition("-")[0] if name.startswith("epoch-") else name for name in names(directory / ".onceflow")]
 
 
 # -- content -----------------------------------------------------------------------------------
@@ -243,7 +260,7 @@ def test_a_part_file_for_each_checkpoint_with_output(tmp_path, kind):
         f"part-0001-000000000003{suffix}",
         f"part-0001-000000000012{suffix}",
     ]
-    assert names(tmp_path / "out" / ".onceflow") == ["epoch", "owner"]
+    assert staging(tmp_path / "out") == ["epoch-0001-000000000001", "newest-0001-000000000012", "owner"]
     assert (tmp_path / "out" / ".onceflow").stat().st_mode & 0o777 == 0o700
 
 
@@ -262,11 +279,10 @@ def test_staging_is_cleaned_by_a_recovery(tmp_path):
     writer.write([{"a": 2}])
     writer.prepare(2, writer.seal(2))
     writer.write([{"a": 3}])
-    staging = tmp_path / "out" / ".onceflow"
-    assert len(names(staging)) == 4
+    assert len(staging(tmp_path / "out")) == 5
     another = CsvSink(tmp_path / "out").open(context(2, restored=1))
     another.recover([decided])
-    assert names(staging) == ["epoch", "owner"]
+    assert staging(tmp_path / "out") == ["epoch-0001-000000000002", "newest-0001-000000000001", "owner"]
     assert read_parts(tmp_path / "out") == b"a\n1\n"
     writer.close()
     another.close()
@@ -277,11 +293,11 @@ def test_both_names_of_a_renamed_file_are_one_output(tmp_path):
     decided = commit(writer, 1, [{"a": 1}])
     writer.close()
     part = tmp_path / "out" / "part-0001-000000000001.csv"
-    os.link(part, tmp_path / "out" / ".onceflow" / "staged-0001-000000000001.csv")
+    os.link(part, tmp_path / "out" / ".onceflow" / "staged-0001-000000000001-000000000001.csv")
     another = CsvSink(tmp_path / "out").open(context(2, restored=1))
     another.recover([decided])
     assert names(tmp_path / "out") == [".onceflow", part.name]
-    assert names(tmp_path / "out" / ".onceflow") == ["epoch", "owner"]
+    assert staging(tmp_path / "out") == ["epoch-0001-000000000002", "newest-0001-000000000001", "owner"]
 
 
 def test_a_part_file_that_somebody_has_taken_away_is_not_missed(tmp_path):
@@ -295,8 +311,8 @@ def test_a_part_file_that_somebody_has_taken_away_is_not_missed(tmp_path):
 
 def test_directories_are_durable_before_what_is_in_them(tmp_path, monkeypatch):
     synced = []
-    real = parts_module._sync_directory
-    monkeypatch.setattr(parts_module, "_sync_directory", lambda path: (synced.append(path), real(path)))
+    real = part_directory.sync_directory
+    monkeypatch.setattr(part_directory, "sync_directory", lambda path: (synced.append(path), real(path)))
     CsvSink(tmp_path / "a" / "b" / "out").open(context())
     made = [
         tmp_path / "a",
@@ -336,7 +352,8 @@ def test_output_of_an_earlier_run(tmp_path, state):
     with pytest.raises(SinkError, match=r"holds output of an earlier run, and this job starts from nothing: move the"):
         run(build(), state, fresh=True)
     with pytest.raises(
-        FencedError, match=r"If the job's state was deleted, move the part files away and delete .*flow"
+        SinkError,
+        match=r"with another state directory .*If the job's state was deleted, move the part files away and delete",
     ):
         run(build(), tmp_path / "other state")
     assert read_parts(tmp_path / "out") == b"a\n1\n"
@@ -361,16 +378,16 @@ def test_a_part_file_of_another_run_under_the_same_name(tmp_path):
     writer.close()
 
 
-def test_an_epoch_file_fences(tmp_path):
+def test_the_highest_epoch_fences(tmp_path):
+    """Kind: an epoch that can be lowered. A run that was paused before it adds its own name changes nothing by it."""
     writer = opened(CsvSink(tmp_path), 3)
-    (tmp_path / ".onceflow" / "epoch").write_text("4")
     writer.write([{"a": 1}])
     sealed = writer.seal(1)
-    with pytest.raises(FencedError, match=r"epoch 4 of job 'job' writes to .*; this process has epoch 3 and must stop"):
-        writer.prepare(1, sealed)
-    (tmp_path / ".onceflow" / "epoch").write_text("four")
-    with pytest.raises(SinkError, match="is damaged: 'four' is no epoch"):
-        writer.prepare(1, sealed)
+    (tmp_path / ".onceflow" / f"{RUN.format(lineage=1, epoch=4)}aa").touch()
+    (tmp_path / ".onceflow" / f"{RUN.format(lineage=1, epoch=1)}bb").touch()
+    for call in (lambda: writer.prepare(1, sealed), lambda: CsvSink(tmp_path).open(context(2))):
+        with pytest.raises(FencedError, match=r"epoch 4 of job 'job' writes to .*; this process has epoch [23] "):
+            call()
     writer.abort(1, sealed)
     writer.close()
 
@@ -381,7 +398,10 @@ def test_a_handle_that_is_not_one_of_ours(tmp_path):
         with pytest.raises(SinkError, match="checkpoint 1 has no part file for"):
             writer.commit(Committable(1, handle))
     (tmp_path / "victim").write_text("x")
-    writer.commit(Committable(1, {"part": "../../victim"}))
+    for name in ("../../victim", "0001-000000000001/../../../victim", ""):
+        for handle in ({"part": name}, {"epoch": 1, "parts": [[name, 1, 1]]}, {"epoch": 1, "parts": [[name]]}):
+            with pytest.raises(SinkError, match="checkpoint 1 has no part file for"):
+                writer.commit(Committable(1, handle))
     assert (tmp_path / "victim").exists()
     writer.close()
 
@@ -482,7 +502,7 @@ def test_a_full_disk_stops_the_job_and_room_resumes_it(small_disk, tmp_path, sta
     run(flow, state, checkpoint_interval_s=interval_s)
     assert run(flow, state, checkpoint_interval_s=interval_s).finished
     rows.check()
-    assert names(rows.out / ".onceflow") == ["epoch", "owner"]
+    assert [name[:6] for name in staging(rows.out)] == ["epoch-", "newest", "owner"]
 
 
 @pytest.mark.parametrize("kind", SINKS)
@@ -523,7 +543,8 @@ def test_csv_columns_keep_their_order_over_a_restart(tmp_path):
     run(flow, tmp_path / "state")
     assert read_parts(tmp_path / "out") == b"a,b\n1,2\n4,3\n"
     # Other fields, as of a dataflow that was changed: a header of their own.
-    again = opened(CsvSink(tmp_path / "out"), 9, job="order", restored=9_000)
+    (state_id,) = (tmp_path / "out" / ".onceflow" / "owner").read_text().split("\n")[2:3]
+    again = opened(CsvSink(tmp_path / "out"), 9, job="order", restored=9_000, state_id=state_id)
     commit(again, 9_001, [{"c": 1, "a": 2}])
     assert read_parts(tmp_path / "out").endswith(b"c,a\n1,2\n")
 

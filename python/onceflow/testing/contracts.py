@@ -37,6 +37,7 @@ import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ import msgspec
 import numpy as np
 
 from onceflow.columns import Columns, rows_of
-from onceflow.exceptions import FencedError
+from onceflow.exceptions import FencedError, SinkError
 from onceflow.sinks import (
     Committable,
     IdempotentSink,
@@ -336,8 +337,16 @@ class _SinkContract(ABC):
         """Records that the sink can hold, all different; as ``visible`` gives them back."""
         return [{"id": number, "text": f"record {number}"} for number in range(start, stop)]
 
-    def _context(self, epoch: int, restored: int | None) -> SinkContext:
-        return SinkContext("contract", "out", job_epoch=epoch, lineage=1, restored_checkpoint=restored)
+    def _context(self, epoch: int, restored: int | None, *, lineage: int = 1, state_id: str = "5" * 32) -> SinkContext:
+        return SinkContext(
+            "contract",
+            "out",
+            job_epoch=epoch,
+            lineage=lineage,
+            restored_checkpoint=restored,
+            newest_decided=restored,
+            state_id=state_id,
+        )
 
     def test_the_description_is_plain(self, tmp_path: Path) -> None:
         """``describe`` can be shown."""
@@ -470,6 +479,18 @@ class TransactionalSinkContract(_SinkContract):
     def _prepare(self, writer: TransactionalSinkWriter, checkpoint_id: int, sealed: Any) -> Committable:
         return Committable(checkpoint_id, _check_plain("a committable's handle", writer.prepare(checkpoint_id, sealed)))
 
+    def _commit_of_what_is_gone(self, writer: TransactionalSinkWriter, committable: Committable) -> None:
+        """It may be refused as lost, or do nothing where the sink knows that it was discarded."""
+        with contextlib.suppress(SinkError):
+            writer.commit(committable)
+
+    def _refused(self, directory: Path, context: SinkContext, promise: str) -> None:
+        try:
+            self.make_sink(directory).open(context)
+        except (SinkError, FencedError):
+            return
+        raise AssertionError(f"broken promise: {promise}")
+
     def _visible(self, directory: Path, expected: list[Any], promise: str) -> None:
         found = self.visible(directory)
         _must(found == expected, promise, found, expected)
@@ -550,7 +571,7 @@ class TransactionalSinkContract(_SinkContract):
         writer.write(records[6:8])
         another = self._open(tmp_path, 2, [decided])
         self._visible(tmp_path, records[:2], "recover() discards what was prepared and not decided")
-        another.commit(undecided)
+        self._commit_of_what_is_gone(another, undecided)
         self._visible(tmp_path, records[:2], "what a recovery has discarded cannot be committed any more")
         another.commit(self._prepared(another, 4, records[8:]))
         writer.abort(3, sealed)
@@ -569,7 +590,7 @@ class TransactionalSinkContract(_SinkContract):
         committable = self._prepare(writer, 2, sealed)
         writer.abort(2, sealed)
         self._visible(tmp_path, [], "abort() leaves nothing visible")
-        writer.commit(committable)
+        self._commit_of_what_is_gone(writer, committable)
         self._visible(tmp_path, [], "what was aborted cannot be committed any more")
         writer.commit(self._prepared(writer, 3, records[4:]))
         self._visible(tmp_path, records[4:], "after an abort only the next checkpoint's output shows")
@@ -596,22 +617,121 @@ class TransactionalSinkContract(_SinkContract):
         undecided = self._prepared(zombie, 2, records[2:4])
         zombie.write(records[4:])
         sealed = zombie.seal(3)
-        self._open(tmp_path, 2, [decided])
+        late = self.make_sink(tmp_path).open(self._context(2, 1))
+        self._open(tmp_path, 3, [decided])
         for what, call in (
             ("commit", lambda: zombie.commit(undecided)),
             ("prepare", lambda: zombie.prepare(3, sealed)),
-            ("recover", lambda: self._open(tmp_path, 1, [decided])),
+            ("recover", lambda: late.recover([decided])),
+            ("open", lambda: self._open(tmp_path, 1, [decided])),
         ):
+            promise = f"{what}() of an older job epoch raises FencedError"
             try:
                 call()
             except FencedError:
                 pass
+            except SinkError as error:
+                raise AssertionError(f"broken promise: {promise}, not {error}") from error
             else:
-                raise AssertionError(f"broken promise: {what}() of an older job epoch raises FencedError")
+                raise AssertionError(f"broken promise: {promise}")
             self._visible(tmp_path, records[:2], f"{what}() of an older job epoch changes nothing")
         zombie.abort(3, sealed)
         zombie.close()
+        late.close()
         self._visible(tmp_path, records[:2], "abort() and close() of an older job epoch change nothing")
+
+    def test_opening_changes_nothing(self, tmp_path: Path) -> None:
+        """A start that goes no further than ``open`` leaves the run that is at work as it was."""
+        records = self.make_records(0, 6)
+        writer = self._open(tmp_path)
+        writer.commit(self._prepared(writer, 1, records[:2]))
+        prepared = self._prepared(writer, 2, records[2:4])
+        writer.write(records[4:])
+        self.make_sink(tmp_path).open(self._context(2, 1)).close()
+        promise = "open() and close() change nothing for the run that writes"
+        try:
+            writer.commit(prepared)
+            writer.commit(self._prepare(writer, 3, writer.seal(3)))
+        except (SinkError, FencedError) as error:
+            raise AssertionError(f"broken promise: {promise}: {error}") from error
+        self._visible(tmp_path, records, promise)
+        writer.close()
+
+    def test_an_older_state_is_refused(self, tmp_path: Path) -> None:
+        """A state that does not know what is visible, as after a backup was put back: at every attempt."""
+        records = self.make_records(0, 6)
+        writer = self._open(tmp_path)
+        for number in (1, 2, 3):
+            writer.commit(self._prepared(writer, number, records[number * 2 - 2 : number * 2]))
+        writer.close()
+        for epoch in range(1, 12):
+            for restored in (1, 2):
+                self._refused(
+                    tmp_path,
+                    self._context(epoch, restored),
+                    f"a state whose newest checkpoint is {restored} is refused where 3 is visible (job epoch {epoch})",
+                )
+        self._visible(tmp_path, records, "a state that is refused has changed nothing")
+        self.make_sink(tmp_path).open(self._context(12, 3)).close()
+
+    def test_a_lineage_that_was_left_is_refused(self, tmp_path: Path) -> None:
+        """Once the job went on from an older checkpoint on purpose, the state that was left may not write any more."""
+        records = self.make_records(0, 4)
+        writer = self._open(tmp_path)
+        writer.commit(self._prepared(writer, 1, records[:2]))
+        another = self.make_sink(tmp_path).open(self._context(2, 1, lineage=2))
+        another.recover([])
+        another.commit(self._prepared(another, 5, records[2:]))
+        for epoch in range(1, 12):
+            self._refused(
+                tmp_path, self._context(epoch, 9), f"a state of an older lineage is refused (job epoch {epoch})"
+            )
+        writer.write(self.make_records(4, 5))
+        sealed = writer.seal(2)
+        try:
+            writer.prepare(2, sealed)
+        except FencedError:
+            pass
+        else:
+            raise AssertionError("broken promise: prepare() of an older lineage raises FencedError")
+        writer.abort(2, sealed)
+        writer.close()
+        self._visible(tmp_path, records, "a run of an older lineage changes nothing")
+        another.close()
+
+    def test_another_state_directory_is_refused(self, tmp_path: Path) -> None:
+        """Of the same job and sink, started by mistake: it has touched nothing by then."""
+        records = self.make_records(0, 4)
+        writer = self._open(tmp_path)
+        writer.commit(self._prepared(writer, 1, records[:2]))
+        prepared = self._prepared(writer, 2, records[2:])
+        for epoch in (1, 2, 20):
+            for restored in (None, 1, 9):
+                self._refused(
+                    tmp_path, self._context(epoch, restored, state_id="6" * 32), "another state directory is refused"
+                )
+        writer.commit(prepared)
+        self._visible(tmp_path, records, "another state directory that is refused has changed nothing")
+        writer.close()
+
+    def test_what_was_learnt_is_given_back(self, tmp_path: Path) -> None:
+        """``snapshot`` is plain, and a writer that gets it back goes on."""
+        records = self.make_records(0, 4)
+        writer = self._open(tmp_path)
+        writer.write(records[:2])
+        sealed = writer.seal(1)
+        learnt = _check_plain("what snapshot() returns", writer.snapshot())
+        decided = self._prepare(writer, 1, sealed)
+        writer.commit(decided)
+        another = self.make_sink(tmp_path).open(replace(self._context(2, 1), restored_state=learnt))
+        another.recover([decided])
+        another.commit(self._prepared(another, 2, records[2:]))
+        _must(
+            _same(_check_plain("what snapshot() returns", another.snapshot()), learnt),
+            "what was given back as restored_state is what snapshot() returns",
+        )
+        self._visible(tmp_path, records, "a writer goes on with what was learnt")
+        another.close()
 
     def test_columns_are_written_as_rows_are(self, tmp_path: Path) -> None:
         """A batch of columns leaves what the same rows leave; only where ``columns``."""

@@ -103,7 +103,12 @@ class TransactionalTestingSink(TransactionalSink):
     def __init__(self, fail: dict[str, int] | None = None) -> None:
         self.committed: dict[int, list[Any]] = {}
         self.prepared: dict[int, list[Any]] = {}
+        #: Who may write.
+        self.lineage = 0
         self.epoch = 0
+        #: What is visible: lineage and checkpoint.
+        self.newest = (0, 0)
+        self.state_id = ""
         self._faults = _Faults(fail)
 
     @property
@@ -122,19 +127,33 @@ class _TransactionalWriter(TransactionalSinkWriter):
         self._context = context
         self._faults = faults
         self._records: list[Any] = []
+        if sink.state_id and context.state_id and sink.state_id != context.state_id:
+            raise SinkError(f"job {context.job!r} writes here with another state directory")
+        self._check_epoch()
+        decided = max(context.newest_decided or 0, context.restored_checkpoint or 0)
+        if sink.newest > (context.lineage, decided):
+            raise SinkError(
+                f"checkpoint {sink.newest[1]} is visible, and the newest one of this state is {decided or 'none'}: go "
+                "on with from_checkpoint to write it again"
+            )
+
+    def applied(self, checkpoint_id: int) -> bool | None:
+        return self._sink.newest >= (self._context.lineage, checkpoint_id)
 
     def recover(self, decided: Sequence[Committable]) -> None:
         self._check_epoch()
-        self._sink.epoch = self._context.job_epoch
+        sink, context = self._sink, self._context
+        sink.lineage, sink.epoch, sink.state_id = context.lineage, context.job_epoch, context.state_id
         for committable in decided:
             self.commit(committable)
         self._sink.prepared.clear()
 
     def _check_epoch(self) -> None:
-        if self._context.job_epoch < self._sink.epoch:
+        sink, context = self._sink, self._context
+        if (context.lineage, context.job_epoch) < (sink.lineage, sink.epoch):
             raise FencedError(
-                f"epoch {self._sink.epoch} of job {self._context.job!r} writes here; this writer has epoch "
-                f"{self._context.job_epoch} and must stop"
+                f"epoch {sink.epoch} of job {context.job!r} writes here; this writer has epoch {context.job_epoch} "
+                f"(lineages {sink.lineage} and {context.lineage}) and must stop"
             )
 
     def write(self, records: Batch) -> None:
@@ -155,9 +174,11 @@ class _TransactionalWriter(TransactionalSinkWriter):
     def commit(self, committable: Committable) -> None:
         self._faults.call("commit")
         self._check_epoch()
-        records = self._sink.prepared.pop(committable.checkpoint_id, None)
+        number = committable.checkpoint_id
+        records = self._sink.prepared.pop(number, None)
         if records is not None:
-            self._sink.committed[committable.checkpoint_id] = records
+            self._sink.committed[number] = records
+            self._sink.newest = max(self._sink.newest, (self._context.lineage, number))
 
     def abort(self, checkpoint_id: int, sealed: Any) -> None:
         self._sink.prepared.pop(checkpoint_id, None)

@@ -1,47 +1,67 @@
 """Part files: one for each checkpoint with output, staged before the decision and renamed after it.
 
-::
-
-    out/part-0001-000000000042.csv     lineage 1, checkpoint 42: visible, complete, never changed again
-    out/.onceflow/                     private to the owner
-        owner                          job and sink that the directory belongs to
-        epoch                          newest job epoch that has written here: older ones are refused
-        staged-0001-000000000043.csv   synced, not decided yet (or decided, and about to be renamed)
+``part_directory`` says what lies where, and why a run that was replaced can do no harm. What is renamed is what was
+prepared: the decision record keeps length and checksum of each part, and a part that is neither staged nor visible is
+an error, unless it is known to have been visible (readers may take part files away).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
+from onceflow.connectors.files.part_directory import (
+    OpenPart,
+    PartDirectory,
+    PartName,
+    checksum_of,
+    sync_directory,
+)
 from onceflow.crash import crash_point
-from onceflow.exceptions import FencedError, SinkError
+from onceflow.exceptions import FencedError, MissingOutputWarning, SinkError
 from onceflow.sinks import Committable, SinkContext, TransactionalSink, TransactionalSinkWriter
 from onceflow.types import Batch, Plain
 
 __all__ = ["PartSink", "PartWriter", "read_parts"]
 
-_BUFFER_BYTES = 1 << 20
+#: Between preparation and commit of one run a part is read again up to this size; a larger one is known by its
+#: inode, length and time of change, since reading it would cost more than writing it did.
+_SMALL_BYTES = 1 << 20
 
 
 class PartWriter(ABC):
     """How one format becomes bytes. Used from one thread."""
 
+    def restore(self, learnt: Plain) -> None:  # noqa: B027 - optional
+        """Called before the first record with what ``snapshot`` returned for the checkpoint that the output goes on
+        from, if that is something."""
+
+    def snapshot(self) -> Plain:
+        """What was learnt from records and must stay the same over a restart."""
+        return None
+
+    def resume(self, newest: Path) -> None:  # noqa: B027 - optional
+        """Called before the first record if there are part files of an earlier run, and nothing to ``restore``: the
+        newest one of them."""
+
+    def fits(self, records: Batch) -> bool:
+        """Whether records can go into the part that was begun; else it is finished, and they begin another one."""
+        return True
+
     def begin(self) -> bytes:
-        """What a part file starts with."""
+        """What a part file starts with; called after the first ``encode``."""
         return b""
 
     @abstractmethod
     def encode(self, records: Batch) -> bytes:
         """The records' bytes. Raises ``SinkError`` for records that the format cannot hold."""
-
-    def resume(self, newest: Path) -> None:  # noqa: B027 - optional
-        """Called before the first record if there are part files of an earlier run: the newest one of them."""
 
     def finish(self) -> bytes:
         """What a part file ends with; the next ``encode`` begins another."""
@@ -73,206 +93,227 @@ class PartSink(TransactionalSink):
         return {"type": type(self).__name__, "directory": str(self._directory)}
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A part as its handle describes it. Older versions kept neither job epoch nor length and checksum."""
+
+    name: PartName
+    epoch: int | None
+    content: tuple[int, int] | None
+
+
 class _PartSinkWriter(TransactionalSinkWriter):
     def __init__(self, directory: Path, suffix: str, writer: PartWriter, context: SinkContext) -> None:
-        self._directory = directory
-        self._staging = directory / ".onceflow"
         self._suffix = suffix
         self._writer = writer
         self._process = os.getpid()
         self._context = context
-        self._file: BinaryIO | None = None
-        self._files = 0
-        with _sink_errors(directory):
-            _make_directory(directory)
-            _make_directory(self._staging, mode=0o700)
-        self._check_owner()
+        #: The part that is being written, and those of the same checkpoint that are full.
+        self._open: OpenPart | None = None
+        self._full: list[OpenPart] = []
+        #: Parts that this run has prepared: what the file system said of them.
+        self._stats: dict[PartName, tuple[int, ...]] = {}
+        self._directory = PartDirectory(directory, context)
+        self._directory.check()
+        if context.restored_state is not None:
+            writer.restore(context.restored_state)
 
-    def _check_owner(self) -> None:
-        owner = f"{self._context.job}\n{self._context.sink}\n"
-        path = self._staging / "owner"
-        with _sink_errors(self._directory):
-            if not path.exists():
-                _replace(path, owner.encode())
-            job, _, sink = path.read_text().rstrip("\n").partition("\n")
-        if (job, sink) != (self._context.job, self._context.sink):
-            raise SinkError(
-                f"{self._directory} holds the output of sink {sink!r} of job {job!r}; give each sink its own directory"
-            )
+    def applied(self, checkpoint_id: int) -> bool | None:
+        return self._directory.applied(checkpoint_id)
 
     def recover(self, decided: Sequence[Committable]) -> None:
-        self._check_epoch()
-        with _sink_errors(self._directory):
-            _replace(self._staging / "epoch", str(self._context.job_epoch).encode())
-            for committable in decided:
-                self.commit(committable)
-            for path in self._staging.iterdir():
-                if path.name not in ("owner", "epoch"):
-                    # A run that is being replaced may still remove or rename files of its own.
-                    path.unlink(missing_ok=True)
-            self._resume(sorted(self._directory.glob(f"part-*{self._suffix}")))
-
-    def _resume(self, parts: list[Path]) -> None:
-        """Looks at the part files that are there already."""
-        restored = self._context.restored_checkpoint
-        if restored is None and parts:
-            raise SinkError(
-                f"{self._directory} holds output of an earlier run, and this job starts from nothing: move the part "
-                "files away, or choose another directory"
-            )
-        left = [path.name for path in parts if self._is_written_again(path.name)]
-        if left:
-            raise SinkError(
-                f"{self._directory} holds output that came after checkpoint {restored} and will be written again: move "
-                f"the part files from {left[0]} to {left[-1]} away"
-            )
-        if parts:
+        crash_point("file.pre_fence")
+        self._directory.take()
+        crash_point("file.post_fence")
+        for committable in decided:
+            self.commit(committable)
+        crash_point("file.pre_clean")
+        self._directory.clean()
+        self._directory.check_visible()
+        parts = [path for _, _, path in self._directory.parts() if path.name.endswith(self._suffix)]
+        if parts and self._context.restored_state is None:
             self._writer.resume(parts[-1])
 
-    def _is_written_again(self, name: str) -> bool:
-        lineage, _, checkpoint = name.removeprefix("part-").removesuffix(self._suffix).partition("-")
-        if not (lineage.isdecimal() and checkpoint.isdecimal()):
-            return False
-        return int(lineage) < self._context.lineage and int(checkpoint) > (self._context.restored_checkpoint or 0)
-
-    def _check_epoch(self) -> None:
-        path = self._staging / "epoch"
-        with _sink_errors(self._directory):
-            text = path.read_text() if path.exists() else "0"
-        try:
-            newest = int(text)
-        except ValueError:
-            raise SinkError(f"{path} is damaged: {text!r} is no epoch. Delete it if no other process writes") from None
-        if newest > self._context.job_epoch:
-            anew = f". If the job's state was deleted, move the part files away and delete {self._staging} too"
-            raise FencedError(
-                f"epoch {newest} of job {self._context.job!r} writes to {self._directory}; this process has epoch "
-                f"{self._context.job_epoch} and must stop{anew if self._context.restored_checkpoint is None else ''}"
-            )
+    # -- a checkpoint ----------------------------------------------------------------------------
 
     def write(self, records: Batch) -> None:
+        if not self._writer.fits(records):
+            self._finish()
         data = self._writer.encode(records)
-        with _sink_errors(self._directory):
-            if self._file is None:
-                self._files += 1
-                path = self._staging / f"open-{self._context.job_epoch}-{self._files}{self._suffix}"
-                self._file = path.open("xb", buffering=_BUFFER_BYTES)
-                self._file.write(self._writer.begin())
-            self._file.write(data)
-            # Nothing stays behind in a buffer: a process that user code forks would write it a second time.
-            self._file.flush()
+        with self._directory.effects():
+            if self._open is None:
+                self._open = self._directory.open_part(self._suffix)
+                data = self._writer.begin() + data
+            self._open.write(data)
+
+    def _finish(self) -> None:
+        part = self._open
+        if part is not None:
+            data = self._writer.finish()
+            with self._directory.effects():
+                part.write(data)
+            self._full.append(part)
+            self._open = None
 
     def seal(self, checkpoint_id: int) -> Any | None:
-        file = self._file
-        if file is not None:
-            with _sink_errors(self._directory):
-                file.write(self._writer.finish())
-                file.flush()
-            self._file = None
-        return file
+        self._finish()
+        parts, self._full = self._full, []
+        return parts or None
+
+    def snapshot(self) -> Plain:
+        return self._writer.snapshot()
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
-        self._check_epoch()
-        name = f"{self._context.lineage:04d}-{checkpoint_id:012d}{self._suffix}"
-        staged = self._staging / f"staged-{name}"
-        with _sink_errors(self._directory):
+        directory, epoch = self._directory, self._context.job_epoch
+        directory.check_run()
+        names = self._names(checkpoint_id, len(sealed))
+        with directory.effects():
             crash_point("file.pre_sync")
-            os.fsync(sealed.fileno())
-            sealed.close()
-            Path(sealed.name).rename(staged)
+            for name, part in zip(names, sealed, strict=True):
+                part.sync()
+                staged = directory.staged(name, epoch)
+                part.path.rename(staged)
+                self._stats[name] = _stat_of(staged)
             crash_point("file.pre_dirsync")
-            _sync_directory(self._staging)
+            sync_directory(directory.staging)
+        try:
+            directory.check_run()
+        except FencedError:
+            # Replaced meanwhile: the new run has cleaned up already.
+            self.abort(checkpoint_id, sealed)
+            raise
         crash_point("file.post_prepare")
-        return {"part": name}
+        parts: list[Plain] = [[str(name), part.length, part.checksum] for name, part in zip(names, sealed, strict=True)]
+        return {"epoch": epoch, "parts": parts}
+
+    def _names(self, checkpoint_id: int, count: int) -> list[PartName]:
+        endings = [self._suffix, *(f"_{number:04d}{self._suffix}" for number in range(2, count + 1))]
+        return [PartName(self._context.lineage, checkpoint_id, ending) for ending in endings[:count]]
 
     def commit(self, committable: Committable) -> None:
-        handle = committable.handle
-        if not isinstance(handle, dict) or not isinstance(handle.get("part"), str):
-            raise SinkError(
-                f"checkpoint {committable.checkpoint_id} has no part file for {self._directory}: {handle!r}"
-            )
-        name = Path(str(handle["part"])).name
-        staged, final = self._staging / f"staged-{name}", self._directory / f"part-{name}"
-        self._check_epoch()
-        with _sink_errors(self._directory):
-            crash_point("file.pre_rename")
-            if staged.exists():
-                if not final.exists():
-                    _rename_once(staged, final)
-                elif staged.samefile(final):
-                    # A power cut can leave both names of a renamed file.
-                    staged.unlink()
-                else:
-                    raise SinkError(
-                        f"{final} exists already, from another run: move the part files of that run away, and resume"
-                    )
+        directory = self._directory
+        parts = _parts_of(committable, directory.path)
+        staging = directory.check_run()
+        with directory.effects():
+            for part in parts:
+                crash_point("file.pre_rename")
+                self._publish(part, staging.newest)
                 crash_point("file.post_rename")
-            # Without a staged file it was renamed before, maybe right before a crash.
-            _sync_directory(self._directory)
+            rank = max((part.name.lineage, part.name.checkpoint) for part in parts)
+            if staging.newest is None or rank > staging.newest:
+                directory.mark(*rank)
+                crash_point("file.post_mark")
+            sync_directory(directory.path)
+
+    def _publish(self, part: _Prepared, newest: tuple[int, int] | None) -> None:
+        """Renames a part that was decided, if that was not done yet."""
+        name = part.name
+        staged, final = self._directory.staged(name, part.epoch), self._directory.final(name)
+        prepared = self._stats.pop(name, None)
+        was_visible = newest is not None and (name.lineage, name.checkpoint) <= newest
+        try:
+            if not os.path.lexists(final):
+                self._verify(part, staged, prepared)
+                staged.rename(final)
+            elif not os.path.lexists(staged):
+                if not was_visible:
+                    self._verify(part, final, None)
+            elif staged.samefile(final):
+                # A power cut can leave both names of a renamed file.
+                staged.unlink()
+            else:
+                raise SinkError(
+                    f"{final} exists already, from another run: move the part files of that run away, and resume"
+                )
+        except FileNotFoundError:
+            # Renamed before, maybe in this moment by the run that is being replaced; and once it was visible, whoever
+            # reads it may have taken it away.
+            if not was_visible and not os.path.lexists(final):
+                self._missing(part)
+
+    def _verify(self, part: _Prepared, path: Path, prepared: tuple[int, ...] | None) -> None:
+        """That a file is what was prepared."""
+        if part.content is None or (
+            prepared is not None and part.content[0] > _SMALL_BYTES and prepared == _stat_of(path)
+        ):
+            return
+        found = checksum_of(path)
+        if found != part.content:
+            raise SinkError(
+                f"{path} is not what checkpoint {part.name.checkpoint} has prepared: it has {found[0]} bytes with "
+                f"checksum {found[1]:08x}, and was {part.content[0]} bytes with checksum {part.content[1]:08x}. It was "
+                f"damaged or replaced, and is not published. {self._way_on(part)}"
+            )
+
+    def _missing(self, part: _Prepared) -> None:
+        name, context = part.name, self._context
+        if name.lineage == context.lineage and context.newest_decided is not None:
+            if name.checkpoint < context.newest_decided:
+                # The next checkpoint was begun only when this one was committed, by a version that noted it nowhere.
+                return
+        elif name.lineage < context.lineage:
+            warnings.warn(
+                MissingOutputWarning(
+                    f"{self._directory.final(name)}, the output of checkpoint {name.checkpoint}, which the job goes on "
+                    "from, is not there. If nobody has taken it away it is lost: resume from the checkpoint before"
+                ),
+                stacklevel=2,
+            )
+            return
+        raise SinkError(
+            f"the output of checkpoint {name.checkpoint} is lost: {self._directory.path} has neither "
+            f"{self._directory.final(name).name} nor what was prepared for it. {self._way_on(part)}"
+        )
+
+    def _way_on(self, part: _Prepared) -> str:
+        number = part.name.checkpoint
+        return (
+            f"Put the file back if there is a copy; or resume from the checkpoint before {number} with "
+            f"from_checkpoint (--from-checkpoint), which writes its output again; or, if {number} was visible and a "
+            f"reader has taken it away, from {number}"
+        )
 
     def abort(self, checkpoint_id: int, sealed: Any) -> None:
-        self._discard(sealed)
-        name = f"staged-{self._context.lineage:04d}-{checkpoint_id:012d}{self._suffix}"
-        with contextlib.suppress(OSError):
-            (self._staging / name).unlink(missing_ok=True)
+        if os.getpid() != self._process:
+            # A process that user code forked leaves everything to its parent.
+            return
+        for name, part in zip(self._names(checkpoint_id, len(sealed)), sealed, strict=True):
+            part.discard()
+            self._stats.pop(name, None)
+            with contextlib.suppress(OSError):
+                self._directory.staged(name, self._context.job_epoch).unlink(missing_ok=True)
 
     def close(self) -> None:
-        # A process that user code forked and that ends in an exit of its own must leave the file to its parent.
-        if self._file is not None and os.getpid() == self._process:
-            self._discard(self._file)
-        self._file = None
-
-    @staticmethod
-    def _discard(file: BinaryIO) -> None:
-        """What fails here (on a full disk closing writes what was buffered) is made good by the next ``recover``."""
-        with contextlib.suppress(OSError):
-            file.close()
-        with contextlib.suppress(OSError):
-            Path(file.name).unlink(missing_ok=True)
+        if os.getpid() == self._process:
+            for part in (*self._full, *([self._open] if self._open else [])):
+                part.discard()
+        self._full, self._open = [], None
 
 
-def _rename_once(staged: Path, final: Path) -> None:
-    """Renames, unless the run that is being replaced does so in the same moment: to the same name, as was decided."""
-    try:
-        staged.rename(final)
-    except FileNotFoundError:
-        if not final.exists():
-            raise
+def _stat_of(path: Path) -> tuple[int, ...]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-@contextlib.contextmanager
-def _sink_errors(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SinkError(f"{directory} cannot be written: {error}; check permissions and free space") from error
+def _parts_of(committable: Committable, directory: Path) -> list[_Prepared]:
+    """The parts in a handle."""
+    handle = committable.handle
+    parts: list[_Prepared | None] = []
+    if isinstance(handle, dict) and "part" in handle:
+        parts = [_prepared(handle["part"], None, None)]
+    elif isinstance(handle, dict):
+        with contextlib.suppress(TypeError, ValueError):
+            listed: Any = handle.get("parts")
+            parts = [_prepared(name, handle["epoch"], (length, checksum)) for name, length, checksum in listed]
+    found = [part for part in parts if part is not None]
+    if not found or len(found) < len(parts):
+        raise SinkError(f"checkpoint {committable.checkpoint_id} has no part file for {directory}: {handle!r}")
+    return found
 
 
-def _make_directory(path: Path, mode: int = 0o777) -> None:
-    """A directory that is still there after a power cut, with the files that are synced into it."""
-    if not path.parent.exists():
-        _make_directory(path.parent)
-    path.mkdir(mode=mode, exist_ok=True)
-    _sync_directory(path.parent)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes a small file so that a crash leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _prepared(name: object, epoch: Any, content: Any) -> _Prepared | None:
+    parsed = PartName.parse(name)
+    return None if parsed is None else _Prepared(parsed, epoch, content)
 
 
 def read_parts(directory: str | PathLike[str]) -> bytes:

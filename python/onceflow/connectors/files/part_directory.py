@@ -1,0 +1,456 @@
+"""The directory of a file sink: who may write to it, what is visible, and what is under way.
+
+::
+
+    out/part-0001-000000000042.csv    lineage 1, checkpoint 42: visible, complete, never changed again
+    out/.onceflow/                    private to the owner
+        owner                                        job, sink and state directory that it belongs to
+        epoch-0001-000000000007-5d3c9a0b5f1e2d44     who may write: lineage 1, job epoch 7, and which run that is
+        newest-0001-000000000042                     the newest checkpoint that was made visible
+        open-0001-000000000007-3.csv                 being written by that run
+        staged-0001-000000000007-000000000043.csv    synced, and not decided yet, or decided and about to be renamed
+
+A run that was replaced
+-----------------------
+A process may be paused at any line, be replaced, and go on. A lock would not help: the paused process would keep it,
+and nobody could take over. So every effect is one that may come late:
+
+- What a run writes bears its lineage and job epoch in its name. No two runs write, rename or remove the same name,
+  but for a part that was decided: all rename that to the same place, and whoever comes second finds it there.
+- Who may write is told by the highest of the names ``epoch-*``. A run adds its own, so it can never be lowered, and
+  looks at them before and after each effect.
+- A recovery removes what older runs have left, never what a newer one has.
+- What is visible is told by the highest of the names ``newest-*``, which only rises.
+
+Names instead of contents, because a name is there as a whole or not at all, whenever the power fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+
+from onceflow.exceptions import FencedError, SinkError
+from onceflow.sinks import SinkContext
+
+__all__ = ["OpenPart", "PartDirectory", "PartName", "checksum_of", "sink_errors", "sync_directory"]
+
+_CHUNK_BYTES = 1 << 20
+_OWNER_BYTES = 1 << 16
+
+_FENCE = re.compile(r"epoch-(\d+)-(\d+)-([0-9a-f]+)")
+_NEWEST = re.compile(r"newest-(\d+)-(\d+)")
+#: Older versions left out the lineage of an open file, and the job epoch of a staged one.
+_OPEN = re.compile(r"open-(?:(\d+)-)?(\d+)-\d+(?:\..*)?")
+_STAGED = re.compile(r"staged-(\d+)-(?:(\d+)-)?\d+(?:_\d+)?(?:\..*)?")
+_PART = re.compile(r"part-(\d+)-(\d+)(?:_\d+)?(?:\..*)?")
+_NAME = re.compile(r"(\d+)-(\d+)((?:_\d+)?(?:\.[^/]*)?)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Run:
+    """Who may write: of two runs the higher one."""
+
+    lineage: int
+    epoch: int
+    token: str
+
+
+@dataclass(slots=True)
+class _Staging:
+    """What is in ``.onceflow``."""
+
+    runs: list[_Run] = field(default_factory=list)
+    newest: tuple[int, int] | None = None
+    #: Name → (lineage, job epoch) of the run that made it; 0 where an older version did not say.
+    left: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: Names that only say something by being the highest of their kind.
+    marks: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class OpenPart:
+    """A part file that is being written, with its length and checksum.
+
+    Nothing stays behind in a buffer: a process that user code forks would write it a second time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.length = 0
+        self.checksum = 0
+        self._file = FileIO(path, "x")
+
+    def write(self, data: bytes) -> None:
+        """Appends; raises ``OSError``."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) or 0 :]
+        self.length += len(data)
+        self.checksum = zlib.crc32(data, self.checksum)
+
+    def sync(self) -> None:
+        """Makes it durable, and ends it."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def discard(self) -> None:
+        """What fails here is made good by the next recovery."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PartName:
+    """The name of a part file without what tells staged from visible: ``0001-000000000042.csv``."""
+
+    lineage: int
+    checkpoint: int
+    ending: str
+
+    def __str__(self) -> str:
+        return f"{self.lineage:04d}-{self.checkpoint:012d}{self.ending}"
+
+    @classmethod
+    def parse(cls, text: object) -> PartName | None:
+        """None if it is none."""
+        found = _NAME.fullmatch(text) if isinstance(text, str) else None
+        return None if found is None else cls(int(found[1]), int(found[2]), found[3])
+
+
+class PartDirectory:
+    """See the module.
+
+    Args:
+        path: The directory, made if missing.
+        context: Who wants to write.
+    """
+
+    def __init__(self, path: Path, context: SinkContext) -> None:
+        self.path = path
+        self.staging = path / ".onceflow"
+        self._context = context
+        self._run = _Run(context.lineage, context.job_epoch, secrets.token_hex(8))
+        self._opened = 0
+        #: This run's own name of kind ``newest-*``.
+        self._newest: Path | None = None
+        with sink_errors(path):
+            _make_directory(path)
+            _make_directory(self.staging, mode=0o700)
+            if not stat.S_ISDIR(self.staging.lstat().st_mode):
+                raise SinkError(f"{self.staging} is a link; make it a directory of its own, or delete it")
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def staged(self, name: PartName, epoch: int | None) -> Path:
+        """Where a prepared part lies; an older version did not say whose it is."""
+        if epoch is None:
+            return self.staging / f"staged-{name}"
+        return self.staging / f"staged-{name.lineage:04d}-{epoch:012d}-{name.checkpoint:012d}{name.ending}"
+
+    def final(self, name: PartName) -> Path:
+        """Where it is visible."""
+        return self.path / f"part-{name}"
+
+    def open_part(self, suffix: str) -> OpenPart:
+        """A new file of this run."""
+        self._opened += 1
+        run = self._run
+        return OpenPart(self.staging / f"open-{run.lineage:04d}-{run.epoch:012d}-{self._opened}{suffix}")
+
+    # -- who may write ---------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Whether this run may write here; changes nothing.
+
+        Raises:
+            FencedError: A newer run writes here.
+            SinkError: It belongs to somebody else, or holds what is newer than the state.
+        """
+        self._check_owner()
+        staging = self._look()
+        self._check_former_epoch()
+        newer = max((run for run in staging.runs if run != self._run), default=None)
+        if newer is not None and (newer.lineage, newer.epoch) >= (self._run.lineage, self._run.epoch):
+            raise FencedError(f"{self._fenced(newer)}. If none does, {self._older_state()}")
+        self._check_visible(staging)
+
+    def take(self) -> None:
+        """From now on nobody older may write here."""
+        self._claim()
+        run = self._run
+        name = self.staging / f"epoch-{run.lineage:04d}-{run.epoch:012d}-{run.token}"
+        with sink_errors(self.path):
+            _touch(name)
+            sync_directory(self.staging)
+        self.check_run()
+
+    def check_run(self) -> _Staging:
+        """What is under way here.
+
+        Raises:
+            FencedError: A newer run may write here, and this one must stop.
+            SinkError: Somebody has emptied the directory.
+        """
+        staging = self._look()
+        newest = max(staging.runs, default=None)
+        if newest is None:
+            raise SinkError(f"{self.staging} was emptied or replaced while the job runs; run the job again")
+        # Another one of the same epoch: of a copy of the state, and neither can be right.
+        if any(run != self._run and (run.lineage, run.epoch) >= self._rank for run in staging.runs):
+            raise FencedError(self._fenced(max(run for run in staging.runs if run != self._run)))
+        return staging
+
+    @contextlib.contextmanager
+    def effects(self) -> Iterator[None]:
+        """What fails within, because a newer run has cleaned up, fails with ``FencedError``."""
+        try:
+            with sink_errors(self.path):
+                yield
+        except SinkError:
+            self.check_run()
+            raise
+
+    @property
+    def _rank(self) -> tuple[int, int]:
+        return self._run.lineage, self._run.epoch
+
+    def _fenced(self, newer: _Run) -> str:
+        mine, theirs = f"epoch {self._run.epoch}", f"epoch {newer.epoch}"
+        if newer.lineage != self._run.lineage:
+            mine, theirs = f"{mine} of lineage {self._run.lineage}", f"{theirs} of lineage {newer.lineage}"
+        elif newer.epoch == self._run.epoch:
+            theirs = f"another run, from a copy of this state, with {theirs}"
+        return f"{theirs} of job {self._context.job!r} writes to {self.path}; this process has {mine} and must stop"
+
+    def _check_former_epoch(self) -> None:
+        """Where an older version kept the newest job epoch."""
+        path = self.staging / "epoch"
+        text = self._read(path)
+        if text is None:
+            return
+        try:
+            newest = int(text)
+        except ValueError:
+            raise SinkError(f"{path} is damaged: {text!r} is no epoch. Delete it if no other process writes") from None
+        if newest > self._run.epoch:
+            raise FencedError(
+                f"epoch {newest} of job {self._context.job!r} writes to {self.path}; this process has epoch "
+                f"{self._run.epoch} and must stop. If none does, {self._older_state()}"
+            )
+
+    # -- whose it is -----------------------------------------------------------------------------
+
+    def _check_owner(self) -> str:
+        """The state directory that it belongs to, empty if it does not say."""
+        text = self._read(self.staging / "owner")
+        if text is None:
+            return ""
+        job, sink, state, *_ = [*text.split("\n"), "", ""]
+        if (job, sink) != (self._context.job, self._context.sink):
+            raise SinkError(
+                f"{self.path} holds the output of sink {sink!r} of job {job!r}; give each sink its own directory"
+            )
+        if state and self._context.state_id and state != self._context.state_id:
+            raise SinkError(
+                f"{self.path} holds the output of job {job!r} with another state directory (identity {state}, and this "
+                f"one is {self._context.state_id}): run the job with that one, or give this one a directory of its "
+                f"own. If the job's state was deleted, move the part files away and delete {self.staging} too"
+            )
+        return state
+
+    def _claim(self) -> None:
+        """Makes it this sink's, unless somebody else was first."""
+        context = self._context
+        path, mine = self.staging / "owner", self.staging / f"open-{self._run.lineage}-{self._run.epoch}-0"
+        with sink_errors(self.path):
+            if path.exists() and (self._check_owner() or not context.state_id):
+                return
+            with FileIO(mine, "x") as file:
+                file.write(f"{context.job}\n{context.sink}\n{context.state_id}\n".encode())
+                os.fsync(file.fileno())
+            if path.exists():
+                # Of an older version, which did not say which state it belongs to.
+                mine.rename(path)
+            else:
+                with contextlib.suppress(FileExistsError):
+                    os.link(mine, path)
+                mine.unlink()
+        self._check_owner()
+
+    # -- what is visible -------------------------------------------------------------------------
+
+    def parts(self) -> list[tuple[int, int, Path]]:
+        """(lineage, checkpoint, path) of all visible parts, in order."""
+        with sink_errors(self.path), os.scandir(self.path) as entries:
+            found = [(_PART.fullmatch(entry.name), entry.name) for entry in entries]
+        return sorted((int(match[1]), int(match[2]), self.path / name) for match, name in found if match)
+
+    def applied(self, checkpoint: int) -> bool | None:
+        """Whether a checkpoint of this lineage was made visible."""
+        newest = self._look().newest
+        if any(part[:2] == (self._run.lineage, checkpoint) for part in self.parts()):
+            return True
+        return None if newest is None else newest >= (self._run.lineage, checkpoint)
+
+    def check_visible(self) -> None:
+        """Again, when nobody older can make anything visible any more."""
+        with self.effects():
+            self._check_visible(self._look())
+
+    def _check_visible(self, staging: _Staging) -> None:
+        context = self._context
+        parts = self.parts()
+        restored = context.restored_checkpoint
+        decided = max(context.newest_decided or 0, restored or 0)
+        if restored is None and parts:
+            raise SinkError(
+                f"{self.path} holds output of an earlier run, and this job starts from nothing: move the part "
+                "files away, or choose another directory"
+            )
+        left = [path.name for lineage, number, path in parts if lineage < context.lineage and number > (restored or 0)]
+        if left:
+            raise SinkError(
+                f"{self.path} holds output that came after checkpoint {restored} and will be written again: move "
+                f"the part files from {left[0]} to {left[-1]} away"
+            )
+        newest = max((part[:2] for part in parts), default=(0, 0))
+        newest = max(newest, staging.newest or (0, 0))
+        if newest > (context.lineage, decided):
+            lineage = "" if newest[0] == context.lineage else f" of lineage {newest[0]}"
+            raise SinkError(
+                f"{self.path} holds the output of checkpoint {newest[1]}{lineage} of job {context.job!r}, and the "
+                f"newest one of this run's state is {decided or 'none'}: {self._older_state()}"
+            )
+
+    def _older_state(self) -> str:
+        """How to go on with a state that is older than the output."""
+        context = self._context
+        number = context.newest_decided or context.restored_checkpoint
+        way = (
+            f"move the part files that came after checkpoint {number} away, and run it once with "
+            f"from_checkpoint={number} (--from-checkpoint {number})"
+            if number is not None
+            else f"move the part files away, delete {self.staging}, and run it again"
+        )
+        return (
+            "the state is older than its output, as when a backup was put back, and would write it again. Run the job "
+            f"with its newest state; or, to go on from this one on purpose, {way}"
+        )
+
+    def mark(self, lineage: int, checkpoint: int) -> None:
+        """Notes that a checkpoint was made visible.
+
+        Without a sync of its own: what it says can be seen by the part file itself until the next checkpoint, whose
+        preparation syncs it.
+        """
+        name = self.staging / f"newest-{lineage:04d}-{checkpoint:012d}"
+        former, self._newest = self._newest, name
+        if former is not None:
+            try:
+                former.rename(name)
+            except FileNotFoundError:
+                pass
+            else:
+                return
+        _touch(name)
+
+    # -- what was left ---------------------------------------------------------------------------
+
+    def clean(self) -> None:
+        """Removes what older runs have left, and what says less than another name does."""
+        with sink_errors(self.path):
+            staging = self._look()
+            for name, run in staging.left.items():
+                if run < self._rank:
+                    # A run that is being replaced may still remove or rename files of its own.
+                    (self.staging / name).unlink(missing_ok=True)
+            for name, rank in staging.marks.items():
+                highest = staging.newest if name.startswith("newest-") else self._rank
+                if highest is not None and rank < highest:
+                    (self.staging / name).unlink(missing_ok=True)
+            (self.staging / "epoch").unlink(missing_ok=True)
+            if staging.newest is not None:
+                self._newest = self.staging / "newest-{:04d}-{:012d}".format(*staging.newest)
+
+    def _look(self) -> _Staging:
+        found = _Staging()
+        with sink_errors(self.path):
+            names = [path.name for path in self.staging.iterdir()]
+        for name in names:
+            if match := _FENCE.fullmatch(name):
+                found.runs.append(_Run(int(match[1]), int(match[2]), match[3]))
+                found.marks[name] = (int(match[1]), int(match[2]))
+            elif match := _NEWEST.fullmatch(name):
+                found.marks[name] = rank = (int(match[1]), int(match[2]))
+                found.newest = max(rank, found.newest or rank)
+            elif match := _OPEN.fullmatch(name) or _STAGED.fullmatch(name):
+                found.left[name] = (int(match[1] or 0), int(match[2] or 0))
+        return found
+
+    def _read(self, path: Path) -> str | None:
+        """A small file of ours; None if there is none. Links, pipes and the like are not read."""
+        with sink_errors(self.path):
+            try:
+                descriptor = _open_regular(path)
+            except FileNotFoundError:
+                return None
+            with FileIO(descriptor, "r") as file:
+                return (file.read(_OWNER_BYTES) or b"").decode(errors="replace")
+
+
+def checksum_of(path: Path) -> tuple[int, int]:
+    """(length, checksum) of a part file. Raises ``OSError``."""
+    length = checksum = 0
+    with FileIO(_open_regular(path), "r") as file:
+        while data := file.read(_CHUNK_BYTES):
+            length += len(data)
+            checksum = zlib.crc32(data, checksum)
+    return length, checksum
+
+
+def _touch(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666))
+
+
+def _open_regular(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is no regular file")
+    return descriptor
+
+
+@contextlib.contextmanager
+def sink_errors(directory: Path) -> Iterator[None]:
+    """What the file system says, as a ``SinkError``."""
+    try:
+        yield
+    except OSError as error:
+        raise SinkError(f"{directory} cannot be written: {error}; check permissions and free space") from error
+
+
+def _make_directory(path: Path, mode: int = 0o777) -> None:
+    """A directory that is still there after a power cut, with the files that are synced into it."""
+    if not path.parent.exists():
+        _make_directory(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
