@@ -23,8 +23,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from counting_job import run, shown, write_input
 from lives import Life, no_survivors
-from zombie_job import run, shown, write_input
 
 __all__ = ["SITUATIONS", "Pair", "Tally", "pairs_of", "play", "prepare", "sample_of"]
 

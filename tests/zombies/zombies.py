@@ -20,8 +20,8 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from counting_job import KINDS
 from matrix import Tally, pairs_of, play, prepare
-from zombie_job import KINDS
 
 from onceflow import _native
 

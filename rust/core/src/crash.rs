@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `CRASH_AT` | it sends itself SIGKILL: no unwinding, no exit handlers, as a power cut looks to the files |
 //! | `STOP_AT` | it sends itself SIGSTOP: paused for any length of time, until somebody sends SIGCONT |
-//! | `HOLD_AT` | this thread makes the file `held` in the directory `HOLD_IN` and waits for a file `go`; others run on |
+//! | `HOLD_AT` | this thread makes the file `NAME.held` in the directory `HOLD_IN` and waits for `NAME.go`; others run on |
 //! | `TRACE_POINTS` | each point that is passed is appended to this file, a line a point |
 //!
 //! A forked process reads its environment anew and counts from the start. The names are listed in
@@ -87,14 +87,14 @@ mod armed {
                 }
             }
             if let Some(directory) = self.hold_in.as_deref().filter(|_| is_due(&self.hold, name)) {
-                hold(directory);
+                hold(directory, name);
             }
         }
     }
 
-    fn hold(directory: &Path) {
-        let _ = std::fs::write(directory.join("held"), "");
-        while !directory.join("go").exists() {
+    fn hold(directory: &Path, name: &str) {
+        let _ = std::fs::write(directory.join(format!("{name}.held")), "");
+        while !directory.join(format!("{name}.go")).exists() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

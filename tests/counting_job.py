@@ -1,7 +1,8 @@
-"""The job of the matrix of zombies: reads a CSV file, counts by user, writes to one kind of sink."""
+"""A small job for lives that are stopped, forked, put back: reads CSV, counts by user, writes to one kind of sink."""
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable
@@ -91,20 +92,38 @@ def write_input(top: Path) -> None:
     (top / "in.csv").write_text(f"id,user\n{lines}")
 
 
-def run(root: Path, kind: str, *, take_over: bool = False) -> of.JobResult:
-    """One life of the job, in this process."""
-    flow = of.Dataflow("zombie")
-    rows = flow.source("rows", CsvSource(root.parent / "in.csv")).map_batch(_slowly)
+def run(
+    root: Path,
+    kind: str,
+    *,
+    take_over: bool = False,
+    fresh: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> of.JobResult:
+    """One life of the job, in this process.
+
+    Args:
+        root: Where state and output lie; the input lies beside it.
+        kind: Of sink.
+        take_over: See ``run``.
+        fresh: See ``run``.
+        on_batch: Called with the number of each batch of this life, from 1 on, where users' functions are called.
+    """
+    numbers = itertools.count(1)
+
+    def slowly(batch):
+        # So that a few checkpoints fall within a run.
+        time.sleep(0.002)
+        if on_batch is not None and len(batch):
+            on_batch(next(numbers))
+        return batch
+
+    flow = of.Dataflow("counting")
+    rows = flow.source("rows", CsvSource(root.parent / "in.csv")).map_batch(slowly)
     rows.key_by("user").stateful_map(
         "counts", lambda nth, row: ((nth or 0) + 1, {"user": row["user"], "id": row["id"], "nth": (nth or 0) + 1})
     ).sink("out", KINDS[kind][0](root))
-    return of.run(flow, root / "state", checkpoint_interval_s=1e-6, batch_size=BATCH, take_over=take_over)
-
-
-def _slowly(batch):
-    # So that a few checkpoints fall within a run.
-    time.sleep(0.002)
-    return batch
+    return of.run(flow, root / "state", checkpoint_interval_s=1e-6, batch_size=BATCH, take_over=take_over, fresh=fresh)
 
 
 def shown(root: Path, kind: str) -> object:
