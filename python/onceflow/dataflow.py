@@ -32,10 +32,16 @@ class Dataflow:
 
     Args:
         name: Name of the job; its state directory belongs to this name.
+        deterministic: The same input gives the same output on every run: no function of the dataflow goes by the time,
+            by random numbers, or by anything else that may differ. It is needed in one case only: when the state of a
+            checkpoint is damaged whose output is written already, a job can go on by processing its input again without
+            output if that gives the same state. A dataflow without functions need not say so.
     """
 
-    def __init__(self, name: str) -> None:
-        self._graph = Graph(_checked("a dataflow's name", name))
+    def __init__(self, name: str, deterministic: bool = False) -> None:
+        if not isinstance(deterministic, bool):
+            raise ConfigurationError(f"deterministic is {deterministic!r}; give True or False")
+        self._graph = Graph(_checked("a dataflow's name", name), deterministic=deterministic)
 
     @property
     def name(self) -> str:
@@ -106,12 +112,15 @@ class Dataflow:
         stateful: bool = True,
         sides: tuple[str, ...] = (),
         shape: str = "",
+        calls_functions: bool = True,
     ) -> Stream:
         if step_id is None:
             stateful = False
             numbers = count(len(self._graph.steps))
             step_id = next(name for number in numbers if (name := f"{kind}-{number}") not in self._graph.steps)
-        self._add(OperatorStep(_checked("a step id", step_id), kind, inputs, make, stateful, sides, shape))
+        self._add(
+            OperatorStep(_checked("a step id", step_id), kind, inputs, make, stateful, sides, shape, calls_functions)
+        )
         return Stream(self, Input(step_id))
 
 
@@ -164,14 +173,14 @@ class Stream:
 
     def inspect(self, function: Callable[[Any], Any]) -> Stream:
         """Calls a function with each record, for looking at it. It is called again for replayed records."""
-        return self._then("inspect", lambda: Inspect(function))
+        return self._flow._operator("inspect", (self._origin,), lambda: Inspect(function), calls_functions=False)
 
     def union(self, *others: Stream) -> Stream:
         """The records of this and other streams."""
         if any(other._flow is not self._flow for other in others):
             raise ConfigurationError("streams of two dataflows cannot be joined")
         origins = (self._origin, *(other._origin for other in others))
-        return self._flow._operator("union", origins, Union)
+        return self._flow._operator("union", origins, Union, calls_functions=False)
 
     def key_by(self, *by: str | Callable[[Any], Any], key_type: KeyType | None = None) -> KeyedStream:
         """Gives each record a key.
@@ -204,6 +213,7 @@ class Stream:
             lambda: DropDuplicates(selector, None, micros),
             step_id=step_id,
             shape=selector.shape,
+            calls_functions=not selector.names,
         )
 
     def sink(self, step_id: str, sink: Sink) -> None:
@@ -249,6 +259,7 @@ class KeyedStream:
             lambda: AggregateKeys(selector, key_type, aggregates, emit),
             step_id=step_id,
             shape=f"{selector.shape}, {shape_of(aggregates)}",
+            calls_functions=not selector.names,
         )
 
     def stateful_map(
@@ -344,6 +355,7 @@ class WindowedStream:
             step_id=self._step_id,
             sides=("late",),
             shape=f"{selector.shape}, {window}, {shape_of(aggregates)}",
+            calls_functions=not selector.names,
         )
 
 

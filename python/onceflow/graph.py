@@ -54,6 +54,7 @@ class OperatorStep:
         stateful: It has tables or snapshots under its id, so the id must not change.
         sides: Names of the side outputs it can emit to.
         shape: What its state means, for people: a checkpoint is resumed only with the same.
+        calls_functions: It calls functions of the user's, which may give something else for the same input.
     """
 
     step_id: str
@@ -63,6 +64,7 @@ class OperatorStep:
     stateful: bool = False
     sides: tuple[str, ...] = ()
     shape: str = ""
+    calls_functions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,12 @@ class Graph:
     Attributes:
         name: Name of the dataflow; the job that a state directory belongs to.
         steps: By step id.
+        deterministic: Its functions give the same for the same input, says who wrote them.
     """
 
     name: str
     steps: dict[str, Step] = field(default_factory=dict)
+    deterministic: bool = False
 
     def users(self) -> dict[Input, list[OperatorStep | SinkStep]]:
         """By output, the steps that take it, in the order in which they were added."""

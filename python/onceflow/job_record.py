@@ -26,6 +26,8 @@ class JobRecord:
         steps: The planner's fingerprint of its dataflow.
         finished: All sources had ended: the job is over.
         counts: ``records_in``, ``records_out``, ``rejected``, ``skipped`` of all runs.
+        waited: Partitions were passed over because they had nothing to read: in which order the worker took the records
+            of several partitions was a matter of time.
     """
 
     guarantee: str
@@ -34,6 +36,8 @@ class JobRecord:
     steps: dict[str, str]
     finished: bool
     counts: dict[str, int]
+    #: Not in the records of earlier versions, which do not know.
+    waited: bool = True
 
     def encode(self) -> bytes:
         """The blob."""
@@ -54,4 +58,4 @@ class JobRecord:
         job: dict[str, Any] = msgspec.msgpack.decode(blob)
         if job["format"] != _FORMAT:
             raise ConfigurationError(f"the job was written in format {job['format']}; this version reads {_FORMAT}")
-        return cls(**{name: job[name] for name in cls.__slots__})
+        return cls(**{name: job[name] for name in cls.__slots__ if name in job})

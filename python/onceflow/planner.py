@@ -17,7 +17,7 @@ from onceflow.exceptions import ConfigurationError, DataflowChangedError, Delive
 from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep, Step
 from onceflow.types import Guarantee
 
-__all__ = ["check_resume", "explain", "fingerprint", "plan"]
+__all__ = ["check_resume", "explain", "fingerprint", "plan", "why_not_repeatable"]
 
 #: From how many paths on only one is shown for all with the same ends.
 _MAX_SHOWN = 100
@@ -95,6 +95,29 @@ def fingerprint(graph: Graph) -> dict[str, str]:
     return steps
 
 
+def why_not_repeatable(graph: Graph, *, waited: bool) -> str | None:
+    """Why the same input might not give the same state again, as a sentence about a step; None if it does.
+
+    Args:
+        graph: The dataflow.
+        waited: The order between partitions was a matter of time (see ``JobRecord``).
+    """
+    if graph.deterministic:
+        return None
+    stateful = [step for step in graph.operators() if step.stateful]
+    for step in stateful:
+        for before in _upstream(graph, step):
+            if isinstance(before, OperatorStep) and before.calls_functions:
+                return f"step {before.step_id!r} calls functions of yours"
+            if isinstance(before, SourceStep) and not before.source.deterministic:
+                return f"source {before.step_id!r} calls functions of yours"
+            if step.kind == "drop_duplicates" and isinstance(before, SourceStep) and not before.source.has_event_time:
+                return f"step {step.step_id!r} goes by the clock, since source {before.step_id!r} has no event time"
+    if waited and stateful:
+        return f"the state of step {stateful[0].step_id!r} may depend on the order in which partitions were read"
+    return None
+
+
 def check_resume(old: dict[str, str], graph: Graph) -> None:
     """Raises if the graph lacks a step that the checkpoint has state of, or has another one under its id.
 
@@ -169,6 +192,11 @@ def _check_event_time(graph: Graph, window: OperatorStep) -> None:
 
 def _origins(graph: Graph, step: OperatorStep) -> Iterator[SourceStep]:
     """The sources whose records come to a step, each once."""
+    return (before for before in _upstream(graph, step) if isinstance(before, SourceStep))
+
+
+def _upstream(graph: Graph, step: OperatorStep) -> Iterator[Step]:
+    """A step and all that its records come from, each once."""
     waiting: list[Step] = [step]
     seen = set()
     while waiting:
@@ -176,9 +204,8 @@ def _origins(graph: Graph, step: OperatorStep) -> Iterator[SourceStep]:
         if before.step_id in seen:
             continue
         seen.add(before.step_id)
-        if isinstance(before, SourceStep):
-            yield before
-        else:
+        yield before
+        if not isinstance(before, SourceStep):
             waiting.extend(graph.steps[origin.step_id] for origin in reversed(before.inputs))
 
 

@@ -15,19 +15,20 @@ from os import PathLike
 
 import msgspec
 
-from onceflow._native import StateBackend, recovery_plan
+from onceflow._native import CheckpointInfo, StateBackend, recovery_plan
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, OnceflowError, StoreCorruptError
 from onceflow.graph import Graph
 from onceflow.job_record import JOB_BLOB, SINK_BLOB, JobRecord
-from onceflow.planner import check_resume
+from onceflow.planner import check_resume, why_not_repeatable
 from onceflow.process import closing
 from onceflow.sink_legs import SinkLeg, open_leg, sink_errors
 from onceflow.sinks import SinkContext
 from onceflow.types import Guarantee
 
 __all__ = [
+    "Plan",
     "Replay",
     "nothing_to_restore",
     "open_legs",
@@ -49,11 +50,26 @@ class Replay:
         until: The damaged checkpoint that the sinks have.
         positions: Its blobs of the source tasks, which is where outputs begin again.
         to_end: The job had finished with it: also what the end of its sources gives rise to is suppressed.
+        trusts_the_user: It is exact because the dataflow is said to be deterministic.
     """
 
     until: int
     positions: dict[str, bytes]
     to_end: bool
+    trusts_the_user: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is done about damage.
+
+    Attributes:
+        given_up: Decided checkpoints that no sink has applied: their input is processed again, with outputs.
+        replay: None if nothing needs to be replayed.
+    """
+
+    given_up: tuple[int, ...] = ()
+    replay: Replay | None = None
 
 
 def nothing_to_restore(error: StoreCorruptError, state: str | PathLike[str], job: str) -> StoreCorruptError | None:
@@ -137,15 +153,76 @@ def open_legs(
     return legs
 
 
-def recover_legs(backend: StateBackend, legs: Mapping[str, SinkLeg]) -> None:
+def plan_recovery(backend: StateBackend, graph: Graph, legs: Mapping[str, SinkLeg]) -> Plan:
+    """What keeps the output exact although checkpoints are damaged. Changes nothing.
+
+    Raises:
+        StoreCorruptError: Nothing does; says what a person can choose.
+    """
+    recovery = backend.recovery
+    restored = recovery.restored
+    if not recovery.damage:
+        return Plan()
+    later = {record.id: record for record in recovery.decided_after}
+    unreadable = [number for number, _ in recovery.damage if number is not None and number not in later]
+    base = 0 if restored is None else restored.id
+    newest = JobRecord.decode(recovery.decided_after[-1].blobs[JOB_BLOB]) if later else None
+    doubt = why_not_repeatable(graph, waited=newest is None or newest.waited)
+    made = recovery_plan(
+        restored=None if restored is None else base,
+        decided_after=list(later),
+        applied={step_id: _applied(leg, step_id, base, later, unreadable) for step_id, leg in legs.items()},
+        replayable_to_position=doubt is None and all(step.source.replayable for step in graph.sources()),
+        unreadable=unreadable,
+    )
+    if made.kind == "stop":
+        reasons = "; ".join(reason for _, reason in recovery.damage)
+        why = "" if doubt is None else f". Whether processing it again gives the same state is not known: {doubt}"
+        say = (
+            ""
+            if doubt is None
+            else (
+                ". If the same input gives the same output on every run, say so with Dataflow(..., deterministic=True) "
+                "and run the job again"
+            )
+        )
+        raise StoreCorruptError(
+            f"{backend.path}: no exact recovery is possible: {made.reason} ({reasons}){why}{say}. Or resume from a "
+            "checkpoint of your choice with from_checkpoint, knowing that outputs after it are written again"
+        )
+    if made.kind != "replay_suppressed":
+        return Plan(tuple(made.abort))
+    record = later[made.until or 0]
+    positions = {name: blob for name, blob in record.blobs.items() if name.startswith("source/")}
+    finished = JobRecord.decode(record.blobs[JOB_BLOB]).finished
+    return Plan(tuple(made.abort), Replay(record.id, positions, finished, graph.deterministic))
+
+
+def _applied(
+    leg: SinkLeg, step_id: str, base: int, later: Mapping[int, CheckpointInfo], unreadable: Iterable[int]
+) -> int | None:
+    """The newest checkpoint that a sink has applied, as far as what is damaged goes; None if it cannot tell."""
+    for number in sorted([*later, *unreadable], reverse=True):
+        if number in later and step_id not in later[number].staged and leg.stages:
+            continue  # It had no output there.
+        applied = leg.applied(number)
+        if applied is None or applied:
+            return None if applied is None else number
+    return base
+
+
+def recover_legs(backend: StateBackend, legs: Mapping[str, SinkLeg], plan: Plan) -> None:
     """Commits the output of every decided checkpoint, and discards what else earlier runs have prepared.
 
     Only when all sinks are open and the run goes on: what is undone here cannot be done again.
+
+    Raises:
+        StoreCorruptError: An older run has made visible meanwhile what was to be given up.
     """
     # After a crash the next run must not come back to the lineage that was left.
     backend.begin_lineage()
     # Outputs of that are written again, so what is undone there must not be carried through.
-    known = backend.checkpoints()
+    known = [record for record in backend.checkpoints() if record.id not in plan.given_up]
     decided = [record for record in known if record.damage is None and record.lineage == backend.lineage]
     restored = backend.recovery.restored
     if restored is not None and restored.lineage != backend.lineage:
@@ -157,56 +234,34 @@ def recover_legs(backend: StateBackend, legs: Mapping[str, SinkLeg]) -> None:
         with sink_errors(step_id, "recover"):
             leg.recover([(record.id, record.staged[step_id]) for record in decided if step_id in record.staged])
         crash_point("recover.post_commit")
-
-
-def plan_recovery(backend: StateBackend, sinks: Iterable[str]) -> Replay | None:
-    """What must be replayed so that the output stays exact although checkpoints are damaged.
-
-    None if nothing must. Damaged checkpoints that no output needs are given up for good.
-
-    Raises:
-        StoreCorruptError: Nothing does; says what a person can choose.
-    """
-    recovery = backend.recovery
-    restored = recovery.restored
-    if not recovery.damage:
-        return None
-    later = [record.id for record in recovery.decided_after]
-    unreadable = [number for number, _ in recovery.damage if number is not None and number not in later]
-    made = recovery_plan(
-        restored=None if restored is None else restored.id,
-        decided_after=later,
-        applied=dict.fromkeys(sinks),
-        replayable_to_position=True,
-        unreadable=unreadable,
-    )
-    if made.kind == "stop":
-        reasons = "; ".join(reason for _, reason in recovery.damage)
-        raise StoreCorruptError(
-            f"{backend.path}: no exact recovery is possible: {made.reason} ({reasons}). Resume from a "
-            "checkpoint of your choice with from_checkpoint, knowing that outputs after it are written again"
-        )
-    for number in made.abort:
+    for number in plan.given_up:
+        # A run that was paused before the sinks were fenced may have gone on since they were asked.
+        late = [step_id for step_id, leg in legs.items() if leg.applied(number)]
+        if late:
+            raise StoreCorruptError(
+                f"{backend.path}: an older run of the job has made the output of checkpoint {number} visible in {late} "
+                "while this one began, and the state of that checkpoint is damaged. Run the job again"
+            )
+    for number in plan.given_up:
         backend.delete_checkpoint(number)
-    if made.kind != "replay_suppressed":
-        return None
-    record = next(record for record in recovery.decided_after if record.id == made.until)
-    positions = {name: blob for name, blob in record.blobs.items() if name.startswith("source/")}
-    return Replay(record.id, positions, JobRecord.decode(record.blobs[JOB_BLOB]).finished)
 
 
-def warn_of_damage(backend: StateBackend, replay: Replay | None) -> None:
+def warn_of_damage(backend: StateBackend, plan: Plan) -> None:
     """Damage that was worked around is never silent."""
+    replay = plan.replay
     restored = backend.recovery.restored
     reasons = "; ".join(reason for _, reason in backend.recovery.damage)
     start = "the beginning" if restored is None else f"checkpoint {restored.id}"
-    how = "Nothing newer had reached an output"
+    how = "Nothing newer had reached an output: the output stays exact"
     if replay is not None:
-        how = f"Up to checkpoint {replay.until} the input is processed again with outputs suppressed"
+        trust = ", if the dataflow is deterministic, as it says" if replay.trusts_the_user else ""
+        how = (
+            f"Up to checkpoint {replay.until} the input is processed again with outputs suppressed: the output stays "
+            f"exact{trust}"
+        )
     warnings.warn(
         DamagedCheckpointWarning(
-            f"{backend.path} is damaged ({reasons}); recovered from {start}. {how}: the output stays exact. "
-            "Look after the disk"
+            f"{backend.path} is damaged ({reasons}); recovered from {start}. {how}. Look after the disk"
         ),
         stacklevel=_STACK_OF_RUN,
     )

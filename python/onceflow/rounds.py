@@ -58,6 +58,7 @@ class Rounds:
         legs: The sinks by step id.
         batch_size: Records that a source task is asked for.
         counts: What earlier runs had counted.
+        waited: What ``waited`` was at the end of them.
         resources: Closes what was opened.
 
     Raises:
@@ -74,8 +75,10 @@ class Rounds:
         legs: dict[str, SinkLeg],
         batch_size: int,
         counts: Mapping[str, int],
+        waited: bool,
         resources: ExitStack,
     ) -> None:
+        self._waited = waited
         self._clock = clock
         self._counts = dict(counts)
         self._out_before, self._rejected_before = counts["records_out"], counts["rejected"]
@@ -128,10 +131,30 @@ class Rounds:
         """While true, what reaches a sink is dropped."""
         self._worker.suppress(suppressed)
 
-    def stand_at(self, positions: Mapping[str, bytes]) -> bool:
-        """Whether each source task stands where a checkpoint with these blobs stood."""
-        encode = msgspec.msgpack.encode
-        return all(encode(task.snapshot()) == positions.get(f"source/{task.name}") for task in self._tasks)
+    def replay_to(self, positions: Mapping[str, bytes], *, to_end: bool) -> None:
+        """Source tasks read to exactly where a checkpoint with these blobs stood, and no further.
+
+        A partition that has come since is not read; where the job had finished it has ended.
+        """
+        for task in self._tasks:
+            blob = positions.get(f"source/{task.name}")
+            here = {**task.snapshot(), "ended": task.ended or to_end}
+            task.aim(here if blob is None else msgspec.msgpack.decode(blob))
+
+    def end_replay(self) -> None:
+        """Source tasks read on."""
+        for task in self._tasks:
+            task.aim(None)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether each source task stands where the replay ends."""
+        return all(task.has_arrived for task in self._tasks)
+
+    @property
+    def waited(self) -> bool:
+        """Whether the order between partitions was, or may have been, a matter of time: one had nothing to read."""
+        return self._waited or (len(self._tasks) > 1 and any(task.waited for task in self._tasks))
 
     def round(self, listener: RoundsListener) -> bool:
         """Source tasks read a batch each, and the worker takes them in order; false if there was nothing to read.
@@ -147,7 +170,8 @@ class Rounds:
             if task.ended or left == 0:
                 continue
             try:
-                progressed |= task.read()
+                if not task.has_arrived:
+                    progressed |= task.read()
             except StopRun:
                 listener.stop()
                 progressed = True

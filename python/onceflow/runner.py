@@ -32,6 +32,7 @@ from onceflow.job_record import JOB_BLOB, JobRecord
 from onceflow.planner import fingerprint, plan
 from onceflow.process import closing, quick_switches, stop_on_signals
 from onceflow.recovery import (
+    Plan,
     Replay,
     nothing_to_restore,
     open_legs,
@@ -170,7 +171,8 @@ class _Job:
         self._batch_size = options.batch_size
         self._clock = options.clock
         self._resources = resources
-        self._stopping = False
+        #: By a source, and by a signal.
+        self._stopping = self._interrupted = False
         self._replay: Replay | None = None
         self._last_start = self._clock.monotonic()
         self._last_progress = self._last_start
@@ -192,7 +194,7 @@ class _Job:
                     "the job has finished, so no checkpoint comes that could be kept as "
                     f"{self._options.savepoint!r}; give the savepoint to the run that finishes it"
                 )
-            recover_legs(backend, open_legs(backend, graph, self._guarantee, self._codec, self._resources))
+            recover_legs(backend, open_legs(backend, graph, self._guarantee, self._codec, self._resources), Plan())
             warnings.warn(
                 FinishedJobWarning(
                     f"job {graph.name!r} had finished before, with checkpoint {restored.id}, so this run has done "
@@ -203,8 +205,9 @@ class _Job:
             )
             return self._result(job.counts, finished=True)
         self._legs = open_legs(backend, graph, self._guarantee, self._codec, self._resources)
-        self._replay = plan_recovery(backend, self._legs)
-        recover_legs(backend, self._legs)
+        plan = plan_recovery(backend, graph, self._legs)
+        self._replay = plan.replay
+        recover_legs(backend, self._legs, plan)
         self._rounds = Rounds(
             graph,
             backend,
@@ -214,20 +217,23 @@ class _Job:
             self._legs,
             self._batch_size,
             _NOTHING_COUNTED if job is None else job.counts,
+            job is not None and job.waited,
             self._resources,
         )
         self._checkpoints = Checkpointing(backend, self._legs, [*self._rounds.tasks, _WORKER], self._clock)
         self._resources.push(closing(self._checkpoints.close))
-        self._recovered()
+        if plan.replay is not None:
+            self._rounds.replay_to(plan.replay.positions, to_end=plan.replay.to_end)
+        self._recovered(plan)
         crash_point("recover.post_open")
-        with stop_on_signals(self.stop), quick_switches():
+        with stop_on_signals(self._interrupt), quick_switches():
             finished = self._loop()
         return self._result(self._rounds.counts(), finished=finished)
 
-    def _recovered(self) -> None:
-        recovery, replay = self._backend.recovery, self._replay
+    def _recovered(self, plan: Plan) -> None:
+        recovery, replay = self._backend.recovery, plan.replay
         if recovery.damage:
-            warn_of_damage(self._backend, replay)
+            warn_of_damage(self._backend, plan)
         self._tell(
             Recovered(
                 None if recovery.restored is None else recovery.restored.id,
@@ -248,7 +254,11 @@ class _Job:
         self._check_replay()
         while True:
             self._poll()
-            if self._stopping and self._replay is None:
+            if self._interrupted and self._replay is not None:
+                # Nothing can be kept before its end, and nothing is lost: the next run replays.
+                self._tell(Stopping())
+                return False
+            if (self._interrupted or self._stopping) and self._replay is None:
                 self._tell(Stopping())
                 self._finish_checkpoint(finished=False)
                 return False
@@ -259,6 +269,7 @@ class _Job:
             else:
                 self._idle()
             self._check_replay()
+            self._tell_progress()
             if self._checkpoints.pending is None and self._replay is None and self._is_due():
                 self._start_checkpoint()
         if self._replay is not None and not self._replay.to_end:
@@ -288,15 +299,20 @@ class _Job:
         Of a job that had finished everything is suppressed, also what the end of its sources gives rise to.
         """
         replay = self._replay
-        if replay is not None and not replay.to_end and self._rounds.stand_at(replay.positions):
+        if replay is not None and not replay.to_end and self._rounds.has_arrived:
             self._replay = None
+            self._rounds.end_replay()
             self._rounds.suppress(False)
             self._start_checkpoint()
 
     # -- what rounds tell ----------------------------------------------------------------------
 
+    def _interrupt(self) -> None:
+        self._interrupted = True
+
     def stop(self) -> None:
-        """The run ends with a last checkpoint as soon as possible."""
+        """The run ends with a last checkpoint as soon as possible: not within a replay, which passes by places where
+        earlier runs were stopped."""
         self._stopping = True
 
     def task_ended(self, name: str) -> None:
@@ -321,6 +337,7 @@ class _Job:
             fingerprint(self._graph),
             self._finished,
             self._rounds.counts(),
+            self._rounds.waited,
         )
         pending.put_blob(JOB_BLOB, job.encode())
         self._checkpoints.seal()
@@ -330,11 +347,7 @@ class _Job:
     # -- checkpoints ---------------------------------------------------------------------------
 
     def _is_due(self) -> bool:
-        now = self._clock.monotonic()
-        if now - self._last_progress >= _PROGRESS_EVERY_S:
-            self._last_progress = now
-            self._tell(Progress(self._rounds.records_in, self._rounds.records_out))
-        if self._changed and now - self._last_start >= self._options.checkpoint_interval_s:
+        if self._changed and self._clock.monotonic() - self._last_start >= self._options.checkpoint_interval_s:
             return True
         legs = self._legs.values()
         return any(leg.held > _MAX_HELD_RECORDS or leg.held_bytes > _MAX_HELD_BYTES for leg in legs)
@@ -377,6 +390,12 @@ class _Job:
     def _tell(self, event: JobEvent) -> None:
         if self._options.on_event is not None:
             self._options.on_event(event)
+
+    def _tell_progress(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._last_progress >= _PROGRESS_EVERY_S:
+            self._last_progress = now
+            self._tell(Progress(self._rounds.records_in, self._rounds.records_out))
 
     def _result(self, counts: dict[str, int], *, finished: bool) -> JobResult:
         restored = self._backend.recovery.restored

@@ -48,6 +48,8 @@ class SinkLeg(ABC):
     #: Records, and bytes as far as they are known, held in memory until the next checkpoint.
     held = 0
     held_bytes = 0
+    #: What it makes visible is staged in the decision record before.
+    stages = False
 
     def applied(self, checkpoint_id: int) -> bool | None:
         """Whether the sink has made a checkpoint's output visible; None if it cannot tell."""
@@ -85,6 +87,8 @@ class SinkLeg(ABC):
 
 
 class _TransactionalLeg(SinkLeg):
+    stages = True
+
     def __init__(self, writer: TransactionalSinkWriter) -> None:
         self._writer = writer
 
@@ -125,6 +129,8 @@ def _committable(checkpoint_id: int, staged: bytes) -> Committable:
 
 
 class _RecordedLeg(SinkLeg):
+    stages = True
+
     def __init__(self, writer: SinkWriter, codec: Codec, check_epoch: Callable[[], None]) -> None:
         self._writer = writer
         self._codec = codec

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from onceflow.channel import BarrierEvent, BatchEvent, Channel, EndEvent
-from onceflow.exceptions import OnceflowError, SourceError, described
+from onceflow.exceptions import OnceflowError, SourceChangedError, SourceError, described
 from onceflow.graph import SourceStep
 from onceflow.process import HomeProcess
 from onceflow.sources import SourceBatch, SourceReader, StopRun
@@ -59,6 +59,13 @@ class SourceTask:
         self.delivered: Micros | None = END_OF_TIME if state is not None and state["ended"] else self.watermark
         #: Where it stands while no reader is open: before it has begun, and when it has ended.
         self._at: Plain = None if state is None else state["position"]
+        #: Records that were handed out, refused ones included, since the beginning of the partition; None if the
+        #: checkpoint does not say.
+        self._read: int | None = 0 if state is None else state.get("read")
+        #: What ``snapshot`` returned for the checkpoint that a replay ends with.
+        self._target: dict[str, Any] | None = None
+        #: Nothing was there to read, at least once: when the worker took what is read since is a matter of time.
+        self.waited = False
         self._reader: SourceReader | None = None
         self._close_error: SourceError | None = None
 
@@ -83,21 +90,20 @@ class SourceTask:
         """One round; false if there was nothing to read."""
         # A child shares the position of an open file with its parent.
         self._home.check()
+        most = self._batch_size
+        if self._target is not None:
+            if self._target["ended"] and self.position == self._target["position"]:
+                self._end()
+                return True
+            most = self._left(self._target)
         reader = self.open()
         with self._errors():
-            batch = reader.read(self._batch_size)
+            batch = reader.read(most)
             if batch is not None and not isinstance(batch, SourceBatch):
                 raise TypeError(f"read() must return a SourceBatch or None, not a {type(batch).__name__}")
         self.rounds += 1
         if batch is None:
-            self._at = self.position
-            try:
-                self.close()
-            except SourceError as error:
-                # What was read is sound and goes on to the sinks first.
-                self._close_error = error
-            self.ended = True
-            self.channel.put(EndEvent())
+            self._end()
             return True
         if self.step.source.has_event_time:
             times = batch.event_times
@@ -107,7 +113,61 @@ class SourceTask:
                 newest = int(times.max())
                 self._newest = newest if self._newest is None else max(self._newest, newest)
         self.channel.put(BatchEvent(batch, self.watermark))
-        return bool(len(batch.records) or batch.rejected or batch.skipped)
+        count = len(batch.records) + len(batch.rejected) + batch.skipped
+        if self._read is not None:
+            self._read += count
+        if self._target is not None:
+            self._check_overshoot(self._target)
+        self.waited |= count == 0
+        return count > 0
+
+    def _end(self) -> None:
+        self._at = self.position
+        try:
+            self.close()
+        except SourceError as error:
+            # What was read is sound and goes on to the sinks first.
+            self._close_error = error
+        self.ended = True
+        self.channel.put(EndEvent())
+
+    # -- a replay ------------------------------------------------------------------------------
+
+    def aim(self, target: dict[str, Any] | None) -> None:
+        """Reads to exactly the position of this snapshot and no further; None: without end again."""
+        self._target = target
+
+    @property
+    def has_arrived(self) -> bool:
+        """True if it stands where the replay ends."""
+        target = self._target
+        if target is None or self.ended != target["ended"] or self.position != target["position"]:
+            return False
+        if None not in (self._read, target.get("read")) and self._read != target["read"]:
+            raise self._changed(target)
+        return True
+
+    def _left(self, target: dict[str, Any]) -> int:
+        """How many records may be read at once so that none behind the target is.
+
+        A position does not say how far it is, so without counts, or where what is left is no record, it is one.
+        """
+        if self._read is None or target.get("read") is None:
+            return 1
+        left: int = target["read"] - self._read
+        return max(min(self._batch_size, left), 1)
+
+    def _check_overshoot(self, target: dict[str, Any]) -> None:
+        if None not in (self._read, target.get("read")) and self._read > target["read"]:
+            raise self._changed(target)
+
+    def _changed(self, target: dict[str, Any]) -> SourceChangedError:
+        return SourceChangedError(
+            f"source {self.step.step_id!r}, partition {self.partition!r}: up to the position of the damaged checkpoint "
+            f"there were {target['read']:,} records, and now there are {self._read:,}: the input is not what it was, "
+            "so no exact recovery is possible. Put back what was changed or removed since, or resume from a checkpoint "
+            "of your choice with from_checkpoint, knowing that outputs after it are written again"
+        )
 
     @property
     def position(self) -> Plain:
@@ -131,7 +191,8 @@ class SourceTask:
         with self._errors():
             position = self.position
             msgspec.msgpack.encode(position)
-        return {"position": position, "newest": self._newest, "ended": self.ended}
+        snapshot = {"position": position, "newest": self._newest, "ended": self.ended}
+        return snapshot if self._read is None else {**snapshot, "read": self._read}
 
     def _errors(self) -> AbstractContextManager[None]:
         return source_errors(self.step.step_id, self.partition)

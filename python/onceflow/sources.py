@@ -94,6 +94,8 @@ class Source(ABC):
 
     #: Whether a reader can come back to a position it has given.
     replayable: ClassVar[bool] = True
+    #: Whether a record that is handed out again is equal: not sure of one that calls functions of the user's.
+    deterministic: bool = True
     #: Whether batches come with event times.
     has_event_time: bool = False
     #: Whether refused records are handed to the dead-letter stream (which then must have a sink).

@@ -54,7 +54,7 @@ class Job:
             del parts[0][80:]
         parts[1].insert(at, mark)
         self.sinks = []
-        self.flow = Dataflow("damage")
+        self.flow = Dataflow("damage", deterministic=True)
         rows = self.flow.source("rows", TestingSource(*parts, event_time=lambda row: row["t"], batch_size=5))
         rows = rows.map_batch(slowly)
         keyed = rows.key_by("k")
@@ -124,7 +124,7 @@ def test_replayed_with_outputs_suppressed(state, tmp_path, at):
     assert job.output == calm[0]
     assert (result.records_in, result.records_out) == (calm[1].records_in, calm[1].records_out)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", DamagedCheckpointWarning)
         assert job.run(state).finished
     assert job.output == calm[0]
 
@@ -209,10 +209,10 @@ def test_a_savepoint_of_a_lineage_that_was_left_is_no_way_back(state):
     job = Job(ABORT)
     with pytest.raises(AbortedError):
         job.run(state, fresh=True)
-    former, *later = checkpoints(state)
+    _, *later = checkpoints(state)
     for number in later:
         disk.damage(state, "chunks", number)
-    with pytest.raises(StoreCorruptError, match=f"checkpoint {former} is not part of its history"):
+    with pytest.raises(StoreCorruptError, match=f"none of its {len(later)} checkpoints can be restored.*fresh=True"):
         job.run(state)
     for sink in job.sinks:
         sink.committed.clear()

@@ -58,6 +58,7 @@ class TestingSource(Source):
     ) -> None:
         self.replayable = replayable  # type: ignore[misc]
         self.has_event_time = event_time is not None
+        self.deterministic = event_time is None
         self._event_time = event_time
         self._batch_size = batch_size
         self._partitions = [list(items) for items in partitions]

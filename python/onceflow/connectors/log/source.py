@@ -84,6 +84,7 @@ class LogSource(Source):
         self._decode = _decoder(decode)
         self._as_columns = as_columns
         self._event_time = event_time
+        self.deterministic = not (callable(decode) or callable(event_time))
         self._stop_at_end = stop_at_end
         self._policy: MalformedPolicy = check_policy(on_malformed)
         self.has_event_time = event_time is not None
