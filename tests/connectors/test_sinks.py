@@ -241,6 +241,9 @@ def test_csv_tuples_of_another_length(tmp_path):
     writer.close()
     with pytest.raises(ConfigurationError, match="no quote and no line end"):
         CsvSink(tmp_path, delimiter="\n")
+    for columns in ("ab", ["a", "a"]):
+        with pytest.raises(ConfigurationError, match="give a list of names, each once"):
+            CsvSink(tmp_path, columns=columns)
 
 
 # -- part files --------------------------------------------------------------------------------
@@ -431,9 +434,8 @@ def test_standard_output_that_nobody_reads(monkeypatch):
     out = io.TextIOWrapper(io.FileIO(begin, "w"), write_through=False)
     monkeypatch.setattr(sys, "stdout", out)
     writer = StdoutSink().open(context())
-    writer.write(["text"])
     with pytest.raises(SinkError, match="standard output cannot be written: Broken pipe; is its reader still there"):
-        writer.flush()
+        writer.write(["text"])
     out.close()
 
 
@@ -542,9 +544,14 @@ def test_csv_columns_keep_their_order_over_a_restart(tmp_path):
     run(flow, tmp_path / "state")
     run(flow, tmp_path / "state")
     assert read_parts(tmp_path / "out") == b"a,b\n1,2\n4,3\n"
-    # Other fields, as of a dataflow that was changed: a header of their own.
+    # Other fields, as of a dataflow that was changed: refused, unless they are asked for.
     (state_id,) = (tmp_path / "out" / ".onceflow" / "owner").read_text().split("\n")[2:3]
     again = opened(CsvSink(tmp_path / "out"), 9, job="order", restored=9_000, state_id=state_id)
+    with pytest.raises(SinkError, match=r"fields \['c', 'a'\], and the file the columns \['a', 'b'\]: .*columns=\["):
+        again.write([{"c": 1, "a": 2}])
+    again.close()
+    asked = CsvSink(tmp_path / "out", columns=["c", "a"])
+    again = opened(asked, 10, job="order", restored=9_000, state_id=state_id)
     commit(again, 9_001, [{"c": 1, "a": 2}])
     assert read_parts(tmp_path / "out").endswith(b"c,a\n1,2\n")
 

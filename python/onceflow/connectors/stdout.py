@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 
-import msgspec
-
 from onceflow.columns import Columns
-from onceflow.connectors.values import plain_columns
+from onceflow.connectors.values import json_line, plain_columns
 from onceflow.exceptions import SinkError
 from onceflow.sinks import PlainSink, SinkContext, SinkWriter
 from onceflow.types import Batch
@@ -28,7 +26,7 @@ class _StdoutWriter(SinkWriter):
         if isinstance(records, Columns):
             records = plain_columns(records).to_rows()
         try:
-            lines = [record if isinstance(record, str) else msgspec.json.encode(record).decode() for record in records]
+            lines = [record if isinstance(record, str) else json_line(record).decode() for record in records]
             sys.stdout.write("".join(f"{line}\n" for line in lines))
             # Nothing stays behind in a buffer: a process that user code forks would print it a second time.
             sys.stdout.flush()

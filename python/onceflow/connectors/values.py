@@ -1,16 +1,37 @@
-"""Values as formats of text hold them: times are ISO 8601 in UTC, in rows and in columns alike."""
+"""Values as sinks hold them: one set of types for all, in rows and in columns alike.
+
+None, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID, members of enumerations (as their
+values), and numpy's scalars (as Python's); in JSON and Parquet also lists and mappings of them. Times are instants:
+formats of text get them as ISO 8601 in UTC, and one without a zone is UTC. CSV has no text for bytes and containers.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import enum
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import chain
+from types import NoneType
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from onceflow.columns import Columns
+from onceflow.types import Batch
 
-__all__ = ["iso_text", "plain_columns"]
+__all__ = ["csv_value", "has_csv_text", "iso_text", "json_line", "json_lines", "plain_columns", "plain_value"]
+
+#: A time as JSON has it that is not known to be in UTC: of a datetime with another zone or none, or a text like that.
+_NO_UTC = re.compile(rb'T\d\d:\d\d:\d\d(?:\.\d{6})?(?:[+-]\d\d:\d\d(?::\d\d(?:\.\d{6})?)?)?"')
+_SCALARS = frozenset({NoneType, bool, int, float, str, bytes, date, time, timedelta, Decimal, UUID})
+_DATES = ("Y", "M", "W", "D")
+#: Kinds whose ``str`` is their text.
+_CSV_KINDS = (NoneType, str, bool, int, float, Decimal, date, time, timedelta, UUID)
 
 
 def iso_text(moment: datetime) -> str:
@@ -19,15 +40,103 @@ def iso_text(moment: datetime) -> str:
     return moment.isoformat().removesuffix("+00:00") + "Z"
 
 
+def plain_value(value: Any) -> Any:
+    """A numpy scalar or array, or a member of an enumeration, as Python's value; anything else raises ``TypeError``."""
+    if isinstance(value, np.datetime64):
+        micros = value if np.datetime_data(value.dtype)[0] in _DATES else value.astype("M8[us]")
+        moment = micros.item()
+        return moment.replace(tzinfo=UTC) if isinstance(moment, datetime) else moment
+    if isinstance(value, np.timedelta64):
+        return value.astype("m8[us]").item()
+    if isinstance(value, np.generic) and value.dtype.kind in "biufSU":
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return [plain_value(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=plain_value)
+
+
+def json_lines(records: Batch) -> bytes:
+    """Records as JSON, one a line.
+
+    Raises:
+        TypeError, ValueError, RecursionError: JSON cannot hold one.
+    """
+    rows = plain_columns(records).to_rows() if isinstance(records, Columns) else records
+    data = _encoder.encode_lines(rows)
+    if _NO_UTC.search(data) and not _are_plain(rows):
+        data = _encoder.encode_lines([_in_utc(row) for row in rows])
+    return data
+
+
+def json_line(record: Any) -> bytes:
+    """One record as JSON, without the end of the line; raises as ``json_lines``."""
+    data = _encoder.encode(record)
+    return _encoder.encode(_in_utc(record)) if _NO_UTC.search(data) else data
+
+
+def _are_plain(rows: Sequence[Any]) -> bool:
+    """Whether it is seen quickly that there is no time in rows: what looked like one is text."""
+    kinds = set(map(type, rows))
+    if kinds == {dict}:
+        kinds = set(map(type, chain.from_iterable(map(dict.values, rows))))
+    return kinds <= _SCALARS
+
+
+def _in_utc(value: Any) -> Any:
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if isinstance(value, datetime):
+        return iso_text(value)
+    if isinstance(value, Mapping):
+        return {_in_utc(key): _in_utc(item) for key, item in value.items()}
+    if kind in (list, tuple, set, frozenset):
+        return [_in_utc(item) for item in value]
+    plain = msgspec.to_builtins(value, builtin_types=(datetime,), enc_hook=plain_value)
+    return plain if type(plain) is kind else _in_utc(plain)
+
+
+def has_csv_text(kinds: Iterable[type]) -> bool:
+    """Whether ``str`` of values of these types is their text in CSV."""
+    return all(
+        issubclass(kind, _CSV_KINDS) and not issubclass(kind, (datetime, np.generic, enum.Enum)) for kind in kinds
+    )
+
+
+def csv_value(value: Any) -> Any:
+    """A value whose ``str`` is its text.
+
+    Raises:
+        TypeError: It has none.
+    """
+    if isinstance(value, (np.generic, enum.Enum)):
+        value = plain_value(value)
+    if isinstance(value, datetime):
+        return iso_text(value)
+    if not isinstance(value, _CSV_KINDS):
+        raise TypeError(f"CSV cannot hold {type(value).__name__}")
+    return value
+
+
 def plain_columns(columns: Columns) -> Columns:
     """The columns with times as ISO text, None where there is none."""
     arrays = columns.arrays
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray) and str(array.type).startswith("timestamp"):
             arrays[name] = _iso_texts(array.to_numpy(zero_copy_only=False))
-        elif isinstance(array, np.ndarray) and array.dtype.kind == "M":
+        elif isinstance(array, np.ndarray) and array.dtype.kind == "M" and not _holds_dates(array):
             arrays[name] = _iso_texts(array)
     return Columns(arrays)
+
+
+def _holds_dates(array: npt.NDArray[Any]) -> bool:
+    """Whole days, which are dates in rows too."""
+    return np.datetime_data(array.dtype)[0] in _DATES
 
 
 def _iso_texts(moments: npt.NDArray[np.datetime64]) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Any
 
 from onceflow.columns import Columns, to_list
 from onceflow.connectors.files.parts import PartSink, PartWriter
-from onceflow.connectors.values import iso_text, plain_columns
+from onceflow.connectors.values import csv_value, has_csv_text, plain_columns
 from onceflow.exceptions import ConfigurationError, SinkError
-from onceflow.types import Batch
+from onceflow.types import Batch, Plain
 
 __all__ = ["CsvSink"]
 
@@ -24,12 +24,13 @@ __all__ = ["CsvSink"]
 class CsvSink(PartSink):
     """Part files of CSV in utf-8, each with a header; see ``onceflow.connectors.files``.
 
-    Records are dicts, tuples, or columns. None becomes an empty field; times become ISO text.
+    Records are dicts, tuples, or columns. None becomes an empty field; times become ISO text in UTC. Bytes and
+    containers have no text of their own and are refused.
 
     Args:
         directory: Made if missing; belongs to one sink of one job.
-        columns: Names of the columns; by default the keys of the first dict or the names of the columns. Needed for
-            tuples.
+        columns: Names of the columns. By default the keys of the first dict or the names of the columns; they stay the
+            same, also over a restart. Needed for tuples.
         delimiter: One character between fields.
 
     Raises:
@@ -42,6 +43,8 @@ class CsvSink(PartSink):
         self, directory: str | PathLike[str], *, columns: Sequence[str] | None = None, delimiter: str = ","
     ) -> None:
         super().__init__(directory)
+        if isinstance(columns, str) or (columns is not None and len(set(columns)) != len(columns)):
+            raise ConfigurationError(f"columns={columns!r}: give a list of names, each once")
         self._columns = None if columns is None else tuple(columns)
         self._delimiter = delimiter
         if len(delimiter) != 1 or delimiter in '"\r\n':
@@ -56,16 +59,22 @@ class _CsvWriter(PartWriter):
     def __init__(self, columns: tuple[str, ...] | None, delimiter: str) -> None:
         self._columns = columns
         self._delimiter = delimiter
-        #: Of an earlier run: records with the same fields get them in the same order, whichever comes first now.
-        self._former: tuple[str, ...] = ()
+
+    def restore(self, learnt: Plain) -> None:
+        if isinstance(learnt, dict) and isinstance(columns := learnt.get("columns"), (list, tuple)):
+            self._agree(tuple(columns))
+
+    def snapshot(self) -> Plain:
+        return None if self._columns is None else {"columns": [*self._columns]}
 
     def resume(self, newest: Path) -> None:
-        try:
-            with newest.open(encoding="utf-8", newline="") as file:
-                self._former = tuple(next(csv.reader(file, delimiter=self._delimiter), ()))
-        except (csv.Error, UnicodeDecodeError):
-            # Not a file of ours any more; the next one is on its own.
-            self._former = ()
+        # Not a file of ours any more if it cannot be read as one.
+        with contextlib.suppress(csv.Error, UnicodeDecodeError), newest.open(encoding="utf-8", newline="") as file:
+            self._agree(tuple(next(csv.reader(file, delimiter=self._delimiter), ())))
+
+    def _agree(self, columns: tuple[Any, ...]) -> None:
+        """What was asked for when the sink was made goes before what an earlier run has agreed on."""
+        self._columns = self._columns or columns or None
 
     def begin(self) -> bytes:
         return self._text([self._columns or ()])
@@ -73,7 +82,7 @@ class _CsvWriter(PartWriter):
     def encode(self, records: Batch) -> bytes:
         if isinstance(records, Columns):
             names = self._names(records.names)
-            lists = [to_list(array) for array in plain_columns(records).select(*names).arrays.values()]
+            lists = [_column(array) for array in plain_columns(records).select(*names).arrays.values()]
             return self._text(zip(*lists, strict=True))
         if records and isinstance(records[0], Mapping):
             names = self._names(tuple(records[0]))
@@ -95,9 +104,12 @@ class _CsvWriter(PartWriter):
 
     def _names(self, found: tuple[str, ...]) -> tuple[str, ...]:
         if self._columns is None:
-            self._columns = self._former if set(self._former) == set(found) else found
+            self._columns = found
         elif set(found) != set(self._columns):
-            raise SinkError(f"records have the fields {list(found)}, and the file the columns {list(self._columns)}")
+            raise SinkError(
+                f"records have the fields {list(found)}, and the file the columns {list(self._columns)}: give all "
+                "records the same fields, or other columns on purpose, with CsvSink(..., columns=[...])"
+            )
         return self._columns
 
     def _text(self, rows: Iterable[Sequence[Any]]) -> bytes:
@@ -118,10 +130,20 @@ class _CsvWriter(PartWriter):
 
 
 def _plain(rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
-    """Rows with times as ISO text; bytes have no text."""
-    kinds = set(map(type, chain.from_iterable(rows)))
-    if bytes in kinds:
-        raise SinkError("CSV cannot hold bytes; map them to text first")
-    if not any(issubclass(kind, datetime) for kind in kinds):
+    """Rows of what has a text of its own."""
+    if has_csv_text(set(map(type, chain.from_iterable(rows)))):
         return rows
-    return [[iso_text(value) if isinstance(value, datetime) else value for value in row] for row in rows]
+    return [_texts(row) for row in rows]
+
+
+def _column(array: Any) -> list[Any]:
+    """The same of a column."""
+    values = to_list(array)
+    return values if has_csv_text(set(map(type, values))) else _texts(values)
+
+
+def _texts(values: Sequence[Any]) -> list[Any]:
+    try:
+        return [csv_value(value) for value in values]
+    except TypeError as error:
+        raise SinkError(f"{error}; map it to text first") from error

@@ -9,13 +9,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from onceflow.columns import Columns
 from onceflow.connectors.event_time import EventTimeParser
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, LongLine
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
 from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.parts import PartSink, PartWriter
-from onceflow.connectors.values import plain_columns
+from onceflow.connectors.values import json_lines
 from onceflow.exceptions import SinkError
 from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
@@ -134,7 +133,7 @@ class _JsonLinesReader(SourceReader):
 class JsonLinesSink(PartSink):
     """Part files of JSON Lines; see ``onceflow.connectors.files``.
 
-    Records are whatever JSON can hold; times become ISO text, bytes base64, and NaN
+    Records are whatever JSON can hold; times become ISO text in UTC, bytes base64, and NaN
     and infinities null, since JSON has none.
 
     Args:
@@ -152,13 +151,8 @@ class JsonLinesSink(PartSink):
 
 
 class _JsonLinesWriter(PartWriter):
-    def __init__(self) -> None:
-        self._encode = msgspec.json.Encoder().encode_lines
-
     def encode(self, records: Batch) -> bytes:
-        if isinstance(records, Columns):
-            records = plain_columns(records).to_rows()
         try:
-            return self._encode(records)
+            return json_lines(records)
         except (TypeError, ValueError, RecursionError) as error:
             raise SinkError(f"JSON cannot hold a record: {error}; map it to plain values first") from error

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
 
 from onceflow.columns import Columns, to_list
 from onceflow.connectors.event_time import micros
 from onceflow.connectors.log.staged import Headers, Part, Rows, Strings, arrow_column
-from onceflow.connectors.values import plain_columns
+from onceflow.connectors.values import json_line, plain_columns
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.types import Batch
 
@@ -23,7 +22,6 @@ __all__ = ["Field", "Fields"]
 Field: TypeAlias = str | Callable[[Any], Any]
 
 _BYTES = {"binary", "large_binary", "string", "large_string"}
-_json = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ def _text(what: str, item: Any) -> bytes | None:
     if isinstance(item, str):
         return item.encode()
     try:
-        return _json(item)
+        return json_line(item)
     except (TypeError, ValueError, RecursionError) as error:
         raise SinkError(f"{item!r} cannot be a {what}: {error}; map it to plain values or bytes first") from error
 

@@ -1,0 +1,187 @@
+"""One set of types for all sinks, and one text for a value, in rows and in columns alike."""
+
+from __future__ import annotations
+
+import csv
+import enum
+import io
+import json
+from collections import namedtuple
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from onceflow import Columns
+from onceflow.connectors.files import CsvSink, JsonLinesSink, read_parts
+from onceflow.connectors.stdout import StdoutSink
+from onceflow.exceptions import SinkError
+from onceflow.sinks import Committable, SinkContext
+
+
+class Color(enum.Enum):
+    RED = "red"
+    TWO = 2
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+Pair = namedtuple("Pair", "left right")
+
+
+@dataclass
+class Point:
+    x: int
+    at: datetime
+
+
+NAIVE = datetime(2024, 1, 1, 12)
+BERLIN = ZoneInfo("Europe/Berlin")
+
+#: Value, its text in CSV, its JSON.
+SCALARS = [
+    (None, "", None),
+    (True, "True", True),
+    (-3, "-3", -3),
+    (1 << 62, str(1 << 62), 1 << 62),
+    (0.1, "0.1", 0.1),
+    ("ü", "ü", "ü"),
+    (NAIVE, "2024-01-01T12:00:00Z", "2024-01-01T12:00:00Z"),
+    (NAIVE.replace(microsecond=7), "2024-01-01T12:00:00.000007Z", "2024-01-01T12:00:00.000007Z"),
+    (NAIVE.replace(tzinfo=UTC), "2024-01-01T12:00:00Z", "2024-01-01T12:00:00Z"),
+    (NAIVE.replace(tzinfo=BERLIN), "2024-01-01T11:00:00Z", "2024-01-01T11:00:00Z"),
+    (NAIVE.replace(tzinfo=timezone(timedelta(hours=-5))), "2024-01-01T17:00:00Z", "2024-01-01T17:00:00Z"),
+    (date(2024, 1, 2), "2024-01-02", "2024-01-02"),
+    (time(1, 2, 3), "01:02:03", "01:02:03"),
+    (Decimal("1.10"), "1.10", "1.10"),
+    (UUID(int=5), str(UUID(int=5)), str(UUID(int=5))),
+    (Color.RED, "red", "red"),
+    (Color.TWO, "2", 2),
+    (Number.ONE, "1", 1),
+    (np.int64(-3), "-3", -3),
+    (np.uint8(200), "200", 200),
+    (np.float64(0.1), "0.1", 0.1),
+    (np.float32(0.5), "0.5", 0.5),
+    (np.bool_(True), "True", True),
+    (np.str_("x"), "x", "x"),
+    (np.datetime64("2024-01-01T12:00:00", "s"), "2024-01-01T12:00:00Z", "2024-01-01T12:00:00Z"),
+    (np.datetime64("2024-01-01T12:00:00", "ns"), "2024-01-01T12:00:00Z", "2024-01-01T12:00:00Z"),
+    (np.datetime64("2024-01-02"), "2024-01-02", "2024-01-02"),
+    (np.datetime64("NaT", "us"), "", None),
+]
+IDS = [f"{type(value).__name__}-{number}" for number, (value, _, _) in enumerate(SCALARS)]
+
+
+def written(sink, *batches):
+    writer = sink.open(SinkContext("job", "out", 1, 1))
+    try:
+        writer.recover([])
+        for batch in batches:
+            writer.write(batch)
+        writer.commit(Committable(1, writer.prepare(1, writer.seal(1))))
+    finally:
+        writer.close()
+    return read_parts(sink.describe()["directory"])
+
+
+def csv_of(directory, *batches):
+    text = written(CsvSink(directory), *batches).decode()
+    return [row["v"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+
+
+def json_of(directory, *batches):
+    return [json.loads(line)["v"] for line in written(JsonLinesSink(directory), *batches).splitlines()]
+
+
+@pytest.mark.parametrize(("value", "text", "plain"), SCALARS, ids=IDS)
+def test_a_value_is_the_same_in_every_sink(tmp_path, value, text, plain, capsys):
+    """Kind: JsonLinesSink refuses numpy scalars that the others take; a time has no zone in one form and Z in the
+    other."""
+    rows = [{"v": value, "n": 1}]
+    assert csv_of(tmp_path / "csv", rows) == [text]
+    assert json_of(tmp_path / "jsonl", rows) == [plain]
+    assert json_of(tmp_path / "deep", [{"v": [{"a": value}]}]) == [[{"a": plain}]]
+    writer = StdoutSink().open(SinkContext("job", "out", 1, 1))
+    writer.write(rows)
+    writer.flush()
+    assert json.loads(capsys.readouterr().out) == {"v": plain, "n": 1}
+
+
+@pytest.mark.parametrize("kind", [csv_of, json_of])
+@pytest.mark.parametrize(
+    ("column", "rows"),
+    [
+        (np.array(["2024-01-01T12", "NaT"], "M8[us]"), [NAIVE, None]),
+        (np.array(["2024-01-01T12"], "M8[ns]"), [NAIVE]),
+        (np.array(["2024-01-02", "NaT"], "M8[D]"), [date(2024, 1, 2), None]),
+        (pa.array([NAIVE, None], pa.timestamp("us")), [NAIVE, None]),
+        (pa.array([NAIVE.replace(tzinfo=BERLIN)], pa.timestamp("us", "Europe/Berlin")), [NAIVE.replace(tzinfo=BERLIN)]),
+        (pa.array([date(2024, 1, 2)]), [date(2024, 1, 2)]),
+        (pa.array([time(1, 2, 3)]), [time(1, 2, 3)]),
+        (pa.array([timedelta(days=1, seconds=3)]), [timedelta(days=1, seconds=3)]),
+        (pa.array([Decimal("1.10")]), [Decimal("1.10")]),
+        (np.array([0.1], "f4"), [np.float32(0.1)]),
+        (np.array([1, 2], "u1"), [np.uint8(1), np.uint8(2)]),
+        (np.array([True, False]), [True, False]),
+        (np.array([NAIVE, "x", None, b"x"][:3], object), [NAIVE, "x", None]),
+    ],
+    ids=str,
+)
+def test_rows_and_columns_have_the_same_text(tmp_path, kind, column, rows):
+    """Kind: rows and columns differ; a map that changes nothing changes the file."""
+    expected = kind(tmp_path / "columns", Columns({"v": column, "n": np.arange(len(rows))}))
+    assert kind(tmp_path / "rows", [{"v": value, "n": number} for number, value in enumerate(rows)]) == expected
+    assert kind(tmp_path / "each", *([{"v": value, "n": number}] for number, value in enumerate(rows))) == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "rows", "name"),
+    [
+        (pa.array([b"k"]), [b"k"], "bytes"),
+        (np.array([b"k"]), [b"k"], "bytes"),
+        (np.array([b"k"], object), [b"k"], "bytes"),
+        (pa.array([b"k", None]).dictionary_encode(), [b"k", None], "bytes"),
+        (pa.array([[1, 2]]), [[1, 2]], "list"),
+        (pa.array([{"a": 1}]), [{"a": 1}], "dict"),
+        (np.array([Point(1, NAIVE)], object), [Point(1, NAIVE)], "Point"),
+        (np.array([1j]), [1j], "complex"),
+    ],
+    ids=str,
+)
+def test_what_csv_has_no_text_for(tmp_path, column, rows, name):
+    """Kind: bytes columns come out as ``b'k'`` where rows are refused. Both are refused, and so is all that would only
+    have Python's notation."""
+    for number, batch in enumerate((Columns({"v": column}), [{"v": value} for value in rows], [tuple(rows[:1])])):
+        sink = CsvSink(tmp_path / str(number), columns=["v"])
+        with pytest.raises(SinkError, match=f"CSV cannot hold {name}; map it to text first"):
+            written(sink, batch)
+
+
+def test_times_deep_in_json(tmp_path):
+    """Times are in UTC wherever they are, and whatever else looks like one stays as it is."""
+    rows = [
+        {"v": "2024-01-01T12:00:00", "at": NAIVE},
+        {"v": 'x2024-01-01T12:00:00"'},
+        {"v": (NAIVE, {NAIVE: 1}, {NAIVE.date()})},
+        {"v": Pair(1, NAIVE)},
+        {"v": Point(1, NAIVE)},
+        {"v": np.array([1, 2])},
+        {"v": {"a": float("nan"), "b": b"x"}, "at": NAIVE},
+    ]
+    at = "2024-01-01T12:00:00Z"
+    assert json_of(tmp_path / "out", rows) == [
+        "2024-01-01T12:00:00",
+        'x2024-01-01T12:00:00"',
+        [at, {at: 1}, ["2024-01-01"]],
+        [1, at],
+        {"x": 1, "at": at},
+        [1, 2],
+        {"a": None, "b": "eA=="},
+    ]
