@@ -747,7 +747,7 @@ class RecoveryPlan:
 
 # ---- log (owner: log) --------------------------------------------------------------------
 #
-# Times are milliseconds since 1970 (``now_ms``, ``timestamps``); the core has no clock. Every call
+# Times are milliseconds: ``now_ms`` by the log's clock (``Log.time_ms``), ``timestamps`` since 1970. Every call
 # that writes returns when its effect is durable. Errors of the directory are those of StateBackend:
 # StoreCorruptError, StoreFullError, StorePoisonedError, StoreReadOnlyError, StoreForkedError ...
 
@@ -822,7 +822,24 @@ class Log:
     @property
     def path(self) -> str: ...
     @property
+    def id(self) -> str:
+        """Its identity, made with it. Copies have the same."""
+    @property
     def closed(self) -> bool: ...
+    def time_ms(self, monotonic_s: float, wall_s: float) -> int:
+        """What the log's clock shows, in milliseconds: what durations are measured by, in all processes.
+
+        It began as the wall clock when the log was made, and goes on with the monotonic clock, whatever the wall clock
+        is set to; over a boot by what the wall clock says has passed.
+
+        Args:
+            monotonic_s: Seconds of a clock that all processes of this boot share and that cannot be set.
+            wall_s: Seconds since 1970 by the wall clock.
+
+        Raises:
+            ConfigurationError: Not times.
+            LogTimeoutError: It is the first reading since the boot, and another process holds the log.
+        """
     def create_topic(
         self,
         name: str,
@@ -833,12 +850,13 @@ class Log:
         Args:
             name: ASCII letters, digits, ``.``, ``_``, ``-``; at most 249.
             settings: ``partitions``: 1 (default) to 10,000; more can be added later.
-                ``retention_ms``: batches whose newest record is older go; None: never by age.
+                ``retention_ms``: batches whose newest record is older go, one from the future when
+                it was appended that long ago; None: never by age.
                 ``retention_bytes``: the oldest batches of a partition go while it holds more.
                 ``cleanup_policy``: ``"delete"``, or ``"compact"``: the newest record of each key
-                stays. ``delete_retention_ms``: how long ``"compact"`` keeps a null value; default
-                one day. ``max_record_bytes``: key, value and headers together; default and at most
-                about 1 MiB.
+                stays. ``delete_retention_ms``: how long ``"compact"`` keeps a null value from when
+                it saw it first; default one day. ``max_record_bytes``: key, value and headers
+                together; default and at most about 1 MiB.
 
         Raises:
             TopicExistsError, ConfigurationError.
@@ -1110,6 +1128,7 @@ class LogProducer:
         values: _Strings | None = None,
         *,
         now_ms: int,
+        wall_ms: int | None = None,
         keys: _Strings | None = None,
         timestamps: Any = None,
         headers: Sequence[Any] | None = None,
@@ -1121,7 +1140,8 @@ class LogProducer:
             values: One a record; None: all null.
             keys: One a record. Without ``partition`` a key chooses it (see ``partition_of``);
                 records without a key go to one partition a call, in turn.
-            timestamps: An int for all, or integers, one a record; None: ``now_ms``.
+            wall_ms: Now by the wall clock; None: ``now_ms``.
+            timestamps: An int for all, or integers, one a record; None: ``wall_ms``.
             headers: One a record: a dict, a list of (str, bytes or None), or None.
             partition: An int for all, or one a record.
 
@@ -1152,6 +1172,8 @@ class LogProducer:
             LogTimeoutError, StoreIOError: Not known; call it again.
         """
     def abort_transaction(self, *, now_ms: int) -> None: ...
+    def close(self) -> None:
+        """Lets go of the log, without ending an open transaction."""
 
 @final
 class LogProducerInfo:

@@ -383,8 +383,16 @@ class DataflowChangedError(OnceflowError):
     kind = "dataflow_changed"
 
 
+class UnknownTopicWarning(UserWarning):
+    """A consumer has subscribed to a topic that does not exist, and reads nothing of it until somebody creates it."""
+
+
 class DamagedCheckpointWarning(UserWarning):
     """A recovery found damaged checkpoints and worked around them; the output is exact, the disk may not be."""
+
+
+class MissingOutputWarning(UserWarning):
+    """The output of the checkpoint that a job goes on from, on purpose, is not where it was written."""
 
 
 class FinishedJobWarning(UserWarning):

@@ -371,7 +371,7 @@ def test_output_that_was_decided_goes_to_the_topic_it_was_decided_for(log):
     assert (values(log, "old"), values(log, "new")) == ([b"1"], [b"2"])
     # A topic that is gone takes with it what was decided for it.
     log.delete_topic("old")
-    LogSink(log, "new").open(context(epoch=3, restored=1)).recover([decided])
+    LogSink(log, "new").open(context(epoch=3, restored=2)).recover([decided])
     assert values(log, "new") == [b"2"]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from onceflow.clock import ManualClock
 from onceflow.connectors.log.owner import group_of
-from onceflow.exceptions import IllegalGenerationError, UnknownMemberError
+from onceflow.exceptions import IllegalGenerationError, UnknownMemberError, UnknownTopicWarning
 from onceflow.log import Consumer, Log, TopicPartition
 
 SESSION_MS = 1_500
@@ -104,7 +104,8 @@ def test_on_assign_may_seek(log, producer, join):
 
 def test_a_topic_may_come_later(log, producer, join):
     member = join(["later"])
-    assert member.consumer.poll(0) is None
+    with pytest.warns(UnknownTopicWarning, match="there is no topic 'later'"):
+        assert member.consumer.poll(0) is None
     log.create_topic("later", partitions=2)
     producer.produce_many("later", [b"a"], partition=1)
     assert settle(member, until=lambda: member.partitions == [0, 1] and sum(_offsets(member)) == 1) == [b"a"]
@@ -277,3 +278,46 @@ def test_the_marker_of_a_sink_is_never_forgotten(directory):
         while log.maintain().more:
             pass
         assert [group.group for group in log.groups()] == [group_of("job", "out")]
+
+
+# -- partitions that come later -------------------------------------------------------------------------
+
+
+def test_latest_loses_nothing_of_partitions_that_come_later(log, producer, join):
+    """A consumer of ``latest`` lost the records of partitions that came after it had joined (``alter_topic``)."""
+    producer.produce_many("one", [b"before"])
+    member = join(["one"], auto_offset_reset="latest")
+    member.consumer.poll(0)
+    log.alter_topic("one", partitions=3)
+    producer.produce_many("one", [b"1", b"2"], partition=[1, 2])
+    found = settle(member, until=lambda: member.partitions == [0, 1, 2] and sum(_offsets(member)) >= 3)
+    assert sorted(found) == [b"1", b"2"]
+
+
+def test_latest_loses_nothing_of_topics_that_come_later(log, producer, join):
+    """The same of a topic that is made, or made anew, after the consumer has subscribed."""
+    producer.produce_many("one", [b"before"])
+    member = join(["one", "later"], auto_offset_reset="latest")
+    with pytest.warns(UnknownTopicWarning):
+        member.consumer.poll(0)
+    log.create_topic("later")
+    log.delete_topic("one")
+    log.create_topic("one")
+    producer.produce_many("later", [b"1"])
+    producer.produce_many("one", [b"2"])
+    found = settle(member, until=lambda: sorted(_offsets(member)) == [1, 1])
+    assert sorted(found) == [b"1", b"2"]
+
+
+def test_what_the_group_has_committed_comes_first(log, producer, join):
+    """A partition that came later, and that another member has read meanwhile, is not read again."""
+    member = join(["one"], auto_offset_reset="latest")
+    member.consumer.poll(0)
+    log.alter_topic("one", partitions=2)
+    producer.produce_many("one", [b"1", b"2"], partition=1)
+    settle(member, until=lambda: sum(_offsets(member)) == 2)
+    member.consumer.commit()
+    member.consumer.close()
+    again = join(["one"], auto_offset_reset="latest")
+    producer.produce_many("one", [b"3"], partition=1)
+    assert settle(again, until=lambda: 3 in _offsets(again)) == [b"3"]

@@ -17,8 +17,8 @@ __all__ = ["Batch", "OnDelivery", "Pending", "Places", "Produced", "Report"]
 #: Called with the error, or None, and the record.
 OnDelivery = Callable[[OnceflowError | None, Message], object]
 
-#: What most records do not have: partition or -1, timestamp or 0, headers, delivery callback.
-Extras = tuple[int, int, Headers | None, OnDelivery | None]
+#: What most records do not have: partition or -1, timestamp, headers, delivery callback.
+Extras = tuple[int, int | None, Headers | None, OnDelivery | None]
 
 
 class Report(NamedTuple):
@@ -90,18 +90,18 @@ class Batch:
         timestamps: One for all, or one a record.
     """
 
-    def __init__(self, pending: Pending, count: int, turn: int, now_ms: int) -> None:
+    def __init__(self, pending: Pending, count: int, turn: int, wall_ms: int) -> None:
         rows = len(pending)
         self.topic = pending.topic
         self.nbytes = pending.nbytes
         self.values = pending.values
         self.keys = None if pending.keys.count(None) == rows else pending.keys
         self.partitions: list[int] | None = None
-        self.timestamps: int | list[int] = now_ms
+        self.timestamps: int | list[int] = wall_ms
         self.headers: list[Headers | None] | None = None
         self.callbacks: list[OnDelivery | None] | None = None
         if pending.extras:
-            nothing: Extras = (-1, 0, None, None)
+            nothing: Extras = (-1, None, None, None)
             extras = [pending.extras.get(index, nothing) for index in range(rows)]
             # Records without a key go to one partition a batch, in turn: larger batches, and all get their share.
             sticky = turn % count
@@ -109,7 +109,7 @@ class Batch:
                 partition if partition != -1 else sticky if key is None else partition_of(key, count)
                 for (partition, _, _, _), key in zip(extras, pending.keys, strict=True)
             ]
-            self.timestamps = [timestamp or now_ms for _, timestamp, _, _ in extras]
+            self.timestamps = [wall_ms if timestamp is None else timestamp for _, timestamp, _, _ in extras]
             if any(headers is not None for _, _, headers, _ in extras):
                 self.headers = [headers for _, _, headers, _ in extras]
             if any(on_delivery is not None for _, _, _, on_delivery in extras):

@@ -13,7 +13,7 @@ from onceflow.log.topic_partition import Place, TopicPartition
 
 if TYPE_CHECKING:
     from onceflow import _native
-    from onceflow.clock import Clock
+    from onceflow.log.log_time import LogTime
 
 __all__ = ["Committer", "commit"]
 
@@ -39,9 +39,9 @@ class Committer:
         results: What was committed, or why not, for a callback.
     """
 
-    def __init__(self, log: _native.Log, clock: Clock) -> None:
+    def __init__(self, log: _native.Log, time: LogTime) -> None:
         self._log = log
-        self._clock = clock
+        self._time = time
         self._changed = threading.Condition()
         self._waiting: dict[Place, TopicPartition] = {}
         self._metadata: ConsumerGroupMetadata | None = None
@@ -88,7 +88,7 @@ class Committer:
                 self._busy = True
             error = None
             try:
-                commit(self._log, offsets, metadata, now_ms=int(self._clock.now() * 1000))
+                commit(self._log, offsets, metadata, now_ms=self._time.now_ms())
             except OnceflowError as failed:
                 error = failed
             with self._changed:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import threading
 import time
-import weakref
+import warnings
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Literal, TypeVar, get_args
@@ -16,13 +18,17 @@ from onceflow.exceptions import (
     GroupFencedError,
     UnknownMemberError,
     UnknownTopicOrPartitionError,
+    UnknownTopicWarning,
 )
 from onceflow.log.committer import Committer, OnCommit, commit
-from onceflow.log.log import Log, now_ms
+from onceflow.log.forgetting import when_forgotten
+from onceflow.log.log import Log
+from onceflow.log.log_time import LogTime
 from onceflow.log.membership import Assignor, ConsumerGroupMetadata, Membership
 from onceflow.log.message import Message
 from onceflow.log.reader import OffsetReset, Reader
 from onceflow.log.records import Records
+from onceflow.log.settings import check_log
 from onceflow.log.topic_partition import (
     OFFSET_END,
     OFFSET_INVALID,
@@ -54,7 +60,7 @@ class Consumer:
     ``consume_batch``, ``commit``), which raises ``UnknownMemberError`` after ``on_lost``; the next one joins again.
 
     Safe to use from several threads, one call after the other; each record is given to one of them. Callbacks run in
-    the thread that polls.
+    the thread that polls; a ``poll`` inside of one only reads.
 
     Args:
         log: An open log.
@@ -62,7 +68,7 @@ class Consumer:
         isolation_level: ``"read_uncommitted"`` is taken for compatibility and sees the same: records of a transaction
             are nowhere in a partition before it is committed, so nobody can see or wait for them.
         auto_offset_reset: Where to begin when the group has committed nothing, or when retention has removed the
-            position: at the ``"earliest"`` or behind the ``"latest"`` record, or raise ``OffsetOutOfRangeError``.
+            position: at the ``"earliest"`` or after the ``"latest"`` record, or raise ``OffsetOutOfRangeError``.
         enable_auto_commit: Whether ``poll`` commits now and then what earlier polls returned, and ``close`` all of it.
             Off, unlike in Kafka: it commits what was *returned*, not what was processed, so a crash loses or repeats
             records, and it would undermine offsets that are committed in a transaction with the results.
@@ -96,6 +102,7 @@ class Consumer:
         on_commit: OnCommit | None = None,
         clock: Clock | None = None,
     ) -> None:
+        check_log("Consumer", log)
         _check_choice("isolation_level", isolation_level, IsolationLevel)
         _check_choice("auto_offset_reset", auto_offset_reset, OffsetReset)
         _check_choice("partition_assignment_strategy", partition_assignment_strategy, Assignor)
@@ -109,7 +116,7 @@ class Consumer:
                 raise ConfigurationError(f"{name} is {given}; it must be above 0")
         if enable_auto_commit and group_id is None:
             raise ConfigurationError("enable_auto_commit needs a group_id to commit for")
-        self._clock = clock or log.clock
+        self._log_time = LogTime(log.native, clock or log.clock)
         self._log = log.native
         self._group_id = group_id
         self._auto_commit_s = auto_commit_interval_ms / 1000 if enable_auto_commit else None
@@ -123,13 +130,22 @@ class Consumer:
         )
         #: Guards everything; callbacks may call the consumer.
         self._lock = threading.RLock()
+        self._reset: OffsetReset = auto_offset_reset
         self._topics: list[str] = []
+        #: Topics that there were when the consumer subscribed, with their numbers and partitions.
+        self._before: dict[str, tuple[int, int]] = {}
+        #: Topics that nobody was told yet do not exist.
+        self._untold: set[str] = set()
         self._on_assign: OnRebalance | None = None
         self._on_revoke: OnRebalance | None = None
         self._on_lost: OnRebalance | None = None
         self._membership: Membership | None = None
         self._committer: Committer | None = None
+        #: A callback is running: what it calls only reads.
+        self._calling = False
         self._closed = False
+        self._pid = os.getpid()
+        log.add_client(self)
 
     # ---- what is read ----------------------------------------------------------------------------
 
@@ -143,10 +159,12 @@ class Consumer:
         """Shares the partitions of topics with the other members of the group; replaces what was read before.
 
         Rebalances are incremental: the callbacks get only what comes or goes. They run inside of ``poll``, which is
-        also where the consumer joins.
+        also where the consumer joins. Partitions that come to be later than this call are read from their beginning,
+        also with ``auto_offset_reset="latest"``.
 
         Args:
-            topics: Names; they need not exist yet.
+            topics: Names. They need not exist yet, but a name that nobody has made a topic of is warned of, once, when
+                the consumer joins (``UnknownTopicWarning``).
             on_assign: After partitions came. It may ``seek`` them.
             on_revoke: Before partitions go. It may still ``commit`` their offsets.
             on_lost: After partitions have gone, because the consumer was declared dead; by default ``on_revoke``.
@@ -166,6 +184,8 @@ class Consumer:
             self._check_usable()
             self.unsubscribe()
             self._topics = names
+            self._before = {each.name: (each.number, each.partitions) for each in self._log.topics()}
+            self._untold = {*names} - {*self._before}
             self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost or on_revoke
             self._reader.skip_missing = True
 
@@ -333,6 +353,9 @@ class Consumer:
     def _attend(self) -> None:
         """What is due besides reading: callbacks, commits, the group."""
         self._check_usable()
+        if self._calling:
+            # A callback polls: whatever else is due would call it again.
+            return
         if self._committer is not None and self._committer.results:
             self._report_commits(self._committer)
         if self._auto_commit_s is not None and time.monotonic() - self._auto_committed_s >= self._auto_commit_s:
@@ -363,13 +386,28 @@ class Consumer:
             self._log,
             self._group_id,
             self._topics,
-            clock=self._clock,
+            log_time=self._log_time,
             assignor=self._assignor,
             session_timeout_ms=self._session_timeout_ms,
             max_poll_interval_ms=self._max_poll_interval_ms,
         )
         self._membership = member
         self._take(member.partitions)
+        self._warn_of_unknown_topics()
+
+    def _warn_of_unknown_topics(self) -> None:
+        if not self._untold:
+            return
+        untold, self._untold = self._untold, set()
+        names = [topic.name for topic in self._log.topics()]
+        for name in sorted(untold - {*names}):
+            alike = difflib.get_close_matches(name, names)
+            warnings.warn(
+                f"there is no topic {name!r} in {self._log.path}, so nothing is read from it until somebody creates it"
+                + (f". Did you mean {' or '.join(map(repr, alike))}?" if alike else ""),
+                UnknownTopicWarning,
+                stacklevel=2,
+            )
 
     def _rebalance(self, member: Membership) -> None:
         """In this order: stop reading what goes, let the user commit it, let go of it, take what came."""
@@ -381,16 +419,18 @@ class Consumer:
     def _take(self, places: Iterable[Place]) -> None:
         came = sorted(places)
         # The members that had them before have committed: their partitions were free only after that.
+        self._reader.remove(came)
         self._reader.add(dict.fromkeys(came, OFFSET_STORED))
         if came and self._on_assign is not None:
-            self._on_assign(self, [TopicPartition(*place, self._reader.positions[place] or 0) for place in came])
+            got = [TopicPartition(*place, self._reader.positions[place] or 0) for place in came]
+            self._call(self._on_assign, self, got)
 
     def _give_up(self, places: Iterable[Place]) -> None:
         goes = sorted(places)
         if self._auto_commit_s is not None:
             self._commit(self._positions_of(goes))
         if self._on_revoke is not None:
-            self._on_revoke(self, self._positions_of(goes))
+            self._call(self._on_revoke, self, self._positions_of(goes))
         if self._committer is not None:
             self._committer.wait()
         self._reader.remove(goes)
@@ -404,8 +444,16 @@ class Consumer:
         self._membership = None
         self._reader.assign({})
         if self._on_lost is not None:
-            self._on_lost(self, lost)
+            self._call(self._on_lost, self, lost)
         raise error
+
+    def _call(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Calls a function of the user; the lock keeps out other threads."""
+        calling, self._calling = self._calling, True
+        try:
+            callback(*arguments)
+        finally:
+            self._calling = calling
 
     def _leave(self) -> None:
         member, self._membership = self._membership, None
@@ -475,7 +523,7 @@ class Consumer:
             # An older offset must not come after a newer one.
             self._committer.wait()
         try:
-            commit(self._log, offsets, self._metadata(), now_ms(self._clock))
+            commit(self._log, offsets, self._metadata(), self._log_time.now_ms())
         except UnknownMemberError as error:
             if self._membership is not None:
                 self._membership.error = error
@@ -483,9 +531,9 @@ class Consumer:
 
     def _background_committer(self) -> Committer:
         if self._committer is None:
-            self._committer = Committer(self._log, self._clock)
+            self._committer = Committer(self._log, self._log_time)
             # For a consumer that nobody closes.
-            weakref.finalize(self, self._committer.end)
+            when_forgotten(self, self._committer.end)
         return self._committer
 
     def _auto_commit(self, *, asynchronous: bool) -> None:
@@ -502,7 +550,7 @@ class Consumer:
             if isinstance(error, UnknownMemberError) and self._membership is not None:
                 self._membership.error = error
             if self._on_commit is not None:
-                self._on_commit(error, offsets)
+                self._call(self._on_commit, error, offsets)
 
     def committed(self, partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
         """The same partitions with the offsets that the group has committed; ``OFFSET_INVALID`` where none."""
@@ -518,7 +566,16 @@ class Consumer:
         if self._group_id is None:
             return None
         stored = self._log.committed(self._group_id, *place)
-        return None if stored is None else stored[0]
+        if stored is None:
+            return self._log.partition(*place).start if self._is_new(place) else None
+        return stored[0]
+
+    def _is_new(self, place: Place) -> bool:
+        """Whether a partition came after the consumer had subscribed, and so did all that it holds."""
+        if not self._topics or self._reset != "latest":
+            return False
+        number, partitions = self._before.get(place[0], (None, 0))
+        return place[1] >= partitions or self._log.topic(place[0]).number != number
 
     def get_watermark_offsets(self, partition: TopicPartition) -> tuple[int, int]:
         """The first offset of a partition, and the one that its next record gets.
@@ -557,6 +614,10 @@ class Consumer:
         self._close(commit=True)
 
     def _close(self, *, commit: bool) -> None:
+        if self._pid != os.getpid():
+            # Its threads, locks and membership are those of another process.
+            self._closed = True
+            return
         with self._lock:
             if self._closed:
                 return
@@ -568,11 +629,13 @@ class Consumer:
                 elif commit and self._auto_commit_s is not None and self._membership is None:
                     self._auto_commit(asynchronous=False)
             finally:
-                self._closed = True
-                if self._committer is not None:
-                    self._committer.stop()
-                    self._report_commits(self._committer)
-                self._leave()
+                try:
+                    if self._committer is not None:
+                        self._committer.stop()
+                        self._report_commits(self._committer)
+                finally:
+                    self._closed = True
+                    self._leave()
 
     def __enter__(self) -> Consumer:
         return self

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
+import weakref
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, Protocol, TypedDict, Unpack
 
 from onceflow import _native
 from onceflow._native import LogGroup, LogMaintained, LogPartition, LogProducerInfo, LogTopic
 from onceflow.clock import Clock, SystemClock
+from onceflow.exceptions import TopicExistsError
+from onceflow.log.log_time import LogTime
 from onceflow.log.upkeep import Upkeep
 
-__all__ = ["Log", "TopicSettings", "now_ms"]
-
-
-def now_ms(clock: Clock) -> int:
-    """Milliseconds since 1970, the log's measure of time."""
-    return int(clock.now() * 1000)
+__all__ = ["Log", "TopicSettings"]
 
 
 class TopicSettings(TypedDict, total=False):
@@ -28,6 +27,24 @@ class TopicSettings(TypedDict, total=False):
     cleanup_policy: Literal["delete", "compact"]
     delete_retention_ms: int
     max_record_bytes: int
+
+
+class Topics(list[LogTopic]):
+    """Topics, among which names can be looked for."""
+
+    __slots__ = ()
+
+    def __contains__(self, topic: object) -> bool:
+        """Whether a topic of this name is there; or this topic."""
+        return any(topic == known.name for known in self) if isinstance(topic, str) else super().__contains__(topic)
+
+
+class _Client(Protocol):
+    """A producer or consumer."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class Bounds(TypedDict, total=False):
@@ -46,8 +63,9 @@ class Bounds(TypedDict, total=False):
 class Log:
     """A log that is open; made by ``Log.open``.
 
-    Safe to use from several threads. Producers and consumers are made from it; close them before it. A process that is
-    forked off must open the log anew: what it inherited raises ``StoreForkedError``.
+    Safe to use from several threads. Producers and consumers are made from it, and closed with it. A process that is
+    forked off cannot use a log that was open before: what it inherited raises ``StoreForkedError``, and so does opening
+    it. Open a log after the fork, or start processes by spawning them.
 
     Attributes:
         native: The log of the extension module, for what this class does not offer.
@@ -57,7 +75,9 @@ class Log:
     def __init__(self, native: _native.Log, clock: Clock, upkeep_interval_s: float | None) -> None:
         self.native = native
         self.clock = clock
-        self._upkeep = None if upkeep_interval_s is None else Upkeep(native, clock, upkeep_interval_s)
+        self._time = LogTime(native, clock)
+        self._clients: weakref.WeakSet[_Client] = weakref.WeakSet()
+        self._upkeep = None if upkeep_interval_s is None else Upkeep(native, self._time, upkeep_interval_s)
 
     @classmethod
     def open(
@@ -102,21 +122,26 @@ class Log:
         """Whether ``close`` was called."""
         return self.native.closed
 
-    def create_topic(self, name: str, **settings: Unpack[TopicSettings]) -> None:
+    def create_topic(self, name: str, *, exist_ok: bool = False, **settings: Unpack[TopicSettings]) -> None:
         """Makes a topic.
 
         Args:
             name: ASCII letters, digits, ``.``, ``_``, ``-``; at most 249.
+            exist_ok: Whether a topic of this name may be there; it stays as it is.
             settings: ``partitions`` (1); ``retention_ms`` and ``retention_bytes`` (of a partition): what is older, or
                 more, is removed by the upkeep (None: nothing is); ``cleanup_policy``: ``"delete"``, or ``"compact"`` to
                 keep the newest record of each key; ``delete_retention_ms``: how long ``"compact"`` keeps a null value
-                (1 day); ``max_record_bytes`` (about 1 MiB).
+                from when it saw it first (1 day); ``max_record_bytes`` (about 1 MiB).
 
         Raises:
             TopicExistsError: There is one of this name.
             ConfigurationError: A name or setting that cannot be.
         """
-        self.native.create_topic(name, **settings)
+        try:
+            self.native.create_topic(name, **settings)
+        except TopicExistsError:
+            if not exist_ok:
+                raise
 
     def alter_topic(self, name: str, **changes: Unpack[TopicSettings]) -> None:
         """Changes the settings that are given. There can be more partitions, not fewer.
@@ -137,9 +162,9 @@ class Log:
         """
         self.native.delete_topic(name)
 
-    def topics(self) -> list[LogTopic]:
-        """All topics, by name."""
-        return self.native.topics()
+    def topics(self) -> Topics:
+        """All topics, by name; ``"payments" in log.topics()`` tells whether there is one."""
+        return Topics(self.native.topics())
 
     def topic(self, name: str) -> LogTopic:
         """One topic.
@@ -183,7 +208,15 @@ class Log:
         declares members of groups dead whose heartbeats have stopped, forgets silent producers, and groups that have
         had no members and committed nothing for long.
         """
-        return self.native.maintain(now_ms=now_ms(self.clock))
+        return self.native.maintain(now_ms=self._time.now_ms())
+
+    def now_ms(self) -> int:
+        """What the log's clock shows, in milliseconds: what timeouts, retention and expiry are measured by.
+
+        About those since 1970, but it goes on when the wall clock is set. The times of members, transactions and
+        committed offsets (``last_heartbeat_ms`` and the like) are by this clock.
+        """
+        return self._time.now_ms()
 
     def size(self) -> tuple[int, int]:
         """Bytes of the file, and bytes of it that are in use; what is not is used again."""
@@ -194,10 +227,18 @@ class Log:
         self.native.backup(target)
 
     def close(self) -> None:
-        """Closes this handle; the last one of the process closes the file."""
-        if self._upkeep is not None:
-            self._upkeep.stop()
-        self.native.close()
+        """Closes this handle, and the producers and consumers that were made from it, as their own ``close`` does.
+
+        The last handle of the process closes the file: then nothing of it is open or mapped any more.
+
+        Raises:
+            LogError: What a producer or consumer could not write. All is closed nevertheless.
+        """
+        self.__exit__(None, None, None)
+
+    def add_client(self, client: _Client) -> None:
+        """Has a producer or consumer closed with the log."""
+        self._clients.add(client)
 
     def __enter__(self) -> Log:
         return self
@@ -205,7 +246,12 @@ class Log:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if self._upkeep is not None:
+            self._upkeep.stop()
+        with ExitStack() as closing:
+            closing.callback(self.native.close)
+            for client in list(self._clients):
+                closing.callback(client.__exit__, kind, error, trace)
 
     def __repr__(self) -> str:
         return f"Log({self.path!r}{', closed' if self.closed else ''})"

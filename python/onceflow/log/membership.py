@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from onceflow.exceptions import GroupFencedError, OnceflowError, StoreError, UnknownMemberError
+from onceflow.log.forgetting import when_forgotten
 from onceflow.log.topic_partition import Place
 
 if TYPE_CHECKING:
     from onceflow import _native
-    from onceflow.clock import Clock
+    from onceflow.log.log_time import LogTime
 
 __all__ = ["Assignor", "ConsumerGroupMetadata", "Membership"]
 
@@ -64,13 +65,13 @@ class Membership:
         group_id: str,
         topics: Sequence[str],
         *,
-        clock: Clock,
+        log_time: LogTime,
         assignor: Assignor,
         session_timeout_ms: int,
         max_poll_interval_ms: int,
     ) -> None:
         self._log = log
-        self._clock = clock
+        self._log_time = log_time
         self.group_id = group_id
         self.member_id = f"{os.getpid()}-{uuid.uuid4().hex}"
         self.error: OnceflowError | None = None
@@ -88,9 +89,10 @@ class Membership:
             rebalance_timeout_ms=max_poll_interval_ms,
         )
         self.partitions: set[Place] = set(partitions)
+        self._numbers = self._topic_numbers()
         self.heartbeat_interval_s = min(_MAX_HEARTBEAT_INTERVAL_S, self._session_s / _HEARTBEATS_PER_SESSION)
         self._stop = threading.Event()
-        weakref.finalize(self, self._stop.set)
+        when_forgotten(self, self._stop.set)
         self._thread = threading.Thread(
             target=_beat,
             args=(weakref.ref(self), self._stop, self.heartbeat_interval_s),
@@ -124,7 +126,7 @@ class Membership:
         return self.partitions - set(self._log.group_target(self.group_id, self.member_id))
 
     def take_up(self) -> set[Place]:
-        """Takes up the group's newest generation; returns what is new to read.
+        """Takes up the group's newest generation; returns what is new to read, also under a name that was there before.
 
         Raises:
             GroupFencedError: It is no member any more.
@@ -135,7 +137,16 @@ class Membership:
             self.group_id, self.member_id, self.generation, now_ms=self._now_ms()
         )
         before, self.partitions, self.generation = self.partitions, set(partitions), generation
-        return self.partitions - before
+        known, self._numbers = self._numbers, self._topic_numbers()
+        # A topic that was deleted and made again is another one.
+        return {
+            place
+            for place in self.partitions
+            if place not in before or known.get(place[0]) != self._numbers.get(place[0])
+        }
+
+    def _topic_numbers(self) -> dict[str, int]:
+        return {topic.name: topic.number for topic in self._log.topics()}
 
     def beat(self) -> None:
         """One heartbeat; what it says is noted."""
@@ -169,7 +180,7 @@ class Membership:
         return time.monotonic() - self._polled_s > self._max_poll_s
 
     def _now_ms(self) -> int:
-        return int(self._clock.now() * 1000)
+        return self._log_time.now_ms()
 
 
 def _beat(membership: weakref.ref[Membership], stop: threading.Event, interval_s: float) -> None:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
+
 from onceflow import _native
 from onceflow.clock import Clock
 from onceflow.exceptions import (
@@ -31,10 +33,14 @@ from onceflow.exceptions import (
     UnknownTopicOrPartitionError,
 )
 from onceflow.log.buffer import Batch, OnDelivery, Pending, Places, Produced, Report
-from onceflow.log.log import Log, now_ms
+from onceflow.log.forgetting import when_forgotten
+from onceflow.log.log import Log
+from onceflow.log.log_time import LogTime
 from onceflow.log.membership import ConsumerGroupMetadata
 from onceflow.log.message import Headers
+from onceflow.log.settings import check_log
 from onceflow.log.topic_partition import Positions, TopicPartition
+from onceflow.types import FIRST_MICROS, LAST_MICROS
 
 __all__ = ["Producer"]
 
@@ -53,8 +59,9 @@ class Producer:
 
     ``produce`` puts a record into a buffer, and a background thread writes what is there: while one batch is being
     synced to the disk the next one grows. A record is acknowledged when it is durable; then its ``on_delivery`` is
-    called, by ``poll``, ``flush`` or the end of the transaction, in the thread that calls them. ``produce_many`` writes
-    a whole batch, and outside of transactions it is durable when it returns.
+    called, by ``poll``, ``flush`` or the end of the transaction, in the thread that calls them. A callback may produce,
+    and poll: what is due is called after it. ``produce_many`` writes a whole batch, and outside of transactions it is
+    durable when it returns.
 
     Records of one partition are in the log in the order in which they were produced, each exactly once, whatever had to
     be repeated. Safe to use from several threads; a transaction is one for all of them.
@@ -90,11 +97,12 @@ class Producer:
         delivery_timeout_s: float = 120.0,
         clock: Clock | None = None,
     ) -> None:
+        check_log("Producer", log)
         if max_buffered_records < 1 or max_buffered_bytes < 1:
             raise ConfigurationError("max_buffered_records and max_buffered_bytes must be above 0")
         if linger_s < 0 or max_block_s < 0 or delivery_timeout_s < 0:
             raise ConfigurationError("linger_s, max_block_s and delivery_timeout_s must be 0 or more")
-        self._clock = clock or log.clock
+        self._log_time = LogTime(log.native, clock or log.clock)
         self._log = log.native
         self._native = _native.LogProducer(
             log.native,
@@ -126,6 +134,7 @@ class Producer:
         self._unanswered = False
         self._turn = 0
         self._reset_threads()
+        log.add_client(self)
 
     def _reset_threads(self) -> None:
         #: Guards everything below. Held for moments.
@@ -136,6 +145,8 @@ class Producer:
         self._records = 0
         self._bytes = 0
         self._reports: deque[Report] = deque()
+        #: Threads that are calling callbacks.
+        self._serving: set[int] = set()
         #: Batches of the open transaction whose records have callbacks.
         self._held: list[Batch] = []
         #: Held while batches go to the native producer: keeps their order. Taken before ``_lock``.
@@ -154,7 +165,7 @@ class Producer:
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, or its end has not been answered."""
-        return self._native.in_transaction
+        return not self._closed and self._native.in_transaction
 
     def __len__(self) -> int:
         """Records that are not acknowledged yet, and reports that nobody has asked for."""
@@ -176,7 +187,7 @@ class Producer:
         key: bytes | str | None = None,
         partition: int = -1,
         on_delivery: OnDelivery | None = None,
-        timestamp: int = 0,
+        timestamp: int | None = None,
         headers: Mapping[str, bytes | str | None] | Iterable[tuple[str, bytes | str | None]] | None = None,
     ) -> None:
         """Takes a record into the buffer.
@@ -188,11 +199,12 @@ class Producer:
             partition: -1: by key.
             on_delivery: Called with ``(error, message)``: error None when the record is durable, in a transaction when
                 it is committed.
-            timestamp: Milliseconds since 1970; 0: now.
+            timestamp: Milliseconds since 1970, in the years 1 to 9999; None: now.
             headers: A dict, or pairs of a name and a value.
 
         Raises:
             UnknownTopicOrPartitionError, RecordTooLargeError, TypeMismatchError: The record cannot be written.
+            ConfigurationError: A timestamp outside of those years.
             BufferFullError: There was no room for ``max_block_s``; the record was not taken.
             InvalidTransactionStateError: A transactional producer outside of a transaction.
             LogError: What became of earlier records that nobody was told about.
@@ -203,6 +215,8 @@ class Producer:
             key = _as_bytes("key", key)
         if headers is not None:
             headers = _checked_headers(headers)
+        if timestamp is not None:
+            timestamp = _checked_timestamp(timestamp)
         size = _OVERHEAD_BYTES + (0 if value is None else len(value)) + (0 if key is None else len(key))
         known = self._topics.get(topic)
         if known is None or partition >= known.partitions or partition < -1 or size > known.max_record_bytes:
@@ -213,7 +227,7 @@ class Producer:
             pending = self._pending.get(topic)
             if pending is None:
                 pending = self._first_of(topic)
-            if partition != -1 or on_delivery is not None or timestamp or headers is not None:
+            if partition != -1 or on_delivery is not None or timestamp is not None or headers is not None:
                 pending.extras[len(pending.values)] = (partition, timestamp, headers, on_delivery)
             pending.values.append(value)
             pending.keys.append(key)
@@ -241,8 +255,8 @@ class Producer:
                 PyCapsule interface), or a numpy array of uint8 with one row a record. None: all null.
             keys: The same. Without ``partition`` the key chooses it; all records without a key go to one partition.
             partition: -1: by key. An int for all, or one a record.
-            timestamps: Milliseconds since 1970: an int for all, or one a record (integers, an Arrow column, numpy);
-                None: now.
+            timestamps: Milliseconds since 1970, in the years 1 to 9999: an int for all, or one a record (integers,
+                numpy, an Arrow column of integers, or of timestamps, which are cut to milliseconds); None: now.
             headers: One a record: a dict, a list of pairs, or None.
 
         Returns:
@@ -250,6 +264,7 @@ class Producer:
 
         Raises:
             UnknownTopicOrPartitionError, RecordTooLargeError, LengthMismatchError, TypeMismatchError: None was written.
+            ConfigurationError: A timestamp outside of those years; none was written.
             InvalidTransactionStateError, ProducerFencedError: None was written.
             LogTimeoutError, StoreIOError: Nobody knows yet; ``flush`` finds out. Do not produce them again.
             BufferFullError: An earlier batch still has no answer; none of these was taken. ``flush``, then produce
@@ -265,6 +280,7 @@ class Producer:
                     topic,
                     values,
                     now_ms=self._now_ms(),
+                    wall_ms=self._log_time.wall_ms(),
                     keys=keys,
                     timestamps=timestamps,
                     headers=headers,
@@ -512,6 +528,7 @@ class Producer:
         if self._closed:
             return
         if self._pid != os.getpid():
+            # What is in the buffer, and the log, belong to another process.
             self._closed = self._halted = True
             return
         try:
@@ -528,6 +545,7 @@ class Producer:
                 self._full.set()
             if self._flusher is not None and self._flusher is not threading.current_thread():
                 self._flusher.join()
+            self._native.close()
 
     def __enter__(self) -> Producer:
         return self
@@ -546,12 +564,13 @@ class Producer:
     # ---- the way to the log ------------------------------------------------------------------------
 
     def _now_ms(self) -> int:
-        return now_ms(self._clock)
+        return self._log_time.now_ms()
 
     def _check_usable(self) -> None:
         if self._pid != os.getpid():
             raise StoreForkedError(
-                f"the producer was made by process {self._pid}; open the log and make a producer in this one"
+                f"the producer was made by process {self._pid} and is used in process {os.getpid()}, forked from it: "
+                "fork before the log is opened, or start the process by spawning it"
             )
         if self._closed:
             raise BackendClosedError("the producer was closed; make a new one")
@@ -588,7 +607,7 @@ class Producer:
                     "max_buffered_records, or produce without on_delivery"
                 )
             self._full.set()
-            if self._reports:
+            if self._reports and threading.get_ident() not in self._serving:
                 self._lock.release()
                 try:
                     self._serve()
@@ -618,7 +637,7 @@ class Producer:
                 name="onceflow-producer",
                 daemon=True,
             )
-            weakref.finalize(self, self._wake.set)
+            when_forgotten(self, self._wake.set)
             self._flusher.start()
         pending = self._pending[topic] = Pending(topic)
         self._wake.set()
@@ -646,7 +665,7 @@ class Producer:
 
     def _batch(self, pending: Pending) -> Batch:
         self._turn += 1
-        return Batch(pending, self._topics[pending.topic].partitions, self._turn, self._now_ms())
+        return Batch(pending, self._topics[pending.topic].partitions, self._turn, self._log_time.wall_ms())
 
     def _send(self, pending: Pending) -> None:
         batch = self._batch(pending)
@@ -681,6 +700,7 @@ class Producer:
                 batch.topic,
                 batch.values,
                 now_ms=self._now_ms(),
+                wall_ms=self._log_time.wall_ms(),
                 keys=batch.keys,
                 timestamps=batch.timestamps,
                 headers=batch.headers,
@@ -777,16 +797,24 @@ class Producer:
 
     def _serve(self) -> int:
         """Calls the callbacks that are due; one that raises stops it, and the rest stay due."""
+        thread = threading.get_ident()
+        if thread in self._serving:
+            # A callback polls: the call that it is in goes on with the others.
+            return 0
         served = 0
-        while True:
-            with self._lock:
-                if not self._reports:
-                    return served
-                report = self._reports.popleft()
-                self._records -= 1
-                self._room.notify_all()
-            served += 1
-            report.on_delivery(report.error, report.message)
+        self._serving.add(thread)
+        try:
+            while True:
+                with self._lock:
+                    if not self._reports:
+                        return served
+                    report = self._reports.popleft()
+                    self._records -= 1
+                    self._room.notify_all()
+                served += 1
+                report.on_delivery(report.error, report.message)
+        finally:
+            self._serving.discard(thread)
 
     def _raise_failure(self) -> None:
         with self._lock:
@@ -811,6 +839,16 @@ def _as_bytes(what: str, given: object) -> bytes | None:
     if isinstance(given, (bytearray, memoryview)):
         return bytes(given)
     raise TypeMismatchError(f"the {what} is a {type(given).__name__}, not bytes, str or None; encode it first")
+
+
+def _checked_timestamp(timestamp: object) -> int:
+    if isinstance(timestamp, bool) or not isinstance(timestamp, (int, np.integer)):
+        raise TypeMismatchError(f"the timestamp is a {type(timestamp).__name__}, not milliseconds since 1970 as an int")
+    if not FIRST_MICROS <= int(timestamp) * 1000 <= LAST_MICROS:
+        raise ConfigurationError(
+            f"the timestamp {timestamp} lies outside of the years 1 to 9999: it is milliseconds since 1970"
+        )
+    return int(timestamp)
 
 
 def _checked_headers(headers: object) -> Headers | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
 from typing import TYPE_CHECKING
 
 from onceflow.exceptions import LogTimeoutError, OnceflowError
+from onceflow.log.forgetting import when_forgotten
 
 if TYPE_CHECKING:
     from onceflow import _native
-    from onceflow.clock import Clock
+    from onceflow.log.log_time import LogTime
 
 __all__ = ["Upkeep"]
 
@@ -26,27 +26,27 @@ class Upkeep:
     be written tells its producers.
     """
 
-    def __init__(self, log: _native.Log, clock: Clock, interval_s: float) -> None:
+    def __init__(self, log: _native.Log, time: LogTime, interval_s: float) -> None:
         self._stop = threading.Event()
         self._pid = os.getpid()
         self._thread = threading.Thread(
-            target=_run, args=(log, clock, interval_s, self._stop), name="onceflow-log-upkeep", daemon=True
+            target=_run, args=(log, time, interval_s, self._stop), name="onceflow-log-upkeep", daemon=True
         )
         self._thread.start()
-        weakref.finalize(self, self._stop.set)
+        when_forgotten(self, self._stop.set)
 
     def stop(self) -> None:
         """Ends the thread; a slice that is running is finished."""
-        self._stop.set()
         if self._pid == os.getpid():
+            self._stop.set()
             self._thread.join()
 
 
-def _run(log: _native.Log, clock: Clock, interval_s: float, stop: threading.Event) -> None:
+def _run(log: _native.Log, time: LogTime, interval_s: float, stop: threading.Event) -> None:
     more = False
     while not stop.wait(0 if more else interval_s):
         try:
-            more = log.maintain(now_ms=int(clock.now() * 1000)).more
+            more = log.maintain(now_ms=time.now_ms()).more
         except LogTimeoutError:
             more = False
         except OnceflowError as error:

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use onceflow_core::log::{
     self, Assigned, Budget, CleanupPolicy, Committed, FetchLimits, GroupInfo, Join, Limits, Log,
-    LogOptions, Outcome, PartitionInfo, Strategy, TopicInfo, TopicSettings, TransactionId, Write,
+    LogOptions, Outcome, PartitionInfo, Reading, Strategy, TopicInfo, TopicSettings, TransactionId,
+    Write,
 };
 use onceflow_core::random::random_id;
 use onceflow_core::{Error, ErrorKind};
@@ -145,6 +147,23 @@ fn seconds(what: &str, seconds: f64) -> PyResult<Duration> {
         .map_err(|_| invalid_argument(format!("{what} is {seconds}: give 0 or more seconds")))
 }
 
+/// Tells this boot of the machine from all others.
+static BOOT: LazyLock<String> = LazyLock::new(|| {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.unwrap_or_default().trim().to_owned()
+});
+
+/// A time in milliseconds.
+fn millis(what: &str, seconds: f64) -> PyResult<i64> {
+    // As far as f64 counts milliseconds.
+    const MOST: f64 = (1_u64 << 53) as f64;
+    let millis = (seconds * 1000.0).floor();
+    if millis.abs() <= MOST {
+        return Ok(millis as i64);
+    }
+    Err(invalid_argument(format!("{what} is {seconds}, which is no time in seconds")))
+}
+
 /// A part of a request of the producers' protocol.
 #[derive(FromPyObject)]
 struct PartArgument<'py>(String, u32, i32, Bound<'py, PyAny>);
@@ -237,8 +256,22 @@ impl PyLog {
     }
 
     #[getter]
+    fn id(&self) -> PyResult<String> {
+        Ok(self.get()?.id().to_owned())
+    }
+
+    #[getter]
     fn closed(&self) -> bool {
         self.log.lock().is_none()
+    }
+
+    fn time_ms(&self, py: Python<'_>, monotonic_s: f64, wall_s: f64) -> PyResult<i64> {
+        let reading = Reading {
+            boot: &BOOT,
+            monotonic_ms: millis("monotonic_s", monotonic_s)?,
+            wall_ms: millis("wall_s", wall_s)?,
+        };
+        self.with(py, |log| log.time(&reading))
     }
 
     // ---- topics --------------------------------------------------------------------------

@@ -1,8 +1,12 @@
 //! `LogProducer`: idempotent and transactional.
 
+use std::sync::Arc;
+
 use onceflow_core::log::{
-    CommitOffsets, Membership, OffsetCommit, Partitioning, Placed, Producer, ProducerOptions,
+    CommitOffsets, Membership, Now, OffsetCommit, Partitioning, Placed, Producer, ProducerOptions,
 };
+use onceflow_core::{Error, ErrorKind};
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
@@ -14,7 +18,28 @@ use crate::log_records::Input;
 /// See `onceflow._native.LogProducer`.
 #[pyclass(name = "LogProducer", module = "onceflow._native", frozen)]
 pub(crate) struct PyLogProducer {
-    producer: Producer,
+    options: ProducerOptions,
+    /// `None` after `close`.
+    producer: Mutex<Option<Arc<Producer>>>,
+}
+
+impl PyLogProducer {
+    fn get(&self) -> PyResult<Arc<Producer>> {
+        self.producer.lock().clone().ok_or_else(|| {
+            let text = "the producer was closed; make a new one";
+            to_py(Error::new(ErrorKind::Closed, text))
+        })
+    }
+
+    /// Runs something on the producer without the GIL.
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        run: impl FnOnce(&Producer) -> onceflow_core::Result<T> + Send,
+    ) -> PyResult<T> {
+        let producer = self.get()?;
+        py.detach(|| run(&producer)).map_err(to_py)
+    }
 }
 
 /// Topic number, partition, offset of the first record, records.
@@ -74,33 +99,33 @@ impl PyLogProducer {
         let log = log.get()?;
         let options =
             ProducerOptions { transactional_id, transaction_timeout_ms, max_buffered_bytes };
-        let producer = py.detach(|| Producer::new(&log, options, now_ms)).map_err(to_py)?;
-        Ok(Self { producer })
+        let producer = py.detach(|| Producer::new(&log, options.clone(), now_ms)).map_err(to_py)?;
+        Ok(Self { options, producer: Mutex::new(Some(Arc::new(producer))) })
     }
 
     #[getter]
     fn transactional_id(&self) -> Option<&str> {
-        self.producer.options().transactional_id.as_deref()
+        self.options.transactional_id.as_deref()
     }
 
     #[getter]
-    fn identity(&self, py: Python<'_>) -> Option<(i64, i32)> {
-        py.detach(|| self.producer.identity())
+    fn identity(&self, py: Python<'_>) -> PyResult<Option<(i64, i32)>> {
+        self.with(py, |producer| Ok(producer.identity()))
     }
 
     #[getter]
-    fn in_transaction(&self, py: Python<'_>) -> bool {
-        py.detach(|| self.producer.in_transaction())
+    fn in_transaction(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with(py, |producer| Ok(producer.in_transaction()))
     }
 
     #[pyo3(signature = (*, now_ms))]
     fn init_transactions(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
-        py.detach(|| self.producer.init_transactions(now_ms)).map_err(to_py)
+        self.with(py, |producer| producer.init_transactions(now_ms))
     }
 
     #[pyo3(signature = (*, now_ms))]
     fn begin_transaction(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
-        py.detach(|| self.producer.begin_transaction(now_ms)).map_err(to_py)
+        self.with(py, |producer| producer.begin_transaction(now_ms))
     }
 
     #[pyo3(signature = (
@@ -108,6 +133,7 @@ impl PyLogProducer {
         values = None,
         *,
         now_ms,
+        wall_ms = None,
         keys = None,
         timestamps = None,
         headers = None,
@@ -120,12 +146,14 @@ impl PyLogProducer {
         topic: &str,
         values: Option<&Bound<'_, PyAny>>,
         now_ms: i64,
+        wall_ms: Option<i64>,
         keys: Option<&Bound<'_, PyAny>>,
         timestamps: Option<&Bound<'_, PyAny>>,
         headers: Option<&Bound<'_, PyAny>>,
         partition: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Vec<Place>> {
-        let input = Input::read(values, keys, timestamps, headers, now_ms)?;
+        let now = Now { log_ms: now_ms, wall_ms: wall_ms.unwrap_or(now_ms) };
+        let input = Input::read(values, keys, timestamps, headers, now.wall_ms)?;
         let records = input.records()?;
         let narrow = |number: u64| {
             u32::try_from(number).map_err(|_| invalid_argument(format!("no partition {number}")))
@@ -147,13 +175,13 @@ impl PyLogProducer {
             (None, Some(each)) => Partitioning::Each(each),
             (None, None) => Partitioning::ByKey,
         };
-        let placed = py.detach(|| self.producer.produce(topic, partitioning, &records, now_ms));
-        placed.map(places).map_err(to_py)
+        let produce = |producer: &Producer| producer.produce(topic, partitioning, &records, now);
+        self.with(py, produce).map(places)
     }
 
     #[pyo3(signature = (*, now_ms))]
     fn flush(&self, py: Python<'_>, now_ms: i64) -> PyResult<Vec<Place>> {
-        py.detach(|| self.producer.flush(now_ms)).map(places).map_err(to_py)
+        self.with(py, |producer| producer.flush(now_ms)).map(places)
     }
 
     #[pyo3(signature = (group, offsets, *, now_ms, member = None, generation = None))]
@@ -167,17 +195,22 @@ impl PyLogProducer {
         generation: Option<u64>,
     ) -> PyResult<()> {
         let offsets = commit_offsets(group, offsets, member, generation, now_ms)?;
-        py.detach(|| self.producer.send_offsets(offsets)).map_err(to_py)
+        self.with(py, |producer| producer.send_offsets(offsets))
     }
 
     #[pyo3(signature = (*, now_ms))]
     fn commit_transaction(&self, py: Python<'_>, now_ms: i64) -> PyResult<Vec<Place>> {
-        let placed = py.detach(|| self.producer.commit_transaction(now_ms));
-        placed.map(places).map_err(to_py)
+        self.with(py, |producer| producer.commit_transaction(now_ms)).map(places)
     }
 
     #[pyo3(signature = (*, now_ms))]
     fn abort_transaction(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
-        py.detach(|| self.producer.abort_transaction(now_ms)).map_err(to_py)
+        self.with(py, |producer| producer.abort_transaction(now_ms))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        // It has a handle of the log, which the last one closes.
+        let producer = self.producer.lock().take();
+        py.detach(|| drop(producer));
     }
 }

@@ -156,20 +156,16 @@ impl<'py> Times<'py> {
     fn read(timestamps: Option<&Bound<'py, PyAny>>, now_ms: i64) -> PyResult<Self> {
         let Some(timestamps) = timestamps else { return Ok(Self::Same(now_ms)) };
         if timestamps.is_instance_of::<PyInt>() {
-            return Ok(Self::Same(timestamps.extract()?));
+            let same = timestamps.extract::<i64>();
+            let text = "a timestamp is milliseconds since 1970, in the years 1 to 9999";
+            return same.map(Self::Same).map_err(|_| invalid_argument(text));
         }
         if let Some(array) = contiguous::<i64>(timestamps)? {
             return Ok(Self::Array(array));
         }
         if let Some(array) = arrow::read(timestamps)? {
             let array = match array.data_type() {
-                DataType::Timestamp(..) => {
-                    let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
-                    let options = CastOptions::default();
-                    cast_with_options(&array, &millis, &options)
-                        .and_then(|array| cast_with_options(&array, &DataType::Int64, &options))
-                        .map_err(|error| type_mismatch(format!("timestamps: {error}")))?
-                }
+                DataType::Timestamp(unit, _) => timestamps_in_millis(&array, *unit)?,
                 _ => array,
             };
             let array = arrow::cast("timestamps", &array, &DataType::Int64)?;
@@ -177,6 +173,28 @@ impl<'py> Times<'py> {
         }
         Ok(Self::Owned(integers(timestamps)?))
     }
+}
+
+/// An Arrow column of timestamps in milliseconds, cut downwards.
+fn timestamps_in_millis(array: &ArrayRef, unit: TimeUnit) -> PyResult<ArrayRef> {
+    let times = cast_with_options(array, &DataType::Int64, &CastOptions::default())
+        .map_err(|error| type_mismatch(format!("timestamps: {error}")))?;
+    let outside = |time: i64| {
+        invalid_argument(format!(
+            "the timestamp {time} (unit {unit:?}) lies outside of the years 1 to 9999"
+        ))
+    };
+    let convert = |time: Option<i64>| {
+        let time = time.ok_or_else(|| invalid_argument("a timestamp is null"))?;
+        match unit {
+            TimeUnit::Second => time.checked_mul(1000).ok_or_else(|| outside(time)),
+            TimeUnit::Millisecond => Ok(time),
+            TimeUnit::Microsecond => Ok(time.div_euclid(1000)),
+            TimeUnit::Nanosecond => Ok(time.div_euclid(1_000_000)),
+        }
+    };
+    let millis = times.as_primitive::<Int64Type>().iter().map(convert);
+    Ok(Arc::new(Int64Array::from(millis.collect::<PyResult<Vec<i64>>>()?)))
 }
 
 /// Records of one call.

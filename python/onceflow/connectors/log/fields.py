@@ -14,7 +14,7 @@ from onceflow.connectors.event_time import micros
 from onceflow.connectors.log.staged import Headers, Part, Rows, Strings, arrow_column
 from onceflow.connectors.values import json_line, plain_columns
 from onceflow.exceptions import ConfigurationError, SinkError
-from onceflow.types import Batch
+from onceflow.types import FIRST_MICROS, LAST_MICROS, Batch
 
 __all__ = ["Field", "Fields"]
 
@@ -121,19 +121,42 @@ def _text(what: str, item: Any) -> bytes | None:
 def _millis(item: Any) -> int:
     if isinstance(item, datetime):
         return micros(item) // 1000
-    if not isinstance(item, int):
-        raise TypeError(f"{item!r} is neither a datetime nor milliseconds since 1970")
-    return item
+    millis = _whole(item, "is neither a datetime nor milliseconds since 1970")
+    if not FIRST_MICROS <= millis * 1000 <= LAST_MICROS:
+        raise ValueError(f"{item!r} ms is not in the years 1 to 9999")
+    return millis
 
 
 def _headers(item: Any) -> Headers | None:
     if item is None:
         return None
     pairs = item.items() if isinstance(item, Mapping) else item
-    return [(str(name), value if value is None else bytes(value)) for name, value in pairs]
+    return [(_name(name), _value(value)) for name, value in pairs]
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name {name!r} is not a str")
+    return name
+
+
+def _value(value: Any) -> bytes | None:
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(f"the value {value!r} is neither bytes nor None")
 
 
 def _partition(item: Any) -> int:
-    if not isinstance(item, int) or item < 0:
-        raise TypeError(f"{item!r} is no number of a partition")
-    return item
+    number = _whole(item, "is not the number of a partition")
+    if number < 0:
+        raise ValueError(f"{item!r} is not the number of a partition")
+    return number
+
+
+def _whole(item: Any, otherwise: str) -> int:
+    """A whole number of any kind, but not a bool."""
+    if isinstance(item, (bool, np.bool_)) or not isinstance(item, (int, np.integer)):
+        raise TypeError(f"{item!r} {otherwise}")
+    return int(item)

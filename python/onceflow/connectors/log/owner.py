@@ -10,23 +10,45 @@ import msgspec
 
 from onceflow._native import Log
 
-__all__ = ["Marker", "group_of", "marker_of", "markers_of"]
+__all__ = ["Marker", "Written", "group_of", "marker_of", "markers_of"]
 
 
 class Marker(msgspec.Struct, frozen=True):
     """Attributes:
     job_epoch: Of the newest run of the job that has recovered here.
     run: Tells that run from any other, also of a copy of the job's state.
-    checkpoint: The newest one whose output is in the topic; 0 if there is none.
+    checkpoint: The newest one of the lineage whose output is in the topic; 0 if there is none.
+    lineage: Of that run; None where an older version did not say.
+    state: Identity of the run's state directory; empty where it is not known.
     """
 
     job_epoch: int
     run: str
     checkpoint: int
+    lineage: int | None = None
+    state: str = ""
 
     def note(self) -> str:
         """As it is kept."""
         return msgspec.json.encode(self).decode()
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What a checkpoint keeps of a sink, so that a log which has gone back is noticed.
+
+    Attributes:
+        log: Identity of the log.
+        topic: Its name.
+        number: Of the topic: one that is made anew has a higher one.
+        lineage: Of the run.
+        newest: The newest checkpoint that has output in the topic, once this one is committed; 0 if none.
+    """
+
+    log: str
+    topic: str
+    number: int
+    lineage: int
+    newest: int
 
 
 def group_of(job: str, sink: str) -> str:

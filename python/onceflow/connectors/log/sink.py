@@ -26,23 +26,33 @@ whether the transaction was committed.
 
 Fencing
 -------
-``recover`` first takes the transactional id, which makes the log refuse every older producer of this sink; then it
-reads the marker, which nobody older can change any more, and stops if a newer job epoch has written it; then it writes
-the marker anew in every topic of this sink. A run that was paused and wakes up finds its producer refused or the marker
-another's, whichever it meets first: ``FencedError``. Should it take the transactional id while waking up, it learns
-from the marker that it must stop, and the run that it disturbed takes the id back.
+``open`` reads the markers and changes nothing: a run with another state directory, of an older lineage or job epoch, or
+with a state that does not know the marker's checkpoint as decided, is refused there. ``recover`` takes the
+transactional id, which makes the log refuse every older producer of this sink; then it reads the markers again, which
+nobody older can change any more; then it writes the marker anew in every topic of this sink. A run that was paused and
+wakes up finds its producer refused or the marker another's, whichever it meets first: ``FencedError``. Should it take
+the transactional id while waking up, it learns from the marker that it must stop, and the run that it disturbed takes
+the id back. The marker's lineage and job epoch never fall.
+
+Older copies
+------------
+A state that was put back from a copy does not know the marker's checkpoint: refused, at each attempt, until a new
+timeline is begun on purpose. A log that was put back lacks what the state says was written: staged output names the
+checkpoint whose output was in the topic before it, and the checkpoint itself keeps the newest one that has output, so
+that the gap is refused too.
 
 What is not promised: the marker's group must not be deleted while the job lives, or the newest decided checkpoint is
-written again; a topic that is deleted takes its marker along, which is how to start over.
+written again; a topic, or a log, that is deleted and made anew takes its marker along, which is how to start over.
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -50,12 +60,13 @@ from onceflow._native import Log, LogProducer
 from onceflow.clock import Clock, SystemClock
 from onceflow.connectors.log.directory import LogDirectory, directory_of
 from onceflow.connectors.log.fields import Field, Fields
-from onceflow.connectors.log.owner import Marker, group_of, marker_of, markers_of
+from onceflow.connectors.log.owner import Marker, Written, group_of, marker_of, markers_of
 from onceflow.connectors.log.staged import Part, Staged
 from onceflow.crash import crash_point
 from onceflow.exceptions import (
     FencedError,
     LogError,
+    MissingOutputWarning,
     ProducerFencedError,
     SinkError,
     StateError,
@@ -63,6 +74,7 @@ from onceflow.exceptions import (
     TopicExistsError,
     UnknownTopicOrPartitionError,
 )
+from onceflow.log.log_time import LogTime
 from onceflow.sinks import Committable, SinkContext, TransactionalSink, TransactionalSinkWriter
 from onceflow.types import Batch, Plain
 
@@ -85,7 +97,8 @@ class LogSink(TransactionalSink):
         topic: Its name.
         key: Name of the field that is the key, or a function of the record. None: records have no key.
         value: The same for the value. None: the record itself.
-        timestamp: The same for the timestamp: a datetime, or milliseconds since 1970. None: when it was staged.
+        timestamp: The same for the timestamp: a datetime (cut to milliseconds), or milliseconds since 1970. None: when
+            it was staged.
         headers: The same for the headers: a dict, or pairs, of names and bytes. None: records have none.
         partition: The same for the partition; or its number, for all. None: the key chooses it; records without a key
             go to one partition a batch, in turn.
@@ -117,17 +130,7 @@ class LogSink(TransactionalSink):
 
     def open(self, context: SinkContext) -> TransactionalSinkWriter:
         """See ``Sink``."""
-        with _sink_errors(self._directory):
-            log = Log.open(self._directory, create=self._partitions is not None)
-            try:
-                if self._partitions is not None:
-                    with contextlib.suppress(TopicExistsError):
-                        log.create_topic(self._topic, partitions=self._partitions)
-                number = log.topic(self._topic).number
-            except BaseException:
-                log.close()
-                raise
-        return _LogSinkWriter(log, self._topic, number, self._fields, context, self._clock)
+        return _LogSinkWriter(self._directory, self._topic, self._partitions, self._fields, context, self._clock)
 
     def describe(self) -> dict[str, Any]:
         """See ``Sink``."""
@@ -135,10 +138,19 @@ class LogSink(TransactionalSink):
 
 
 class _LogSinkWriter(TransactionalSinkWriter):
-    def __init__(self, log: Log, topic: str, number: int, fields: Fields, context: SinkContext, clock: Clock) -> None:
-        self._log = log
+    """Until ``recover`` nothing is written; what is missing is made when this run may write."""
+
+    def __init__(
+        self,
+        directory: Path,
+        topic: str,
+        partitions: int | None,
+        fields: Fields,
+        context: SinkContext,
+        clock: Clock,
+    ) -> None:
+        self._directory = directory
         self._topic = topic
-        self._number = number
         self._fields = fields
         self._context = context
         self._clock = clock
@@ -146,45 +158,187 @@ class _LogSinkWriter(TransactionalSinkWriter):
         self._run = secrets.token_hex(8)
         self._parts: list[Part] = []
         self._producer: LogProducer | None = None
+        #: The checkpoint that was sealed last, if it has output, and the newest that this run knows to be in the topic.
+        self._sealed = 0
+        self._visible = 0
         #: Prepared, and then aborted.
         self._aborted: set[int] = set()
+        with _sink_errors(directory):
+            self._log = Log.open(directory, create=partitions is not None)
+            try:
+                self._check(self._markers())
+                if partitions is not None:
+                    with contextlib.suppress(TopicExistsError):
+                        self._log.create_topic(topic, partitions=partitions)
+                self._log.topic(topic)
+            except BaseException:
+                self.close()
+                raise
 
     # -- the start -----------------------------------------------------------------------------
 
+    def applied(self, checkpoint_id: int) -> bool | None:
+        lineage = self._context.lineage
+        with _sink_errors(self._directory):
+            markers = self._markers().values()
+        known = [marker.checkpoint for marker in markers if marker.lineage in (None, lineage)]
+        return None if not known else max(known) >= checkpoint_id
+
     def recover(self, decided: Sequence[Committable]) -> None:
-        with _sink_errors(self._log.path):
-            self._refuse_if_older(self._markers())
-            crash_point("log.pre_fence")
-            self._take_id()
-            crash_point("log.post_fence")
-            markers = self._markers()
-            self._refuse_if_older(markers)
-            outputs = [(committable.checkpoint_id, _staged(committable)) for committable in decided]
-            outputs = [(checkpoint_id, staged) for checkpoint_id, staged in outputs if self._is_there(staged)]
-            checkpoints = dict.fromkeys([self._topic, *(staged.topic for _, staged in outputs)], 0)
-            self._write_markers(checkpoints | {topic: marker.checkpoint for topic, marker in markers.items()})
-            for checkpoint_id, staged in outputs:
-                self._append(staged, checkpoint_id)
-            newest = marker_of(self._log, self._group, self._topic)
-        if self._context.restored_checkpoint is None and newest is not None and newest.checkpoint:
-            raise SinkError(
-                f"topic {self._topic!r} of {self._log.path} holds output of an earlier run, up to checkpoint "
-                f"{newest.checkpoint}, and this job starts from nothing, so it would be written again: delete the "
-                f"topic, choose another one, or delete the group {self._group!r} if it shall be written again"
-            )
+        with _sink_errors(self._directory):
+            staged = [(committable.checkpoint_id, _staged(committable)) for committable in decided]
+            outputs = [(checkpoint_id, output) for checkpoint_id, output in staged if self._is_there(output)]
+            for _ in range(_ATTEMPTS):
+                markers = self._markers()
+                self._check(markers)
+                self._check_outputs(markers, outputs)
+                crash_point("log.pre_fence")
+                self._take_id()
+                crash_point("log.post_fence")
+                # Again: nobody older can change them any more.
+                markers = self._markers()
+                self._check(markers)
+                try:
+                    self._write_markers(markers, outputs)
+                except ProducerFencedError:
+                    # By a newer run, which its marker tells; or by an older one, which will read ours and stop.
+                    continue
+                break
+            else:
+                raise self._disturbed()
+            for checkpoint_id, output in outputs:
+                self._append(output, checkpoint_id)
+            self._visible = self._check_owner(self._topic).checkpoint
 
     def _markers(self) -> dict[str, Marker]:
         return markers_of(self._log, self._group)
 
-    def _refuse_if_older(self, markers: dict[str, Marker]) -> None:
-        newest = max((marker.job_epoch for marker in markers.values()), default=0)
-        if newest > self._context.job_epoch:
-            anew = f". If the job's state was deleted, delete the group {self._group!r} and the topic, or choose others"
-            raise FencedError(
-                f"epoch {newest} of job {self._context.job!r} writes to {self._topic!r} in {self._log.path}; this "
-                f"process has epoch {self._context.job_epoch} and must stop"
-                f"{anew if self._context.restored_checkpoint is None else ''}"
+    def _check(self, markers: dict[str, Marker]) -> None:
+        """Whether this run may write. Changes nothing.
+
+        Raises:
+            FencedError: A newer run writes.
+            SinkError: The topic is another state's, or newer than this one.
+        """
+        for topic, marker in markers.items():
+            self._check_state(topic, marker)
+            self._check_fence(topic, marker)
+        newest = markers.get(self._topic)
+        if self._context.restored_checkpoint is None and newest is not None and newest.checkpoint:
+            raise SinkError(
+                f"topic {self._topic!r} of {self._directory} holds output of an earlier run, up to checkpoint "
+                f"{newest.checkpoint}, and this job starts from nothing, so it would be written again: delete the "
+                f"topic, choose another one, or delete the group {self._group!r} if it shall be written again"
             )
+        for topic, marker in markers.items():
+            self._check_checkpoint(topic, marker)
+
+    def _check_state(self, topic: str, marker: Marker) -> None:
+        mine = self._context.state_id
+        if marker.state and mine and marker.state != mine:
+            raise SinkError(
+                f"topic {topic!r} of {self._directory} holds the output of job {self._context.job!r} with another "
+                f"state directory (identity {marker.state}, and this one is {mine}): run the job with that one, or "
+                f"write to a topic of its own. If the job's state was deleted, delete the topic and the group "
+                f"{self._group!r} too, or only the group if the output shall be written again"
+            )
+
+    def _check_fence(self, topic: str, marker: Marker) -> None:
+        mine = self._context
+        lineage = mine.lineage if marker.lineage is None else marker.lineage
+        if (lineage, marker.job_epoch) > (mine.lineage, mine.job_epoch):
+            theirs = f"epoch {marker.job_epoch}" + (f" of lineage {lineage}" if lineage != mine.lineage else "")
+            raise FencedError(
+                f"{theirs} of job {mine.job!r} writes to {topic!r} in {self._directory}; this process has epoch "
+                f"{mine.job_epoch} and must stop. If none does, {self._older_state()}"
+            )
+
+    def _check_checkpoint(self, topic: str, marker: Marker) -> None:
+        mine = self._context
+        same = marker.lineage == mine.lineage or (marker.lineage is None and mine.newest_decided is not None)
+        decided = max(mine.newest_decided or 0, mine.restored_checkpoint or 0)
+        if same and marker.checkpoint > decided:
+            raise SinkError(
+                f"topic {topic!r} of {self._directory} holds the output of checkpoint {marker.checkpoint} of job "
+                f"{mine.job!r}, and the newest one of this run's state is {decided}: {self._older_state()}"
+            )
+
+    def _older_state(self) -> str:
+        """How to go on with a state that is older than the topic."""
+        number = self._context.newest_decided or self._context.restored_checkpoint
+        way = (
+            f"run it once with from_checkpoint={number} (--from-checkpoint {number}): what was written after it stays "
+            "in the topic, and is written again"
+            if number is not None
+            else f"delete the topic and the group {self._group!r}, and run it again"
+        )
+        return (
+            "the state is older than its output, as when a backup was put back or another copy of the job's state was "
+            "run, and would write it again. Run the job with its newest state; or, to go on from this one on purpose, "
+            f"{way}"
+        )
+
+    def _check_outputs(self, markers: dict[str, Marker], outputs: Sequence[tuple[int, Staged]]) -> None:
+        """Refuses a log that lacks what was in it: it would get what came after, and nobody would miss the rest."""
+        mine = self._context
+        visible = {topic: self._standing(marker) for topic, marker in markers.items()}
+        for checkpoint_id, output in outputs:
+            there = visible.get(output.topic, 0)
+            if checkpoint_id <= there:
+                continue
+            if output.after is not None and there < output.after:
+                error = self._older_log(output.topic, output.after, there)
+                if output.lineage == mine.lineage:
+                    raise error
+                # Another timeline goes on from here on purpose.
+                warnings.warn(MissingOutputWarning(str(error)), stacklevel=2)
+            visible[output.topic] = checkpoint_id
+        if mine.restored_state is None:
+            return
+        known = msgspec.convert(mine.restored_state, Written)
+        if (known.lineage, known.topic) != (mine.lineage, self._topic):
+            return
+        # A topic, or a log, that was deleted and made anew has none of it on purpose.
+        anew = known.log != self._log.id or self._number(self._topic) > known.number
+        there = visible.get(self._topic, 0)
+        if there < known.newest and not anew:
+            raise self._older_log(self._topic, known.newest, there)
+
+    def _standing(self, marker: Marker) -> int:
+        """The newest checkpoint of this timeline whose output a topic has."""
+        if marker.lineage in (None, self._context.lineage):
+            return marker.checkpoint
+        # Another timeline begins with what it resumes from, whatever was written after it.
+        return min(marker.checkpoint, self._context.restored_checkpoint or 0)
+
+    def _older_log(self, topic: str, expected: int, there: int) -> SinkError:
+        number = self._context.restored_checkpoint
+        return SinkError(
+            f"topic {topic!r} of {self._directory} had the output of checkpoint {expected} of job "
+            f"{self._context.job!r}, and has it up to {there or 'none'} now: the log is older than the job's state, as "
+            "when a backup was put back. Put the newest log back; or resume from a checkpoint that the topic has in "
+            f"full with from_checkpoint (--from-checkpoint); or, to go on without what is lost, from {number}"
+        )
+
+    def _number(self, topic: str) -> int:
+        """Of a topic; numbers rise, also where a name comes back. Of a missing one it is above all."""
+        try:
+            return self._log.topic(topic).number
+        except UnknownTopicOrPartitionError:
+            return 1 << 32
+
+    def _is_there(self, staged: Staged) -> bool:
+        """Whether the topic that output was decided for still exists."""
+        if staged.log and staged.log != self._log.id:
+            warnings.warn(
+                MissingOutputWarning(
+                    f"the output of the newest checkpoint of job {self._context.job!r} was decided for another log "
+                    f"than {self._directory}, where it may be missing: run the job once with that one to be sure"
+                ),
+                stacklevel=2,
+            )
+            return False
+        return self._number(staged.topic) <= staged.number
 
     def _take_id(self) -> None:
         """Fences all older producers of this sink."""
@@ -193,19 +347,14 @@ class _LogSinkWriter(TransactionalSinkWriter):
         )
         self._producer.init_transactions(now_ms=self._now_ms())
 
-    def _write_markers(self, checkpoints: dict[str, int]) -> None:
+    def _write_markers(self, markers: dict[str, Marker], outputs: Sequence[tuple[int, Staged]]) -> None:
         """From now on each topic says that it is this run that writes."""
+        checkpoints = dict.fromkeys([self._topic, *(output.topic for _, output in outputs)], 0)
+        checkpoints |= {topic: self._standing(marker) for topic, marker in markers.items()}
         producer = self._begun()
         for topic, checkpoint in checkpoints.items():
             self._send_marker(producer, topic, checkpoint)
         producer.commit_transaction(now_ms=self._now_ms())
-
-    def _is_there(self, staged: Staged) -> bool:
-        """Whether the topic that output was decided for still exists."""
-        try:
-            return self._log.topic(staged.topic).number == staged.number
-        except UnknownTopicOrPartitionError:
-            return False
 
     # -- a checkpoint --------------------------------------------------------------------------
 
@@ -221,18 +370,28 @@ class _LogSinkWriter(TransactionalSinkWriter):
     def seal(self, checkpoint_id: int) -> Any | None:
         parts, self._parts = self._parts, []
         self.held = self.held_bytes = 0
+        self._sealed = checkpoint_id if parts else 0
         return parts or None
 
+    def snapshot(self) -> Plain:
+        with _sink_errors(self._directory):
+            log, topic = self._log, self._topic
+            newest = self._sealed or self._visible
+            written = Written(log.id, topic, log.topic(topic).number, self._context.lineage, newest)
+        return cast("Plain", msgspec.to_builtins(written))
+
     def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
-        with _sink_errors(self._log.path):
+        with _sink_errors(self._directory):
             marker = self._check_owner(self._topic)
             if checkpoint_id <= marker.checkpoint:
                 raise SinkError(
-                    f"topic {self._topic!r} of {self._log.path} holds the output of checkpoint {marker.checkpoint} of "
+                    f"topic {self._topic!r} of {self._directory} holds the output of checkpoint {marker.checkpoint} of "
                     f"job {self._context.job!r}, and this is checkpoint {checkpoint_id}: another copy of the job's "
                     "state has written here. Give each copy a topic of its own"
                 )
-            staged = Staged(self._topic, self._number, self._run, self._now_ms(), sealed)
+            number, lineage = self._log.topic(self._topic).number, self._context.lineage
+            place = (marker.checkpoint, lineage, self._log.id)
+            staged = Staged(self._topic, number, self._run, self._wall_ms(), sealed, *place)
             producer = self._begun()
             try:
                 self._produce(producer, staged)
@@ -242,11 +401,12 @@ class _LogSinkWriter(TransactionalSinkWriter):
 
     def commit(self, committable: Committable) -> None:
         staged = _staged(committable)
-        with _sink_errors(self._log.path):
+        with _sink_errors(self._directory):
             self._check_owner(staged.topic)
             # What an earlier run has staged was committed, or discarded, by the recovery.
             if staged.run == self._run and committable.checkpoint_id not in self._aborted:
                 self._append(staged, committable.checkpoint_id)
+                self._visible = committable.checkpoint_id
 
     def abort(self, checkpoint_id: int, sealed: Any) -> None:
         # What is not decided is nowhere.
@@ -255,31 +415,38 @@ class _LogSinkWriter(TransactionalSinkWriter):
     def _append(self, staged: Staged, checkpoint_id: int) -> None:
         """Appends the output of a checkpoint, unless it is there."""
         for _ in range(_ATTEMPTS):
-            if checkpoint_id <= self._check_owner(staged.topic).checkpoint:
+            there = self._check_owner(staged.topic).checkpoint
+            if checkpoint_id <= there:
                 return
-            producer = self._begun()
+            if staged.run == self._run and staged.after is not None and there < staged.after:
+                raise self._older_log(staged.topic, staged.after, there)
             try:
+                producer = self._begun()
                 self._produce(producer, staged)
                 self._send_marker(producer, staged.topic, checkpoint_id)
                 crash_point("log.pre_append")
                 producer.commit_transaction(now_ms=self._now_ms())
             except ProducerFencedError:
-                # By a newer run, which the marker tells; or by an older one, which will read the marker and stop.
+                # By a newer run, which its marker tells; or by an older one, which will read ours and stop.
                 self._take_id()
                 continue
             crash_point("log.post_append")
             return
-        raise SinkError(
+        raise self._disturbed()
+
+    def _disturbed(self) -> SinkError:
+        return SinkError(
             f"other processes keep taking the transactional id {self._group!r} from this one; stop those that are not "
             f"job {self._context.job!r}"
         )
 
     def _produce(self, producer: LogProducer, staged: Staged) -> None:
         for part in staged.parts:
-            part.produce(producer, staged.topic, staged.staged_ms)
+            part.produce(producer, staged.topic, now_ms=self._now_ms(), wall_ms=staged.staged_ms)
 
     def _send_marker(self, producer: LogProducer, topic: str, checkpoint_id: int) -> None:
-        note = Marker(self._context.job_epoch, self._run, checkpoint_id).note()
+        mine = self._context
+        note = Marker(mine.job_epoch, self._run, checkpoint_id, mine.lineage, mine.state_id).note()
         producer.send_offsets(self._group, [(topic, 0, checkpoint_id, note)], now_ms=self._now_ms())
 
     def _check_owner(self, topic: str) -> Marker:
@@ -287,13 +454,13 @@ class _LogSinkWriter(TransactionalSinkWriter):
         marker = marker_of(self._log, self._group, topic)
         if marker is None:
             raise SinkError(
-                f"topic {topic!r} of {self._log.path} does not know this job any more: it was made anew, or the group "
+                f"topic {topic!r} of {self._directory} does not know this job any more: it was made anew, or the group "
                 f"{self._group!r} was deleted. Run the job again"
             )
         if marker.run != self._run:
             raise FencedError(
                 f"another run of job {self._context.job!r}, with epoch {marker.job_epoch}, writes to {topic!r} in "
-                f"{self._log.path}; this process has epoch {self._context.job_epoch} and must stop"
+                f"{self._directory}; this process has epoch {self._context.job_epoch} and must stop"
             )
         return marker
 
@@ -304,11 +471,15 @@ class _LogSinkWriter(TransactionalSinkWriter):
         return self._producer
 
     def _now_ms(self) -> int:
-        return int(self._clock.now() * 1000)
+        return LogTime(self._log, self._clock).now_ms()
+
+    def _wall_ms(self) -> int:
+        return LogTime(self._log, self._clock).wall_ms()
 
     def close(self) -> None:
         self._parts = []
-        self._producer = None
+        if self._producer is not None:
+            self._producer.close()
         self._log.close()
 
 

@@ -103,7 +103,7 @@ class Part(msgspec.Struct, array_like=True):
         partitions = self.partitions if isinstance(self.partitions, list) else None
         return [self.values.rows, keys, self.timestamps, self.headers, partitions]
 
-    def produce(self, producer: LogProducer, topic: str, now_ms: int) -> None:
+    def produce(self, producer: LogProducer, topic: str, *, now_ms: int, wall_ms: int) -> None:
         """Hands the records to a producer that has a transaction open."""
         producer.produce(
             topic,
@@ -113,6 +113,7 @@ class Part(msgspec.Struct, array_like=True):
             headers=self.headers,
             partition=self.partitions,
             now_ms=now_ms,
+            wall_ms=wall_ms,
         )
 
 
@@ -123,8 +124,11 @@ class Staged(msgspec.Struct, array_like=True):
         topic: Where it goes.
         number: Of the topic: one that was deleted and made again has another.
         run: Of the job that staged it.
-        staged_ms: When.
+        staged_ms: When, by the wall clock.
         parts: The records, in order.
+        after: The checkpoint whose output was the newest in the topic then; None where an older version did not say.
+        lineage: Of that run; None where an older version did not say.
+        log: Identity of the log; empty where an older version did not say.
     """
 
     topic: str
@@ -132,3 +136,6 @@ class Staged(msgspec.Struct, array_like=True):
     run: str
     staged_ms: int
     parts: Sequence[Part]
+    after: int | None = None
+    lineage: int | None = None
+    log: str = ""

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  0  u8 = 1 | columns u8 | 0 u16 | records u32 | smallest timestamp i64 | largest timestamp i64
-//! 24  columns & 1: records x u32, each offset less the batch's; else they follow one another
+//! 24  columns & 4: i64, from when retention by time counts (since format 2)
+//!     columns & 8: i64, when compaction first saw the null values that are in it (since format 2)
+//!     columns & 1: records x u32, each offset less the batch's; else they follow one another
 //!     columns & 2: records x i64, the timestamps; else all are the smallest
 //!     keys, values, headers, each:
 //!         u32 = 0                                  all null
@@ -15,9 +17,13 @@
 //!  0  u8 = 2 | 0 u8 | 0 u16 | records u32 | smallest timestamp i64 | largest timestamp i64
 //! 24  producer i64 | epoch i32 | number u32 | bytes of the staged batch u64
 //! ```
-//! Numbers are little-endian. A value is at most `MAX_PART_BYTES` long: LMDB looks for free pages
+//! Numbers are little-endian; timestamps are those of the records, the two other times are by the
+//! log's clock (see `clock`). A value is at most `MAX_PART_BYTES` long: LMDB looks for free pages
 //! that follow one another, and that search is slow above 1 MiB.
 
+use std::ops::RangeInclusive;
+
+use super::clock::Now;
 use super::records::{ByteColumn, ByteColumnBuf, Fetched, Records, Timestamps};
 use crate::store::layout::MAX_PART_BYTES;
 use crate::{Error, ErrorKind, Result};
@@ -26,19 +32,25 @@ const RECORDS: u8 = 1;
 const REFERENCE: u8 = 2;
 const HAS_OFFSETS: u8 = 1;
 const HAS_TIMESTAMPS: u8 = 2;
+const HAS_SINCE: u8 = 4;
+const HAS_CLEANED: u8 = 8;
 
 const NULL: u32 = 0;
 const FIXED: u32 = 1;
 const VARIABLE: u32 = 2;
 const NULLABLE: u32 = 3;
 
-/// Bytes before the columns.
+/// Bytes before the columns, and before the times.
 const HEADER_BYTES: usize = 24;
+
+/// The years 1 to 9999, in milliseconds since 1970.
+const TIMESTAMPS_MS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
 /// A batch is cut before it would be longer.
 const MAX_BATCH_BYTES: usize = MAX_PART_BYTES;
 
-/// What a batch of any one record needs besides its key, value and headers.
+/// What a batch of any one record needs besides its key, value and headers, and more: its form leaves
+/// out what a lone record does not have, which makes room for the times.
 const ONE_RECORD_BYTES: usize = HEADER_BYTES + 4 + 8 + 3 * (4 + 2 * 4 + 1);
 
 /// No topic takes longer records: key, value and headers together.
@@ -50,6 +62,24 @@ pub(super) struct Summary {
     pub(super) records: u32,
     pub(super) min_timestamp_ms: i64,
     pub(super) max_timestamp_ms: i64,
+}
+
+/// Times of a batch by the log's clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Times {
+    /// From when retention by time counts: when the batch was appended, or earlier by as much as its
+    /// newest record was old then. `None`: written by format 1.
+    pub(super) since_ms: Option<i64>,
+    /// When compaction first saw the null values that are in it.
+    pub(super) cleaned_ms: Option<i64>,
+}
+
+impl Times {
+    /// Those of a batch that is appended now. A record from the future is as old as its append.
+    fn appended(now: Now, newest_ms: i64) -> Self {
+        let age_ms = now.wall_ms.saturating_sub(newest_ms).max(0);
+        Self { since_ms: Some(now.log_ms.saturating_sub(age_ms)), cleaned_ms: None }
+    }
 }
 
 /// Where a batch is that is not in its place.
@@ -77,12 +107,16 @@ impl<'a> Entry<'a> {
             min_timestamp_ms: reader.i64()?,
             max_timestamp_ms: reader.i64()?,
         };
+        let is_batch = kind == RECORDS;
+        let mut time =
+            |flag: u8| (is_batch && columns & flag != 0).then(|| reader.i64()).transpose();
+        let times = Times { since_ms: time(HAS_SINCE)?, cleaned_ms: time(HAS_CLEANED)? };
         if (zero_0, zero_1) != (0, 0) || summary.records == 0 {
             return Err("its header cannot be".to_owned());
         }
         match (kind, columns) {
-            (RECORDS, 0..=3) => {
-                Ok(Self::Records(Batch { summary, columns, body: reader.rest, payload }))
+            (RECORDS, 0..=15) => {
+                Ok(Self::Records(Batch { summary, times, columns, body: reader.rest, payload }))
             }
             (REFERENCE, 0) => {
                 let reference = Reference {
@@ -165,16 +199,38 @@ pub(super) fn encode(
     records: &Records<'_>,
     rows: Rows<'_>,
     max_record_bytes: usize,
+    now: Now,
 ) -> Result<Vec<Vec<u8>>> {
+    check_timestamps(records, rows)?;
     let max_record_bytes = max_record_bytes.min(MAX_RECORD_BYTES);
     let mut batches = Vec::new();
     let mut from = 0;
     while from < rows.len() {
         let to = cut(records, rows, from, max_record_bytes)?;
-        batches.push(encode_one(records, rows.part(from, to), None));
+        batches.push(encode_one(records, rows.part(from, to), None, |newest_ms| {
+            Times::appended(now, newest_ms)
+        }));
         from = to;
     }
     Ok(batches)
+}
+
+/// Refuses timestamps of other units than milliseconds: later on they would be times of other
+/// records, or wrap.
+fn check_timestamps(records: &Records<'_>, rows: Rows<'_>) -> Result<()> {
+    let timestamp = |at: usize| match records.timestamps {
+        Timestamps::Same(timestamp) => timestamp,
+        Timestamps::Each(timestamps) => timestamps[rows.get(at)],
+    };
+    let wrong = |at: &usize| !TIMESTAMPS_MS.contains(&timestamp(*at));
+    let Some(at) = (0..rows.len()).find(wrong) else { return Ok(()) };
+    let text = format!(
+        "record {} has the timestamp {}, which lies outside of the years 1 to 9999: timestamps are \
+         milliseconds since 1970. Nothing of this call was written",
+        rows.get(at),
+        timestamp(at)
+    );
+    Err(Error::new(ErrorKind::InvalidArgument, text))
 }
 
 fn columns<'a>(records: &Records<'a>) -> [Option<ByteColumn<'a>>; 3] {
@@ -189,7 +245,7 @@ fn cut(
     max_record_bytes: usize,
 ) -> Result<usize> {
     // Room for the longest form of everything; forms are chosen only when the rows are known.
-    const FIXED_BYTES: usize = HEADER_BYTES + 3 * (4 + 4 + 1);
+    const FIXED_BYTES: usize = HEADER_BYTES + 2 * 8 + 3 * (4 + 4 + 1);
     const ROW_BYTES: usize = 4 + 8 + 3 * 4 + 1;
     let columns = columns(records);
     let mut bytes = FIXED_BYTES;
@@ -216,7 +272,12 @@ fn cut(
 }
 
 /// Encodes rows as one batch; with `deltas`, each offset less the batch's (after compaction).
-fn encode_one(records: &Records<'_>, rows: Rows<'_>, deltas: Option<&[u32]>) -> Vec<u8> {
+fn encode_one(
+    records: &Records<'_>,
+    rows: Rows<'_>,
+    deltas: Option<&[u32]>,
+    times: impl FnOnce(i64) -> Times,
+) -> Vec<u8> {
     let count = rows.len();
     let mut flags = if deltas.is_some() { HAS_OFFSETS } else { 0 };
     let (min_timestamp_ms, max_timestamp_ms) = match records.timestamps {
@@ -229,9 +290,13 @@ fn encode_one(records: &Records<'_>, rows: Rows<'_>, deltas: Option<&[u32]>) -> 
     if min_timestamp_ms != max_timestamp_ms {
         flags |= HAS_TIMESTAMPS;
     }
+    let times = times(max_timestamp_ms);
+    let times = [(HAS_SINCE, times.since_ms), (HAS_CLEANED, times.cleaned_ms)];
+    flags |= times.iter().filter(|(_, time)| time.is_some()).map(|(flag, _)| flag).sum::<u8>();
     let summary = Summary { records: count as u32, min_timestamp_ms, max_timestamp_ms };
     let columns = columns(records);
     let mut out = header(RECORDS, flags, &summary);
+    out.extend(times.iter().filter_map(|(_, time)| *time).flat_map(i64::to_le_bytes));
     if let Rows::Range(from, to) = rows {
         let bytes = columns.iter().flatten().map(|column| column.bytes_between(from, to));
         out.reserve(bytes.sum::<usize>() + count * 12 + 64);
@@ -319,6 +384,7 @@ fn append_data(column: &ByteColumn<'_>, rows: Rows<'_>, out: &mut Vec<u8>) {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Batch<'a> {
     summary: Summary,
+    times: Times,
     columns: u8,
     body: &'a [u8],
     payload: &'a [u8],
@@ -345,6 +411,10 @@ pub(super) struct Columns<'a> {
 impl<'a> Batch<'a> {
     pub(super) fn summary(&self) -> Summary {
         self.summary
+    }
+
+    pub(super) fn times(&self) -> Times {
+        self.times
     }
 
     pub(super) fn payload(&self) -> &'a [u8] {
@@ -530,8 +600,14 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
 /// Encodes what compaction keeps of some records, as one batch that begins at `base`.
-pub(super) fn encode_kept(records: &Fetched, rows: &[u32], base: u64) -> Result<Vec<u8>> {
+pub(super) fn encode_kept(
+    records: &Fetched,
+    rows: &[u32],
+    base: u64,
+    times: Times,
+) -> Result<Vec<u8>> {
     let columns = Records::new(
         records.len(),
         Timestamps::Each(&records.timestamps),
@@ -541,5 +617,5 @@ pub(super) fn encode_kept(records: &Fetched, rows: &[u32], base: u64) -> Result<
     )?;
     let deltas: Vec<u32> =
         rows.iter().map(|row| (records.offsets[*row as usize] as u64 - base) as u32).collect();
-    Ok(encode_one(&columns, Rows::Listed(rows), Some(&deltas)))
+    Ok(encode_one(&columns, Rows::Listed(rows), Some(&deltas), |_| times))
 }

@@ -6,18 +6,21 @@
 //! batch to be replaced by what is left, if it still is the batch that was read; 3. at the end it
 //! asks for the dirty part to be counted as clean. A record is void if a newer one of its key is
 //! there: that does not change, whoever else writes or compacts meanwhile, and wherever a crash cuts
-//! it short. Records without a key stay. A null value goes too, after a while: by then all
-//! older records of its key have gone before it.
+//! it short. Records without a key stay. A null value goes too, after a while, which counts from when
+//! compaction first saw it (as KIP-534 does; what the record's own timestamp says is of no account):
+//! by then all older records of its key have gone before it, and every reader that is not further
+//! behind than that has seen it. The batch keeps the time.
 
 use std::collections::HashMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::batch::{Entry, encode_kept};
+use super::batch::{Entry, Times, encode_kept};
 use super::layout::{CleanupPolicy, Partition, Table, Topic, in_partition_key};
 use super::maintain::delete_batch;
 use super::records::Fetched;
 use super::request::{Answer, Encoded, Replace, Replacement, Request};
+use super::transactions::is_late;
 use super::view::{Step, View, Work, damaged, decode};
 use super::{Log, append, plain};
 use crate::Result;
@@ -40,6 +43,8 @@ pub(super) struct Compaction {
     /// The next batch to look at.
     next: u64,
     delete_retention_ms: u64,
+    /// When the first of the null values that stay was seen.
+    seen_ms: Option<i64>,
 }
 
 impl Log {
@@ -48,14 +53,14 @@ impl Log {
     pub(super) fn compact(&self, now_ms: i64, batches: usize) -> Result<(u64, bool)> {
         let mut current = self.shared.compaction.lock();
         if current.is_none() {
-            *current = self.dirtiest()?;
+            *current = self.dirtiest(now_ms)?;
         }
         let Some(compaction) = &mut *current else { return Ok((0, false)) };
         let outcome = self.compact_some(compaction, now_ms, batches);
         match outcome {
             Ok((removed, true)) => {
                 *current = None;
-                Ok((removed, self.dirtiest()?.is_some()))
+                Ok((removed, self.dirtiest(now_ms)?.is_some()))
             }
             Ok((removed, false)) => Ok((removed, true)),
             // Its topic may have been deleted.
@@ -66,8 +71,8 @@ impl Log {
         }
     }
 
-    /// The first partition of which half or more is dirty.
-    fn dirtiest(&self) -> Result<Option<Compaction>> {
+    /// The first partition of which half or more is dirty, or in which null values may go.
+    fn dirtiest(&self, now_ms: i64) -> Result<Option<Compaction>> {
         let view = self.read()?;
         for entry in plain(view.scan(Table::Topics, &[], &[]))? {
             let (key, payload) = plain(entry)?;
@@ -78,7 +83,10 @@ impl Log {
             for partition in 0..topic.settings.partitions {
                 let head = plain(view.partition(topic.number, partition))?;
                 let dirty = head.end - head.compacted.max(head.start);
-                if dirty > 0 && dirty >= head.records.saturating_sub(dirty) {
+                let over = head.nulls_since_ms.is_some_and(|since_ms| {
+                    is_late(since_ms, topic.settings.delete_retention_ms, now_ms)
+                });
+                if over || dirty > 0 && dirty >= head.records.saturating_sub(dirty) {
                     return plain(note_keys(&view, &topic, partition, &head)).map(Some);
                 }
             }
@@ -107,15 +115,22 @@ impl Log {
                 break;
             }
             compaction.next = base + 1;
-            let records = plain(records(&view, (topic, partition), base, &entry))?;
-            let kept = compaction.kept(&records, now_ms);
-            if kept.len() == records.len() {
+            let (records, times) = plain(records(&view, (topic, partition), base, &entry))?;
+            let kept = compaction.kept(&records, times, now_ms);
+            let has_null = kept.iter().any(|row| is_delete(&records, *row as usize));
+            let cleaned_ms = has_null.then(|| times.cleaned_ms.unwrap_or(now_ms));
+            if let Some(seen_ms) = cleaned_ms {
+                let first = compaction.seen_ms.get_or_insert(seen_ms);
+                *first = seen_ms.min(*first);
+            }
+            if kept.len() == records.len() && cleaned_ms == times.cleaned_ms {
                 continue;
             }
+            let times = Times { cleaned_ms, ..times };
             removed += (records.len() - kept.len()) as u64;
             let batch = match kept.is_empty() {
                 true => None,
-                false => Some(Encoded(encode_kept(&records, &kept, base)?)),
+                false => Some(Encoded(encode_kept(&records, &kept, base, times)?)),
             };
             bytes += records.values.data.len() + records.keys.data.len();
             let key = in_partition_key(topic, partition, base);
@@ -123,7 +138,7 @@ impl Log {
             replace.push(Replacement { base, digest: xxh3_64(stored), batch });
         }
         drop(view);
-        let compacted = done.then_some(compaction.end);
+        let compacted = done.then_some((compaction.end, compaction.seen_ms));
         self.submit(Request::Replace(Replace { topic, partition, replace, compacted }))?;
         Ok((removed, done))
     }
@@ -131,19 +146,23 @@ impl Log {
 
 impl Compaction {
     /// The rows that no newer record has made void.
-    fn kept(&self, records: &Fetched, now_ms: i64) -> Vec<u32> {
-        let keep = i64::try_from(self.delete_retention_ms).unwrap_or(i64::MAX);
+    fn kept(&self, records: &Fetched, times: Times, now_ms: i64) -> Vec<u32> {
+        let nulls_go =
+            times.cleaned_ms.is_some_and(|seen| is_late(seen, self.delete_retention_ms, now_ms));
         let is_kept = |row: &u32| {
             let row = *row as usize;
             let Some(key) = records.keys.get(row) else { return true };
             let offset = records.offsets[row] as u64;
             let newer = self.last.get(key).is_some_and(|last| *last > offset);
-            let expired = records.values.get(row).is_none()
-                && now_ms.saturating_sub(records.timestamps[row]) > keep;
-            !newer && !expired
+            !newer && !(nulls_go && is_delete(records, row))
         };
         (0..records.len() as u32).filter(is_kept).collect()
     }
+}
+
+/// Whether a record deletes its key.
+fn is_delete(records: &Fetched, row: usize) -> bool {
+    records.keys.get(row).is_some() && records.values.get(row).is_none()
 }
 
 fn note_keys(
@@ -159,6 +178,7 @@ fn note_keys(
         end: head.end,
         next: 0,
         delete_retention_ms: topic.settings.delete_retention_ms,
+        seen_ms: None,
     };
     let dirty = head.compacted.max(head.start);
     let first = view.batch_before(topic.number, partition, dirty)?.unwrap_or(dirty);
@@ -169,7 +189,7 @@ fn note_keys(
             compaction.end = base;
             break;
         }
-        let records = records(view, (topic.number, partition), base, &entry)?;
+        let (records, _) = records(view, (topic.number, partition), base, &entry)?;
         for row in 0..records.len() {
             let Some(key) = records.keys.get(row) else { continue };
             let offset = records.offsets[row] as u64;
@@ -190,14 +210,14 @@ fn records(
     (topic, partition): (u32, u32),
     base: u64,
     entry: &Entry<'_>,
-) -> Step<Fetched> {
+) -> Step<(Fetched, Times)> {
     let batch = view.resolve(entry)?;
     let columns = batch.columns().map_err(|reason| {
         damaged(Table::Batches, &in_partition_key(topic, partition, base), &reason)
     })?;
     let mut records = Fetched::default();
     columns.append_to(0, columns.len(), base, &mut records);
-    Ok(records)
+    Ok((records, batch.times()))
 }
 
 /// Replaces batches that are still what they were.
@@ -220,7 +240,12 @@ pub(super) fn replace(work: &mut Work<'_, '_>, request: &Replace) -> Step<Answer
         }
         crate::crash_point!("compact.mid_replace");
     }
-    head.compacted = head.compacted.max(request.compacted.unwrap_or(0));
+    if let Some((end, seen_ms)) = request.compacted
+        && end >= head.compacted
+    {
+        head.compacted = end;
+        head.nulls_since_ms = seen_ms;
+    }
     if head != before {
         work.put_partition(topic, partition, &head)?;
     }

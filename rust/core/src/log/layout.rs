@@ -6,6 +6,7 @@
 //! ├── owner.lock               0600  flock; held only while the log is created
 //! ├── commit.lock              0600  flock of who commits; names its process (see `gate`)
 //! ├── wake                     0600  touched after each commit (see `wake`)
+//! ├── clock                    0600  the newest reading of the log's clock (see `clock`)
 //! ├── inbox/                   0700  what processes that wait for the lock ask for (see `inbox`)
 //! ├── members/                 0700  heartbeats of consumer group members (see `heartbeat`)
 //! └── data/                    0700
@@ -43,7 +44,12 @@ use serde::{Deserialize, Serialize};
 use crate::store::lmdb::Database;
 
 /// The newest format that this version writes and reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
+///
+/// | format | since it |
+/// |---|---|
+/// | 1 | the first |
+/// | 2 | batches have times of their own; all times but those of records are by the log's clock |
+pub(super) const FORMAT_VERSION: u32 = 2;
 
 /// The one key of `meta`.
 pub(super) const HEAD_KEY: &[u8] = b"head";
@@ -145,13 +151,15 @@ pub enum CleanupPolicy {
 pub struct TopicSettings {
     /// Partitions; more can be added later.
     pub partitions: u32,
-    /// Records go when their batch's newest timestamp is older. `None`: never by age.
+    /// Records go when their batch's newest timestamp is older, or when they were appended longer ago:
+    /// a timestamp from the future counts as that of the append. `None`: never by age.
     pub retention_ms: Option<u64>,
     /// The oldest batches of a partition go while it holds more. `None`: never by size.
     pub retention_bytes: Option<u64>,
     /// What happens to old records.
     pub cleanup_policy: CleanupPolicy,
-    /// How long a null value is kept under [`CleanupPolicy::Compact`], so that readers see it.
+    /// How long a null value is kept under [`CleanupPolicy::Compact`], so that readers see it; from
+    /// when compaction first saw it.
     pub delete_retention_ms: u64,
     /// Longest record, in bytes of key, value and headers.
     pub max_record_bytes: u64,
@@ -196,6 +204,9 @@ pub(super) struct Partition {
     pub(super) compacted: u64,
     /// The newest timestamp.
     pub(super) max_timestamp_ms: Option<i64>,
+    /// When compaction first saw the oldest of the null values that it has left (since format 2).
+    #[serde(default)]
+    pub(super) nulls_since_ms: Option<i64>,
 }
 
 /// How a transaction ended.
@@ -258,7 +269,7 @@ pub struct Committed {
     pub offset: u64,
     /// What the consumer noted with it.
     pub metadata: String,
-    /// When, in milliseconds since 1970.
+    /// When, by the log's clock.
     pub committed_ms: i64,
 }
 

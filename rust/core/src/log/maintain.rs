@@ -13,6 +13,7 @@ use super::layout::{
     partition_key, staged_key,
 };
 use super::request::Answer;
+use super::transactions::is_late;
 use super::view::{Step, View, Work, damaged, decode};
 use super::{groups, topics, transactions, window};
 
@@ -191,12 +192,16 @@ fn remove_oldest(
     let Some(entry) = entries.next() else { return Ok(false) };
     let (key, payload) = entry?;
     let entry = Entry::parse(payload).map_err(|reason| damaged(Table::Batches, key, &reason))?;
-    let age_ms = now_ms.saturating_sub(entry.summary().max_timestamp_ms);
-    let too_old = |keep: u64| age_ms > i64::try_from(keep).unwrap_or(i64::MAX);
     let settings = &topic.settings;
-    if !settings.retention_ms.is_some_and(too_old)
-        && settings.retention_bytes.is_none_or(|keep| head.bytes <= keep)
-    {
+    let too_old = match settings.retention_ms {
+        None => false,
+        Some(keep_ms) => {
+            // Of a batch of format 1 nobody knows when it was appended.
+            let since_ms = work.resolve(&entry)?.times().since_ms;
+            is_late(since_ms.unwrap_or(entry.summary().max_timestamp_ms), keep_ms, now_ms)
+        }
+    };
+    if !too_old && settings.retention_bytes.is_none_or(|keep| head.bytes <= keep) {
         return Ok(false);
     }
     let key = key.to_vec();

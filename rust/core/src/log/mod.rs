@@ -13,13 +13,14 @@
 //!   older one becomes visible, however long it was paused (`ProducerFenced`, `UnknownMember`).
 //! - Damage is a typed error: every value carries a checksum that is bound to its key.
 //!
-//! Not promised: network file systems, a disk that lies about syncs. Time is an argument
-//! (milliseconds since 1970); a clock that jumps can let a transaction or a group member time out,
-//! which is survived, and retention go too far, which is not.
+//! Not promised: network file systems, a disk that lies about syncs. Time is an argument, by the
+//! log's own clock, which nobody sets (see `clock`): the wall clock only gives records their
+//! timestamps.
 
 mod append;
 mod batch;
 mod blob;
+mod clock;
 mod commit;
 mod compact;
 mod fetch;
@@ -48,6 +49,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub use batch::MAX_RECORD_BYTES;
+pub use clock::{Now, Reading};
 pub use fetch::FetchLimits;
 pub use groups::{Assigned, Strategy};
 pub use layout::{CleanupPolicy, Committed, Outcome, Placed, TopicSettings};
@@ -163,6 +165,7 @@ struct Shared {
     gate: Option<Gate>,
     committer: commit::Committer,
     wake: Wake,
+    clock: clock::Clock,
     heartbeats: Heartbeats,
     inboxes: Inboxes,
     times: times::TimeIndex,
@@ -278,6 +281,11 @@ impl Log {
     /// Where the log lies.
     pub fn path(&self) -> &Path {
         &self.shared.directory
+    }
+
+    /// Its identity, made with it: 32 hex digits. Copies have the same.
+    pub fn id(&self) -> &str {
+        &self.shared.manifest.store_id
     }
 
     /// How it was opened.
@@ -422,10 +430,11 @@ impl Log {
         &self,
         producer: Option<(i64, i32)>,
         writes: &[Write<'_>],
-        now_ms: i64,
+        now: impl Into<Now>,
     ) -> Result<Vec<(Placed, bool)>> {
-        let parts = self.encode(writes)?;
-        let request = Append { producer, parts, now_ms };
+        let now = now.into();
+        let parts = self.encode(writes, now)?;
+        let request = Append { producer, parts, now_ms: now.log_ms };
         let placed = self.submit_append(Arc::new(Request::Append(request)))?;
         crate::crash_point!("log.append.post_ack");
         Ok(placed)
@@ -448,9 +457,11 @@ impl Log {
         transaction: TransactionId<'_>,
         first_sequence: i32,
         writes: &[Write<'_>],
-        now_ms: i64,
+        now: impl Into<Now>,
     ) -> Result<()> {
-        let parts = self.encode(writes)?;
+        let now = now.into();
+        let parts = self.encode(writes, now)?;
+        let now_ms = now.log_ms;
         let TransactionId { transactional_id, id, epoch, started_ms } = transaction;
         let transactional_id = transactional_id.to_owned();
         let stage =
@@ -481,9 +492,11 @@ impl Log {
         first_sequence: i32,
         writes: &[Write<'_>],
         offsets: &[CommitOffsets],
-        now_ms: i64,
+        now: impl Into<Now>,
     ) -> Result<Ended> {
-        let parts = self.encode(writes)?;
+        let now = now.into();
+        let parts = self.encode(writes, now)?;
+        let now_ms = now.log_ms;
         let TransactionId { transactional_id, id, epoch, started_ms } = transaction;
         let end = End {
             transactional_id: transactional_id.to_owned(),
@@ -531,7 +544,7 @@ impl Log {
     }
 
     /// Encodes records for their partitions.
-    fn encode(&self, writes: &[Write<'_>]) -> Result<Vec<Part>> {
+    fn encode(&self, writes: &[Write<'_>], now: Now) -> Result<Vec<Part>> {
         let view = self.read()?;
         let mut topics: Vec<(&str, Topic)> = Vec::new();
         for write in writes {
@@ -545,7 +558,7 @@ impl Log {
             let topic = topics.iter().find(|(name, _)| *name == write.topic);
             let (_, topic) = topic.ok_or_else(|| view::unknown_topic(write.topic))?;
             let rows = Rows::Range(0, write.records.len());
-            let part = encode_part(topic, write, rows)?;
+            let part = encode_part(topic, write, rows, now)?;
             check_call(&mut bytes, &part)?;
             parts.push(part);
         }
@@ -860,12 +873,12 @@ fn no_partition(name: &str, partition: u32, partitions: u32) -> Error {
     Error::new(ErrorKind::UnknownTopicOrPartition, text)
 }
 
-fn encode_part(topic: &Topic, write: &Write<'_>, rows: Rows<'_>) -> Result<Part> {
+fn encode_part(topic: &Topic, write: &Write<'_>, rows: Rows<'_>, now: Now) -> Result<Part> {
     if write.partition >= topic.settings.partitions {
         return Err(no_partition(write.topic, write.partition, topic.settings.partitions));
     }
     let longest = topic.settings.max_record_bytes as usize;
-    let batches = batch::encode(&write.records, rows, longest)?;
+    let batches = batch::encode(&write.records, rows, longest, now)?;
     Ok(Part {
         topic: topic.number,
         partition: write.partition,

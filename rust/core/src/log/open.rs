@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::clock::Clock;
 use super::commit::Committer;
 use super::gate::Gate;
 use super::heartbeat::Heartbeats;
@@ -69,6 +70,7 @@ pub(super) fn open(directory: &Path, options: &LogOptions) -> Result<Arc<Shared>
     let shared = Arc::new(Shared {
         wake: Wake::open(&directory, options.read_only)?,
         gate,
+        clock: Clock::new(&directory),
         heartbeats: Heartbeats::open(&directory, options.read_only)?,
         inboxes: Inboxes::open(&directory, options.read_only)?,
         times: TimeIndex::default(),
@@ -143,7 +145,7 @@ fn create(directory: &Path, options: &LogOptions, map_size_bytes: usize) -> Resu
 fn check_head(txn: &Read<'_>, manifest: &Manifest, directory: &Path) -> Result<()> {
     let head = head(txn.get(Table::Meta, HEAD_KEY)?)?;
     if head.format > FORMAT_VERSION {
-        return Err(newer_format(u64::from(head.format), directory));
+        return Err(newer_format(u64::from(head.format), FORMAT_VERSION, directory));
     }
     let damaged =
         |reason: String| corrupt(format!("{}: {reason}; restore a backup", directory.display()));

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::batch::Rows;
+use super::clock::Now;
 use super::layout::{Placed, Topic};
 use super::partition::{Partitioning, split};
 use super::records::Records;
@@ -184,8 +185,9 @@ impl Producer {
         topic: &str,
         partitioning: Partitioning<'_>,
         records: &Records<'_>,
-        now_ms: i64,
+        now: impl Into<Now>,
     ) -> Result<Vec<Placed>> {
+        let now = now.into();
         let mut state = self.state.lock();
         match &state.phase {
             Phase::Open(_) => {}
@@ -201,7 +203,7 @@ impl Producer {
         if records.is_empty() {
             return Ok(Vec::new());
         }
-        let outcome = self.produce_in(&mut state, topic, partitioning, records, now_ms);
+        let outcome = self.produce_in(&mut state, topic, partitioning, records, now);
         outcome.map_err(|error| fail(&mut state, error))
     }
 
@@ -211,7 +213,7 @@ impl Producer {
         topic: &str,
         partitioning: Partitioning<'_>,
         records: &Records<'_>,
-        now_ms: i64,
+        now: Now,
     ) -> Result<Vec<Placed>> {
         let known = self.log.read().and_then(|view| plain(view.topic(topic)));
         let known: Topic = known.map_err(|error| match error.kind() {
@@ -227,7 +229,7 @@ impl Producer {
                 None => Rows::Range(0, records.len()),
                 Some(rows) => Rows::Listed(rows),
             };
-            let part = encode_part(&known, &write, rows)?;
+            let part = encode_part(&known, &write, rows, now)?;
             check_call(&mut bytes, &part)?;
             parts.push(part);
         }
@@ -237,11 +239,11 @@ impl Producer {
                 transaction.keep(parts);
                 if transaction.bytes > self.options.max_buffered_bytes {
                     let identity = identity.ok_or_else(not_initialised)?;
-                    self.stage(transaction, identity, now_ms)?;
+                    self.stage(transaction, identity, now.log_ms)?;
                 }
                 Ok(Vec::new())
             }
-            _ => self.append(state, parts, now_ms),
+            _ => self.append(state, parts, now.log_ms),
         }
     }
 

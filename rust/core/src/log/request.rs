@@ -6,7 +6,7 @@ use super::groups::{Assigned, Strategy};
 use super::layout::{Outcome, Placed, TopicSettings};
 use super::maintain::{Budget, Cursor, Maintained};
 
-/// A change of the log. Times are milliseconds since 1970.
+/// A change of the log. Times are by the log's clock.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Request {
     CreateTopic { name: String, settings: TopicSettings },
@@ -134,7 +134,7 @@ pub struct CommitOffsets {
     pub membership: Option<Membership>,
     /// The offsets.
     pub offsets: Vec<OffsetCommit>,
-    /// Now, in milliseconds since 1970.
+    /// Now, by the log's clock.
     pub now_ms: i64,
 }
 
@@ -153,7 +153,7 @@ pub struct Join {
     pub session_timeout_ms: u64,
     /// It must take up a new generation within so long.
     pub rebalance_timeout_ms: u64,
-    /// Now, in milliseconds since 1970.
+    /// Now, by the log's clock.
     pub now_ms: i64,
 }
 
@@ -172,8 +172,8 @@ pub(super) struct Replace {
     pub(super) topic: u32,
     pub(super) partition: u32,
     pub(super) replace: Vec<Replacement>,
-    /// Below it every key is there once now.
-    pub(super) compacted: Option<u64>,
+    /// Below it every key is there once now; and when the first null value that is left was seen.
+    pub(super) compacted: Option<(u64, Option<i64>)>,
 }
 
 /// A batch, by its first offset and digest, and what is left of it.

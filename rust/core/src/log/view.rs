@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 
 use super::batch::{Batch, Entry, Reference, Summary};
 use super::layout::{
-    HEAD_KEY, Head, Partition, Table, Topic, in_partition_key, parse_in_partition, partition_key,
-    staged_key,
+    FORMAT_VERSION, HEAD_KEY, Head, Partition, Table, Topic, in_partition_key, parse_in_partition,
+    partition_key, staged_key,
 };
 use crate::store::corrupt;
 use crate::store::layout::open_value;
@@ -161,6 +161,7 @@ impl<'a, 'e> Work<'a, 'e> {
     /// Seals what was written with a new head; writes nothing if nothing was.
     pub(super) fn finish(&mut self) -> Step<()> {
         if self.writes > 0 {
+            self.head.format = FORMAT_VERSION;
             put_head(self.txn, &mut self.head)?;
         }
         Ok(())

@@ -573,11 +573,16 @@ fn failure(error: heed::Error, action: &str, file: &Path) -> Failure {
         ) => (ErrorKind::StoreCorrupt, "restore a backup", true),
         heed::Error::EnvAlreadyOpened => (
             ErrorKind::StoreForked,
-            "it was opened before this process was forked; open it in a process of its own",
+            "it was open when this process was forked. Fork before it is opened, or start the process \
+             by spawning it (multiprocessing.get_context(\"spawn\"))",
             false,
         ),
         _ => (ErrorKind::Io, "close the store and open it again", false),
     };
-    let text = format!("cannot {action} {}: {error}; {advice}", file.display());
+    let text = match error {
+        // What heed advises does not help in a forked process.
+        heed::Error::EnvAlreadyOpened => format!("cannot {action} {}: {advice}", file.display()),
+        _ => format!("cannot {action} {}: {error}; {advice}", file.display()),
+    };
     Failure { error: Error::new(kind, text), poisons }
 }

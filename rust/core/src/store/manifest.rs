@@ -134,7 +134,7 @@ impl Manifest {
         let any: AnyFormat =
             serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
         if any.format > u64::from(FORMAT_VERSION) {
-            return Err(newer_format(any.format, path));
+            return Err(newer_format(any.format, FORMAT_VERSION, path));
         }
         let manifest: Self =
             serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
@@ -212,12 +212,12 @@ fn unencodable(error: serde_json::Error) -> Error {
 }
 
 /// What to say about a format that this version does not know.
-pub(crate) fn newer_format(format: u64, path: &Path) -> Error {
+pub(crate) fn newer_format(format: u64, known: u32, path: &Path) -> Error {
     Error::new(
         ErrorKind::StoreFormat,
         format!(
             "{} was written by format version {format}, but this version reads up to version \
-             {FORMAT_VERSION}; use a newer onceflow",
+             {known}; use a newer onceflow",
             path.display()
         ),
     )

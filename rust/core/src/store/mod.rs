@@ -561,8 +561,8 @@ pub(crate) fn forked(directory: &Path, opened_by: u32) -> Error {
     Error::new(
         ErrorKind::StoreForked,
         format!(
-            "{} was opened by process {opened_by} and is used in process {}, forked from it; open \
-             it after the fork",
+            "{} was opened by process {opened_by} and is used in process {}, forked from it; fork \
+             before it is opened, or start the process by spawning it",
             directory.display(),
             std::process::id()
         ),

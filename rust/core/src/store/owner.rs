@@ -328,7 +328,7 @@ fn check_contents(txn: &Read<'_>, manifest: &Manifest, directory: &Path) -> Resu
         |reason: String| corrupt(format!("{}: {reason}; restore a backup", directory.display()));
     let head = read_head(txn)?;
     if head.format > FORMAT_VERSION {
-        return Err(newer_format(u64::from(head.format), directory));
+        return Err(newer_format(u64::from(head.format), FORMAT_VERSION, directory));
     }
     if (&head.store_id, &head.job, head.key_groups)
         != (&manifest.store_id, &manifest.job, manifest.key_groups)

@@ -1,0 +1,73 @@
+"""What to write instead of the settings that a client of Kafka takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from onceflow.exceptions import ConfigurationError
+
+__all__ = ["check_log"]
+
+#: Settings of ``confluent_kafka``, the argument that is the same here, and how much of it one of theirs is.
+_PRODUCER: dict[str, tuple[str, float]] = {
+    "transactional.id": ("transactional_id", 1),
+    "transaction.timeout.ms": ("transaction_timeout_ms", 1),
+    "linger.ms": ("linger_s", 0.001),
+    "queue.buffering.max.ms": ("linger_s", 0.001),
+    "queue.buffering.max.messages": ("max_buffered_records", 1),
+    "queue.buffering.max.kbytes": ("max_buffered_bytes", 1024),
+    "delivery.timeout.ms": ("delivery_timeout_s", 0.001),
+    "message.timeout.ms": ("delivery_timeout_s", 0.001),
+}
+_CONSUMER: dict[str, tuple[str, float]] = {
+    "group.id": ("group_id", 1),
+    "isolation.level": ("isolation_level", 1),
+    "auto.offset.reset": ("auto_offset_reset", 1),
+    "enable.auto.commit": ("enable_auto_commit", 1),
+    "auto.commit.interval.ms": ("auto_commit_interval_ms", 1),
+    "session.timeout.ms": ("session_timeout_ms", 1),
+    "max.poll.interval.ms": ("max_poll_interval_ms", 1),
+    "partition.assignment.strategy": ("partition_assignment_strategy", 1),
+    "fetch.max.bytes": ("fetch_max_bytes", 1),
+}
+
+#: Names that librdkafka takes too.
+_RESETS = {"beginning": "earliest", "smallest": "earliest", "end": "latest", "largest": "latest"}
+
+
+def check_log(client: Literal["Producer", "Consumer"], given: Any) -> None:
+    """Refuses what is not an open log, and says what to write.
+
+    Raises:
+        ConfigurationError: It is a dict of settings, a path or something else.
+    """
+    if hasattr(given, "native"):
+        return
+    if isinstance(given, Mapping):
+        known = _PRODUCER if client == "Producer" else _CONSUMER
+        arguments = ["log", *(_argument(*known[name], value) for name, value in given.items() if name in known)]
+        dropped = [str(name) for name in given if name not in known]
+        raise ConfigurationError(
+            f"{client} takes an open log and arguments instead of settings, as there is no broker. Write: "
+            f"log = Log.open('events/'); {client}({', '.join(arguments)})"
+            + (f". Without a meaning here: {', '.join(dropped)}" if dropped else "")
+        )
+    raise ConfigurationError(
+        f"{client} takes an open log, not {given!r}. Write: log = Log.open('events/'); {client}(log)"
+    )
+
+
+def _argument(name: str, unit: float, value: Any) -> str:
+    if unit != 1:
+        value = float(value) * unit
+        value = int(value) if unit > 1 else value
+    elif name.endswith(("_ms", "_bytes", "_records")):
+        value = int(value)
+    elif name == "enable_auto_commit":
+        value = value if isinstance(value, bool) else str(value).lower() == "true"
+    elif name == "auto_offset_reset":
+        value = _RESETS.get(value, value)
+    elif name == "partition_assignment_strategy":
+        value = {"cooperative-sticky": "sticky"}.get(value, value)
+    return f"{name}={value!r}"
