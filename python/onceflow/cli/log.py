@@ -133,7 +133,7 @@ def produce(
     """Write the lines of standard input as records; they are durable when the command ends.
 
     A JSON line is an object with any of value, key (text or null; other JSON is written as JSON), value_base64,
-    key_base64, headers (an object), timestamp_ms and partition.
+    key_base64, headers (an object; or pairs of a name and text, null or {"base64": ...}), timestamp_ms and partition.
     """
     from onceflow.cli.log_lines import parsed_lines  # noqa: PLC0415 - loads msgspec
     from onceflow.log import Producer  # noqa: PLC0415 - loads the extension

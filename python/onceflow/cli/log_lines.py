@@ -14,6 +14,12 @@ from onceflow.log import Message
 __all__ = ["json_line", "parsed_lines", "value_line"]
 
 
+class _Base64(msgspec.Struct, forbid_unknown_fields=True):
+    """Bytes that are no UTF-8."""
+
+    base64: str
+
+
 class _JsonRecord(msgspec.Struct, forbid_unknown_fields=True):
     """One line of JSON; what ``tail`` adds is accepted too, so that its output can be produced again."""
 
@@ -21,8 +27,8 @@ class _JsonRecord(msgspec.Struct, forbid_unknown_fields=True):
     value_base64: str | None = None
     key: Any = None
     key_base64: str | None = None
-    headers: dict[str, str | None] | None = None
-    timestamp_ms: int = 0
+    headers: dict[str, str | None] | list[tuple[str, str | _Base64 | None]] | None = None
+    timestamp_ms: int | None = None
     partition: int = -1
     topic: str | None = None
     offset: int | None = None
@@ -58,7 +64,7 @@ def _parsed_json(number: int, text: bytes) -> dict[str, Any]:
         return {
             "value": _as_bytes(record.value, record.value_base64),
             "key": _as_bytes(record.key, record.key_base64),
-            "headers": record.headers,
+            "headers": _headers(record.headers),
             "timestamp": record.timestamp_ms,
             "partition": record.partition,
         }
@@ -68,8 +74,19 @@ def _parsed_json(number: int, text: bytes) -> dict[str, Any]:
 
 def _as_bytes(given: Any, encoded: str | None) -> bytes | str | None:
     if encoded is not None:
-        return base64.b64decode(encoded, validate=True)
+        return _decoded(encoded)
     return given if given is None or isinstance(given, str) else msgspec.json.encode(given)
+
+
+def _headers(given: Any) -> list[tuple[str, bytes | str | None]] | None:
+    if given is None:
+        return None
+    pairs = given.items() if isinstance(given, dict) else given
+    return [(name, _decoded(value.base64) if isinstance(value, _Base64) else value) for name, value in pairs]
+
+
+def _decoded(encoded: str) -> bytes:
+    return base64.b64decode(encoded, validate=True)
 
 
 def value_line(message: Message) -> bytes:
@@ -78,7 +95,10 @@ def value_line(message: Message) -> bytes:
 
 
 def json_line(message: Message) -> bytes:
-    """All that a record has. Bytes that are no UTF-8 are base64, under a name that says so."""
+    """All that a record has, so that it can be produced again byte for byte. Bytes that are not UTF-8 are base64, under
+    a name that says so. Headers are an object, or pairs where an object could not tell: a name comes again, or a value
+    is not UTF-8.
+    """
     record: dict[str, Any] = {
         "topic": message.topic(),
         "partition": message.partition(),
@@ -88,8 +108,19 @@ def json_line(message: Message) -> bytes:
         **_field("value", message.value()),
     }
     if headers := message.headers():
-        record["headers"] = {name: None if value is None else value.decode(errors="replace") for name, value in headers}
+        pairs = [(name, _header(value)) for name, value in headers]
+        plain = len({name for name, _ in pairs}) == len(pairs) and not any(
+            isinstance(value, dict) for _, value in pairs
+        )
+        record["headers"] = dict(pairs) if plain else pairs
     return msgspec.json.encode(record) + b"\n"
+
+
+def _header(value: bytes | None) -> str | dict[str, str] | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value or b"").decode()}
 
 
 def _field(name: str, value: bytes | None) -> dict[str, Any]:
