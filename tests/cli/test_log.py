@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+import onceflow as of
+from onceflow.connectors.log import LogSink, LogSource
 from onceflow.log import Consumer, Log, Producer
 
 
@@ -149,3 +151,51 @@ def test_nothing_yet(onceflow, tmp_path):
         done = onceflow("log", command, "events")
         assert (done.returncode, done.stdout) == (0, "")
         assert "has no" in done.stderr
+
+
+def test_a_round_trip_is_exact(onceflow, payments, tmp_path):
+    """``tail --format jsonl | produce`` collapsed repeated headers, changed bytes that are not UTF-8, and took the
+    timestamp 0 for now."""
+    with Log.open(tmp_path / "events") as log, Producer(log) as producer:
+        log.create_topic("copy", partitions=2)
+        given = [
+            {"value": b"\xff\x00", "key": b"\xfe", "headers": [("h", b"\xff"), ("h", b"1"), ("h", None), ("", b"")]},
+            {"value": None, "key": b"", "timestamp": 0},
+            {"value": b"", "key": None, "timestamp": -1, "headers": [("a", b"\xc3\xa9"), ("b", None)]},
+            {"value": "é\n\r\x00\u2028".encode(), "partition": 1, "timestamp": 253_402_300_799_999},
+            {"value": b"null", "key": b"null", "headers": {"base64": b"x"}},
+            {"value": b'{"value": 1}', "key": b"5", "headers": [("x", b"{}")] * 3},
+        ]
+        for record in given:
+            producer.produce("payments", **{"partition": 0, **record})
+    text = onceflow("log", "tail", "events", "payments", "--format", "jsonl", "--from-beginning").stdout
+    done = onceflow("log", "produce", "events", "copy", "--format", "jsonl", input=text)
+    assert done.returncode == 0, done.stderr
+    with Log.open(tmp_path / "events") as log:
+        for partition in (0, 1):
+            first, second = (log.native.fetch(topic, partition, 0) for topic in ("payments", "copy"))
+            assert (first.keys, first.values, first.headers) == (second.keys, second.values, second.headers)
+            assert first.timestamps.tolist() == second.timestamps.tolist()
+            assert len(first) == (5, 1)[partition]
+
+
+def test_sinks_are_no_groups_and_jobs_have_a_lag(onceflow, payments, tmp_path):
+    """``log groups`` showed the sinks' own markers as groups that lag, and a job's real lag nowhere."""
+    produced(onceflow, "a\nb\nc\n")
+    directory, state = tmp_path / "events", tmp_path / "state"
+    flow = of.Dataflow("copy")
+    flow.source("in", LogSource(directory, "payments")).sink("out", LogSink(directory, "copied", partitions=1))
+    of.run(flow, state)
+    produced(onceflow, "d\ne\n")
+    listed = onceflow("log", "groups", "events")
+    assert "has no consumer groups" in listed.stderr
+    assert "log groups events --state STATE" in listed.stderr
+    assert [line.split()[:3] for line in listed.stdout.splitlines()[1:]] == [["copy", "out", "copied"]]
+    (row,) = json.loads(onceflow("log", "groups", "events", "--json").stdout)
+    assert (row["kind"], row["job"], row["sink"], row["topic"], row["lag"]) == ("sink", "copy", "out", "copied", None)
+    # The advice.
+    rows = json.loads(onceflow("log", "groups", "events", "--state", "state", "--json").stdout)
+    jobs = [row for row in rows if row["kind"] == "job"]
+    assert [(row["group"], row["topic"]) for row in jobs] == [("job copy, source in", "payments")] * 2
+    assert sorted(row["lag"] for row in jobs) == [0, 2] or sum(row["lag"] for row in jobs) == 2
+    assert "job copy, source in" in onceflow("log", "groups", "events", "--state", "state").stdout

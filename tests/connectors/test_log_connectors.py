@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
 import time
 from datetime import UTC, datetime
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -17,6 +19,7 @@ import onceflow as of
 import onceflow.runner
 from onceflow._native import Log, LogProducer
 from onceflow.connectors.log import LogSink, LogSource
+from onceflow.connectors.log.sink import _LogSinkWriter
 from onceflow.exceptions import (
     ConfigurationError,
     FencedError,
@@ -403,3 +406,248 @@ def test_the_marker_is_part_of_the_transaction(log, tmp_path):
     ((place, (offset, note, _)),) = group.offsets.items()
     assert place == ("out", 0)
     assert json.loads(note)["checkpoint"] == offset == 1
+
+
+# -- older copies (c) ---------------------------------------------------------------------------------
+
+
+def numbered(log, topic="out"):
+    """A job of eight records, one a run."""
+    records = [item for number in range(8) for item in (b"%d" % number, EOF)][:-1]
+    flow = of.Dataflow("job")
+    flow.source("in", TestingSource(records, batch_size=1)).sink("out", LogSink(log, topic, partitions=1))
+    return flow
+
+
+def run_until(log, state, runs):
+    for _ in range(runs):
+        of.run(numbered(log), state)
+
+
+@pytest.mark.parametrize("again", [1, 5])
+def test_a_state_that_was_put_back_is_refused_at_every_attempt(log, tmp_path, again):
+    """State older than its topic: the first attempt was refused, the automatic second one wrote duplicates."""
+    state = tmp_path / "state"
+    run_until(log, state, 2)
+    shutil.copytree(state, tmp_path / "backup")
+    for _ in range(again):
+        of.run(numbered(log), state)
+    written = values(log, "out")
+    assert len(written) == 2 + again
+    shutil.rmtree(state)
+    shutil.copytree(tmp_path / "backup", state)
+    for _ in range(10):
+        with pytest.raises((SinkError, FencedError), match="the state is older than its output"):
+            of.run(numbered(log), state)
+        assert values(log, "out") == written
+
+
+def test_the_way_on_that_a_refused_state_is_told(log, tmp_path):
+    """What the message advises: a new timeline on purpose, in which output is written again, and from then on once."""
+    state = tmp_path / "state"
+    run_until(log, state, 2)
+    shutil.copytree(state, tmp_path / "backup")
+    run_until(log, state, 2)
+    shutil.rmtree(state)
+    shutil.copytree(tmp_path / "backup", state)
+    with pytest.raises((SinkError, FencedError)) as told:
+        of.run(numbered(log), state)
+    number = int(re.search(r"from_checkpoint=(\d+)", str(told.value)).group(1))
+    of.run(numbered(log), state, from_checkpoint=number)
+    while not of.run(numbered(log), state).finished:
+        pass
+    assert values(log, "out") == [b"0", b"1", b"2", b"3", *(b"%d" % each for each in range(2, 8))]
+
+
+def test_another_state_directory_is_refused_before_it_touches_anything(log, tmp_path):
+    """A start by mistake with another state directory of the same job: the running job goes on as if nothing was."""
+    state, other = tmp_path / "state", tmp_path / "other"
+    run_until(log, state, 1)
+    of.run(numbered(tmp_path / "log2"), other)
+    before = {group.group: dict(group.offsets) for group in log.groups()}, log.producers()[0].producer_epoch
+    for _ in range(3):
+        with pytest.raises(SinkError, match="another state directory"):
+            of.run(numbered(log), other)
+    assert ({group.group: dict(group.offsets) for group in log.groups()}, log.producers()[0].producer_epoch) == before
+    while not of.run(numbered(log), state).finished:
+        pass
+    assert values(log, "out") == [b"%d" % each for each in range(8)]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("behind", [1, 3])
+def test_a_log_that_was_put_back_is_refused_or_exact(tmp_path, behind, killed):
+    """A log older than the state: what it lacks was missing for ever, and what came after it was appended."""
+    directory, state = tmp_path / "log", tmp_path / "state"
+    run_until(directory, state, 2)
+    shutil.copytree(directory, tmp_path / "backup")
+    for number in range(behind):
+        if killed and number == behind - 1:
+            # The decision is durable, the commit never came.
+            with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_LogSinkWriter, "commit", _interrupted)
+                of.run(numbered(directory), state)
+        else:
+            of.run(numbered(directory), state)
+    shutil.rmtree(directory)
+    shutil.copytree(tmp_path / "backup", directory)
+    if behind == 1:
+        # The newest decision has all that is missing.
+        while not of.run(numbered(directory), state).finished:
+            pass
+        with Log.open(directory) as log:
+            assert values(log, "out") == [b"%d" % each for each in range(8)]
+        return
+    for _ in range(10):
+        with pytest.raises(SinkError, match="the log is older than the job's state"):
+            of.run(numbered(directory), state)
+        with Log.open(directory) as log:
+            assert values(log, "out") == [b"0", b"1"]
+
+
+def _interrupted(writer, committable):
+    raise KeyboardInterrupt
+
+
+def test_a_log_that_was_put_back_is_told_also_without_output_since(tmp_path):
+    """The checkpoint keeps what the topic has, also where the newest decisions have no output for it."""
+    directory, state = tmp_path / "log", tmp_path / "state"
+
+    def job():
+        flow = of.Dataflow("job")
+        source = TestingSource([b"1", EOF, b"2", EOF, *([b"", EOF] * 4), b"3"], batch_size=1)
+        flow.source("in", source).filter(bool).sink("out", LogSink(directory, "out", partitions=1))
+        return flow
+
+    of.run(job(), state)
+    shutil.copytree(directory, tmp_path / "backup")
+    for _ in range(4):
+        of.run(job(), state)
+    shutil.rmtree(directory)
+    shutil.copytree(tmp_path / "backup", directory)
+    for _ in range(3):
+        with pytest.raises(SinkError, match="the log is older than the job's state"):
+            of.run(job(), state)
+
+
+@pytest.mark.parametrize("as_columns", [False, True])
+def test_a_source_does_not_take_other_records_for_those_it_has_read(tmp_path, as_columns):
+    """A log that was put back, and written to since, has other records at the same offsets."""
+    directory = tmp_path / "log"
+    with Log.open(directory) as log:
+        log.create_topic("t")
+        produce(log, "t", ["1", "2"])
+    shutil.copytree(directory, tmp_path / "backup")
+    with Log.open(directory) as log:
+        produce(log, "t", ["3", "4"])
+    source = LogSource(directory, "t", as_columns=as_columns)
+    reader = source.open("0", None)
+    assert len(reader.read(100).records) == 4
+    position = reader.position()
+    reader.close()
+    # As it was: nothing is wrong.
+    source.open("0", position).close()
+    shutil.rmtree(directory)
+    shutil.copytree(tmp_path / "backup", directory)
+    with pytest.raises(SourceChangedError, match="older than the checkpoint"):
+        source.open("0", position)
+    with Log.open(directory) as log:
+        produce(log, "t", ["5", "6", "7"])
+    with pytest.raises(SourceChangedError, match="has another record than the one that was read"):
+        source.open("0", position)
+    # Positions of older versions have no digest, and no log.
+    source.open("0", {"topic": position["topic"], "offset": 4, "end": 4}).close()
+
+
+def test_a_source_resumes_where_compaction_has_removed_what_it_read_last(log):
+    """The record whose digest a position has may be gone; then nothing can be told, and nothing is refused."""
+    log.create_topic("t", cleanup_policy="compact")
+    for number in range(3):
+        LogProducer(log, now_ms=NOW_MS).produce("t", [b"%d" % number], keys=[b"k"], now_ms=NOW_MS)
+    source = LogSource(log, "t", stop_at_end=False)
+    reader = source.open("0", None)
+    reader.read(2)
+    position = reader.position()
+    while log.maintain(now_ms=NOW_MS).more:
+        pass
+    again = source.open("0", position)
+    assert [record["value"] for record in again.read(10).records] == [b"2"]
+    again.close()
+    reader.close()
+
+
+def test_markers_and_output_of_an_older_version(log, tmp_path):
+    """A state directory and a topic of the version before: its marker does not say lineage and state."""
+    writer = LogSink(log, "t", partitions=1).open(context())
+    writer.recover([])
+    writer.write([b"1"])
+    decided = committed(writer, 1)
+    old = msgspec.msgpack.decode(decided.handle)[:5]
+    old_handle = of.sinks.Committable(1, msgspec.msgpack.encode(old))
+    writer.close()
+    note = json.dumps({"job_epoch": 1, "run": old[2], "checkpoint": 0})
+    log.commit_offsets("onceflow/job/out", [("t", 0, 0, note)], now_ms=NOW_MS)
+    for epoch in (2, 3):
+        again = LogSink(log, "t").open(context(epoch=epoch, restored=1))
+        again.recover([old_handle])
+        assert values(log, "t") == [b"1"]
+    again.write([b"2"])
+    again.commit(committed(again, 2))
+    assert values(log, "t") == [b"1", b"2"]
+    assert [again.applied(number) for number in (1, 2, 3)] == [True, True, False]
+
+
+# -- lines at which a run may be replaced (a) -----------------------------------------------------------
+
+
+def test_a_recovery_that_is_disturbed_goes_on(log):
+    """A run that was replaced takes the id between the fence and the marker of its successor, and stops there."""
+    first = LogSink(log, "t", partitions=1).open(context(epoch=1))
+    first.recover([])
+    first.write([b"1"])
+    decided = committed(first, 1)
+    second = LogSink(log, "t").open(context(epoch=2, restored=1))
+    write_markers = second._write_markers
+    disturbed = []
+
+    def disturb(markers, outputs):
+        if not disturbed:
+            disturbed.append(first)
+            # What it had decided is still its to commit: its successor finds it there.
+            first._take_id()
+            first.commit(decided)
+        write_markers(markers, outputs)
+
+    second._write_markers = disturb
+    second.recover([decided])
+    assert values(log, "t") == [b"1"]
+    with pytest.raises(FencedError):
+        first.commit(decided)
+    second.write([b"2"])
+    second.commit(committed(second, 2))
+    assert values(log, "t") == [b"1", b"2"]
+
+
+def test_a_run_that_is_refused_has_changed_nothing(log):
+    """Refused at ``open``: no epoch, no marker, no topic has changed by then."""
+    newer = LogSink(log, "t", partitions=1).open(context(epoch=5))
+    newer.recover([])
+    before = log.producers()[0].producer_epoch, log.committed("onceflow/job/out", "t", 0)
+    with pytest.raises(FencedError, match=r"epoch 5 .* this process has epoch 4"):
+        LogSink(log, "t", partitions=1).open(context(epoch=4))
+    with pytest.raises(FencedError, match=r"epoch 5 .* this process has epoch 4"):
+        LogSink(log, "u", partitions=1).open(context(epoch=4))
+    assert (log.producers()[0].producer_epoch, log.committed("onceflow/job/out", "t", 0)) == before
+    assert [topic.name for topic in log.topics()] == ["t"]
+
+
+def test_an_older_lineage_is_refused_whatever_its_epoch(log):
+    """The fence is lineage first, then job epoch, and never falls."""
+    newer = LogSink(log, "t", partitions=1).open(SinkContext("job", "out", job_epoch=3, lineage=2))
+    newer.recover([])
+    for epoch in (4, 40):
+        with pytest.raises(FencedError, match="of lineage 2"):
+            LogSink(log, "t").open(SinkContext("job", "out", job_epoch=epoch, lineage=1, restored_checkpoint=9))
+    newer.write([b"1"])
+    newer.commit(committed(newer, 10))
+    assert values(log, "t") == [b"1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceflow.cli.console import note, print_json, print_table
+from onceflow.cli.directory import reader
 from onceflow.cli.units import bytes_text, count_text, duration_s, duration_text, time_text
 from onceflow.exceptions import ConfigurationError
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from onceflow.log import Consumer, Log, LogGroup, LogProducerInfo, LogTopic, Message, TopicPartition
 
 __all__ = ["app"]
+
+#: Groups of this name are the markers of jobs' sinks: what they commit is the number of a checkpoint.
+_OF_SINK = "onceflow/"
 
 app = typer.Typer(no_args_is_help=True, help="Use an embedded log; other programs may be using it.")
 
@@ -215,16 +220,32 @@ def _beginnings(log: Log, topic: str, partition: int | None, last: int | None) -
 
 
 @app.command()
-def groups(directory: _Directory, as_json: _Json = False) -> None:
-    """List consumer groups: what each has committed, how far it is behind, and which member reads it."""
+def groups(
+    directory: _Directory,
+    state: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="STATE", help="Also how far the job of this state directory is; may be repeated."),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """List who reads: consumer groups and, with --state, jobs; and which sinks of jobs write.
+
+    Of a group: what it has committed, how far it is behind, and which member reads it. Of a job: where its newest
+    checkpoint stands, how far that is behind. Of a sink: the newest checkpoint whose output is in the topic.
+    """
     with _opened(directory) as log:
         found = log.groups()
-        rows = [row for group in found for row in _group_rows(log, group)]
+        of_sinks = [group for group in found if group.group.startswith(_OF_SINK)]
+        readers = [row for group in found if group not in of_sinks for row in _group_rows(log, group)]
+        readers += [row for path in state or [] for row in _job_rows(log, path)]
+        sinks = [row for group in of_sinks for row in _sink_rows(group)]
     if as_json:
-        print_json(rows)
-    elif not rows:
+        print_json(readers + sinks)
+        return
+    if not readers:
         note(f"{directory} has no consumer groups")
     else:
+        names = ["group", "topic", "partition", "offset", "behind", "member"]
         cells = [
             [
                 row["group"],
@@ -234,34 +255,68 @@ def groups(directory: _Directory, as_json: _Json = False) -> None:
                 "-" if row["lag"] is None else count_text(row["lag"]),
                 row["member"] or "-",
             ]
-            for row in rows
+            for row in readers
         ]
-        print_table(
-            ["group", "topic", "partition", "offset", "behind", "member"],
-            cells,
-            right=["partition", "offset", "behind"],
-        )
+        print_table(names, cells, right=["partition", "offset", "behind"])
+    if sinks:
+        cells = [[row["job"], row["sink"], row["topic"], str(row["checkpoint"])] for row in sinks]
+        print_table(["job", "sink", "writes to", "up to checkpoint"], cells, right=["up to checkpoint"])
+        if not state:
+            note(f"how far a job is behind: onceflow log groups {directory} --state STATE")
 
 
 def _group_rows(log: Log, group: LogGroup) -> list[dict[str, Any]]:
     readers = {place: member.member for member in group.members for place in member.partitions}
     rows = []
     for place in sorted({*group.offsets, *readers}):
-        bounds = log.partition(*place)
         offset = group.offsets[place][0] if place in group.offsets else None
-        rows.append(
-            {
-                "group": group.group,
-                "topic": place[0],
-                "partition": place[1],
-                "offset": offset,
-                "lag": bounds.end - (bounds.start if offset is None else min(offset, bounds.end)),
-                "member": readers.get(place),
-            }
-        )
+        rows.append(_reader_row("group", group.group, log, place, offset, readers.get(place)))
     idle = {member.member for member in group.members} - set(readers.values())
-    nothing = {"group": group.group, "topic": None, "partition": None, "offset": None, "lag": None}
+    nothing = {"kind": "group", "group": group.group, "topic": None, "partition": None, "offset": None, "lag": None}
     return rows + [{**nothing, "member": member} for member in sorted(idle)]
+
+
+def _reader_row(
+    kind: str, name: str, log: Log, place: tuple[str, int], offset: int | None, member: str | None
+) -> dict[str, Any]:
+    bounds = log.partition(*place)
+    return {
+        "kind": kind,
+        "group": name,
+        "topic": place[0],
+        "partition": place[1],
+        "offset": offset,
+        "lag": bounds.end - (bounds.start if offset is None else min(offset, bounds.end)),
+        "member": member,
+    }
+
+
+def _job_rows(log: Log, state: Path) -> list[dict[str, Any]]:
+    """Where the sources of a job stand that read this log, by its newest checkpoint."""
+    import msgspec  # noqa: PLC0415 - not needed by every command
+
+    with reader(state) as backend:
+        job = backend.job
+        sound = [info for info in backend.checkpoints() if info.damage is None]
+    names = {topic.number: topic.name for topic in log.topics()}
+    rows = []
+    for name, blob in sorted(sound[-1].blobs.items()) if sound else []:
+        position = msgspec.msgpack.decode(blob)["position"] if name.startswith("source/") else None
+        if not isinstance(position, dict) or position.get("log") != log.native.id or position["topic"] not in names:
+            continue
+        source, _, partition = name.removeprefix("source/").rpartition("/")
+        place = (names[position["topic"]], int(partition))
+        rows.append(_reader_row("job", f"job {job}, source {source}", log, place, position["offset"], None))
+    if not rows:
+        note(f"job {job} in {state} has no checkpoint that reads from {log.path}")
+    return rows
+
+
+def _sink_rows(group: LogGroup) -> list[dict[str, Any]]:
+    job, _, sink = group.group.removeprefix(_OF_SINK).rpartition("/")
+    nothing = {"partition": None, "offset": None, "lag": None, "member": None}
+    row = {"kind": "sink", "group": group.group, "job": job, "sink": sink, **nothing}
+    return [{**row, "topic": topic, "checkpoint": offset} for (topic, _), (offset, *_) in group.offsets.items()]
 
 
 @app.command()
@@ -271,9 +326,9 @@ def transactions(directory: _Directory, as_json: _Json = False) -> None:
     Small transactions are in their producer's memory until the commit; only what is on the disk already is shown.
     """
     with _opened(directory) as log:
-        found = log.transactions()
+        found, log_ms = log.transactions(), log.now_ms()
     if as_json:
-        print_json([_transaction_row(info) for info in found])
+        print_json([_transaction_row(info, log_ms) for info in found])
     elif not found:
         note(f"{directory} has no transactional producers")
     else:
@@ -282,7 +337,7 @@ def transactions(directory: _Directory, as_json: _Json = False) -> None:
                 info.transactional_id,
                 str(info.producer_id),
                 str(info.producer_epoch),
-                "-" if info.started_ms is None else time_text(info.started_ms),
+                "-" if info.started_ms is None else time_text(_wall_ms(log_ms, info.started_ms)),
                 bytes_text(info.staged_bytes),
                 duration_text(info.timeout_ms / 1000),
                 info.last_outcome or "none yet",
@@ -293,12 +348,17 @@ def transactions(directory: _Directory, as_json: _Json = False) -> None:
         print_table(names, cells, right=["producer", "epoch", "on disk"])
 
 
-def _transaction_row(info: LogProducerInfo) -> dict[str, Any]:
+def _wall_ms(log_ms: int, then_ms: int) -> int:
+    """What the wall clock would have shown when the log's clock did."""
+    return round(time.time() * 1000) - (log_ms - then_ms)
+
+
+def _transaction_row(info: LogProducerInfo, log_ms: int) -> dict[str, Any]:
     return {
         "transactional_id": info.transactional_id,
         "producer_id": info.producer_id,
         "producer_epoch": info.producer_epoch,
-        "started_ms": info.started_ms,
+        "started_ms": None if info.started_ms is None else _wall_ms(log_ms, info.started_ms),
         "staged_bytes": info.staged_bytes,
         "timeout_ms": info.timeout_ms,
         "last_outcome": info.last_outcome,

@@ -2,7 +2,9 @@
 
 A position is the offset of the next record, with the number of the topic (a topic that was deleted and made again is
 another one) and, if the source ends, the offset at which it does: fixed when the partition was opened first, so that a
-run that resumes ends where the interrupted one would have ended, whatever was written meanwhile.
+run that resumes ends where the interrupted one would have ended, whatever was written meanwhile. It also says which log
+it is of, and has a digest of the record that was read last: a log that was put back from an older copy, and written to
+since, has other records at the same offsets.
 
 A reader that follows the log hands out an empty batch where nothing is there yet; the runner then lets the source wait,
 which the next commit of any process wakes. In a job of several sources it asks every two milliseconds instead.
@@ -10,6 +12,7 @@ which the next commit of any process wakes. In a job of several sources it asks 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from itertools import compress
 from typing import Any, Literal, TypeAlias
@@ -145,8 +148,25 @@ class LogSource(Source):
                     f"{_REMOVED if offset < found.start else 'the log is older than the checkpoint'}"
                 )
             end = kept if self._stop_at_end and kept is not None else end
+        last = None if position is None else _fields(position).get("last")
+        self._check_last(log, partition, found.start, last)
         settings = (self._decode, self._as_columns, self._event_time, self._policy)
-        return _LogReader(log, self._topic, number, partition, offset, end, *settings)
+        return _LogReader(log, self._topic, number, partition, offset, end, last, *settings)
+
+    def _check_last(self, log: Log, partition: int, start: int, last: Any) -> None:
+        """Refuses a log that has another record where one was read."""
+        if last is None or last[0] < start:
+            return
+        there = log.fetch(self._topic, partition, last[0], max_records=1)
+        # Compaction may have removed it.
+        if len(there) and there.offsets[0] == last[0]:
+            digest = _digest(int(there.timestamps[0]), there.keys[0], there.values[0])
+            if digest != last[1]:
+                raise SourceChangedError(
+                    f"offset {last[0]} of partition {partition} of {self._topic!r} has another record than the one "
+                    "that was read before the checkpoint: the log was put back from an older copy, or made anew, and "
+                    "written to since. Put the newest log back; to go on with this one, start over with fresh state"
+                )
 
     def _resumed(self, number: int, partition: int, position: Plain) -> tuple[int, int | None]:
         fields = _fields(position)
@@ -162,6 +182,11 @@ def _fields(position: Plain) -> dict[str, Any]:
     if not isinstance(position, dict) or not isinstance(position.get("offset"), int):
         raise SourceError(f"{position!r} is no position in a topic; start over with fresh state")
     return position
+
+
+def _digest(timestamp: int, key: bytes | None, value: bytes | None) -> str:
+    """What tells a record from others that had its offset."""
+    return hashlib.blake2b(msgspec.msgpack.encode([timestamp, key, value]), digest_size=8).hexdigest()
 
 
 _REMOVED = (
@@ -198,6 +223,7 @@ class _LogReader(SourceReader):
         partition: int,
         offset: int,
         end: int | None,
+        last: Any,
         decode: Decode | None,
         as_columns: bool,
         event_time: str | EventTime | None,
@@ -209,6 +235,8 @@ class _LogReader(SourceReader):
         self._partition = partition
         self._offset = offset
         self._end = end
+        #: Offset and digest of the record that was read last.
+        self._last = last
         self._decode = decode
         self._event_time = event_time
         self._policy = policy
@@ -235,6 +263,8 @@ class _LogReader(SourceReader):
 
     def _columns(self, found: LogRecords, count: int) -> SourceBatch:
         arrow = _pyarrow().record_batch(found).slice(0, count)
+        if count:
+            self._note_last(*(column[count - 1].as_py() for column in arrow.columns))
         columns = Columns(
             {
                 "partition": np.full(count, self._partition, dtype=np.int32),
@@ -287,6 +317,9 @@ class _LogReader(SourceReader):
                 strict=True,
             )
         ]
+        if messages:
+            last = messages[-1]
+            self._note_last(last["offset"], last["timestamp_ms"], last["key"], last["value"])
         rejections = Rejections(self._policy, str(partition))
         try:
             records, times = self._made(messages)
@@ -333,7 +366,14 @@ class _LogReader(SourceReader):
         return np.empty(0, dtype=np.int64) if callable(self._event_time) else None
 
     def position(self) -> Plain:
-        return {"topic": self._number, "offset": self._offset, "end": self._end}
+        position: dict[str, Plain] = {"topic": self._number, "offset": self._offset, "end": self._end}
+        position["log"] = self._log.id
+        if self._last is not None:
+            position["last"] = self._last
+        return position
+
+    def _note_last(self, offset: int, timestamp: int, key: bytes | None, value: bytes | None) -> None:
+        self._last = [offset, _digest(timestamp, key, value)]
 
     def close(self) -> None:
         self._log.close()
