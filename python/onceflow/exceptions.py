@@ -408,10 +408,6 @@ def described(error: BaseException) -> str:
         return f"{name} (its own text cannot be shown: str() of it raises {type(failure).__name__})"
 
 
-class MissingOutputWarning(UserWarning):
-    """The output of the checkpoint that a job goes on from, on purpose, is not where it was written."""
-
-
 def _tree(root: type[OnceflowError]) -> Iterator[type[OnceflowError]]:
     yield root
     for child in root.__subclasses__():

@@ -18,6 +18,7 @@ import pytest
 import onceflow as of
 import onceflow.runner
 from onceflow._native import Log, LogProducer
+from onceflow.clock import ManualClock
 from onceflow.connectors.log import LogSink, LogSource
 from onceflow.connectors.log.sink import _LogSinkWriter
 from onceflow.exceptions import (
@@ -28,6 +29,7 @@ from onceflow.exceptions import (
     SourceChangedError,
     SourceError,
 )
+from onceflow.log.log_time import LogTime
 from onceflow.sinks import SinkContext
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 
@@ -651,3 +653,18 @@ def test_an_older_lineage_is_refused_whatever_its_epoch(log):
     newer.write([b"1"])
     newer.commit(committed(newer, 10))
     assert values(log, "t") == [b"1"]
+
+
+def test_a_sink_that_had_no_output_for_long_goes_on(log):
+    """The transactional id of a job that had nothing to write for a week was forgotten, and its next commit failed."""
+    clock = ManualClock(NOW_MS / 1000)
+    writer = LogSink(log, "t", partitions=1, clock=clock).open(context())
+    writer.recover([])
+    for checkpoint, value in ((1, b"1"), (2, b"2")):
+        writer.write([value])
+        writer.commit(committed(writer, checkpoint))
+        clock.advance(30 * 24 * 3600)
+        log.maintain(now_ms=LogTime(log, clock).now_ms())
+        assert log.producers() == []
+    assert values(log, "t") == [b"1", b"2"]
+    assert log.fetch("t", 0, 0).timestamps.tolist() == [NOW_MS, NOW_MS + 30 * 24 * 3600 * 1000]

@@ -85,11 +85,6 @@ class TestSourceWhereRecordsWereCompactedAway(SourceContract):
 
 
 class _Sink(TransactionalSinkContract):
-    # Until the log's sink does.
-    test_an_older_state_is_refused = None
-    test_a_lineage_that_was_left_is_refused = None
-    test_another_state_directory_is_refused = None
-
     options: ClassVar[dict[str, Any]] = {}
 
     def make_sink(self, directory):

@@ -725,11 +725,11 @@ class TransactionalSinkContract(_SinkContract):
         writer.commit(decided)
         another = self.make_sink(tmp_path).open(replace(self._context(2, 1), restored_state=learnt))
         another.recover([decided])
-        another.commit(self._prepared(another, 2, records[2:]))
         _must(
             _same(_check_plain("what snapshot() returns", another.snapshot()), learnt),
             "what was given back as restored_state is what snapshot() returns",
         )
+        another.commit(self._prepared(another, 2, records[2:]))
         self._visible(tmp_path, records, "a writer goes on with what was learnt")
         another.close()
 

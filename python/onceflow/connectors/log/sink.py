@@ -65,6 +65,7 @@ from onceflow.connectors.log.staged import Part, Staged
 from onceflow.crash import crash_point
 from onceflow.exceptions import (
     FencedError,
+    InvalidTransactionStateError,
     LogError,
     MissingOutputWarning,
     ProducerFencedError,
@@ -426,8 +427,9 @@ class _LogSinkWriter(TransactionalSinkWriter):
                 self._send_marker(producer, staged.topic, checkpoint_id)
                 crash_point("log.pre_append")
                 producer.commit_transaction(now_ms=self._now_ms())
-            except ProducerFencedError:
-                # By a newer run, which its marker tells; or by an older one, which will read ours and stop.
+            except (ProducerFencedError, InvalidTransactionStateError):
+                # By a newer run, which its marker tells; or by an older one, which will read ours and stop. Or the id
+                # was forgotten, since the job had no output for long.
                 self._take_id()
                 continue
             crash_point("log.post_append")

@@ -173,6 +173,15 @@ impl Clock {
         Ok(first)
     }
 
+    /// Has a copy of the log go on where this one is.
+    pub(super) fn copy_to(&self, directory: &Path) -> Result<()> {
+        let noted = *self.noted.lock();
+        match noted.map_or_else(|| self.load(), |noted| Ok(Some(noted)))? {
+            Some(noted) => Self::new(directory).write(&noted, true),
+            None => Ok(()),
+        }
+    }
+
     fn load(&self) -> Result<Option<Noted>> {
         let mut bytes = [0; BYTES];
         let read = File::open(&self.path).and_then(|file| file.read_exact_at(&mut bytes, 0));
@@ -285,6 +294,17 @@ mod tests {
         // The wall clock is set a day ahead, and an hour passes.
         assert_eq!(at(reading("first", 3_600_000, 90_001_000)), 3_601_000);
         assert_eq!(read(directory.path(), &reading("second", 0, 90_002_000)), 3_602_000);
+    }
+
+    /// A backup holds times of this clock.
+    #[test]
+    fn a_copy_goes_on_where_the_clock_was() {
+        let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Clock::new(directory.path()).copy_to(copy.path()).unwrap();
+        assert!(!copy.path().join(CLOCK).exists());
+        read(directory.path(), &reading("boot", 5, 1_000));
+        Clock::new(directory.path()).copy_to(copy.path()).unwrap();
+        assert_eq!(read(copy.path(), &reading("boot", 105, 900_000)), 1_100);
     }
 
     #[test]

@@ -788,7 +788,8 @@ impl Log {
         creation::backup::<Table>(environment, manifest, target, *map_size_bytes, |txn| {
             let mut head = view::head(txn.get(Table::Meta, HEAD_KEY)?)?;
             view::put_head(txn, &mut head)
-        })
+        })?;
+        self.shared.clock.copy_to(target)
     }
 
     fn submit(&self, request: Request) -> Result<Answer> {
