@@ -106,3 +106,49 @@ def test_a_topic_that_nobody_has_made_is_told(log):
         with Producer(log) as producer:
             producer.produce("six", b"x")
         assert consumer.poll(10).value() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("client", "setting", "given"),
+    [
+        *((Producer, name, given) for name in ("linger_s", "max_block_s", "delivery_timeout_s") for given in (-1, "1")),
+        (Producer, "linger_s", float("nan")),
+        *((Producer, "max_buffered_records", given) for given in (0, -1, 1.5, "1", True, None, 2**70)),
+        *((Producer, "transaction_timeout_ms", given) for given in (0, -1, "60000", 2**70)),
+        (Producer, "transactional_id", 5),
+        *((Consumer, name, -1) for name in ("session_timeout_ms", "max_poll_interval_ms", "fetch_max_bytes")),
+        *((Consumer, "session_timeout_ms", given) for given in ("6000", 2**70, True, 0.5)),
+        (Consumer, "group_id", b"readers"),
+        (Consumer, "enable_auto_commit", "false"),
+        (Consumer, "auto_offset_reset", "first"),
+        (Consumer, "isolation_level", None),
+    ],
+)
+def test_settings_that_cannot_be(log, client, setting, given):
+    """Settings of another type, or out of range, gave untyped errors."""
+    with pytest.raises(ConfigurationError, match=setting):
+        client(log, **{setting: given})
+
+
+@pytest.mark.parametrize("given", [0, -1, "10", float("nan"), True])
+def test_an_upkeep_that_cannot_be(directory, given):
+    """The same of the log itself, and nothing is made."""
+    with pytest.raises(ConfigurationError, match="upkeep_interval_s"):
+        Log.open(directory, upkeep_interval_s=given)
+    assert not directory.exists()
+
+
+def test_as_long_as_it_takes(log):
+    """An infinite duration is one: it was an OverflowError of a thread, in the background or not."""
+    forever = float("inf")
+    told = []
+    with Producer(log, linger_s=forever, max_block_s=forever, delivery_timeout_s=forever) as producer:
+        producer.produce("one", b"x", on_delivery=lambda *report: told.append(report))
+        assert producer.flush(timeout=forever) == 0
+        producer.produce("one", b"y", on_delivery=lambda *report: told.append(report))
+        producer.flush(timeout=5)
+        assert producer.poll(forever) == 0
+    assert len(told) == 2
+    with Consumer(log, "readers") as consumer:
+        consumer.subscribe(["one"])
+        assert [message.value() for message in consumer.consume(2, timeout=forever)] == [b"x", b"y"]

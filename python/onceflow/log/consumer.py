@@ -28,7 +28,7 @@ from onceflow.log.membership import Assignor, ConsumerGroupMetadata, Membership
 from onceflow.log.message import Message
 from onceflow.log.reader import OffsetReset, Reader
 from onceflow.log.records import Records
-from onceflow.log.settings import check_log
+from onceflow.log.settings import check_log, check_name, check_whole
 from onceflow.log.topic_partition import (
     OFFSET_END,
     OFFSET_INVALID,
@@ -106,14 +106,13 @@ class Consumer:
         _check_choice("isolation_level", isolation_level, IsolationLevel)
         _check_choice("auto_offset_reset", auto_offset_reset, OffsetReset)
         _check_choice("partition_assignment_strategy", partition_assignment_strategy, Assignor)
-        for name, given in (
-            ("auto_commit_interval_ms", auto_commit_interval_ms),
-            ("session_timeout_ms", session_timeout_ms),
-            ("max_poll_interval_ms", max_poll_interval_ms),
-            ("fetch_max_bytes", fetch_max_bytes),
-        ):
-            if given < 1:
-                raise ConfigurationError(f"{name} is {given}; it must be above 0")
+        check_name("group_id", group_id)
+        check_whole("auto_commit_interval_ms", auto_commit_interval_ms)
+        check_whole("session_timeout_ms", session_timeout_ms)
+        check_whole("max_poll_interval_ms", max_poll_interval_ms)
+        check_whole("fetch_max_bytes", fetch_max_bytes)
+        if not isinstance(enable_auto_commit, bool):
+            raise ConfigurationError(f"enable_auto_commit is {enable_auto_commit!r}; give True or False")
         if enable_auto_commit and group_id is None:
             raise ConfigurationError("enable_auto_commit needs a group_id to commit for")
         self._log_time = LogTime(log.native, clock or log.clock)
@@ -305,8 +304,7 @@ class Consumer:
             timeout: How long to wait for the first one, in seconds; None or below 0: for ever. For more than are there
                 it does not wait.
         """
-        if num_messages < 1:
-            raise ConfigurationError(f"num_messages is {num_messages}; it must be above 0")
+        check_whole("num_messages", num_messages)
         return self._await(lambda: self._reader.messages(num_messages), timeout) or []
 
     def consume_batch(self, max_records: int = 100_000, timeout: float | None = None) -> Records | None:
@@ -321,8 +319,7 @@ class Consumer:
         Returns:
             None if there was none in time.
         """
-        if max_records < 1:
-            raise ConfigurationError(f"max_records is {max_records}; it must be above 0")
+        check_whole("max_records", max_records)
         return self._await(lambda: self._reader.records(max_records), timeout)
 
     def _await(self, take: Callable[[], _T | None], timeout: float | None) -> _T | None:

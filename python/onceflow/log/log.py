@@ -13,6 +13,7 @@ from onceflow._native import LogGroup, LogMaintained, LogPartition, LogProducerI
 from onceflow.clock import Clock, SystemClock
 from onceflow.exceptions import TopicExistsError
 from onceflow.log.log_time import LogTime
+from onceflow.log.settings import check_seconds
 from onceflow.log.upkeep import Upkeep
 
 __all__ = ["Log", "TopicSettings"]
@@ -109,6 +110,8 @@ class Log:
             StoreError: Its subclasses say why the directory cannot be used.
             ConfigurationError: A bound that cannot be.
         """
+        if upkeep_interval_s is not None:
+            check_seconds("upkeep_interval_s", upkeep_interval_s, above=True)
         native = _native.Log.open(path, create=create, read_only=read_only, **bounds)
         return cls(native, clock or SystemClock(), None if read_only else upkeep_interval_s)
 

@@ -38,7 +38,7 @@ from onceflow.log.log import Log
 from onceflow.log.log_time import LogTime
 from onceflow.log.membership import ConsumerGroupMetadata
 from onceflow.log.message import Headers
-from onceflow.log.settings import check_log
+from onceflow.log.settings import check_log, check_name, check_seconds, check_whole
 from onceflow.log.topic_partition import Positions, TopicPartition
 from onceflow.types import FIRST_MICROS, LAST_MICROS
 
@@ -98,10 +98,13 @@ class Producer:
         clock: Clock | None = None,
     ) -> None:
         check_log("Producer", log)
-        if max_buffered_records < 1 or max_buffered_bytes < 1:
-            raise ConfigurationError("max_buffered_records and max_buffered_bytes must be above 0")
-        if linger_s < 0 or max_block_s < 0 or delivery_timeout_s < 0:
-            raise ConfigurationError("linger_s, max_block_s and delivery_timeout_s must be 0 or more")
+        check_name("transactional_id", transactional_id)
+        check_whole("transaction_timeout_ms", transaction_timeout_ms)
+        check_whole("max_buffered_records", max_buffered_records)
+        check_whole("max_buffered_bytes", max_buffered_bytes)
+        check_seconds("linger_s", linger_s)
+        check_seconds("max_block_s", max_block_s)
+        check_seconds("delivery_timeout_s", delivery_timeout_s)
         self._log_time = LogTime(log.native, clock or log.clock)
         self._log = log.native
         self._native = _native.LogProducer(
@@ -112,7 +115,7 @@ class Producer:
             max_buffered_bytes=max_buffered_bytes,
         )
         self._transactional_id = transactional_id
-        self._linger_s = linger_s
+        self._linger_s = min(linger_s, threading.TIMEOUT_MAX)
         self._max_records = max_buffered_records
         self._max_bytes = max_buffered_bytes
         self._max_block_s = max_block_s
@@ -305,6 +308,7 @@ class Producer:
         """
         if timeout > 0:
             with self._lock:
+                timeout = min(timeout, threading.TIMEOUT_MAX)
                 self._reported.wait_for(lambda: self._reports or self._failure or not self._records, timeout)
         served = self._serve()
         self._raise_failure()
@@ -341,11 +345,13 @@ class Producer:
         """Leaves the writing to the background thread, which may take longer than the caller wants to wait."""
         with self._lock:
             self._full.set()
-            self._room.wait_for(lambda: not self._unwritten(), deadline - time.monotonic())
+            left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+            self._room.wait_for(lambda: not self._unwritten(), left)
             if self._unwritten():
                 return
         # What is left is a batch without an answer.
-        if self._unanswered and self._sending.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        left = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        if self._unanswered and self._sending.acquire(timeout=left):
             try:
                 self._settle(max(0.0, deadline - time.monotonic()))
             finally:
@@ -620,7 +626,7 @@ class Producer:
                     f"{self._records} records of {self._bytes} bytes wait to be written, and none was within "
                     f"{self._max_block_s} s; produce more slowly, or raise max_buffered_records and max_buffered_bytes"
                 )
-            self._room.wait(left)
+            self._room.wait(min(left, threading.TIMEOUT_MAX))
 
     def _first_of(self, topic: str) -> Pending:
         """Called with the lock held: where records of a topic go that has none waiting."""

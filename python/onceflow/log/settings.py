@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 from onceflow.exceptions import ConfigurationError
 
-__all__ = ["check_log"]
+__all__ = ["check_log", "check_name", "check_seconds", "check_whole"]
+
+#: Whole numbers of settings stay below it, in milliseconds as in bytes.
+_MOST = 1 << 62
 
 #: Settings of ``confluent_kafka``, the argument that is the same here, and how much of it one of theirs is.
 _PRODUCER: dict[str, tuple[str, float]] = {
@@ -56,6 +59,37 @@ def check_log(client: Literal["Producer", "Consumer"], given: Any) -> None:
     raise ConfigurationError(
         f"{client} takes an open log, not {given!r}. Write: log = Log.open('events/'); {client}(log)"
     )
+
+
+def check_whole(name: str, given: Any, least: int = 1) -> None:
+    """Refuses what is not a whole number of some size.
+
+    Raises:
+        ConfigurationError: Names the setting.
+    """
+    if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= _MOST:
+        raise ConfigurationError(f"{name} is {given!r}; give a whole number from {least} on")
+
+
+def check_seconds(name: str, given: Any, *, above: bool = False) -> None:
+    """Refuses what is not a duration in seconds; infinity is one.
+
+    Raises:
+        ConfigurationError: Names the setting.
+    """
+    number = isinstance(given, (int, float)) and not isinstance(given, bool)
+    if not number or not (given > 0 if above else given >= 0):
+        raise ConfigurationError(f"{name} is {given!r}; give seconds, {'above 0' if above else '0 or more'}")
+
+
+def check_name(name: str, given: Any) -> None:
+    """Refuses what is neither text nor None.
+
+    Raises:
+        ConfigurationError: Names the setting.
+    """
+    if given is not None and not isinstance(given, str):
+        raise ConfigurationError(f"{name} is {given!r}; give a str, or None")
 
 
 def _argument(name: str, unit: float, value: Any) -> str:
