@@ -11,7 +11,7 @@ from typing import Any
 from onceflow.aggregates import Aggregate, shape_of
 from onceflow.exceptions import ConfigurationError
 from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
-from onceflow.keys import KeySelector, KeyType
+from onceflow.keys import KeySelector, KeyType, check_key_type
 from onceflow.operators.aggregate import AggregateKeys, AggregateWindows
 from onceflow.operators.base import Operator
 from onceflow.operators.keyed_state import DropDuplicates, Process, StatefulMap
@@ -187,8 +187,11 @@ class Stream:
 
         Args:
             by: A function of a record, or one or several names of columns.
-            key_type: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"`` or a tuple of these; by the first keys if not given.
+            key_type: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"``, ``"bool"``, ``"date"``, ``"datetime"`` (it has a
+                zone), ``"naive datetime"``, or a tuple of these; by the first keys if not given. Of whatever type, a
+                key and any element of a tuple may also be None.
         """
+        check_key_type(key_type)
         if len(by) == 1 and callable(by[0]):
             selector = KeySelector(by[0])
         else:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from onceflow._native import Batch as Rows
 from onceflow.aggregates import Aggregate
 from onceflow.columns import Columns, to_list
-from onceflow.exceptions import NotANumberError, SerializationError, StateError, StateOverflowError, UserFunctionError
-from onceflow.keys import KeySelector, KeyType, key_list
+from onceflow.exceptions import (
+    NotANumberError,
+    SerializationError,
+    StateError,
+    StateOverflowError,
+    TypeMismatchError,
+    UserFunctionError,
+)
+from onceflow.keys import KeySelector, KeyType, decode_key, key_list, key_order, plain_key
 from onceflow.operators.base import EventTimes, OperatorContext, Output
 from onceflow.operators.calls import each, shown
-from onceflow.operators.keyed import KeyedOperator
+from onceflow.operators.keyed import KeyedOperator, other_keys
 from onceflow.operators.totals import Totals
 from onceflow.operators.values import RefusedValueError, Values, pick, read_values
 from onceflow.types import END_OF_TIME, Batch, Micros
@@ -27,8 +37,23 @@ __all__ = ["AggregateKeys", "AggregateWindows"]
 _ROWS_AT_ONCE = 1 << 16
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Where some records of a batch have their totals.
+
+    Attributes:
+        totals: The table's.
+        keys: Of the records, as the table has them.
+        rows: The records; None: all of the batch.
+    """
+
+    totals: Totals
+    keys: Any
+    rows: npt.NDArray[np.int64] | None
+
+
 class _Aggregating(KeyedOperator):
-    """Base: totals by key."""
+    """Base: totals by key; those of keys that no native type holds in a table of their own."""
 
     def __init__(self, selector: KeySelector, key_type: KeyType | None, aggregates: Mapping[str, Aggregate]) -> None:
         super().__init__(selector, key_type)
@@ -36,28 +61,62 @@ class _Aggregating(KeyedOperator):
 
     def open(self, context: OperatorContext) -> None:
         self._step_id = context.step_id
-        self._totals = Totals(context.step_id, context.backend, context.codec, context.step_id, self._aggregates)
-        if self._totals.table is not None:
-            self._resume(self._user_key(self._totals.table.schema.key))
+        self._native, self._others = (
+            Totals(context.step_id, context.backend, context.codec, name, self._aggregates)
+            for name in (context.step_id, other_keys(context.step_id))
+        )
+        if self._native.table is not None:
+            self._resume(self._user_key(self._native.table.schema.key))
+        self._resume_others(context.backend)
 
     def _user_key(self, key: KeyType) -> KeyType:
         """The type of the step's keys, from that of its table's."""
         return key
 
-    def _table_keys(self, key_type: KeyType, keys: Any) -> tuple[KeyType, Any]:
-        """Type and values of the table's keys, from those of the step's."""
+    def _table_keys(self, key_type: KeyType, keys: Any, rows: Any) -> tuple[KeyType, Any]:
+        """Type and values of the table's keys, from those of the step's at these rows of the batch (None: all)."""
         return key_type, keys
 
-    def _update(self, keys: Any, key_type: KeyType, records: Batch) -> None:
+    def _update(self, keys: Any, records: Batch) -> list[_Part]:
+        """Takes a batch in; where each row's key has its totals."""
         try:
-            table_key, table_keys = self._table_keys(key_type, keys)
-            self._totals.update(table_keys, table_key, self._read(records))
+            values = self._read(records)
+            if self._is_native:
+                try:
+                    return [self._update_part(self._native, keys, None, values)]
+                except TypeMismatchError:
+                    # Nothing was taken in. Some keys may lie elsewhere, or one may be none.
+                    listed = list(map(plain_key, key_list(keys)))
+                    native = self._native_rows(listed, records)
+                    if native.all():
+                        raise
+            else:
+                listed = list(map(plain_key, key_list(keys)))
+                native = self._native_rows(listed, records)
+            parts = []
+            for totals, rows in ((self._native, np.flatnonzero(native)), (self._others, np.flatnonzero(~native))):
+                if len(rows):
+                    taken = {name: read.take(rows) for name, read in values.items()}
+                    parts.append(self._update_part(totals, pick(listed, rows), rows, taken))
+            return parts
         except RefusedValueError as error:
             raise self._refused_value(error.aggregate, error.row, error.reason, records) from error
         except SerializationError as error:
             raise SerializationError(f"step {self._step_id!r}: {error}") from error
         except StateError as error:
             raise self._refused(error, keys, records, _hint(error)) from error
+
+    def _update_part(self, totals: Totals, keys: Any, rows: Any, values: Mapping[str, Values]) -> _Part:
+        key_type: Any = self._key_type
+        if totals is self._others:
+            key_type, keys = "bytes", self._encoded(keys)
+        table_type, table_keys = self._table_keys(key_type, keys, rows)
+        try:
+            totals.update(table_keys, table_type, values)
+        except RefusedValueError as error:
+            error.row = error.row if rows is None else int(rows[error.row])
+            raise
+        return _Part(totals, keys, rows)
 
     def _read(self, records: Batch) -> dict[str, Values]:
         """What each aggregate reads that has a field."""
@@ -94,9 +153,17 @@ class _Aggregating(KeyedOperator):
             step_id=self._step_id,
         )
 
-    def _key_columns(self, elements: tuple[Any, ...]) -> dict[str, Any]:
-        """Result columns of the key, from one array or list for each of its elements."""
+    def _key_columns(self, elements: tuple[Any, ...], *, native: bool) -> dict[str, Any]:
+        """Result columns of the key, from one array or list for each of its elements, or from the bytes of any keys."""
         fields = self._selector.fields
+        if not native:
+            keys = list(map(decode_key, elements[0]))
+            if len(fields) == 1:
+                return {fields[0]: np.fromiter(keys, object, len(keys))}
+            return {
+                field: np.fromiter(map(itemgetter(index), keys), object, len(keys))
+                for index, field in enumerate(fields)
+            }
         if len(fields) == 1 and isinstance(self._key_type, tuple):
             # A function's tuple is one column of tuples: numpy would make columns of them.
             keys = list(zip(*map(key_list, elements), strict=True))
@@ -104,9 +171,37 @@ class _Aggregating(KeyedOperator):
         types = self._key_type if isinstance(self._key_type, tuple) else (self._key_type,)
         return {field: _array(column, kind) for field, column, kind in zip(fields, elements, types, strict=True)}
 
-    def _elements(self, keys: Any) -> tuple[Any, ...]:
-        """One array or list for each element of the keys of a batch."""
-        return self._split(keys) if isinstance(self._key_type, tuple) else (keys,)
+    def _columns(self, rows: Rows, *, native: bool) -> Columns:
+        """Rows of a table as records."""
+        totals = self._native if native else self._others
+        return Columns({**self._key_columns(rows.key_columns(), native=native), **totals.results(rows)})
+
+    def _sorted(self, native: Rows | None, others: Rows | None) -> Iterator[Columns]:
+        """Rows of both tables, each sorted, as records sorted by key; None comes first."""
+        if native is None or others is None or not len(native) or not len(others):
+            for part, is_native in ((native, True), (others, False)):
+                for rows in () if part is None else _slices(part):
+                    yield self._columns(rows, native=is_native)
+            return
+        done = 0
+        places = [key_order(self._order_key(key)) for key in key_list(others.keys)]
+        for rows in _slices(native):
+            orders = [key_order(key) for key in key_list(rows.keys)]
+            upto = bisect_left(places, orders[-1], done)
+            if upto == done:
+                yield self._columns(rows, native=True)
+                continue
+            between = [bisect_left(orders, place) for place in places[done:upto]]
+            both = [self._columns(rows, native=True), self._columns(others.slice(done, upto), native=False)]
+            order = np.insert(np.arange(len(rows)), between, len(rows) + np.arange(upto - done))
+            yield Columns.concat(both).take(order)
+            done = upto
+        for rows in _slices(others.slice(done, len(others))):
+            yield self._columns(rows, native=False)
+
+    def _order_key(self, key: Any) -> Any:
+        """The key of a row of the table of any keys, to be compared with the native ones."""
+        return decode_key(key)
 
 
 def _hint(error: StateError) -> str:
@@ -147,18 +242,35 @@ class AggregateKeys(_Aggregating):
         self._emit = emit
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
-        key_type, keys = self._keys(records)
-        self._update(keys, key_type, records)
-        if self._emit == "changes" and self._totals.table is not None:
-            found, indices = self._totals.table.get_distinct(keys)
-            columns = Columns({**self._key_columns(self._elements(pick(keys, indices))), **self._totals.results(found)})
+        parts = self._update(self._keys(records), records)
+        if self._emit == "changes":
+            columns = self._changed(parts)
             out.emit(columns.to_rows() if isinstance(records, list) else columns)
 
+    def _changed(self, parts: list[_Part]) -> Columns:
+        """The totals of the keys of a batch, in the order in which they occur in it."""
+        changed: list[Columns] = []
+        places: list[npt.NDArray[np.int64]] = []
+        for part in parts:
+            assert part.totals.table is not None
+            native = part.totals is self._native
+            found, indices = part.totals.table.get_distinct(part.keys)
+            keys = pick(part.keys, indices)
+            elements = self._split(keys) if native and isinstance(self._key_type, tuple) else (keys,)
+            changed.append(Columns({**self._key_columns(elements, native=native), **part.totals.results(found)}))
+            places.append(indices if part.rows is None else part.rows[indices])
+        if len(changed) == 1:
+            return changed[0]
+        return Columns.concat(changed).take(np.argsort(np.concatenate(places)))
+
     def end(self, out: Output) -> None:
-        if self._emit != "final" or self._totals.table is None:
+        if self._emit != "final":
             return
-        for rows in _slices(self._totals.table.scan(sort=True)):
-            out.emit(Columns({**self._key_columns(rows.key_columns()), **self._totals.results(rows)}))
+        native, others = (
+            None if totals.table is None else totals.table.scan(sort=True) for totals in (self._native, self._others)
+        )
+        for columns in self._sorted(native, others):
+            out.emit(columns)
 
 
 class AggregateWindows(_Aggregating):
@@ -197,10 +309,27 @@ class AggregateWindows(_Aggregating):
         elements = tuple(key)[1:]
         return elements[0] if len(elements) == 1 else elements
 
-    def _table_keys(self, key_type: KeyType, keys: Any) -> tuple[KeyType, Any]:
+    def _table_keys(self, key_type: KeyType, keys: Any, rows: Any) -> tuple[KeyType, Any]:
+        starts = self._starts if rows is None else self._starts[rows]
         if isinstance(key_type, tuple):
-            return ("i64", *key_type), (self._starts, *self._split(keys))
-        return ("i64", key_type), (self._starts, keys)
+            return ("i64", *key_type), (starts, *self._split(keys))
+        return ("i64", key_type), (starts, keys)
+
+    def _order_key(self, key: Any) -> Any:
+        start, data = key
+        user = decode_key(data)
+        return (start, *user) if isinstance(user, tuple) else (start, user)
+
+    def _columns(self, rows: Rows, *, native: bool) -> Columns:
+        starts, *elements = rows.key_columns()
+        return Columns(
+            {
+                **self._key_columns(tuple(elements), native=native),
+                "window_start": starts.astype("M8[us]"),
+                "window_end": (starts + self._window.size_us).astype("M8[us]"),
+                **(self._native if native else self._others).results(rows),
+            }
+        )
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
         if times is None:
@@ -214,28 +343,18 @@ class AggregateWindows(_Aggregating):
             records, starts = _pick(records, rows), starts[rows]
             if len(records) == 0:
                 return
-        key_type, keys = self._keys(records)
         self._starts = starts
-        self._update(keys, key_type, records)
+        self._update(self._keys(records), records)
 
     def on_watermark(self, watermark: Micros, out: Output) -> None:
         self._watermark = watermark
-        if self._totals.table is None:
-            return
         # Before the end of time everything closes; its last instant needs a bound that still fits.
         bound = END_OF_TIME if watermark == END_OF_TIME else watermark - self._wait + 1
-        for rows in _slices(self._totals.drain_below(bound)):
-            starts, *elements = rows.key_columns()
-            columns = Columns(
-                {
-                    **self._key_columns(tuple(elements)),
-                    "window_start": starts.astype("M8[us]"),
-                    "window_end": (starts + self._window.size_us).astype("M8[us]"),
-                    **self._totals.results(rows),
-                }
-            )
-            out.emit(columns, starts + self._window.size_us - 1)
-        self._totals.forget_below(bound)
+        native, others = self._native.drain_below(bound), self._others.drain_below(bound)
+        for columns in self._sorted(native, others):
+            out.emit(columns, columns["window_end"].astype(np.int64) - 1)
+        self._native.forget_below(bound)
+        self._others.forget_below(bound)
 
     def snapshot(self, checkpoint: Any) -> bytes | None:
         return self._watermark.to_bytes(8, "little", signed=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from onceflow._native import Table
-from onceflow.keys import key_list
+from onceflow.operators.key_table import KeyTable
 from onceflow.types import Micros
 
 __all__ = ["Sweep"]
@@ -33,7 +30,7 @@ class Sweep:
         period_us: How long a row lives, in microseconds.
     """
 
-    def __init__(self, table: Table, column: str, key_groups: int, period_us: int) -> None:
+    def __init__(self, table: KeyTable, column: str, key_groups: int, period_us: int) -> None:
         self._table = table
         self._column = column
         self._groups = key_groups
@@ -51,11 +48,8 @@ class Sweep:
         self._credit += _ROWS_A_RECORD * records
         found: list[Any] = []
         while self._credit > 0 and self._next < self._groups:
-            rows = self._table.scan(self._next, self._next + 1)
+            keys, rows = self._table.keys_upto(self._next, self._column, bound)
             self._next += 1
-            self._credit -= len(rows) + 1
-            old = np.flatnonzero(rows.columns[self._column] <= bound)
-            if len(old):
-                keys = key_list(rows.keys)
-                found.extend(keys[row] for row in old)
+            self._credit -= rows + 1
+            found.extend(keys)
         return found

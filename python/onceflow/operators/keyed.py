@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from onceflow._native import StateBackend
 from onceflow.exceptions import DataflowChangedError, OnceflowError, StateError, TypeMismatchError, UserFunctionError
-from onceflow.keys import KeySelector, KeyType, fits, is_text, key_list, key_type_of, same_kind
+from onceflow.keys import (
+    AgreedType,
+    KeySelector,
+    KeyType,
+    agree,
+    decode_key,
+    encode_key,
+    first_type,
+    fits,
+    is_native,
+    is_text,
+    key_list,
+    key_type_name,
+    key_type_of,
+    plain_key,
+    plain_keys,
+    same_kind,
+)
 from onceflow.operators.base import Operator
 from onceflow.operators.calls import shown
 from onceflow.types import Batch
 
-__all__ = ["KeyedOperator"]
+__all__ = ["KeyedOperator", "other_keys"]
+
+#: Most keys whose bytes are remembered, so that they are not written anew for each record.
+_MAX_REMEMBERED = 100_000
+
+#: What an element of each type may be of, for a quick look at a batch.
+_PYTHON_TYPES = {
+    "i64": "int",
+    "u64": "int",
+    "str": "str",
+    "bytes": "bytes",
+    "bool": "bool",
+    "date": "date",
+    "datetime": "datetime",
+    "naive datetime": "datetime",
+}
+
+
+def other_keys(step_id: str) -> str:
+    """Name of the table of a step's keys that no native key type holds, beside the one that is called like the step."""
+    return f"{step_id}:keys"
 
 
 class KeyedOperator(Operator):
@@ -25,60 +67,158 @@ class KeyedOperator(Operator):
 
     def __init__(self, selector: KeySelector, key_type: KeyType | None) -> None:
         self._selector = selector
-        self._key_type = key_type
+        self._declared = key_type
+        #: What is known of the type; an element is None until a key shows it. None: nothing.
+        self._key_type: AgreedType = key_type
         self._restored = False
+        #: Bytes of keys that no native type holds.
+        self._remembered: dict[Any, bytes] = {}
 
-    def _resume(self, known: KeyType) -> None:
+    def _resume(self, known: AgreedType) -> None:
         """The state that the step resumes from has keys of this type.
 
         Raises:
             DataflowChangedError: The step asks for another one.
         """
-        if self._key_type is not None and self._key_type != known:
-            raise DataflowChangedError(_other_keys(self._step_id, known, self._key_type))
-        self._key_type = known
+        if self._declared is not None and known is not None and _differ(self._declared, known):
+            raise DataflowChangedError(_changed_keys(self._step_id, known, self._declared))
+        self._key_type = known if self._key_type is None else agree(self._key_type, known)
         self._restored = True
 
-    def _keys(self, records: Batch) -> tuple[KeyType, Any]:
-        """The type of the keys, and one key a record in a form that ``Table`` takes.
+    def _resume_others(self, backend: StateBackend) -> None:
+        """The state has keys that say themselves what they are: their type is that of the step's keys."""
+        known = backend.tables().get(other_keys(self._step_id))
+        if known is None:
+            return
+        table = backend.table(other_keys(self._step_id), key=known.key, columns=known.columns)
+        found: AgreedType = None
+        for group in range(backend.key_groups):
+            for data in set(table.scan(group, group + 1).key_columns()[-1]):
+                kind = key_type_of(decode_key(data))
+                found = kind if found is None else agree(found, kind)
+            if found is not None and None not in (found if isinstance(found, tuple) else (found,)):
+                break
+        if self._declared is not None and not same_kind(self._declared, found):
+            raise DataflowChangedError(_changed_keys(self._step_id, found, self._declared))
+        self._key_type = found if self._key_type is None else agree(self._key_type, found)
+        self._restored = True
+
+    def _keys(self, records: Batch) -> Any:
+        """One key a record, in a form that ``Table`` takes if all of them are native to it.
 
         Raises:
             UserFunctionError: The first record has no key.
             DataflowChangedError: The keys are others than those of the state that the step resumes from.
         """
         keys = self._selector.keys(self._step_id, records)
-        if self._key_type is None or self._restored:
-            try:
-                found = key_type_of(keys)
-            except TypeMismatchError as error:
-                raise self._refused(error, keys, records) from error
-            if self._key_type is None:
-                self._key_type = found
-            elif not same_kind(self._key_type, found):
-                raise DataflowChangedError(_other_keys(self._step_id, self._key_type, found))
-            self._restored = False
-        return self._key_type, keys
+        try:
+            keys = plain_keys(keys)
+            if self._key_type is None or self._restored:
+                found = first_type(keys)
+                if self._restored and not same_kind(self._key_type, found):
+                    raise DataflowChangedError(_changed_keys(self._step_id, self._key_type, found))
+                self._key_type = found if self._key_type is None else agree(self._key_type, found)
+                self._restored = False
+        except TypeMismatchError as error:
+            raise self._refused(error, keys, records) from error
+        return keys
+
+    @property
+    def _is_native(self) -> bool:
+        """True if all keys but exceptions are native to the state tables."""
+        return is_native(self._key_type)
+
+    def _native_rows(self, keys: list[Any], records: Batch) -> npt.NDArray[np.bool_]:
+        """For each key whether it is native to the state tables.
+
+        Raises:
+            UserFunctionError: A key is none, or of another type than the step's.
+        """
+        native = np.zeros(len(keys), dtype=bool)
+        if not self._is_native and self._look_alike(keys):
+            return native
+        for row, key in enumerate(keys):
+            if not fits(self._key_type, key):
+                kind = self._kind_of(row, key, records)
+                self._key_type = agree(self._key_type, kind)
+            native[row] = self._is_native and fits(self._key_type, key)
+        return native
+
+    def _kind_of(self, row: int, key: Any, records: Batch) -> AgreedType:
+        try:
+            kind = key_type_of(key)
+        except TypeMismatchError as error:
+            raise self._refused_key(row, key, records) from error
+        if not same_kind(self._key_type, kind) or not self._takes(key):
+            raise self._refused_key(row, key, records)
+        return kind
+
+    def _look_alike(self, keys: list[Any]) -> bool:
+        """True if a quick look shows that all keys are of the agreed type, or None, and known already."""
+        agreed = self._key_type
+        if isinstance(agreed, tuple):
+            if set(map(type, keys)) != {tuple} or set(map(len, keys)) != {len(agreed)}:
+                return False
+            columns: Iterable[Any] = zip(*keys, strict=True)
+        else:
+            columns, agreed = [keys], (agreed,)
+        for column, kind in zip(columns, agreed, strict=True):
+            wanted = _PYTHON_TYPES.get(kind or "", "NoneType")
+            if not {found.__name__ for found in set(map(type, column))} <= {wanted, "NoneType"}:
+                return False
+        return all(map(self._remembered.__contains__, keys))
+
+    def _takes(self, key: Any) -> bool:
+        """True if a key of the step's type can be kept: one that was given a type by name has its range."""
+        try:
+            self._encoded([key])
+        except TypeMismatchError:
+            return False
+        if self._declared is None:
+            return True
+        types = self._declared if isinstance(self._declared, tuple) else (self._declared,)
+        parts = _parts(key)
+        return all(
+            part is None or not is_native(kind) or fits(kind, part) for kind, part in zip(types, parts, strict=True)
+        )
+
+    def _encoded(self, keys: list[Any]) -> list[bytes]:
+        """Keys as the table of keys of any type has them."""
+        remembered = self._remembered
+        if len(remembered) > _MAX_REMEMBERED:
+            remembered.clear()
+        for key in keys:
+            if key not in remembered:
+                remembered[key] = encode_key(key)
+        return [remembered[key] for key in keys]
 
     def _refused(self, error: StateError, keys: Any, records: Batch, hint: str = "") -> OnceflowError:
         """What a table said of a batch, with the step and, if a key is the reason, its record."""
         if isinstance(error, TypeMismatchError) and isinstance(keys, list):
-            for number, key in enumerate(keys):
-                if not fits(self._key_type or "", key):
-                    if any(isinstance(part, str) and not is_text(part) for part in _parts(key)):
-                        return UserFunctionError(
-                            f"step {self._step_id!r}: a record has the key {key!r}, whose lone surrogates cannot be "
-                            "written as UTF-8. Make the key another one, such as bytes, or filter such records out; "
-                            f"record {number} of the batch is {shown(records, number)}",
-                            step_id=self._step_id,
-                        )
-                    wanted = "" if self._key_type is None else f" and the step has keys of type {_name(self._key_type)}"
-                    return UserFunctionError(
-                        f"step {self._step_id!r}: a record has the key {key!r}{wanted}; keys are int, str, bytes or "
-                        "tuples of two or more of these. Filter out records without a key; record "
-                        f"{number} of the batch is {shown(records, number)}",
-                        step_id=self._step_id,
-                    )
+            for row, key in enumerate(keys):
+                try:
+                    kind = key_type_of(plain_key(key))
+                except TypeMismatchError:
+                    return self._refused_key(row, key, records)
+                if not same_kind(self._key_type, kind) or not self._takes(key):
+                    return self._refused_key(row, key, records)
         return UserFunctionError(f"step {self._step_id!r}: {error}{hint}", step_id=self._step_id)
+
+    def _refused_key(self, row: int, key: Any, records: Batch) -> UserFunctionError:
+        where = f"record {row} of the batch is {shown(records, row)}"
+        if any(isinstance(part, str) and not is_text(part) for part in _parts(key)):
+            text = (
+                f"step {self._step_id!r}: a record has the key {key!r}, whose lone surrogates cannot be written as "
+                f"UTF-8. Make the key another one, such as bytes, or filter such records out; {where}"
+            )
+        else:
+            wanted = "" if self._key_type is None else f" and the step has keys of type {key_type_name(self._key_type)}"
+            text = (
+                f"step {self._step_id!r}: a record has the key {key!r}{wanted}; keys are int, str, bytes, bool, date, "
+                "datetime, None, or tuples of two or more of these, and all of a step's are of one type. Give key_by a "
+                f"function that makes them so, or filter such records out; {where}"
+            )
+        return UserFunctionError(text, step_id=self._step_id)
 
     def _split(self, keys: Any) -> tuple[Any, ...]:
         """One column for each element of tuple keys.
@@ -99,12 +239,15 @@ def _parts(key: Any) -> tuple[Any, ...]:
     return key if isinstance(key, tuple) else (key,)
 
 
-def _other_keys(step_id: str, known: KeyType, found: KeyType) -> str:
+def _differ(declared: KeyType, known: AgreedType) -> bool:
+    """True unless a state with keys of a known type may be one of the declared type."""
+    if isinstance(declared, tuple) and isinstance(known, tuple) and len(declared) == len(known):
+        return any(map(_differ, declared, known))
+    return known is not None and declared != known
+
+
+def _changed_keys(step_id: str, known: AgreedType, found: AgreedType) -> str:
     return (
-        f"step {step_id!r} has state by keys of type {_name(known)}, and its keys are now of type {_name(found)}. Give "
-        "it another id, or start over with fresh state"
+        f"step {step_id!r} has state by keys of type {key_type_name(known)}, and its keys are now of type "
+        f"{key_type_name(found)}. Give it another id, or start over with fresh state"
     )
-
-
-def _name(key_type: KeyType) -> str:
-    return key_type if isinstance(key_type, str) else f"({', '.join(key_type)})"

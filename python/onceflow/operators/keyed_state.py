@@ -8,20 +8,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from onceflow._native import Table
 from onceflow.columns import rows_of
 from onceflow.exceptions import (
     DataflowChangedError,
     OnceflowError,
     SerializationError,
     StateError,
-    TypeMismatchError,
 )
-from onceflow.keys import KeySelector, KeyType, all_fit, key_list
+from onceflow.keys import AgreedType, KeySelector, KeyType, all_fit, key_list, key_order, plain_key
 from onceflow.operators.aggregate import _pick
 from onceflow.operators.base import EventTimes, OperatorContext, Output
 from onceflow.operators.calls import failed
 from onceflow.operators.expiry import Sweep
+from onceflow.operators.key_table import KeyTable
 from onceflow.operators.keyed import KeyedOperator
 from onceflow.state import Processor
 from onceflow.types import Batch, Micros
@@ -42,12 +41,12 @@ class _KeyedCache:
     """
 
     def __init__(
-        self, context: OperatorContext, key_type: KeyType, expires: Callable[[Any], Micros] | None = None
+        self, context: OperatorContext, key_type: AgreedType, expires: Callable[[Any], Micros] | None = None
     ) -> None:
         self._context = context
         self._expires = expires
         columns = {"value": "bytes"} if expires is None else {"value": "bytes", "expires": "i64"}
-        self.table: Table = context.backend.table(context.step_id, key=key_type, columns=columns)
+        self.table = KeyTable(context.backend, context.step_id, key_type, columns)
         self.values: dict[Any, Any] = {}
         self.changed: set[Any] = set()
 
@@ -64,7 +63,11 @@ class _KeyedCache:
     def write_back(self, now: Micros) -> None:
         """Brings the table up to date; what has expired by now is not kept."""
         values = self.values
-        changed = sorted(self.changed)
+        try:
+            changed = sorted(self.changed)
+        except TypeError:
+            # Some are None, or have an element that is.
+            changed = sorted(self.changed, key=key_order)
         expires: dict[Any, Micros] = {}
         if self._expires is not None:
             expires = {key: self._expires(values[key]) for key in changed if key in values}
@@ -110,14 +113,15 @@ class _KeyedStep(KeyedOperator):
         known = context.backend.tables().get(context.step_id)
         if known is not None:
             self._resume(known.key)
+        self._resume_others(context.backend)
 
-    def _listed(self, records: Batch) -> tuple[KeyType, list[Any]]:
+    def _listed(self, records: Batch) -> list[Any]:
         """The keys as Python objects, all of one type."""
-        key_type, keys = self._keys(records)
-        listed = key_list(keys)
-        if not all_fit(key_type, listed):
-            raise self._refused(TypeMismatchError("keys differ in type"), listed, records)
-        return key_type, listed
+        listed = key_list(self._keys(records))
+        if not self._is_native or not all_fit(self._key_type, listed):
+            listed = list(map(plain_key, listed))
+            self._native_rows(listed, records)
+        return listed
 
 
 class _CachedStep(_KeyedStep):
@@ -127,14 +131,14 @@ class _CachedStep(_KeyedStep):
         #: By which what has expired is gone.
         self._now = _ALWAYS
 
-    def _make_cache(self, key_type: KeyType) -> _KeyedCache:
-        return _KeyedCache(self._context, key_type)
+    def _make_cache(self) -> _KeyedCache:
+        return _KeyedCache(self._context, self._key_type)
 
     def _loaded(self, records: Batch) -> tuple[list[Any], _KeyedCache]:
         """The keys, and the cache with their values."""
-        key_type, keys = self._listed(records)
+        keys = self._listed(records)
         if self._cache is None:
-            self._cache = self._make_cache(key_type)
+            self._cache = self._make_cache()
         try:
             self._cache.load(keys)
         except SerializationError as error:
@@ -218,8 +222,8 @@ class Process(_CachedStep):
                     "another name beside the old one, or start over with fresh state"
                 )
 
-    def _make_cache(self, key_type: KeyType) -> _KeyedCache:
-        cache = _KeyedCache(self._context, key_type, self._processor.expires)
+    def _make_cache(self) -> _KeyedCache:
+        cache = _KeyedCache(self._context, self._key_type, self._processor.expires)
         periods = self._processor.ttls.values()
         if periods:
             self._sweep = Sweep(cache.table, "expires", self._context.backend.key_groups, min(periods))
@@ -281,25 +285,21 @@ class DropDuplicates(_KeyedStep):
     def __init__(self, selector: KeySelector, key_type: KeyType | None, horizon_us: int) -> None:
         super().__init__(selector, key_type)
         self._horizon = horizon_us
-        self._table: Table | None = None
+        self._table: KeyTable | None = None
         self._watermark = _ALWAYS
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
-        key_type, keys = self._listed(records)
+        keys = self._listed(records)
         if self._table is None:
-            self._table = self._context.backend.table(self._step_id, key=key_type, columns={"seen": "i64"})
+            self._table = KeyTable(self._context.backend, self._step_id, self._key_type, {"seen": "i64"})
             self._sweep = Sweep(self._table, "seen", self._context.backend.key_groups, self._horizon)
         now = round(self._context.clock.now() * 1_000_000)
         moments = [now] * len(keys) if times is None else np.maximum(times, self._watermark).tolist()
         try:
-            found = self._table.get(keys)
+            found = self._table.get(keys, "seen")
         except StateError as error:
             raise self._refused(error, keys, records) from error
-        seen = {
-            key: moment
-            for key, moment, there in zip(keys, found.columns["seen"].tolist(), found.found.tolist(), strict=True)
-            if there
-        }
+        seen = {key: moment for key, moment in zip(keys, found, strict=True) if moment is not None}
         fresh: dict[Any, int] = {}
         kept: list[int] = []
         for row, (key, moment) in enumerate(zip(keys, moments, strict=True)):
@@ -308,7 +308,7 @@ class DropDuplicates(_KeyedStep):
                 seen[key] = fresh[key] = moment
                 kept.append(row)
         if fresh:
-            self._table.put(list(fresh), seen=np.fromiter(fresh.values(), np.int64, len(fresh)))
+            self._table.put(list(fresh), seen=list(fresh.values()))
         expired = self._sweep.expired((now if times is None else self._watermark) - self._horizon, len(keys))
         if expired:
             self._table.delete(expired)

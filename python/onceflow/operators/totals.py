@@ -259,10 +259,9 @@ class Totals:
             results[result] = np.fromiter(values, object, len(values))
         return results
 
-    def drain_below(self, bound: int) -> Rows:
+    def drain_below(self, bound: int) -> Rows | None:
         """Removes and returns the rows of windows that have closed; ``forget_below`` follows once they are read."""
-        assert self.table is not None
-        return self.table.drain_below(bound)
+        return None if self.table is None else self.table.drain_below(bound)
 
     def forget_below(self, bound: int) -> None:
         """Removes what was kept beside the rows of these windows."""
