@@ -1,4 +1,4 @@
-"""What travels from a source task to the worker task, and the bounded channel that it travels in."""
+"""What travels from a source task to the worker task, and the channel that it travels in."""
 
 from __future__ import annotations
 
@@ -37,23 +37,16 @@ Event: TypeAlias = BatchEvent | BarrierEvent | EndEvent
 
 
 class Channel:
-    """A queue from one task to another. Full, it stops its sender: that is the back-pressure.
+    """A queue from one task to another.
 
-    Args:
-        max_batches: Bound; barriers and the end always find room, since there is one of each at most.
+    It holds one batch at most: a source task reads once in a round, and the worker takes what was read before the next
+    round begins. Rounds stop while sinks hold too much: that is the back-pressure.
     """
 
-    __slots__ = ("_batches", "_events", "_max_batches")
+    __slots__ = ("_events",)
 
-    def __init__(self, max_batches: int = 2) -> None:
+    def __init__(self) -> None:
         self._events: deque[Event] = deque()
-        self._max_batches = max_batches
-        self._batches = 0
-
-    @property
-    def is_full(self) -> bool:
-        """True if another batch must wait."""
-        return self._batches >= self._max_batches
 
     def __len__(self) -> int:
         return len(self._events)
@@ -61,14 +54,7 @@ class Channel:
     def put(self, event: Event) -> None:
         """Appends an event."""
         self._events.append(event)
-        self._batches += isinstance(event, BatchEvent)
-
-    def peek(self) -> Event | None:
-        """The next event, which stays."""
-        return self._events[0] if self._events else None
 
     def pop(self) -> Event:
         """The next event."""
-        event = self._events.popleft()
-        self._batches -= isinstance(event, BatchEvent)
-        return event
+        return self._events.popleft()

@@ -46,6 +46,9 @@ class Checkpointing:
         self._sealed: dict[str, Any] = {}
         self._staged: dict[str, bytes] = {}
         self._stats: CheckpointStats | None = None
+        #: Records, and bytes of them, that sinks hold for the checkpoint under way, until they have committed.
+        self.held = 0
+        self.held_bytes = 0
 
     # -- on the job's thread -------------------------------------------------------------------
 
@@ -69,6 +72,8 @@ class Checkpointing:
         pending = self._under_way()
         for step_id, leg in self._legs.items():
             with sink_errors(step_id, "seal"):
+                self.held += leg.held
+                self.held_bytes += leg.held_bytes
                 self._sealed[step_id] = leg.seal(pending.id)
                 learnt = leg.snapshot()
             if learnt is not None:
@@ -93,6 +98,7 @@ class Checkpointing:
         if not self._thread.poll(timeout_s):
             return None
         stats, self._pending = self._stats, None
+        self.held = self.held_bytes = 0
         return stats
 
     def close(self) -> None:

@@ -48,6 +48,8 @@ from onceflow.types import Guarantee
 __all__ = ["run"]
 
 _WORKER = "worker"
+#: A checkpoint begins early when sinks hold more, and while one is under way nothing is read then. The decision record
+#: takes 1 GiB, and a round's output comes on top.
 _MAX_HELD_RECORDS = 1_000_000
 _MAX_HELD_BYTES = 64 << 20
 _PROGRESS_EVERY_S = 0.1
@@ -264,6 +266,11 @@ class _Job:
                 return False
             if self._rounds.ended:
                 break
+            if self._checkpoints.pending is not None and self._holds_much():
+                # What is read now could only be held as well.
+                self._poll(_LONGEST_WAIT_S)
+                self._tell_progress()
+                continue
             if self._rounds.round(self):
                 self._changed = True
             else:
@@ -349,8 +356,15 @@ class _Job:
     def _is_due(self) -> bool:
         if self._changed and self._clock.monotonic() - self._last_start >= self._options.checkpoint_interval_s:
             return True
-        legs = self._legs.values()
-        return any(leg.held > _MAX_HELD_RECORDS or leg.held_bytes > _MAX_HELD_BYTES for leg in legs)
+        return self._holds_much()
+
+    def _holds_much(self) -> bool:
+        """Whether all sinks together, for the checkpoint under way and for the next one, hold more than the bound."""
+        legs, under_way = self._legs.values(), self._checkpoints
+        return (
+            sum((leg.held for leg in legs), under_way.held) > _MAX_HELD_RECORDS
+            or sum((leg.held_bytes for leg in legs), under_way.held_bytes) > _MAX_HELD_BYTES
+        )
 
     def _start_checkpoint(self, *, finished: bool = False, savepoint: str | None = None) -> None:
         """Injects a barrier behind the last batch of each task; the cut comes when the aligner has seen them all."""

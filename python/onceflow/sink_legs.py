@@ -37,6 +37,7 @@ from onceflow.sinks import (
     TransactionalSink,
     TransactionalSinkWriter,
 )
+from onceflow.sizes import estimated_bytes
 from onceflow.types import Batch, Guarantee
 
 __all__ = ["SinkLeg", "open_leg", "sink_errors"]
@@ -45,7 +46,8 @@ __all__ = ["SinkLeg", "open_leg", "sink_errors"]
 class SinkLeg(ABC):
     """One sink under one guarantee."""
 
-    #: Records, and bytes as far as they are known, held in memory until the next checkpoint.
+    #: Records, and bytes of them, held in memory since the last ``seal``: exact where they are held encoded, else as
+    #: the sink says, or estimated.
     held = 0
     held_bytes = 0
     #: What it makes visible is staged in the decision record before.
@@ -100,7 +102,9 @@ class _TransactionalLeg(SinkLeg):
 
     def write(self, records: Batch) -> None:
         self._writer.write(records)
-        self.held, self.held_bytes = self._writer.held, self._writer.held_bytes
+        held, held_bytes = self._writer.held, self._writer.held_bytes
+        self.held = self.held + len(records) if held is None else held
+        self.held_bytes = self.held_bytes + estimated_bytes(records) if held_bytes is None else held_bytes
 
     def seal(self, checkpoint_id: int) -> Any | None:
         self.held = self.held_bytes = 0
@@ -144,11 +148,14 @@ class _RecordedLeg(SinkLeg):
 
     def write(self, records: Batch) -> None:
         # Bytes at once: user code may change a record later, such as a state that it also returned as a result.
-        self._batches.append(self._codec.encode(rows_of(records)))
+        batch = self._codec.encode(rows_of(records))
+        self._batches.append(batch)
         self.held += len(records)
+        self.held_bytes += len(batch)
 
     def seal(self, checkpoint_id: int) -> Any | None:
-        batches, self._batches, self.held = self._batches, [], 0
+        batches, self._batches = self._batches, []
+        self.held = self.held_bytes = 0
         return batches or None
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
@@ -200,9 +207,11 @@ class _HeldLeg(SinkLeg):
     def write(self, records: Batch) -> None:
         self._batches.append(records)
         self.held += len(records)
+        self.held_bytes += estimated_bytes(records)
 
     def seal(self, checkpoint_id: int) -> Any | None:
-        batches, self._batches, self.held = self._batches, [], 0
+        batches, self._batches = self._batches, []
+        self.held = self.held_bytes = 0
         return batches or None
 
     def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:

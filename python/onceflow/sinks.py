@@ -127,10 +127,11 @@ class TransactionalSinkWriter(ABC):
     the job's thread and when the checkpoint thread has ended, ``abort`` and ``close``.
     """
 
-    #: Records, and bytes, that the writer keeps in memory until the next ``seal``, if it does: when there are many, a
-    #: checkpoint begins early.
-    held = 0
-    held_bytes = 0
+    #: Records, and bytes, that the writer was given since the last ``seal`` and keeps in memory until they are
+    #: committed: when there are many, a checkpoint begins early, and until it is committed nothing is read. 0: it keeps
+    #: nothing. None: it does not count, so the memory of all that it is given is estimated.
+    held: int | None = None
+    held_bytes: int | None = None
 
     def applied(self, checkpoint_id: int) -> bool | None:
         """Whether the output of a checkpoint of this lineage is visible; None if it cannot be told. Changes nothing."""

@@ -103,6 +103,10 @@ class _Prepared:
 
 
 class _PartSinkWriter(TransactionalSinkWriter):
+    #: What is written lies in a file.
+    held = 0
+    held_bytes = 0
+
     def __init__(self, directory: Path, suffix: str, writer: PartWriter, context: SinkContext) -> None:
         self._suffix = suffix
         self._writer = writer

@@ -141,6 +141,9 @@ class LogSink(TransactionalSink):
 class _LogSinkWriter(TransactionalSinkWriter):
     """Until ``recover`` nothing is written; what is missing is made when this run may write."""
 
+    held: int = 0
+    held_bytes: int = 0
+
     def __init__(
         self,
         directory: Path,

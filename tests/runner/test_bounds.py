@@ -1,0 +1,252 @@
+"""A sink that is slow, or does not come back, holds up the source: what is held in memory has a bound, for every kind.
+
+The kind of fault: while a checkpoint is pending the job reads on, and outputs that nobody counts fill the memory, or
+make a checkpoint that the store never takes.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from onceflow import Columns, Dataflow, run
+from onceflow.events import CheckpointCompleted, Progress
+from onceflow.runner import _Job
+from onceflow.sinks import IdempotentSink, PlainSink, SinkWriter, TransactionalSink, TransactionalSinkWriter
+from onceflow.sizes import estimated_bytes
+from onceflow.sources import Source, SourceBatch, SourceReader
+from onceflow.testing import TransactionalTestingSink
+
+RECORD_BYTES = 2000
+BATCH = 10
+BOUND = 100 * RECORD_BYTES
+
+
+class Fast(Source):
+    def __init__(self, count):
+        self.count = count
+
+    def partitions(self):
+        return ["all"]
+
+    def open(self, partition, position):
+        return FastReader(self.count, position or 0)
+
+
+class FastReader(SourceReader):
+    def __init__(self, count, position):
+        self.count, self.at = count, position
+
+    def read(self, max_records):
+        if self.at == self.count:
+            return None
+        first, self.at = self.at, min(self.count, self.at + max_records)
+        return SourceBatch([{"n": n, "x": f"{n:0{RECORD_BYTES}}"} for n in range(first, self.at)])
+
+    def position(self):
+        return self.at
+
+
+class Gate:
+    """Lets calls through once it is open."""
+
+    def __init__(self):
+        self.open = threading.Event()
+        self.numbers = []
+
+    def take(self, records):
+        assert self.open.wait(60)
+        self.numbers += [record["n"] for record in records]
+
+
+class Writer(SinkWriter):
+    def __init__(self, gate):
+        self.gate = gate
+
+    def write(self, records):
+        self.gate.take(records)
+
+    def flush(self):
+        pass
+
+
+class Idempotent(IdempotentSink):
+    def __init__(self, gate):
+        self.gate = gate
+
+    def open(self, context):
+        return Writer(self.gate)
+
+
+class AtMostOnce(PlainSink):
+    def __init__(self, gate):
+        self.gate = gate
+
+    def open(self, context):
+        return Writer(self.gate)
+
+
+class Transactional(TransactionalSink):
+    """Keeps all in memory and counts nothing."""
+
+    def __init__(self, gate):
+        self.gate = gate
+
+    def open(self, context):
+        return Uncounted(self.gate)
+
+
+class Uncounted(TransactionalSinkWriter):
+    def __init__(self, gate):
+        self.gate, self.records = gate, []
+
+    def recover(self, decided):
+        pass
+
+    def write(self, records):
+        self.records += records
+
+    def seal(self, checkpoint_id):
+        records, self.records = self.records, []
+        return records or None
+
+    def prepare(self, checkpoint_id, sealed):
+        self.gate.take(sealed)
+        return
+
+    def commit(self, committable):
+        pass
+
+    def abort(self, checkpoint_id, sealed):
+        pass
+
+
+KINDS = {
+    "exactly_once": Idempotent,
+    "at_most_once": AtMostOnce,
+    "at_least_once": Transactional,
+}
+
+
+@pytest.fixture(autouse=True)
+def _bound(monkeypatch):
+    monkeypatch.setattr("onceflow.runner._MAX_HELD_BYTES", BOUND)
+
+
+@pytest.mark.parametrize("guarantee", KINDS)
+def test_a_sink_that_does_not_come_back_stops_the_reading(state, guarantee):
+    gate = Gate()
+    flow = Dataflow("bounds")
+    flow.source("in", Fast(2000)).sink("out", KINDS[guarantee](gate))
+    seen, waiting = [], []
+
+    def on_event(event):
+        if isinstance(event, Progress) and not gate.open.is_set():
+            seen.append(event.records_in)
+            # As long as it takes to see that nothing is read any more.
+            if seen[-5:].count(seen[-1]) == 5:
+                waiting.append(event.records_in)
+                gate.open.set()
+
+    result = run(flow, state, guarantee=guarantee, batch_size=BATCH, on_event=on_event, checkpoint_interval_s=1e-9)
+    assert result.finished
+    assert gate.numbers == list(range(2000))
+    # What was under way and what was held for the next one, and the last round's output.
+    assert len(waiting) == 1
+    assert 0 < waiting[0] * RECORD_BYTES <= BOUND + 2 * BATCH * RECORD_BYTES
+
+
+@pytest.mark.parametrize("guarantee", KINDS)
+def test_checkpoints_begin_before_one_gets_too_large(state, guarantee, monkeypatch):
+    gate = Gate()
+    gate.open.set()
+    flow = Dataflow("bounds")
+    flow.source("in", Fast(2000)).sink("out", KINDS[guarantee](gate))
+    most = []
+    holds_much = _Job._holds_much
+
+    def noted(job):
+        most.append(sum(leg.held_bytes for leg in job._legs.values()) + job._checkpoints.held_bytes)
+        return holds_much(job)
+
+    monkeypatch.setattr(_Job, "_holds_much", noted)
+    completed = []
+    result = run(
+        flow,
+        state,
+        guarantee=guarantee,
+        batch_size=BATCH,
+        checkpoint_interval_s=1e9,
+        on_event=lambda event: completed.append(event) if isinstance(event, CheckpointCompleted) else None,
+    )
+    assert result.finished
+    assert gate.numbers == list(range(2000))
+    assert len(completed) > 2000 * RECORD_BYTES // (BOUND + 2 * BATCH * RECORD_BYTES)
+    assert max(most) < BOUND + 4 * BATCH * RECORD_BYTES
+    if guarantee == "exactly_once":
+        assert max(event.stats.bytes_written for event in completed) < BOUND + 4 * BATCH * RECORD_BYTES
+
+
+def test_all_sinks_count_together(state):
+    """Ten sinks that each hold less than the bound hold more than it."""
+    gates = [Gate() for _ in range(10)]
+    flow = Dataflow("bounds")
+    rows = flow.source("in", Fast(500))
+    completed = []
+    for number, gate in enumerate(gates):
+        gate.open.set()
+        rows.sink(f"out-{number}", Idempotent(gate))
+    run(
+        flow,
+        state,
+        batch_size=BATCH,
+        checkpoint_interval_s=1e9,
+        on_event=lambda event: completed.append(event) if isinstance(event, CheckpointCompleted) else None,
+    )
+    assert all(gate.numbers == list(range(500)) for gate in gates)
+    assert len(completed) >= 500 * 10 * RECORD_BYTES // (BOUND + 20 * BATCH * RECORD_BYTES)
+
+
+def test_a_sink_that_keeps_nothing_in_memory_begins_no_checkpoint(state):
+    class OnDisk(Uncounted):
+        held = 0
+        held_bytes = 0
+
+    class Sink(Transactional):
+        def open(self, context):
+            return OnDisk(self.gate)
+
+    gate = Gate()
+    gate.open.set()
+    flow = Dataflow("bounds")
+    flow.source("in", Fast(500)).sink("out", Sink(gate))
+    assert run(flow, state, batch_size=BATCH, checkpoint_interval_s=1e9).checkpoints == 1
+
+
+@pytest.mark.parametrize(
+    ("records", "least", "most"),
+    [
+        ([], 0, 0),
+        ([1] * 1000, 20_000, 40_000),
+        (["x" * 1000] * 100, 100_000, 120_000),
+        ([{"a": "x" * 500, "b": ["y" * 250] * 2}] * 100, 100_000, 150_000),
+        ([("x" * 100, n) for n in range(50)], 7_500, 15_000),
+        ([{"nested": {"deep": {"x": "z" * 1000}}}] * 10, 10_000, 20_000),
+        ([np.zeros(1000)] * 4, 32_000, 40_000),
+        (Columns({"a": np.zeros(1000), "s": pa.array(["x" * 10] * 1000)}), 18_000, 25_000),
+        (Columns({"o": np.array(["x" * 100] * 1000, dtype=object)}), 100_000, 170_000),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
+)
+def test_estimates_are_about_right(records, least, most):
+    assert least <= estimated_bytes(records) <= most
+
+
+def test_what_refers_to_itself_is_estimated_too():
+    record = {"x": "y" * 100}
+    record["self"] = record
+    assert 100 < estimated_bytes([record]) < 5000
+    assert estimated_bytes([TransactionalTestingSink()]) > 0
