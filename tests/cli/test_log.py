@@ -169,7 +169,7 @@ def test_a_round_trip_is_exact(onceflow, payments, tmp_path):
         for record in given:
             producer.produce("payments", **{"partition": 0, **record})
     text = onceflow("log", "tail", "events", "payments", "--format", "jsonl", "--from-beginning").stdout
-    done = onceflow("log", "produce", "events", "copy", "--format", "jsonl", input=text)
+    done = onceflow("log", "produce", "events", "copy", "--format", "jsonl", input=text, stdin=None)
     assert done.returncode == 0, done.stderr
     with Log.open(tmp_path / "events") as log:
         for partition in (0, 1):

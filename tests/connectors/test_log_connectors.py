@@ -668,3 +668,26 @@ def test_a_sink_that_had_no_output_for_long_goes_on(log):
         assert log.producers() == []
     assert values(log, "t") == [b"1", b"2"]
     assert log.fetch("t", 0, 0).timestamps.tolist() == [NOW_MS, NOW_MS + 30 * 24 * 3600 * 1000]
+
+
+@pytest.mark.parametrize("line", ["_take_id", "_markers", "_check_outputs", "_write_markers"])
+def test_a_recovery_that_was_stopped_replaced_and_woken_learns_that_it_was_fenced(log, line):
+    """Stopped between any two of its steps: FencedError, as everywhere, and nothing has changed for the new run."""
+    old = LogSink(log, "t", partitions=1).open(context(epoch=1))
+    step = getattr(old, line)
+    runs = []
+
+    def woken(*arguments):
+        if not runs:
+            runs.append(LogSink(log, "t").open(context(epoch=2)))
+            runs[0].recover([])
+            runs[0].write([b"1"])
+            runs[0].commit(committed(runs[0], 1))
+        return step(*arguments)
+
+    setattr(old, line, woken)
+    with pytest.raises(FencedError):
+        old.recover([])
+    runs[0].write([b"2"])
+    runs[0].commit(committed(runs[0], 2))
+    assert values(log, "t") == [b"1", b"2"]

@@ -498,5 +498,9 @@ def _staged(committable: Committable) -> Staged:
 def _sink_errors(directory: Path | str) -> Iterator[None]:
     try:
         yield
+    except ProducerFencedError as error:
+        raise FencedError(
+            f"another run of the job writes to the log {directory}; this process must stop: {error}"
+        ) from error
     except (LogError, StateError, StoreError) as error:
         raise SinkError(f"the log {directory} cannot be written: {error}") from error

@@ -19,7 +19,7 @@ use super::wake::Wake;
 use super::{LogOptions, Shared};
 use crate::store::creation::{self, Found, discard_leftovers, look};
 use crate::store::lmdb::{Access, Environment, Read};
-use crate::store::lock::{FileId, OwnerLock};
+use crate::store::lock::{FileId, OwnerLock, holder_of};
 use crate::store::manifest::{Kind, Manifest, newer_format};
 use crate::store::owner::{enter, open_environment, read_manifest};
 use crate::store::{corrupt, whole_pages};
@@ -112,8 +112,11 @@ fn create(directory: &Path, options: &LogOptions, map_size_bytes: usize) -> Resu
             return Ok(());
         }
         let lock = match OwnerLock::acquire(directory) {
-            Err(error) if error.kind() == ErrorKind::StoreLocked && tries < CREATION_TRIES => {
+            Err(error) if error.kind() == ErrorKind::StoreLocked => {
                 tries += 1;
+                if tries > CREATION_TRIES {
+                    return Err(stuck_creating(directory));
+                }
                 std::thread::sleep(CREATION_PAUSE);
                 continue;
             }
@@ -139,6 +142,21 @@ fn create(directory: &Path, options: &LogOptions, map_size_bytes: usize) -> Resu
         drop(lock);
         return Ok(());
     }
+}
+
+/// What to say when whoever creates the log does not come to an end.
+fn stuck_creating(directory: &Path) -> Error {
+    let process =
+        holder_of(directory).map_or("another process".to_owned(), |id| format!("process {id}"));
+    Error::new(
+        ErrorKind::StoreLocked,
+        format!(
+            "{} is being created by {process}, which has been at it for {:.0} s: it is paused, or its \
+             disk is stuck. Let it go on, or kill it",
+            directory.display(),
+            (CREATION_PAUSE * CREATION_TRIES).as_secs_f64()
+        ),
+    )
 }
 
 /// Compares the head with the manifest and with the transaction that it says to be of.
