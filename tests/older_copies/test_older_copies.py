@@ -24,7 +24,7 @@ from onceflow.exceptions import OnceflowError
 ATTEMPTS = 10
 #: What can be put back alone, by kind of sink.
 PARTS = {
-    "csv": ("state/data/data.mdb", "out/.onceflow"),
+    "csv": ("state", "state/data/data.mdb", "out", "out/.onceflow"),
     "log": ("state/data/data.mdb", "out/data/data.mdb"),
     "sqlite": ("state", "state/data/data.mdb"),
 }
