@@ -92,7 +92,7 @@ class SourceTask:
         self._home.check()
         most = self._batch_size
         if self._target is not None:
-            if self._target["ended"] and self.position == self._target["position"]:
+            if self._target["ended"] and self._is_at(self._target):
                 self._end()
                 return True
             most = self._left(self._target)
@@ -141,11 +141,15 @@ class SourceTask:
     def has_arrived(self) -> bool:
         """True if it stands where the replay ends."""
         target = self._target
-        if target is None or self.ended != target["ended"] or self.position != target["position"]:
+        if target is None or self.ended != target["ended"] or not self._is_at(target):
             return False
         if None not in (self._read, target.get("read")) and self._read != target["read"]:
             raise self._changed(target)
         return True
+
+    def _is_at(self, target: dict[str, Any]) -> bool:
+        with self._errors():
+            return self.step.source.same_position(self.position, target["position"])
 
     def _left(self, target: dict[str, Any]) -> int:
         """How many records may be read at once so that none behind the target is.

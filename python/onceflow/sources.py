@@ -131,6 +131,13 @@ class Source(ABC):
             SourceChangedError: the input shrank or changed, so that the position would not be exact.
         """
 
+    def same_position(self, one: Plain, other: Plain) -> bool:
+        """Whether two positions of a partition are the same place.
+
+        To be overridden where a position holds more than the place, such as what makes a resume cheaper.
+        """
+        return one == other
+
     def wait(self, positions: Mapping[str, Plain], timeout_s: float) -> None:
         """Waits until one of these partitions may have something to read behind its position, or the time is over.
 

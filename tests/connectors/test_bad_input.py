@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import tracemalloc
+from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -634,7 +634,7 @@ def test_event_times_of_text(tmp_path):
 def test_types_and_missing_values(tmp_path):
     path = written(
         tmp_path / "in.csv",
-        "i,f,b,s,d,big,id,none\n1,2.5,true,x,2024-01-01T00:00:00Z,99999999999999999999,1_0,NA\n,NA,,,,,,\n-3,1e3,False,NA,,1,2,\n",
+        "i,f,b,s,d,big,id,none\n1,2.5,true,x,2024-01-01T00:00:00Z,99999999999999999999,1_0,NA\n,NA,,,,,,\n-3,1000.0,False,NA,,1,2,\n",
     )
     source = CsvSource(path, types={"d": "datetime"})
     rows = read(source).records
@@ -662,13 +662,13 @@ def test_types_and_missing_values(tmp_path):
         "double",
         "bool",
         "string",
-        "timestamp[us]",
+        "timestamp[us, tz=UTC]",
         "string",
         "string",
         "string",
     ]
     assert columns["i"].to_pylist() == [1, None, -3]
-    assert np.asarray(columns["d"].drop_null())[0] == np.datetime64("2024-01-01T00:00:00")
+    assert columns["d"].to_pylist()[0] == datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def test_types_stay_what_they_were_at_the_start(tmp_path):

@@ -20,7 +20,16 @@ import numpy.typing as npt
 
 from onceflow.types import FIRST_MICROS, LAST_MICROS, Micros
 
-__all__ = ["EventTimeParser", "arrow_micros", "arrow_reason", "in_range", "micros", "millis_to_micros", "out_of_range"]
+__all__ = [
+    "EventTimeParser",
+    "arrow_micros",
+    "arrow_reason",
+    "in_range",
+    "iso_moment",
+    "micros",
+    "millis_to_micros",
+    "out_of_range",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = 1_000_000
@@ -76,7 +85,7 @@ def micros(value: Any) -> Micros:
     if isinstance(value, np.generic):
         value = _plain(value)
     if isinstance(value, str):
-        value = _moment(value)
+        value = iso_moment(value)
     if isinstance(value, datetime):
         if getattr(value, "nanosecond", 0):
             raise ValueError(f"{value!r} is not a whole number of microseconds")
@@ -101,7 +110,12 @@ def micros(value: Any) -> Micros:
     raise ValueError(f"{value!r} is no time")
 
 
-def _moment(text: str) -> datetime:
+def iso_moment(text: str) -> datetime:
+    """The datetime of ISO 8601 text, with a zone if the text has one.
+
+    Raises:
+        ValueError: It is something else, or has more than six digits of a second.
+    """
     usual = text[4:17:3] in _SEPARATORS and (len(text) <= _USUAL_LENGTH or not text[_USUAL_LENGTH].isdigit())
     if not usual and not _ISO.fullmatch(text):
         raise ValueError(f"{text!r} is no ISO 8601 text, or has more than six digits of a second")

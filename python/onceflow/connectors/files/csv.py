@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import repeat
+from dataclasses import dataclass, replace
+from itertools import repeat, zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from onceflow.columns import Columns
 from onceflow.connectors.event_time import EventTimeParser
 from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.csv_records import CsvRecord, CsvRecords
-from onceflow.connectors.files.csv_types import COLUMN_TYPES, convert, infer
+from onceflow.connectors.files.csv_types import COLUMN_TYPES, TypeGuess, convert
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, check_encoding
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
 from onceflow.connectors.files.partitions import FileSource, Paths
@@ -24,21 +25,34 @@ from onceflow.types import Batch, Plain
 __all__ = ["CsvSource"]
 
 _SAMPLE_ROWS = 1000
-_ARROW_TYPES = {"int": "int64", "float": "float64", "bool": "bool", "datetime": "timestamp[us]", "str": "string"}
+
+
+def _arrow_type(kind: str) -> Any:
+    pa = require_arrow()
+    if kind == "datetime_utc":
+        return pa.timestamp("us", "UTC")
+    return {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "datetime": pa.timestamp("us")}.get(
+        kind, pa.string()
+    )
 
 
 class CsvSource(FileSource):
     """Rows of CSV files as dicts, or as columns. Blank lines are passed over.
 
-    The types of columns are inferred from the first 1,000 rows of each file (int, float, bool, else str), are the same
-    for all files, and are kept in the position, so that a resumed job reads the same types.
+    The types of columns are those of ``types``. Others are inferred, once when the job begins, from the first 1,000
+    rows of each file that is there then: int (64 bits), float, bool or str; int and float only if each of these values
+    comes back as it is written. They are the same for all files, also for one that comes later, and are kept in the
+    positions. A value behind these rows that is no number of its column's inferred type, or would lose something as
+    one (``01234``), is malformed.
 
     Args:
         paths: A file, a pattern, or several; each file is a partition. All have the same columns, in any order.
         event_time: Column that holds the time of a row: ISO text (UTC without a zone), or seconds since 1970 if the
             column's type is int or float.
-        types: Types of columns by name: ``"int"``, ``"float"``, ``"bool"``, ``"datetime"``, ``"str"``.
+        types: Types of columns by name: ``"int"``, ``"float"``, ``"bool"``, ``"str"``, ``"datetime"`` (ISO text; where
+            the first rows have zones, aware datetimes in UTC, as ``"datetime_utc"`` says outright).
         columns: The columns to hand out, in this order; all by default. Files may differ in the others.
+        names: Names of the columns of files without a header. By default the first record of a file names them.
         null_values: Texts that mean "missing" and become None.
         delimiter: One character between fields.
         encoding: Of the text; an ASCII superset such as utf-8 or latin-1. A byte order mark is passed over in utf-8.
@@ -59,6 +73,7 @@ class CsvSource(FileSource):
         event_time: str | None = None,
         types: Mapping[str, str] | None = None,
         columns: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
         null_values: Sequence[str] = ("", "NA"),
         delimiter: str = ",",
         encoding: str = "utf-8",
@@ -71,10 +86,11 @@ class CsvSource(FileSource):
         self._max_record_bytes = check_record_bytes(max_record_bytes)
         self._encoding = check_encoding(encoding)
         self._delimiter = delimiter
-        self._inferred: dict[str, str] | None = None
+        self._agreed: _Agreed | None = None
         self.event_time = event_time
         self.types = dict(types or {})
         self.columns = None if columns is None else list(columns)
+        self.names = None if names is None else list(names)
         self.null_values = frozenset(null_values)
         self.as_columns = as_columns
         self.has_event_time = event_time is not None
@@ -84,31 +100,81 @@ class CsvSource(FileSource):
             raise ConfigurationError(f"unknown types {unknown}: choose from {', '.join(COLUMN_TYPES)}")
         if len(delimiter) != 1 or delimiter in '"\r\n':
             raise ConfigurationError(f"delimiter={delimiter!r}: give one character, no quote and no line end")
-        if self.columns is not None and len(set(self.columns)) != len(self.columns):
-            raise ConfigurationError(f"columns={self.columns} names a column twice")
+        for setting, listed in (("columns", columns), ("names", names)):
+            if isinstance(listed, str):
+                raise ConfigurationError(f"{setting}={listed!r}: give a list of names")
+            if listed is not None and len(set(listed)) != len(listed):
+                raise ConfigurationError(f"{setting}={list(listed)} names a column twice")
+        if names is not None:
+            self._check_named("names", list(names))
         if as_columns:
             require_arrow()
 
     def partitions(self) -> list[str]:
         """The files."""
-        self._inferred = None
+        self._agreed = None
         return super().partitions()
+
+    def restore(self, positions: Mapping[str, Plain]) -> None:
+        """See ``Source``: the types of columns are those that the job began with.
+
+        Raises:
+            ConfigurationError: ``types`` says others.
+        """
+        known = [position for _, position in sorted(positions.items()) if isinstance(position, dict)]
+        if known:
+            self._agreed = self._kept(known)
+
+    def _kept(self, known: list[dict[str, Any]]) -> _Agreed:
+        types: dict[str, str] = {}
+        exact: set[str] = set()
+        for position in known:
+            types = {**position["types"], **types}
+            exact.update(position.get("exact", ()))
+        for name, kind in self.types.items():
+            if types.get(name, kind) != kind and (kind, types[name]) != ("datetime", "datetime_utc"):
+                raise ConfigurationError(
+                    f"types={{{name!r}: {kind!r}}}, and the job has begun with {types[name]!r} for this column: give "
+                    f"that, or start over with fresh state"
+                )
+        times = {name: kind for name, kind in types.items() if kind == "datetime"}
+        if times and any("exact" not in position for position in known):
+            # Of the version before: it read each value as its own text said.
+            seen = self._looked_at(times).types
+            types |= {name: seen.get(name, kind) for name, kind in times.items()}
+        return _Agreed(types, exact - set(self.types), None if self.columns is not None else known[0]["header"])
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
         start: dict[str, Any] = position if isinstance(position, dict) else {}
-        types = start["types"] if start else self._types()
+        if self._agreed is None:
+            self._agreed = self._kept([start]) if start else self._looked_at(self.types)
+        agreed = self._agreed
         lines = LineReader(partition, position, self._encoding, self._max_record_bytes)
         try:
             records = self._records(lines)
-            header = start["header"] if start else self._header(lines, records)
+            if start:
+                header = start["header"]
+                self._check_named(partition, header)
+                if "exact" not in start:
+                    # The version before inferred types anew for a file that came later.
+                    own = {name: kind for name, kind in start["types"].items() if kind != "datetime"}
+                    agreed = replace(agreed, types=agreed.types | own)
+                if self.names is not None and self.names != header:
+                    raise ConfigurationError(
+                        f"names={self.names}, and the job has begun with {header} in {partition}: give these, or "
+                        "start over with fresh state"
+                    )
+            else:
+                header = self._header(lines, records)
+                agreed.check(partition, header, self.columns, self.event_time)
             if start.get("open_quote_at") not in (None, lines.size()):
                 raise SourceChangedError(
                     f"{partition} ended inside a quoted field when the checkpoint was taken, and has grown since: rows "
                     "were cut for good at its end, so resuming would not be exact. Start over with fresh state"
                 )
             records.open_quote_at = start.get("open_quote_at")
-            return _CsvReader(self, self._policy, lines, records, header, types, start.get("record", 0))
+            return _CsvReader(self, self._policy, lines, records, header, agreed, start.get("record", 0))
         except BaseException:
             lines.close()
             raise
@@ -117,7 +183,9 @@ class CsvSource(FileSource):
         return CsvRecords(lines, self._delimiter, self._encoding, self._max_record_bytes)
 
     def _header(self, lines: LineReader, records: CsvRecords) -> list[str]:
-        """Reads the names of the columns."""
+        """The names of the columns, read if the file has them."""
+        if self.names is not None:
+            return self.names
         while found := records.read_each(1):
             (record,) = found
             if record.reason is not None:
@@ -128,19 +196,24 @@ class CsvSource(FileSource):
             if record.fields:
                 header = record.fields
                 if len(set(header)) != len(header):
-                    raise SourceError(f"{lines.path} names a column twice: {header}")
-                named = {*self.types, *(self.columns or ())} | ({self.event_time} if self.event_time else set())
-                missing = sorted(named - set(header))
-                if missing:
-                    raise SourceError(f"{lines.path} has no column {missing}; it has {header}")
+                    raise SourceError(
+                        f"{lines.path} names a column twice: {header}; if this is no header, give names=[...]"
+                    )
+                self._check_named(lines.path, header)
                 return header
         raise SourceError(f"{lines.path} is empty; a CSV file begins with the names of its columns")
 
-    def _types(self) -> dict[str, str]:
-        """Types of all columns, once for all files, by a look at the beginning of each."""
-        if self._inferred is not None:
-            return self._inferred
-        values: dict[str, list[str]] = {}
+    def _check_named(self, where: str, header: list[str]) -> None:
+        named = {*self.types, *(self.columns or ())} | ({self.event_time} if self.event_time else set())
+        missing = sorted(named - set(header))
+        if missing:
+            raise (ConfigurationError if where == "names" else SourceError)(
+                f"{where} has no column {missing}; it has {header}"
+            )
+
+    def _looked_at(self, said: Mapping[str, str]) -> _Agreed:
+        """Types of all columns, by a look at the beginning of each file."""
+        guesses: dict[str, TypeGuess] = {}
         first: tuple[str, list[str]] | None = None
         for path in super().partitions():
             lines = LineReader(path, None, self._encoding, self._max_record_bytes)
@@ -160,12 +233,42 @@ class CsvSource(FileSource):
                     f"{path} has the columns {header}, and {first[0]} has {first[1]}: files of one source have the "
                     "same columns. Give columns=[...] to read those that all have"
                 )
-            for index, name in enumerate(header):
-                values.setdefault(name, []).extend(row[index] for row in rows if len(row) == len(header))
-        self._inferred = {
-            name: self.types.get(name) or infer(texts, self.null_values) for name, texts in values.items()
-        }
-        return self._inferred
+            columns = zip(*(row for row in rows if len(row) == len(header)), strict=True)
+            for name, texts in zip_longest(header, columns, fillvalue=()):
+                if isinstance(name, str):
+                    guesses.setdefault(name, TypeGuess(said.get(name))).add(texts, self.null_values)
+        types = {name: guess.kind for name, guess in guesses.items()}
+        return _Agreed(types, set(types) - set(said), None if self.columns is not None or first is None else first[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Agreed:
+    """What holds for all files of a source.
+
+    Attributes:
+        types: Of columns, by name.
+        exact: The columns whose type was inferred.
+        header: The columns that all files have, in some order; None if they may differ in those that are not read.
+    """
+
+    types: dict[str, str]
+    exact: set[str]
+    header: list[str] | None
+
+    def check(self, path: str, header: list[str], columns: list[str] | None, event_time: str | None) -> None:
+        """Raises ``SourceError`` for a file with other columns."""
+        if self.header is not None and set(header) != set(self.header):
+            raise SourceError(
+                f"{path} has the columns {header}, and the files that the job began with {self.header}: files of one "
+                "source have the same columns. Take it away, or start over with columns=[...] to read those that all "
+                "have"
+            )
+        unknown = {*(columns or ()), *([event_time] if event_time else [])} - set(self.types)
+        if unknown:
+            raise SourceError(
+                f"{path}: the job has begun without the columns {sorted(unknown)}, so their types were not agreed on; "
+                "start over with fresh state"
+            )
 
 
 class _CsvReader(SourceReader):
@@ -176,19 +279,21 @@ class _CsvReader(SourceReader):
         lines: LineReader,
         records: CsvRecords,
         header: list[str],
-        types: dict[str, str],
+        agreed: _Agreed,
         record: int,
     ) -> None:
         self._policy = policy
         self._lines = lines
         self._records = records
         self._header = header
-        self._types = {name: types[name] for name in header}
+        self._types = {name: agreed.types[name] for name in header if name in agreed.types}
+        self._exact = agreed.exact & set(header)
         self._record = record
         self._nulls = source.null_values
         self._as_columns = source.as_columns
         self._names = source.columns or header
-        self._wanted = [(header.index(name), types[name]) for name in self._names]
+        self._wanted = [(header.index(name), name) for name in self._names]
+        self._by = "the header" if source.names is None else "and names says"
         self._time_name = source.event_time
         self._times = EventTimeParser()
 
@@ -228,12 +333,19 @@ class _CsvReader(SourceReader):
         if not row:
             return None
         if len(row) != len(self._header):
-            return f"has {len(row)} fields, the header {len(self._header)}"
-        for name, (index, kind) in zip(self._names, self._wanted, strict=True):
+            return f"has {len(row)} fields, {self._by} {len(self._header)}"
+        for index, name in self._wanted:
             try:
-                self._column((row[index],), kind)
+                self._column((row[index],), name)
             except (ValueError, KeyError, OverflowError):
-                return f"has {row[index]!r} in column {name!r}, which is {kind}"
+                kind = self._types[name]
+                reason = f"has {row[index]!r} in column {name!r}, which is {kind}"
+                if name not in self._exact:
+                    return reason
+                return (
+                    f"{reason} by the first {_SAMPLE_ROWS} rows of each file. Read it so by types={{{name!r}: "
+                    f"{kind!r}}}, or start over with fresh state and {{{name!r}: 'str'}}"
+                )
         try:
             self._event_times([(text,) for text in row])
         except ValueError:
@@ -253,23 +365,26 @@ class _CsvReader(SourceReader):
         if not widths <= {0, width}:
             raise ValueError("another number of fields")
         fields: list[tuple[str, ...]] = list(zip(*rows, strict=True)) if rows else [()] * width
-        values = [self._column(fields[index], kind) for index, kind in self._wanted]
+        values = [self._column(fields[index], name) for index, name in self._wanted]
         times = self._event_times(fields)
         if self._as_columns:
             return Columns(dict(zip(self._names, values, strict=True))), times
         # dict(zip(names, row)) of each row, without a line of Python for each.
         return list(map(dict, map(zip, repeat(self._names), zip(*values, strict=True)))), times
 
-    def _column(self, texts: Sequence[str], kind: str) -> Any:
-        values = convert(texts, kind, self._nulls)
-        return require_arrow().array(values, _ARROW_TYPES[kind]) if self._as_columns else values
+    def _values(self, texts: Sequence[str], name: str) -> Sequence[Any]:
+        return convert(texts, self._types[name], self._nulls, exact=name in self._exact)
+
+    def _column(self, texts: Sequence[str], name: str) -> Any:
+        values = self._values(texts, name)
+        return require_arrow().array(values, _arrow_type(self._types[name])) if self._as_columns else values
 
     def _event_times(self, fields: Sequence[Sequence[str]]) -> npt.NDArray[np.int64] | None:
         if self._time_name is None:
             return None
         texts = fields[self._header.index(self._time_name)]
         is_number = self._types[self._time_name] in ("int", "float")
-        return self._times.parse(convert(texts, self._types[self._time_name], self._nulls) if is_number else texts)
+        return self._times.parse(self._values(texts, self._time_name) if is_number else texts)
 
     def position(self) -> Plain:
         return {
@@ -277,6 +392,7 @@ class _CsvReader(SourceReader):
             "record": self._record,
             "header": list(self._header),
             "types": dict(self._types),
+            "exact": [*sorted(self._exact)],
             "open_quote_at": self._records.open_quote_at,
         }
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from onceflow.exceptions import ConfigurationError, SourceError
 from onceflow.sources import Source
+from onceflow.types import Plain
 
 __all__ = ["FileSource", "Paths", "open_file"]
 
@@ -62,6 +63,13 @@ class FileSource(Source):
             # Most are opened only when it is their turn, which may be hours from now.
             open_file(path).close()
         return list(found.values())
+
+    def same_position(self, one: Plain, other: Plain) -> bool:
+        """See ``Source``: the stamp of a file says when it was written to, and older positions hold less."""
+        if not isinstance(one, dict) or not isinstance(other, dict):
+            return one == other
+        shared = (one.keys() & other.keys()) - {"stamp"}
+        return all(one[name] == other[name] for name in shared)
 
     def describe(self) -> dict[str, Any]:
         """See ``Source``."""
