@@ -318,3 +318,21 @@ def test_what_the_guide_says_of_files_that_have_grown_or_come(tmp_path, state):
     (tmp_path / "in-2").write_text("4\n")
     assert run(build(True), state).finished
     assert read_parts(tmp_path / "out").decode().split() == ['"1"', '"2"', '"3"', '"4"']
+
+
+@pytest.mark.parametrize("kind", LINES + ARROW)
+def test_a_place_is_the_same_whenever_the_file_was_touched(tmp_path, kind, monkeypatch):
+    """A replay goes to a position of an earlier run; the stamp of the file in it is no part of the place."""
+    path = tmp_path / "in"
+    write(kind, path, int)
+    source = kind(path)
+    position, _ = position_after(source, [5_000, 500])
+    path.touch()
+    monkeypatch.setattr(content, "_SETTLED_NS", -(10**18))
+    again, _ = position_after(source, [5_500])
+    assert again != position
+    assert source.same_position(again, position)
+    old = {name: value for name, value in position.items() if name not in ("crc", "stamp")}
+    assert source.same_position(again, old)
+    assert not source.same_position(again, position_after(source, [5_501])[0])
+    assert not source.same_position(again, None)
