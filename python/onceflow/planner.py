@@ -168,7 +168,7 @@ def _check_shape(graph: Graph) -> None:
                 if not source.source.has_event_time:
                     raise ConfigurationError(
                         f"window {operator.step_id!r} needs event time, and source {source.step_id!r} has none; give "
-                        "it event_time=..."
+                        "it event_time=... (a source of your own: set has_event_time, and give batches event_times)"
                     )
 
 

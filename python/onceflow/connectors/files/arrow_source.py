@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from onceflow.columns import Columns
-from onceflow.connectors.event_time import arrow_micros, arrow_reason
+from onceflow.connectors.event_time import arrow_micros, arrow_reason, in_range
 from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.content import Content
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
 from onceflow.connectors.files.partitions import FileSource, Paths, open_file
+from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_columns
 from onceflow.exceptions import SourceChangedError, SourceError
 from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Plain
@@ -47,7 +48,8 @@ class _ArrowFileSource(FileSource):
 
     Args:
         paths: A file, a pattern, or several; each file is a partition.
-        event_time: Column that holds the time of a row: a timestamp, a date, or seconds since 1970.
+        event_time: Column that holds the time of a row: a timestamp, a date, or seconds since 1970. Or a function that
+            gives an int64 array of microseconds since 1970 for a batch of columns.
         columns: The columns to hand out; all by default.
         on_malformed: What to do with rows that have no valid event time: ``"fail"``, ``"skip"`` (and count them), or
             ``"dead_letter"``.
@@ -60,15 +62,16 @@ class _ArrowFileSource(FileSource):
         self,
         paths: Paths,
         *,
-        event_time: str | None = None,
+        event_time: EventTime | None = None,
         columns: Sequence[str] | None = None,
         on_malformed: str = "fail",
     ) -> None:
         super().__init__(paths)
-        self._event_time = event_time
+        self._event_time = check_event_time(event_time)
         self._columns = None if columns is None else list(columns)
         self._policy: MalformedPolicy = check_policy(on_malformed)
         self.has_event_time = event_time is not None
+        self.deterministic = not callable(event_time)
         self.has_dead_letters = self._policy == "dead_letter"
         require_arrow()
 
@@ -322,12 +325,13 @@ class _GroupReader(SourceReader):
         kind: str,
         start: dict[str, Any],
         fingerprint: bytes,
-        event_time: str | None,
+        event_time: EventTime | None,
         columns: list[str] | None,
         policy: MalformedPolicy,
     ) -> None:
         names = groups.schema.names
-        wanted = {*(columns or ())} | ({event_time} if event_time else set())
+        time_column = [event_time] if isinstance(event_time, str) else []
+        wanted = {*(columns or ()), *time_column}
         missing = sorted(wanted - set(names))
         if missing:
             raise SourceError(f"{path} has no column {missing}; it has {names}")
@@ -344,7 +348,7 @@ class _GroupReader(SourceReader):
         self._table: Any = None
         self._event_time = event_time
         self._columns = columns or names
-        self._loaded = list(dict.fromkeys([*self._columns, *([event_time] if event_time else [])]))
+        self._loaded = list(dict.fromkeys([*self._columns, *time_column]))
         self._policy: MalformedPolicy = policy
         groups.begin(self._loaded, start)
 
@@ -378,19 +382,27 @@ class _GroupReader(SourceReader):
             if not valid.all():
                 self._reject(table, valid, first, rejections)
                 table, times = table.filter(require_arrow().array(valid)).combine_chunks(), times[valid]
-        columns = Columns({name: _one_array(table.column(name)) for name in self._columns})
-        return SourceBatch(columns, times, rejections.records, rejections.skipped, first)
+        return SourceBatch(self._handed_out(table), times, rejections.records, rejections.skipped, first)
+
+    def _handed_out(self, table: Any) -> Columns:
+        return Columns({name: _one_array(table.column(name)) for name in self._columns})
 
     def _times(self, table: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        if callable(self._event_time):
+            times = times_of_columns(self._event_time, self._handed_out(table), self._path)
+            return times, in_range(times)
         try:
             return arrow_micros(_one_array(table.column(self._event_time)))
         except TypeError as error:
             raise SourceError(f"{self._path}: column {self._event_time!r} holds the event time and {error}") from error
 
     def _reject(self, table: Any, valid: npt.NDArray[np.bool_], first: int, rejections: Rejections) -> None:
-        times = _one_array(table.column(self._event_time))
         for row in np.flatnonzero(~valid).tolist():
-            reason = f"column {self._event_time!r} holds the event time and {arrow_reason(times, row)}"
+            if callable(self._event_time):
+                reason = "has an event time that is not in the years 1 to 9999"
+            else:
+                times = _one_array(table.column(self._event_time))
+                reason = f"column {self._event_time!r} holds the event time and {arrow_reason(times, row)}"
             text = msgspec.json.encode({name: _shown(table.column(name)[row]) for name in self._loaded}, enc_hook=str)
             rejections.add(f"row {first + row}", reason, text)
 

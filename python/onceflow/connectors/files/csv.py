@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from onceflow.columns import Columns
-from onceflow.connectors.event_time import EventTimeParser
+from onceflow.connectors.event_time import EventTimeParser, out_of_range
 from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.csv_records import CsvRecord, CsvRecords
 from onceflow.connectors.files.csv_types import COLUMN_TYPES, TypeGuess, convert
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, check_encoding
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
 from onceflow.connectors.files.partitions import FileSource, Paths
+from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_columns, times_of_records
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
@@ -48,7 +49,9 @@ class CsvSource(FileSource):
     Args:
         paths: A file, a pattern, or several; each file is a partition. All have the same columns, in any order.
         event_time: Column that holds the time of a row: ISO text (UTC without a zone), or seconds since 1970 if the
-            column's type is int or float.
+            column's type is int or float. Or a function that gives the time of a row that is handed out: text, a
+            datetime, or seconds; with ``as_columns`` a function that gives an int64 array of microseconds for a batch
+            of columns.
         types: Types of columns by name: ``"int"``, ``"float"``, ``"bool"``, ``"str"``, ``"datetime"`` (ISO text; where
             the first rows have zones, aware datetimes in UTC, as ``"datetime_utc"`` says outright).
         columns: The columns to hand out, in this order; all by default. Files may differ in the others.
@@ -70,7 +73,7 @@ class CsvSource(FileSource):
         self,
         paths: Paths,
         *,
-        event_time: str | None = None,
+        event_time: EventTime | None = None,
         types: Mapping[str, str] | None = None,
         columns: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
@@ -87,13 +90,15 @@ class CsvSource(FileSource):
         self._encoding = check_encoding(encoding)
         self._delimiter = delimiter
         self._agreed: _Agreed | None = None
-        self.event_time = event_time
+        self.event_time = check_event_time(event_time)
+        self._time_column = event_time if isinstance(event_time, str) else None
         self.types = dict(types or {})
         self.columns = None if columns is None else list(columns)
         self.names = None if names is None else list(names)
         self.null_values = frozenset(null_values)
         self.as_columns = as_columns
         self.has_event_time = event_time is not None
+        self.deterministic = not callable(event_time)
         self.has_dead_letters = self._policy == "dead_letter"
         unknown = {name: kind for name, kind in self.types.items() if kind not in COLUMN_TYPES}
         if unknown:
@@ -167,7 +172,7 @@ class CsvSource(FileSource):
                     )
             else:
                 header = self._header(lines, records)
-                agreed.check(partition, header, self.columns, self.event_time)
+                agreed.check(partition, header, self.columns, self._time_column)
             if start.get("open_quote_at") not in (None, lines.size()):
                 raise SourceChangedError(
                     f"{partition} ended inside a quoted field when the checkpoint was taken, and has grown since: rows "
@@ -204,7 +209,7 @@ class CsvSource(FileSource):
         raise SourceError(f"{lines.path} is empty; a CSV file begins with the names of its columns")
 
     def _check_named(self, where: str, header: list[str]) -> None:
-        named = {*self.types, *(self.columns or ())} | ({self.event_time} if self.event_time else set())
+        named = {*self.types, *(self.columns or ())} | ({self._time_column} if self._time_column else set())
         missing = sorted(named - set(header))
         if missing:
             raise (ConfigurationError if where == "names" else SourceError)(
@@ -294,7 +299,7 @@ class _CsvReader(SourceReader):
         self._names = source.columns or header
         self._wanted = [(header.index(name), name) for name in self._names]
         self._by = "the header" if source.names is None else "and names says"
-        self._time_name = source.event_time
+        self._event_time = source.event_time
         self._times = EventTimeParser()
 
     def read(self, max_records: int) -> SourceBatch | None:
@@ -334,6 +339,9 @@ class _CsvReader(SourceReader):
             return None
         if len(row) != len(self._header):
             return f"has {len(row)} fields, {self._by} {len(self._header)}"
+        return self._wrong_value(row) or self._wrong_time(row)
+
+    def _wrong_value(self, row: list[str]) -> str | None:
         for index, name in self._wanted:
             try:
                 self._column((row[index],), name)
@@ -346,10 +354,15 @@ class _CsvReader(SourceReader):
                     f"{reason} by the first {_SAMPLE_ROWS} rows of each file. Read it so by types={{{name!r}: "
                     f"{kind!r}}}, or start over with fresh state and {{{name!r}: 'str'}}"
                 )
+        return None
+
+    def _wrong_time(self, row: list[str]) -> str | None:
         try:
-            self._event_times([(text,) for text in row])
-        except ValueError:
-            return f"has {row[self._header.index(self._time_name or '')]!r} as event time {self._time_name!r}"
+            self._batch([row])
+        except ValueError as error:
+            if callable(self._event_time):
+                return f"has no event time by {error}"
+            return f"has {row[self._header.index(self._event_time or '')]!r} as event time {self._event_time!r}"
         return None
 
     def _batch(self, rows: list[list[str]]) -> tuple[Batch, npt.NDArray[np.int64] | None]:
@@ -366,11 +379,12 @@ class _CsvReader(SourceReader):
             raise ValueError("another number of fields")
         fields: list[tuple[str, ...]] = list(zip(*rows, strict=True)) if rows else [()] * width
         values = [self._column(fields[index], name) for index, name in self._wanted]
-        times = self._event_times(fields)
         if self._as_columns:
-            return Columns(dict(zip(self._names, values, strict=True))), times
-        # dict(zip(names, row)) of each row, without a line of Python for each.
-        return list(map(dict, map(zip, repeat(self._names), zip(*values, strict=True)))), times
+            batch: Batch = Columns(dict(zip(self._names, values, strict=True)))
+        else:
+            # dict(zip(names, row)) of each row, without a line of Python for each.
+            batch = list(map(dict, map(zip, repeat(self._names), zip(*values, strict=True))))
+        return batch, self._event_times(batch, fields)
 
     def _values(self, texts: Sequence[str], name: str) -> Sequence[Any]:
         return convert(texts, self._types[name], self._nulls, exact=name in self._exact)
@@ -379,12 +393,19 @@ class _CsvReader(SourceReader):
         values = self._values(texts, name)
         return require_arrow().array(values, _arrow_type(self._types[name])) if self._as_columns else values
 
-    def _event_times(self, fields: Sequence[Sequence[str]]) -> npt.NDArray[np.int64] | None:
-        if self._time_name is None:
+    def _event_times(self, batch: Batch, fields: Sequence[Sequence[str]]) -> npt.NDArray[np.int64] | None:
+        name = self._event_time
+        if name is None:
             return None
-        texts = fields[self._header.index(self._time_name)]
-        is_number = self._types[self._time_name] in ("int", "float")
-        return self._times.parse(self._values(texts, self._time_name) if is_number else texts)
+        if isinstance(name, str):
+            texts = fields[self._header.index(name)]
+            return self._times.parse(self._values(texts, name) if self._types[name] in ("int", "float") else texts)
+        if not isinstance(batch, Columns):
+            return times_of_records(name, batch, self._times)
+        times = times_of_columns(name, batch, self._lines.path)
+        if out_of_range(times) is not None:
+            raise ValueError("event_time: not in the years 1 to 9999")
+        return times
 
     def position(self) -> Plain:
         return {

@@ -14,6 +14,7 @@ from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, LongLi
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
 from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.parts import PartSink, PartWriter
+from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_records
 from onceflow.connectors.values import json_lines
 from onceflow.exceptions import SinkError
 from onceflow.sources import SourceBatch, SourceReader
@@ -27,8 +28,8 @@ class JsonLinesSource(FileSource):
 
     Args:
         paths: A file, a pattern, or several; each file is a partition.
-        event_time: Name of the member that holds the time of an object: ISO text (UTC without a zone) or seconds since
-            1970.
+        event_time: Name of the member that holds the time of an object, or a function of a value that gives its time:
+            ISO text (UTC without a zone) or seconds since 1970; of a function also a datetime.
         on_malformed: What to do with lines that are no JSON, have no valid time, or are too long: ``"fail"``,
             ``"skip"`` (and count them), or ``"dead_letter"``.
         max_record_bytes: The longest line that is read.
@@ -41,15 +42,16 @@ class JsonLinesSource(FileSource):
         self,
         paths: Paths,
         *,
-        event_time: str | None = None,
+        event_time: EventTime | None = None,
         on_malformed: str = "fail",
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         super().__init__(paths)
-        self._event_time = event_time
+        self._event_time = check_event_time(event_time)
         self._policy: MalformedPolicy = check_policy(on_malformed)
         self._max_record_bytes = check_record_bytes(max_record_bytes)
         self.has_event_time = event_time is not None
+        self.deterministic = not callable(event_time)
         self.has_dead_letters = self._policy == "dead_letter"
 
     def open(self, partition: str, position: Plain) -> SourceReader:
@@ -59,7 +61,7 @@ class JsonLinesSource(FileSource):
 
 
 class _JsonLinesReader(SourceReader):
-    def __init__(self, lines: LineReader, event_time: str | None, policy: MalformedPolicy) -> None:
+    def __init__(self, lines: LineReader, event_time: EventTime | None, policy: MalformedPolicy) -> None:
         self._lines = lines
         self._event_time = event_time
         self._policy = policy
@@ -86,6 +88,8 @@ class _JsonLinesReader(SourceReader):
     def _event_times(self, records: list[Any]) -> npt.NDArray[np.int64] | None:
         """Raises ``ValueError``, ``TypeError`` or ``KeyError`` if a record has no time."""
         name = self._event_time
+        if callable(name):
+            return times_of_records(name, records, self._times)
         return None if name is None else self._times.parse([record[name] for record in records])
 
     def _decode_each(self, lines: list[bytes], rejections: Rejections) -> list[Any]:
@@ -114,6 +118,12 @@ class _JsonLinesReader(SourceReader):
     def _why_no_time(self, record: Any) -> str | None:
         name = self._event_time
         if name is None:
+            return None
+        if callable(name):
+            try:
+                times_of_records(name, [record], self._times)
+            except ValueError as error:
+                return f"has no event time by {error}"
             return None
         if not isinstance(record, dict) or name not in record:
             return f"has no member {name!r} for the event time"
