@@ -321,3 +321,17 @@ def test_what_the_group_has_committed_comes_first(log, producer, join):
     again = join(["one"], auto_offset_reset="latest")
     producer.produce_many("one", [b"3"], partition=1)
     assert settle(again, until=lambda: 3 in _offsets(again)) == [b"3"]
+
+
+def test_latest_loses_nothing_of_them_when_another_member_takes_over(log, producer, join):
+    """Who joins after a partition came, and gets it from a member that had read nothing of it, begins at its start."""
+    first = join(["one"], auto_offset_reset="latest")
+    first.consumer.poll(0)
+    log.alter_topic("one", partitions=2)
+    producer.produce_many("one", [b"1"], partition=1)
+    while 1 not in first.partitions:
+        first.consumer._attend()
+        time.sleep(0.02)
+    first.consumer.close()
+    second = join(["one"], auto_offset_reset="latest")
+    assert settle(second, until=lambda: _offsets(second) == [0, 1]) == [b"1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import threading
@@ -16,6 +17,7 @@ from onceflow.exceptions import (
     BackendClosedError,
     ConfigurationError,
     GroupFencedError,
+    LogTimeoutError,
     UnknownMemberError,
     UnknownTopicOrPartitionError,
     UnknownTopicWarning,
@@ -563,9 +565,15 @@ class Consumer:
         if self._group_id is None:
             return None
         stored = self._log.committed(self._group_id, *place)
-        if stored is None:
-            return self._log.partition(*place).start if self._is_new(place) else None
-        return stored[0]
+        if stored is not None:
+            return stored[0]
+        if not self._is_new(place):
+            return None
+        start = self._log.partition(*place).start
+        # For the whole group: to a member that joins later, and gets the partition, it is not new.
+        with contextlib.suppress(GroupFencedError, LogTimeoutError):
+            self._commit([TopicPartition(*place, start)])
+        return start
 
     def _is_new(self, place: Place) -> bool:
         """Whether a partition came after the consumer had subscribed, and so did all that it holds."""
