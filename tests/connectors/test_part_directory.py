@@ -247,7 +247,7 @@ def test_a_visible_part_that_is_not_what_was_decided(tmp_path):
 def test_the_same_of_a_part_too_large_to_read_twice(tmp_path):
     """A run knows a large part by inode, length and time; whoever comes later reads it."""
     writer = opened(tmp_path)
-    writer.write([{"n": "x" * 2_000_000}])
+    writer.write([{"n": "x" * 9_000_000}])
     decided = Committable(1, writer.prepare(1, writer.seal(1)))
     (path,) = staged(tmp_path)
     damaged(path)

@@ -15,10 +15,11 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from onceflow import Columns
-from onceflow.connectors.files import CsvSink, JsonLinesSink, read_parts
+from onceflow.connectors.files import CsvSink, JsonLinesSink, ParquetSink, read_parts
 from onceflow.connectors.stdout import StdoutSink
 from onceflow.exceptions import SinkError
 from onceflow.sinks import Committable, SinkContext
@@ -185,3 +186,17 @@ def test_times_deep_in_json(tmp_path):
         [1, 2],
         {"a": None, "b": "eA=="},
     ]
+
+
+def test_parquet_takes_the_same_types(tmp_path):
+    """Kind: a sink refuses what the others take."""
+    rows = [{f"c{number}": value for number, (value, _, _) in enumerate(SCALARS) if value is not None}]
+    rows[0]["bytes"] = b"x"
+    rows[0]["list"] = [np.int64(1), 2]
+    written(ParquetSink(tmp_path / "out", types={f"c{len(SCALARS) - 1}": pa.timestamp("us")}), rows)
+    (found,) = pq.read_table(tmp_path / "out").to_pylist()
+    for number, (value, _, plain) in enumerate(SCALARS):
+        if value is not None and not isinstance(value, (datetime, date, time, Decimal, np.datetime64)):
+            assert found[f"c{number}"] in (plain, value)
+    assert found["bytes"] == b"x"
+    assert found["list"] == [1, 2]

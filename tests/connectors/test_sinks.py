@@ -226,14 +226,6 @@ def test_fields_that_change_from_batch_to_batch(tmp_path, kind):
     writer.close()
 
 
-def test_parquet_types_that_change_from_batch_to_batch(tmp_path):
-    writer = opened(ParquetSink(tmp_path / "out"))
-    writer.write([{"a": None}])
-    with pytest.raises(SinkError, match=r"in a file of a: null.*or give ParquetSink\(\.\.\., schema=\.\.\.\)"):
-        writer.write([{"a": 1}])
-    writer.close()
-
-
 def test_csv_tuples_of_another_length(tmp_path):
     writer = opened(CsvSink(tmp_path / "out", columns=["a", "b"]))
     with pytest.raises(SinkError, match=r"a record is \(1,\), and the file has the columns \['a', 'b'\]"):

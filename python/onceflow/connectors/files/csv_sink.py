@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from onceflow.columns import Columns, to_list
 from onceflow.connectors.files.parts import PartSink, PartWriter
 from onceflow.connectors.values import csv_value, has_csv_text, plain_columns
@@ -19,6 +21,8 @@ from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.types import Batch, Plain
 
 __all__ = ["CsvSink"]
+
+_TEXTS = ("string", "large_string")
 
 
 class CsvSink(PartSink):
@@ -137,9 +141,10 @@ def _plain(rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
 
 
 def _column(array: Any) -> list[Any]:
-    """The same of a column."""
+    """The same of a column; of most types all values have one."""
     values = to_list(array)
-    return values if has_csv_text(set(map(type, values))) else _texts(values)
+    is_plain = array.dtype.kind in "biufU" if isinstance(array, np.ndarray) else str(array.type) in _TEXTS
+    return values if is_plain or has_csv_text(set(map(type, values))) else _texts(values)
 
 
 def _texts(values: Sequence[Any]) -> list[Any]:

@@ -32,12 +32,12 @@ import os
 import re
 import secrets
 import stat
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
+from onceflow._native import _crc32
 from onceflow.exceptions import FencedError, SinkError
 from onceflow.sinks import SinkContext
 
@@ -94,7 +94,7 @@ class OpenPart:
         while rest:
             rest = rest[self._file.write(rest) or 0 :]
         self.length += len(data)
-        self.checksum = zlib.crc32(data, self.checksum)
+        self.checksum = _crc32(data, self.checksum)
 
     def sync(self) -> None:
         """Makes it durable, and ends it."""
@@ -414,7 +414,7 @@ def checksum_of(path: Path) -> tuple[int, int]:
     with FileIO(_open_regular(path), "r") as file:
         while data := file.read(_CHUNK_BYTES):
             length += len(data)
-            checksum = zlib.crc32(data, checksum)
+            checksum = _crc32(data, checksum)
     return length, checksum
 
 

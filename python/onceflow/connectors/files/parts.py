@@ -33,7 +33,7 @@ __all__ = ["PartSink", "PartWriter", "read_parts"]
 
 #: Between preparation and commit of one run a part is read again up to this size; a larger one is known by its
 #: inode, length and time of change, since reading it would cost more than writing it did.
-_SMALL_BYTES = 1 << 20
+_SMALL_BYTES = 8 << 20
 
 
 class PartWriter(ABC):
@@ -52,7 +52,8 @@ class PartWriter(ABC):
         newest one of them."""
 
     def fits(self, records: Batch) -> bool:
-        """Whether records can go into the part that was begun; else it is finished, and they begin another one."""
+        """Asked before each ``encode``: whether records can go into the part that was begun. Else it is finished, and
+        they begin another one. Raises ``SinkError`` for records that the format cannot hold."""
         return True
 
     def begin(self) -> bytes:
@@ -141,6 +142,8 @@ class _PartSinkWriter(TransactionalSinkWriter):
     # -- a checkpoint ----------------------------------------------------------------------------
 
     def write(self, records: Batch) -> None:
+        if not len(records):
+            return
         if not self._writer.fits(records):
             self._finish()
         data = self._writer.encode(records)

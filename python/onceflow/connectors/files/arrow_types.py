@@ -1,0 +1,350 @@
+"""Types of columns that are agreed once: settled by the first value, and never bent to (extra ``arrow``).
+
+A column's type is that of its first value; what later values are, and where batches end, changes nothing about it. A
+type is open (null) as long as all values were None, in lists and structs too. Values are converted to the agreed type
+only where that is exact: ints to wider numbers, times to a finer unit or another zone, dates to midnight. Anything
+else is a ``MisfitError``, or makes the type wider where that was asked for.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import chain
+from types import NoneType
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from pyarrow import types as kinds_of
+
+from onceflow.connectors.values import plain_value
+
+__all__ = ["MisfitError", "convert", "fit", "is_open", "settle", "widen", "wider"]
+
+_SCALARS = (bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID)
+_KINDS: dict[type, type | None] = {}
+_UNITS = ("s", "ms", "us", "ns")
+_DIGITS_OF_INT = 20
+
+
+class MisfitError(Exception):
+    """A value does not fit the type of its column.
+
+    Attributes:
+        found: The value's own type, or what it is.
+        agreed: The type of the column, or of the part of it where the value is.
+    """
+
+    def __init__(self, found: object, agreed: object) -> None:
+        super().__init__(f"{found} does not fit {agreed}")
+        self.found = found
+        self.agreed = agreed
+
+
+# -- values ------------------------------------------------------------------------------------
+
+
+def _kind_of(kind: type) -> type | None:
+    """Which of the kinds that Arrow has values of a type are; None if they must be made plain first."""
+    try:
+        return _KINDS[kind]
+    except KeyError:
+        pass
+    found: type | None = None
+    if issubclass(kind, Mapping):
+        found = dict
+    elif issubclass(kind, (list, tuple, set, frozenset)):
+        found = list
+    elif not issubclass(kind, (enum.Enum, np.datetime64, np.timedelta64)):
+        found = next((scalar for scalar in _SCALARS if issubclass(kind, scalar)), None)
+    _KINDS[kind] = found
+    return found
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return plain_value(value)
+    except TypeError:
+        return msgspec.to_builtins(value, builtin_types=(bytes, datetime, date, time, timedelta, Decimal, UUID))
+
+
+def _normal(values: Sequence[Any]) -> tuple[Sequence[Any], set[type | None]]:
+    """Values that Arrow knows, and which kinds there are of them besides None."""
+    found = set(map(type, values)) - {NoneType}
+    if any(_kind_of(kind) is None for kind in found):
+        values = [_plain(value) if _kind_of(type(value)) is None and value is not None else value for value in values]
+        found = set(map(type, values)) - {NoneType}
+    return values, {_kind_of(kind) for kind in found}
+
+
+def _natural(values: Sequence[Any]) -> Any:
+    """Scalars of one kind, and None, as the array that they are by themselves."""
+    try:
+        return pa.array(values)
+    except OverflowError:
+        return pa.array(values, pa.uint64())
+
+
+def _type_of(value: Any) -> Any:
+    """The type that a column gets by its first value: of decimals their scale, with all digits before it."""
+    found = _natural([value]).type
+    if kinds_of.is_decimal128(found):
+        return pa.decimal128(38, found.scale)
+    return pa.decimal256(76, found.scale) if kinds_of.is_decimal256(found) else found
+
+
+# -- agreeing ----------------------------------------------------------------------------------
+
+
+def is_open(agreed: Any) -> bool:
+    """Whether a part of a type is not settled, because all values were None so far."""
+    if kinds_of.is_struct(agreed):
+        return any(is_open(member.type) for member in agreed)
+    return is_open(agreed.value_type) if _is_list(agreed) else bool(kinds_of.is_null(agreed))
+
+
+def settle(agreed: Any, values: Sequence[Any]) -> Any:
+    """The type with what is open in it settled by the first values that are not None."""
+    if not is_open(agreed):
+        return agreed
+    values, _ = _normal(values)
+    if kinds_of.is_null(agreed):
+        first = next((value for value in values if value is not None), None)
+        if first is None:
+            return agreed
+        kind = _kind_of(type(first))
+        if kind is dict:
+            members = next((value for value in values if isinstance(value, Mapping) and value), first)
+            agreed = pa.struct([pa.field(_name(name), pa.null()) for name in members])
+        elif kind is list:
+            agreed = pa.list_(pa.null())
+        else:
+            return _type_of(first)
+    if kinds_of.is_struct(agreed):
+        records = [value for value in values if isinstance(value, Mapping)]
+        return pa.struct(
+            [member.with_type(settle(member.type, [row.get(member.name) for row in records])) for member in agreed]
+        )
+    return pa.list_(settle(agreed.value_type, list(_items(values))))
+
+
+def widen(agreed: Any, values: Sequence[Any]) -> Any:
+    """The type that holds what it held before and these values too; raises ``MisfitError`` if there is none."""
+    values, kinds = _normal(values)
+    if not kinds:
+        return agreed
+    if kinds == {dict} and (kinds_of.is_struct(agreed) or kinds_of.is_null(agreed)):
+        records = [value for value in values if value is not None]
+        members = {} if kinds_of.is_null(agreed) else {member.name: member.type for member in agreed}
+        members.update((_name(name), pa.null()) for row in records for name in row if name not in members)
+        return pa.struct([(name, widen(kind, [row.get(name) for row in records])) for name, kind in members.items()])
+    if kinds == {list} and (_is_list(agreed) or kinds_of.is_null(agreed)):
+        return pa.list_(widen(agreed.value_type if _is_list(agreed) else pa.null(), list(_items(values))))
+    for kind in sorted(kinds, key=str):
+        if kind in (dict, list):
+            raise MisfitError(kind.__name__, agreed)
+        found = _natural([value for value in values if _kind_of(type(value)) is kind]).type
+        agreed = wider(agreed, found)
+    return agreed
+
+
+def wider(agreed: Any, found: Any) -> Any:
+    """A type that holds all values of two; raises ``MisfitError`` if there is none."""
+    for one, other in ((agreed, found), (found, agreed)):
+        if kinds_of.is_null(one) or one == other or (kinds_of.is_date(one) and kinds_of.is_timestamp(other)):
+            return other
+    for belongs, make in _FAMILIES:
+        if belongs(agreed) and belongs(found):
+            made = make(agreed, found)
+            if made is not None:
+                return made
+    raise MisfitError(found, agreed)
+
+
+def _wider_int(agreed: Any, found: Any) -> Any:
+    if kinds_of.is_signed_integer(agreed) == kinds_of.is_signed_integer(found):
+        return _wider_float(agreed, found)
+    return None if pa.uint64() in (agreed, found) else pa.int64()
+
+
+def _wider_float(agreed: Any, found: Any) -> Any:
+    return max(agreed, found, key=lambda kind: kind.bit_width)
+
+
+def _wider_number(agreed: Any, found: Any) -> Any:
+    kinds = (agreed, found)
+    if not any(map(kinds_of.is_decimal, kinds)):
+        return pa.float64()
+    if any(map(kinds_of.is_floating, kinds)):
+        return None
+    pairs = [
+        (kind.precision - kind.scale, kind.scale) if kinds_of.is_decimal(kind) else (_DIGITS_OF_INT, 0)
+        for kind in kinds
+    ]
+    whole, scale = (max(column) for column in zip(*pairs, strict=True))
+    fitting = [make(most, scale) for make, most in ((pa.decimal128, 38), (pa.decimal256, 76)) if whole + scale <= most]
+    return fitting[0] if fitting else None
+
+
+def _wider_time(agreed: Any, found: Any) -> Any:
+    unit = _finer(agreed, found)
+    return (pa.time32 if unit in ("s", "ms") else pa.time64)(unit)
+
+
+# -- converting --------------------------------------------------------------------------------
+
+
+def convert(values: Sequence[Any], agreed: Any) -> Any:
+    """Python's values as an array of the agreed type, exactly.
+
+    Raises:
+        MisfitError: A value does not fit.
+        pyarrow.ArrowException, and what it raises for values that it does not know.
+    """
+    values, kinds = _normal(values)
+    if not kinds:
+        return pa.nulls(len(values), agreed)
+    if kinds_of.is_struct(agreed):
+        return _structs(values, kinds, agreed)
+    if _is_list(agreed):
+        return _lists(values, kinds, agreed)
+    if kinds_of.is_nested(agreed):
+        return pa.array(values, agreed)
+    for kind in (dict, list):
+        if kind in kinds:
+            raise MisfitError(kind.__name__, agreed)
+    if len(kinds) == 1:
+        return fit(_natural(values), agreed)
+    # Arrow would bend one to the other: a datetime after a date to a date, text after bytes to bytes.
+    parts = [
+        fit(_natural([value if _kind_of(type(value)) is kind else None for value in values]), agreed) for kind in kinds
+    ]
+    owner = np.array([next((n for n, part in enumerate(parts) if part[row].is_valid), 0) for row in range(len(values))])
+    return pa.concat_arrays(parts).take(pa.array(owner * len(values) + np.arange(len(values))))
+
+
+def _structs(values: Sequence[Any], kinds: set[type | None], agreed: Any) -> Any:
+    names = {member.name for member in agreed}
+    for value in values:
+        if value is not None and not isinstance(value, Mapping):
+            raise MisfitError(type(value).__name__, agreed)
+        if value is not None and not value.keys() <= names:
+            new = next(name for name in value if name not in names)
+            raise MisfitError(f"the new member {new!r}", agreed)
+    children = [
+        convert([None if value is None else value.get(member.name) for value in values], member.type)
+        for member in agreed
+    ]
+    mask = pa.array([value is None for value in values], pa.bool_())
+    return pa.StructArray.from_arrays(children, fields=list(agreed), mask=mask)
+
+
+def _lists(values: Sequence[Any], kinds: set[type | None], agreed: Any) -> Any:
+    offsets: list[int | None] = []
+    end = 0
+    for value in values:
+        if value is not None and _kind_of(type(value)) is not list:
+            raise MisfitError(type(value).__name__, agreed)
+        offsets.append(None if value is None else end)
+        end += 0 if value is None else len(value)
+    offsets.append(end)
+    large = kinds_of.is_large_list(agreed)
+    children = convert(list(_items(values)), agreed.value_type)
+    return (pa.LargeListArray if large else pa.ListArray).from_arrays(
+        pa.array(offsets, pa.int64() if large else pa.int32()), children, type=agreed
+    )
+
+
+def fit(array: Any, agreed: Any) -> Any:
+    """An array as one of the agreed type, exactly; raises ``MisfitError``."""
+    if kinds_of.is_dictionary(array.type) and not kinds_of.is_dictionary(agreed):
+        array = array.dictionary_decode()
+    found = array.type
+    if found == agreed:
+        return array
+    if kinds_of.is_null(found):
+        return pa.nulls(len(array), agreed)
+    if kinds_of.is_nested(found) or kinds_of.is_dictionary(agreed):
+        return convert(array.to_pylist(), agreed)
+    if not _is_convertible(found, agreed):
+        raise MisfitError(found, agreed)
+    try:
+        made = array.cast(agreed)
+    except pa.ArrowInvalid as error:
+        raise MisfitError(found, agreed) from error
+    if kinds_of.is_floating(found) and agreed.bit_width < found.bit_width:
+        before, after = (one.to_numpy(zero_copy_only=False).astype(np.float64) for one in (array, made))
+        if not np.array_equal(before, after, equal_nan=True):
+            raise MisfitError(found, agreed)
+    return made
+
+
+def _is_convertible(found: Any, agreed: Any) -> bool:
+    """Whether values of a type may be exact in another one."""
+    if kinds_of.is_integer(found):
+        return _is_number(agreed)
+    for belongs in (
+        kinds_of.is_floating,
+        kinds_of.is_decimal,
+        kinds_of.is_timestamp,
+        kinds_of.is_time,
+        kinds_of.is_duration,
+        _is_text,
+        _is_bytes,
+    ):
+        if belongs(found):
+            return bool(belongs(agreed))
+    return bool(kinds_of.is_date(found) and (kinds_of.is_date(agreed) or kinds_of.is_timestamp(agreed)))
+
+
+def _items(values: Iterable[Any]) -> Iterable[Any]:
+    return chain.from_iterable(value for value in values if _kind_of(type(value)) is list)
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str):
+        raise MisfitError(f"the member {name!r}, whose name is no text,", "a struct")
+    return name
+
+
+def _finer(one: Any, other: Any) -> str:
+    return _UNITS[max(_UNITS.index(one.unit), _UNITS.index(other.unit))]
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(kinds_of.is_integer(kind) or kinds_of.is_floating(kind) or kinds_of.is_decimal(kind))
+
+
+def _is_list(kind: Any) -> bool:
+    return bool(kinds_of.is_list(kind) or kinds_of.is_large_list(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(kinds_of.is_string(kind) or kinds_of.is_large_string(kind) or str(kind) == "string_view")
+
+
+def _is_bytes(kind: Any) -> bool:
+    return bool(
+        kinds_of.is_binary(kind)
+        or kinds_of.is_large_binary(kind)
+        or kinds_of.is_fixed_size_binary(kind)
+        or str(kind) == "binary_view"
+    )
+
+
+#: Of each family of types, what holds two of them; the first that has something counts.
+_FAMILIES: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
+    (kinds_of.is_integer, _wider_int),
+    (kinds_of.is_floating, _wider_float),
+    (_is_number, _wider_number),
+    (kinds_of.is_timestamp, lambda agreed, found: pa.timestamp(_finer(agreed, found), agreed.tz)),
+    (kinds_of.is_duration, lambda agreed, found: pa.duration(_finer(agreed, found))),
+    (kinds_of.is_time, _wider_time),
+    (_is_text, lambda *_: pa.large_string()),
+    (_is_bytes, lambda *_: pa.large_binary()),
+]
