@@ -132,13 +132,13 @@ def check_resume(old: dict[str, str], graph: Graph) -> None:
         renamed = f" (was one renamed to {added}?)" if added else ""
         raise DataflowChangedError(
             f"the checkpoint holds state of steps that the dataflow no longer has: {gone}{renamed}. Give them back "
-            "their ids, or start over with fresh state"
+            "their ids, or move away what the sinks hold and start over with fresh=True"
         )
     if other:
         changes = ", ".join(f"{step_id!r} was {old[step_id]} and is {new[step_id]}" for step_id in other)
         raise DataflowChangedError(
-            f"steps changed so that their state means something else: {changes}. Use other ids, or start over with "
-            "fresh state"
+            f"steps changed so that their state means something else: {changes}. Put them back as they were, or move "
+            "away what the sinks hold and start over with fresh=True"
         )
 
 

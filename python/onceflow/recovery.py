@@ -86,8 +86,8 @@ def nothing_to_restore(error: StoreCorruptError, state: str | PathLike[str], job
     if not known:
         return None
     return StoreCorruptError(
-        f"{error}. To start over, move away what the sinks hold and run once with fresh=True (--fresh on the command "
-        "line): all input is read and all output is written again. The job does not do so by itself, because it cannot "
+        f"{error}. To start over, move away what the sinks hold and run once with fresh=True: "
+        "all input is read and all output is written again. The job does not do so by itself, because it cannot "
         "know whether its sources still begin where they began"
     )
 
@@ -116,7 +116,7 @@ def resumed_job(
         if getattr(job, name) != value:
             raise ConfigurationError(
                 f"the job was started with {name}={getattr(job, name)!r} and is resumed with {value!r}; use the "
-                "former, or start over with fresh state"
+                "former, or move away what the sinks hold and start over with fresh=True"
             )
     check_resume(job.steps, graph)
     return job

@@ -53,6 +53,7 @@ _WORKER = "worker"
 _MAX_HELD_RECORDS = 1_000_000
 _MAX_HELD_BYTES = 64 << 20
 _PROGRESS_EVERY_S = 0.1
+_EPOCH_EVERY_S = 1.0
 #: A job looks at its signals so often, also while it waits for something to read.
 _LONGEST_WAIT_S = 0.1
 #: From ``_Job.run`` up to who called ``run``.
@@ -177,7 +178,7 @@ class _Job:
         self._stopping = self._interrupted = False
         self._replay: Replay | None = None
         self._last_start = self._clock.monotonic()
-        self._last_progress = self._last_start
+        self._last_progress = self._last_epoch_check = self._last_start
         self._completed = 0
         self._finished = False
         #: Something was read since the last cut.
@@ -391,6 +392,11 @@ class _Job:
     def _poll(self, timeout_s: float = 0.0) -> None:
         """Lets the capture go on for a slice, and hears of a checkpoint that has completed."""
         self._backend.poll()
+        now = self._clock.monotonic()
+        if now - self._last_epoch_check >= _EPOCH_EVERY_S:
+            # A run that has nothing to write would not notice that it was replaced.
+            self._last_epoch_check = now
+            self._backend.check_epoch()
         if self._checkpoints.pending is None:
             return
         stats = self._checkpoints.poll(timeout_s)

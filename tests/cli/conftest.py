@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 
 
 def build(pause_s=0.0, bad=None, on_batch=lambda: None):
-    flow = of.Dataflow("totals")
+    flow = of.Dataflow("totals", deterministic=True)
 
     def slowly(batch):
         on_batch()

@@ -92,3 +92,21 @@ def test_a_replay_and_a_stop_are_told(told):
     assert "the state of checkpoint 8 is damaged: its input is replayed" in text
     progress.on_event(Stopping())
     assert "stopping with a last checkpoint" in told()
+
+
+def test_a_line_that_says_nothing_new_is_not_printed(told):
+    """The kind of fault: an idle job fills a log file with the same line, every two seconds for months."""
+    clock = Clock()
+    progress = JobProgress("job", live=False, clock=clock)
+    progress.on_event(Recovered(7, 2, 1_000, 0.003, records_in=50, records_out=10))
+    told()
+    for _ in range(100):
+        clock.now += 1
+        progress.on_event(Progress(50, 10))
+    assert told() == ""
+    progress.on_event(Progress(60, 10))
+    assert told() == "1 min 40 s: 60 in, 10 out, 0 records/s, 0 checkpoints\n"
+    for _ in range(100):
+        clock.now += 1
+        progress.on_event(Progress(60, 10))
+    assert told() == ""

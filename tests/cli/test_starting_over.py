@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 from conftest import QUICK, checkpoints, finish
 
+from onceflow import StateBackend
 from onceflow.connectors.files import read_parts
 
 
@@ -104,3 +106,47 @@ def test_both_is_neither(home, onceflow):
     assert ran.returncode == 2
     assert "not both" in ran.stderr
     assert not (home / "state").exists()
+
+
+def test_a_savepoint_is_made_and_resumed_from_by_its_name(home, onceflow, start, finished):
+    """The kind of fault: a setting that the guide and messages speak of cannot be given on the command line."""
+    ran = onceflow(*QUICK, "--fresh", "--yes", "--savepoint", "end")
+    assert ran.returncode == 0, ran.stderr
+    saved = checkpoints(home / "state")[-1]
+    assert saved.savepoint == "end"
+    shown = onceflow("checkpoints", "show", "state", "end")
+    assert f"checkpoint {saved.id}" in shown.stdout
+    for wanted in ("end", str(saved.id)):
+        ran = onceflow(*QUICK, "--from-checkpoint", wanted)
+        assert ran.returncode == 0, ran.stderr
+        assert f"checkpoint {saved.id} is the newest one" in ran.stderr
+    ran = onceflow(*QUICK, "--from-checkpoint", "begin")
+    assert ran.returncode == 2
+    assert "has no savepoint 'begin'; it has " in ran.stderr
+    assert f"{saved.id} (end)" in ran.stderr
+    ran = onceflow(*QUICK, "--savepoint", "7")
+    assert ran.returncode == 2
+    assert "savepoint is '7'" in ran.stderr
+    assert "on the command line: --savepoint" in ran.stderr
+
+
+def test_what_messages_call_settings_is_told_as_options(home, onceflow, finished):
+    ran = onceflow(*QUICK, "--batch-size", "7")
+    assert ran.returncode == 2
+    assert "started with batch_size=" in ran.stderr
+    assert "on the command line: --fresh, --batch-size" in ran.stderr
+    # Where there is no such option, none is advised.
+    ran = onceflow("checkpoints", "ls", "nowhere")
+    assert ran.returncode == 3
+    assert "--take-over" not in ran.stderr
+
+
+def test_a_job_that_has_gone_back_says_where_it_goes_on(home, onceflow, finished):
+    older, newest = ids(home)
+    with StateBackend.open(home / "state", job="totals", checkpoint=older) as backend:
+        backend.begin_lineage()
+    listed = onceflow("checkpoints", "ls", "state")
+    assert f"the job goes on from checkpoint {older}: it has gone back" in listed.stderr
+    as_json = json.loads(onceflow("checkpoints", "ls", "state", "--json").stdout)
+    assert as_json["resumes_from"] == older
+    assert [info["id"] for info in as_json["checkpoints"]] == [older, newest]

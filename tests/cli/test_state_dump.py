@@ -138,9 +138,11 @@ def test_an_older_checkpoint(state, onceflow):
 
 
 def test_tables_are_listed_and_a_wrong_name_lists_them(state, onceflow):
-    listed = onceflow("state", "dump", "state")
+    listed = onceflow("state", "ls", "state")
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["table", "empty", "numbers", "pairs", "texts"]
     assert "(str, bytes, u64)" in listed.stdout
+    assert "numbers" in onceflow("state", "ls", "state", "--checkpoint", "1").stdout
+    assert "pairs" not in onceflow("state", "ls", "state", "--checkpoint", "1").stdout
     for name in ("nothing", "../state", "__dedupe__/x"):
         ran = onceflow("state", "dump", "state", name)
         assert (ran.returncode, ran.stdout) == (2, "")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from datetime import timedelta
@@ -326,3 +329,37 @@ def test_a_finished_job_that_is_run_again_says_that_it_does_nothing(state):
     assert "move its output away and run it once with fresh=True" in str(told[0].message)
     assert run(flow, state, fresh=True).finished
     assert sink.records == [1, 2]
+
+
+def test_an_idle_run_that_is_replaced_ends_soon(state):
+    """The kind of fault: a run that has nothing to read or write does not notice that another one has taken over."""
+    script = textwrap.dedent(
+        """
+        import sys
+        from onceflow import Dataflow, run
+        from onceflow.sources import Source, SourceBatch, SourceReader
+        from onceflow.testing import TransactionalTestingSink
+
+        class Idle(Source, SourceReader):
+            def partitions(self):
+                return ["all"]
+            def open(self, partition, position):
+                return self
+            def read(self, max_records):
+                return SourceBatch([])
+            def position(self):
+                return 0
+
+        flow = Dataflow("numbers")
+        flow.source("in", Idle()).sink("out", TransactionalTestingSink())
+        run(flow, sys.argv[1], on_event=lambda event: print(type(event).__name__, flush=True))
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(state)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"Recovered\n"
+    StateBackend.open(state, job="numbers", take_over=True).close()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"FencedError" in told

@@ -29,9 +29,9 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def ls(directory: _Directory, as_json: _Json = False) -> None:
-    """List checkpoints, oldest first. A job resumes from the newest one."""
+    """List checkpoints, oldest first. A job resumes from the newest one that it has not left by going back."""
     with reader(directory) as backend:
-        job, known = backend.job, backend.checkpoints()
+        job, known, resumes_from = backend.job, backend.checkpoints(), backend.resumes_from
         file_bytes, used_bytes = backend.size()
     if as_json:
         print_json(
@@ -39,6 +39,7 @@ def ls(directory: _Directory, as_json: _Json = False) -> None:
                 "job": job,
                 "file_bytes": file_bytes,
                 "used_bytes": used_bytes,
+                "resumes_from": resumes_from,
                 "checkpoints": [_summary(info) for info in known],
             }
         )
@@ -51,6 +52,9 @@ def ls(directory: _Directory, as_json: _Json = False) -> None:
     right = ["id", "job epoch", "lineage", "rows", "bytes", "chunks", "staged"]
     if not any(info.savepoint for info in known):
         columns.remove("savepoint")
+    if resumes_from != known[-1].id:
+        begins = "from nothing" if resumes_from is None else f"from checkpoint {resumes_from}"
+        note(f"the job goes on {begins}: it has gone back, or what is newer is damaged")
     print_table(columns, [[_cells(info)[name] for name in columns] for info in known], right=right)
 
 
@@ -93,17 +97,19 @@ def _summary(info: CheckpointInfo) -> dict[str, Any]:
 
 @app.command()
 def show(
-    directory: _Directory, number: Annotated[int, typer.Argument(metavar="N", help="Its id.")], as_json: _Json = False
+    directory: _Directory,
+    wanted: Annotated[str, typer.Argument(metavar="N|NAME", help="Its id, or the name of a savepoint.")],
+    as_json: _Json = False,
 ) -> None:
     """Show one checkpoint: tables, positions, what the sinks staged."""
     with reader(directory) as backend:
-        job, info = backend.job, checkpoint_of(backend, number)
+        job, info = backend.job, checkpoint_of(backend, int(wanted) if wanted.isdecimal() else wanted)
     if as_json:
         print_json({"job": job, **_summary(info), **({} if info.damage else _details(info))})
     elif info.damage is None:
         _show(job, info)
     if info.damage is not None:
-        error(f"checkpoint {number} is damaged: {info.damage}")
+        error(f"checkpoint {wanted} is damaged: {info.damage}")
         raise typer.Exit(ExitCode.FAILED)
 
 

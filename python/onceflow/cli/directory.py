@@ -27,18 +27,19 @@ def reader(directory: Path, checkpoint: int | str | None = "none") -> Iterator[S
         yield backend
 
 
-def checkpoint_of(backend: StateBackend, number: int) -> CheckpointInfo:
-    """The checkpoint of this number.
+def checkpoint_of(backend: StateBackend, wanted: int | str) -> CheckpointInfo:
+    """The checkpoint of this number, or the newest savepoint of this name.
 
     Raises:
         CheckpointNotFoundError: Names those that exist.
     """
     known = backend.checkpoints()
-    for info in known:
-        if info.id == number:
+    for info in reversed(known):
+        if wanted in (info.id, info.savepoint):
             return info
-    numbers = ", ".join(str(info.id) for info in known) or "none"
-    raise CheckpointNotFoundError(f"{backend.path} has no checkpoint {number}; it has {numbers}")
+    what = f"checkpoint {wanted}" if isinstance(wanted, int) else f"savepoint {wanted!r}"
+    shown = ", ".join(f"{info.id} ({info.savepoint})" if info.savepoint else str(info.id) for info in known) or "none"
+    raise CheckpointNotFoundError(f"{backend.path} has no {what}; it has {shown}")
 
 
 def job_record(info: CheckpointInfo) -> JobRecord | None:

@@ -36,7 +36,6 @@ from onceflow.exceptions import (
     ProducerFencedError,
     StoreCorruptError,
     StoreError,
-    StoreLockedError,
     TopicExistsError,
     UnknownTopicOrPartitionError,
     UserFunctionError,
@@ -103,10 +102,11 @@ def _explain(failure: OnceflowError) -> None:
             note(f"  position  {failure.position}")
         if failure.__cause__ is not None and not isinstance(failure.__cause__, OnceflowError):
             _print_traceback(failure.__cause__)
-    elif isinstance(failure, StoreLockedError):
-        note("  --take-over replaces the run that owns it; that run stops at its next checkpoint")
     elif isinstance(failure, StoreCorruptError):
         note("  onceflow checkpoints verify DIR says what is damaged")
+    if not isinstance(failure, UserFunctionError):
+        for told in getattr(failure, "__notes__", ()):
+            note(f"  {told}")
 
 
 def _print_traceback(cause: BaseException) -> None:

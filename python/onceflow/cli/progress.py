@@ -54,6 +54,7 @@ class JobProgress:
         self._newest: CheckpointCompleted | None = None
         self._samples: deque[tuple[float, int]] = deque()
         self._stopping = False
+        self._shown = (0, 0)
         self.last_checkpoint: int | None = None
 
     def __enter__(self) -> Self:
@@ -85,6 +86,7 @@ class JobProgress:
         self._start = self._clock()
         self._first_in = self._records_in = event.records_in
         self._records_out = event.records_out
+        self._shown = (event.records_in, event.records_out)
         self.last_checkpoint = event.checkpoint_id
         for reason in event.damage:
             warning(f"damage found in the recovery: {reason}")
@@ -112,7 +114,9 @@ class JobProgress:
             self._samples.append((now, event.records_in))
         while len(self._samples) > 2 and now - self._samples[0][0] > _RATE_OVER_S:
             self._samples.popleft()
-        if not self._live and now >= self._next_line:
+        if not self._live and now >= self._next_line and self._shown != (self._records_in, self._records_out):
+            # A line that says the same as the one before would fill a file, day after day.
+            self._shown = (self._records_in, self._records_out)
             self._next_line = now + _LINE_EVERY_S
             note(self._line(now))
 

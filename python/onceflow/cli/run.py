@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,13 +17,32 @@ from onceflow.cli.directory import checkpoint_of, job_record, reader
 from onceflow.cli.errors import ExitCode
 from onceflow.cli.target import GUARANTEE_HELP, TARGET_HELP, load_target
 from onceflow.cli.units import checked_duration, count_text, duration_s
-from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, FinishedJobWarning, StoreMissingError
+from onceflow.exceptions import (
+    ConfigurationError,
+    DamagedCheckpointWarning,
+    FinishedJobWarning,
+    OnceflowError,
+    StoreLockedError,
+    StoreMissingError,
+)
 from onceflow.types import Guarantee
 
 if TYPE_CHECKING:
     from onceflow.dataflow import Dataflow
 
 __all__ = ["run"]
+
+
+#: Settings of ``run`` as messages name them, and what the command line calls them.
+_OPTIONS = {
+    "from_checkpoint": "--from-checkpoint",
+    "fresh=True": "--fresh",
+    "savepoint": "--savepoint",
+    "take_over": "--take-over",
+    "batch_size": "--batch-size",
+    "guarantee=": "--guarantee",
+    "codec=": "--codec",
+}
 
 
 class _Codec(StrEnum):
@@ -43,9 +64,16 @@ def run(
         _Codec, typer.Option(help="How user state becomes bytes. Reading pickles runs code.")
     ] = _Codec.MSGPACK,
     retain: Annotated[int, typer.Option(min=1, help="Complete checkpoints kept besides savepoints.")] = 2,
+    savepoint: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Keep the last checkpoint of this run for ever, under this name.")
+    ] = None,
     from_checkpoint: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Resume from this checkpoint. Outputs that came after it are written again."),
+        str | None,
+        typer.Option(
+            metavar="N|NAME",
+            help="Resume from this checkpoint, by its number or its savepoint's name. Outputs that came after it are "
+            "written again.",
+        ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over, after asking. All outputs are written again.")
@@ -68,14 +96,14 @@ def run(
     if fresh:
         _confirm_fresh(flow, state, yes=yes)
     elif from_checkpoint is not None:
-        _tell_repeated_output(flow, state, from_checkpoint)
+        _tell_repeated_output(flow, state, _checkpoint(from_checkpoint))
 
     from onceflow.cli.progress import JobProgress  # noqa: PLC0415 - loads the extension
     from onceflow.runner import run as run_job  # noqa: PLC0415 - loads numpy and the extension
 
     progress = JobProgress(flow.name)
     try:
-        with progress, warnings.catch_warnings():
+        with _options_told(), progress, warnings.catch_warnings():
             # What it says is told by the progress, as a line without a place in our code.
             warnings.simplefilter("ignore", DamagedCheckpointWarning)
             warnings.simplefilter("ignore", FinishedJobWarning)
@@ -87,7 +115,8 @@ def run(
                 batch_size=batch_size,
                 codec=codec.value,
                 retain=retain,
-                from_checkpoint=from_checkpoint,
+                savepoint=savepoint,
+                from_checkpoint=None if from_checkpoint is None else _checkpoint(from_checkpoint),
                 fresh=fresh,
                 take_over=take_over,
                 on_event=progress.on_event,
@@ -100,6 +129,25 @@ def run(
         )
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     progress.finish(result)
+
+
+def _checkpoint(text: str) -> int | str:
+    """A number, or the name of a savepoint, which is never a number."""
+    return int(text) if text.isdecimal() else text
+
+
+@contextmanager
+def _options_told() -> Iterator[None]:
+    """Messages name settings of ``run``: here is what they are called on the command line."""
+    try:
+        yield
+    except OnceflowError as failure:
+        told = [option for setting, option in _OPTIONS.items() if setting in str(failure)]
+        if isinstance(failure, StoreLockedError):
+            failure.add_note("--take-over replaces the run that owns it, which stops within about a second")
+        elif told:
+            failure.add_note(f"on the command line: {', '.join(told)}")
+        raise
 
 
 def _confirm_fresh(flow: Dataflow, state: Path, *, yes: bool) -> None:
@@ -134,13 +182,14 @@ def _confirm_fresh(flow: Dataflow, state: Path, *, yes: bool) -> None:
         raise typer.Exit(ExitCode.USAGE)
 
 
-def _tell_repeated_output(flow: Dataflow, state: Path, number: int) -> None:
+def _tell_repeated_output(flow: Dataflow, state: Path, wanted: int | str) -> None:
     """Says what resuming from this checkpoint writes again."""
     with reader(state) as backend:
         if backend.job != flow.name:
             return  # The run refuses it.
-        chosen = checkpoint_of(backend, number)
+        chosen = checkpoint_of(backend, wanted)
         newest = backend.checkpoints()[-1]
+    number = chosen.id
     if newest.id == number:
         note(f"checkpoint {number} is the newest one: no output is written again")
         return

@@ -30,26 +30,31 @@ class _Format(StrEnum):
     ARROW = "arrow"
 
 
-@app.callback()
-def _state() -> None:
-    """A group also while it has one command."""
+_Directory = Annotated[Path, typer.Argument(metavar="DIR", help=DIRECTORY_HELP)]
+_Checkpoint = Annotated[
+    int | None, typer.Option(metavar="N", help="The state as of this checkpoint instead of the newest.")
+]
+
+
+@app.command()
+def ls(directory: _Directory, checkpoint: _Checkpoint = None) -> None:
+    """List the tables: key, columns, rows, memory. A stateful step's id is the name of its table."""
+    with reader(directory, checkpoint) as backend:
+        _tell_damage(backend)
+        _list_tables(backend, backend.tables())
 
 
 @app.command()
 def dump(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help=DIRECTORY_HELP)],
-    table: Annotated[
-        str | None, typer.Argument(metavar="[TABLE]", help="A stateful step's id. Without it, tables are listed.")
-    ] = None,
+    directory: _Directory,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A stateful step's id; state ls lists them.")],
     format: Annotated[_Format, typer.Option(help="Of the rows; arrow is an Arrow IPC stream.")] = _Format.CSV,
-    checkpoint: Annotated[
-        int | None, typer.Option(metavar="N", help="The state as of this checkpoint instead of the newest.")
-    ] = None,
+    checkpoint: _Checkpoint = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Instead of standard output.")
     ] = None,
 ) -> None:
-    """Write all rows of a table: key, then columns. Without TABLE, list the tables.
+    """Write all rows of a table: key, then columns.
 
     A key that is a tuple becomes the columns key_0, key_1 and so on. Cells that the msgpack codec wrote are decoded
     (csv and jsonl); other bytes, also pickles, are written as base64. The rows come in no particular order.
@@ -57,9 +62,6 @@ def dump(
     with reader(directory, checkpoint) as backend:
         _tell_damage(backend)
         schemas = backend.tables()
-        if table is None:
-            _list_tables(backend, schemas)
-            return
         schema = schemas.get(table)
         if schema is None:
             known = ", ".join(schemas) or "none"
