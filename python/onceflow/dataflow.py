@@ -160,11 +160,11 @@ class Stream:
         """All items of what the function returns for each record; for ``dead_letters`` see ``map``."""
         return self._then("flat_map", lambda: FlatMap(function, dead_letters=dead_letters is not None), dead_letters)
 
-    def map_batch(self, function: Callable[[Batch], Batch]) -> Stream:
+    def map_batch(self, function: Callable[[Any], Batch]) -> Stream:
         """One batch (a list, or ``Columns``) for each batch, of as many records."""
         return self._then("map_batch", lambda: MapBatch(function))
 
-    def filter_batch(self, function: Callable[[Batch], Any]) -> Stream:
+    def filter_batch(self, function: Callable[[Any], Any]) -> Stream:
         """The records where the function's mask is true: bools in a list, or a numpy or Arrow array.
 
         As in SQL, a record is left out where the mask is missing (None, null, masked).
