@@ -22,8 +22,8 @@ class SystemClock:
     """The machine's clocks."""
 
     def monotonic(self) -> float:
-        """Seconds of a clock that never goes back."""
-        return time.monotonic()
+        """Seconds since the machine was booted, those included in which it slept; the same in all its processes."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def now(self) -> float:
         """Seconds since 1970 UTC."""

@@ -691,3 +691,36 @@ def test_a_recovery_that_was_stopped_replaced_and_woken_learns_that_it_was_fence
     runs[0].write([b"2"])
     runs[0].commit(committed(runs[0], 2))
     assert values(log, "t") == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("deleted", ["topic", "group"])
+def test_the_way_on_when_the_state_was_deleted(log, tmp_path, deleted):
+    """What the message advises: without the topic the output begins anew, without the group it is written again."""
+    state = tmp_path / "state"
+    run_until(log, state, 2)
+    shutil.rmtree(state)
+    for _ in range(2):
+        with pytest.raises(SinkError) as told:
+            of.run(numbered(log), state)
+    if deleted == "topic":
+        log.delete_topic("out")
+    else:
+        eval(re.search(r"Log\.open\(.*?\)\.delete_group\(.*?\)", str(told.value)).group())
+    while not of.run(numbered(log), state).finished:
+        pass
+    again = [b"%d" % each for each in range(8)]
+    assert values(log, "out") == (again if deleted == "topic" else [b"0", b"1", *again])
+
+
+def test_the_way_on_with_fresh(log, tmp_path):
+    """The same for a start from nothing with the state that there is."""
+    state = tmp_path / "state"
+    run_until(log, state, 2)
+    for _ in range(2):
+        with pytest.raises(SinkError, match="starts from nothing") as told:
+            of.run(numbered(log), state, fresh=True)
+    eval(re.search(r"Log\.open\(.*?\)\.delete_group\(.*?\)", str(told.value)).group())
+    of.run(numbered(log), state, fresh=True)
+    while not of.run(numbered(log), state).finished:
+        pass
+    assert values(log, "out") == [b"0", b"1", *(b"%d" % each for each in range(8))]

@@ -232,7 +232,7 @@ class _LogSinkWriter(TransactionalSinkWriter):
             raise SinkError(
                 f"topic {self._topic!r} of {self._directory} holds output of an earlier run, up to checkpoint "
                 f"{newest.checkpoint}, and this job starts from nothing, so it would be written again: delete the "
-                f"topic, choose another one, or delete the group {self._group!r} if it shall be written again"
+                f"topic, choose another one, or delete {self._marker_group()} if it shall be written again"
             )
         for topic, marker in markers.items():
             self._check_checkpoint(topic, marker)
@@ -243,8 +243,8 @@ class _LogSinkWriter(TransactionalSinkWriter):
             raise SinkError(
                 f"topic {topic!r} of {self._directory} holds the output of job {self._context.job!r} with another "
                 f"state directory (identity {marker.state}, and this one is {mine}): run the job with that one, or "
-                f"write to a topic of its own. If the job's state was deleted, delete the topic and the group "
-                f"{self._group!r} too, or only the group if the output shall be written again"
+                f"write to a topic of its own. If the job's state was deleted, delete the topic too; or only "
+                f"{self._marker_group()}, if the output shall be written again"
             )
 
     def _check_fence(self, topic: str, marker: Marker) -> None:
@@ -274,7 +274,7 @@ class _LogSinkWriter(TransactionalSinkWriter):
             f"run it once with from_checkpoint={number} (--from-checkpoint {number}): what was written after it stays "
             "in the topic, and is written again"
             if number is not None
-            else f"delete the topic and the group {self._group!r}, and run it again"
+            else "delete the topic, and run it again"
         )
         return (
             "the state is older than its output, as when a backup was put back or another copy of the job's state was "
@@ -314,6 +314,10 @@ class _LogSinkWriter(TransactionalSinkWriter):
             return marker.checkpoint
         # Another timeline begins with what it resumes from, whatever was written after it.
         return min(marker.checkpoint, self._context.restored_checkpoint or 0)
+
+    def _marker_group(self) -> str:
+        """What has the markers, and how to delete it."""
+        return f"the group {self._group!r} (Log.open({str(self._directory)!r}).delete_group({self._group!r}))"
 
     def _older_log(self, topic: str, expected: int, there: int) -> SinkError:
         number = self._context.restored_checkpoint

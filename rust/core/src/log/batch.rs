@@ -218,17 +218,18 @@ pub(super) fn encode(
 /// Refuses timestamps of other units than milliseconds: later on they would be times of other
 /// records, or wrap.
 fn check_timestamps(records: &Records<'_>, rows: Rows<'_>) -> Result<()> {
-    let timestamp = |at: usize| match records.timestamps {
-        Timestamps::Same(timestamp) => timestamp,
-        Timestamps::Each(timestamps) => timestamps[rows.get(at)],
+    let wrong = |timestamp: &i64| !TIMESTAMPS_MS.contains(timestamp);
+    let found = match records.timestamps {
+        Timestamps::Same(timestamp) => wrong(&timestamp).then_some((0, timestamp)),
+        Timestamps::Each(timestamps) => {
+            let mut each = (0..rows.len()).map(|at| rows.get(at)).map(|row| (row, timestamps[row]));
+            each.find(|(_, timestamp)| wrong(timestamp))
+        }
     };
-    let wrong = |at: &usize| !TIMESTAMPS_MS.contains(&timestamp(*at));
-    let Some(at) = (0..rows.len()).find(wrong) else { return Ok(()) };
+    let Some((row, timestamp)) = found else { return Ok(()) };
     let text = format!(
-        "record {} has the timestamp {}, which lies outside of the years 1 to 9999: timestamps are \
-         milliseconds since 1970. Nothing of this call was written",
-        rows.get(at),
-        timestamp(at)
+        "record {row} has the timestamp {timestamp}, which lies outside of the years 1 to 9999: \
+         timestamps are milliseconds since 1970. Nothing of this call was written"
     );
     Err(Error::new(ErrorKind::InvalidArgument, text))
 }
