@@ -322,6 +322,8 @@ class Batch:
     @property
     def columns(self) -> dict[str, Any]:
         """numpy array for each fixed-width column, list of bytes for a bytes column."""
+    def is_complete(self, column: str) -> bool:
+        """True if no cell of the column is unset."""
     def validity(self, column: str) -> npt.NDArray[np.bool_]: ...
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
         """A struct array: key column(s), then the columns; unset cells are null."""

@@ -241,14 +241,15 @@ class Totals:
                 # A cell that was never set is 0.
                 results[result] = columns[result]
                 continue
-            cells, there = columns[cell], rows.validity(cell)
+            cells = columns[cell]
+            if self._columns[cell] != "bytes" and result not in self._beside and rows.is_complete(cell):
+                results[result] = cells / columns[f"{result}.count"] if aggregate.kind == "mean" else cells
+                continue
+            there = rows.validity(cell)
             if self._columns[cell] == "bytes":
                 decode = self._codec.decode
                 pairs = zip(cells, there.tolist(), strict=True)
                 values = [decode(data) if is_there else None for data, is_there in pairs]
-            elif result not in self._beside and there.all():
-                results[result] = cells / columns[f"{result}.count"] if aggregate.kind == "mean" else cells
-                continue
             else:
                 keys = key_list(rows.keys) if keys is None else keys
                 values = self._mixed(result, cells, there, keys)

@@ -2,7 +2,7 @@
 
 use numpy::{IntoPyArray, PyArray1};
 use onceflow_core::backend::{Backend, SharedTable};
-use onceflow_core::state::{ColumnType, KeyType, Op, Rows, Schema, Table, Update};
+use onceflow_core::state::{Column, ColumnType, KeyType, Op, Rows, Schema, Table, Update};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict, PyList, PyString, PyTuple};
 
@@ -356,6 +356,13 @@ impl PyBatch {
     fn rows(&self) -> usize {
         keys::count(&self.rows.keys)
     }
+
+    fn column(&self, column: &str) -> PyResult<&Column> {
+        let index = self.schema.columns.iter().position(|(name, _)| name == column);
+        index
+            .and_then(|index| self.rows.columns.get(index))
+            .ok_or_else(|| unknown_name(format!("no column {column:?} in this batch")))
+    }
 }
 
 #[pymethods]
@@ -397,12 +404,12 @@ impl PyBatch {
         Ok(columns)
     }
 
+    fn is_complete(&self, column: &str) -> PyResult<bool> {
+        Ok(self.column(column)?.validity.is_none())
+    }
+
     fn validity<'py>(&self, py: Python<'py>, column: &str) -> PyResult<Bound<'py, PyArray1<bool>>> {
-        let index = self.schema.columns.iter().position(|(name, _)| name == column);
-        let column = index
-            .and_then(|index| self.rows.columns.get(index))
-            .ok_or_else(|| unknown_name(format!("no column {column:?} in this batch")))?;
-        let validity = column.validity.clone();
+        let validity = self.column(column)?.validity.clone();
         Ok(validity.unwrap_or_else(|| vec![true; self.rows()]).into_pyarray(py))
     }
 
