@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from onceflow.operators.base import EventTimes
 from onceflow.sources import SourceBatch
 from onceflow.types import Micros
 
@@ -14,9 +15,10 @@ __all__ = ["BarrierEvent", "BatchEvent", "Channel", "EndEvent", "Event"]
 
 @dataclass(frozen=True, slots=True)
 class BatchEvent:
-    """Records, and the watermark of their partition behind them (None without event time)."""
+    """Records with their times, and the watermark of their partition behind them (both None without event time)."""
 
     batch: SourceBatch
+    times: EventTimes
     watermark: Micros | None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from onceflow._native import CheckpointStats
@@ -42,14 +43,22 @@ class CheckpointCompleted:
     stats: CheckpointStats
     records_in: int
     records_out: int
+    late: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Now and then, at most ten times a second."""
+    """Now and then, at most ten times a second.
+
+    Attributes:
+        records_in: Records read, those of earlier runs included.
+        records_out: Records that reached a sink.
+        late: By window step, records that came too late for their windows.
+    """
 
     records_in: int
     records_out: int
+    late: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,8 @@ class JobResult:
         checkpoints: Completed in this run.
         last_checkpoint: Number of the newest checkpoint.
         resumed_from: Number of the checkpoint that this run began with.
+        late: By window step, records that came too late for their windows. They go to ``flow.late(step_id)``; where
+            nothing takes that they are left out, with a ``LateRecordsWarning``.
     """
 
     finished: bool
@@ -83,3 +94,4 @@ class JobResult:
     checkpoints: int
     last_checkpoint: int | None
     resumed_from: int | None
+    late: Mapping[str, int] = field(default_factory=dict)

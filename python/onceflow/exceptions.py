@@ -54,7 +54,8 @@
     └── DataflowChangedError               state and dataflow do not fit
 
 Each class has a stable ``kind``, under which the Rust core and logs know it. Warnings are for what a user must hear of
-while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``MissingOutputWarning``.
+while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``LateRecordsWarning``,
+``MissingOutputWarning``.
 """
 
 from __future__ import annotations
@@ -385,6 +386,13 @@ class DataflowChangedError(OnceflowError):
 
 class UnknownTopicWarning(UserWarning):
     """A consumer has subscribed to a topic that does not exist, and reads nothing of it until somebody creates it."""
+
+
+class LateRecordsWarning(UserWarning):
+    """Records come too late for their windows and are left out, since nothing takes ``flow.late(step_id)``.
+
+    Warned of once a run and step; ``JobResult.late`` counts them.
+    """
 
 
 class DamagedCheckpointWarning(UserWarning):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onceflow.exceptions import ConfigurationError
@@ -26,6 +26,7 @@ class JobRecord:
         steps: The planner's fingerprint of its dataflow.
         finished: All sources had ended: the job is over.
         counts: ``records_in``, ``records_out``, ``rejected``, ``skipped`` of all runs.
+        late: By window step, the records of all runs that came too late.
         waited: Partitions were passed over because they had nothing to read: in which order the worker took the records
             of several partitions was a matter of time.
     """
@@ -38,6 +39,8 @@ class JobRecord:
     counts: dict[str, int]
     #: Not in the records of earlier versions, which do not know.
     waited: bool = True
+    #: Nor are late records.
+    late: dict[str, int] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The blob."""

@@ -1,13 +1,15 @@
-"""The tasks of a job at work: each round every source task reads one batch, and the worker task takes them in order.
+"""The tasks of a job at work: each round source tasks read one batch each, and the worker task takes them in order.
 
-So what the worker sees does not depend on where checkpoints fall. A barrier comes behind the same round on all
-channels; when the aligner has seen it on all of them, this is the cut.
+Partitions and sources are kept together in event time: who is most behind reads, so that how far apart they are is
+bounded by a batch, and neither the order in which sources were declared nor their speed decides results. Who reads in a
+round follows from where the tasks stand, so what the worker sees does not depend on where checkpoints fall. A barrier
+comes behind the same round on all channels; when the aligner has seen it on all of them, this is the cut.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -24,10 +26,13 @@ from onceflow.process import closing
 from onceflow.sink_legs import SinkLeg
 from onceflow.source_task import SourceTask, source_errors
 from onceflow.sources import PAUSE_S, StopRun
-from onceflow.types import END_OF_TIME
-from onceflow.worker_task import WorkerTask
+from onceflow.types import END_OF_TIME, Micros
+from onceflow.worker_task import FirstLate, WorkerTask
 
 __all__ = ["Rounds", "RoundsListener"]
+
+#: Name of the blob with the watermarks of sources and steps.
+_WATERMARKS_BLOB = "watermarks"
 
 
 class RoundsListener(Protocol):
@@ -59,6 +64,7 @@ class Rounds:
         batch_size: Records that a source task is asked for.
         counts: What earlier runs had counted.
         waited: What ``waited`` was at the end of them.
+        late: By window step, the records that had come too late in earlier runs.
         resources: Closes what was opened.
 
     Raises:
@@ -76,17 +82,19 @@ class Rounds:
         batch_size: int,
         counts: Mapping[str, int],
         waited: bool,
+        late: Mapping[str, int],
         resources: ExitStack,
     ) -> None:
         self._waited = waited
         self._clock = clock
+        self._late_before = dict(late)
+        self._stopping = False
         self._counts = dict(counts)
         self._out_before, self._rejected_before = counts["records_out"], counts["rejected"]
         self._tasks = _open_sources(graph, blobs, batch_size, resources)
         self._by_source = {
             step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
         }
-        self._watermarks: dict[str, int] = {}
         self._aligner = BarrierAligner(len(self._tasks))
         self._worker = WorkerTask(graph, legs)
         resources.push(closing(self._worker.close))
@@ -96,11 +104,26 @@ class Rounds:
             codec,
             clock,
             {name.removeprefix(prefix): blob for name, blob in blobs.items() if name.startswith(prefix)},
+            self._restored_watermarks(blobs),
         )
         #: What resumes each source task: as of the last barrier, or of its end.
         self._positions = {task.name: task.snapshot() for task in self._tasks}
-        for step_id in self._by_source:
-            self._advance(step_id)
+
+    def _restored_watermarks(self, blobs: Mapping[str, bytes]) -> dict[str, Micros]:
+        """How far event time had come, by source and step.
+
+        A checkpoint of earlier versions does not say; a source's was the lowest of the partitions that it had then.
+        """
+        blob = blobs.get(_WATERMARKS_BLOB)
+        if blob is not None:
+            return msgspec.msgpack.decode(blob, type=dict[str, int])
+        restored: dict[str, Micros] = {}
+        for step_id, tasks in self._by_source.items():
+            marks = [task.delivered for task in tasks if task.resumed]
+            known = [mark for mark in marks if mark is not None]
+            if known and len(known) == len(marks):
+                restored[step_id] = min(known)
+        return restored
 
     @property
     def tasks(self) -> list[str]:
@@ -126,6 +149,14 @@ class Rounds:
         """Records in, out, rejected and skipped, those of earlier runs included."""
         rejected = self._rejected_before + self._worker.rejected
         return {**self._counts, "records_out": self.records_out, "rejected": rejected}
+
+    def late(self) -> dict[str, int]:
+        """By window step, the records that came too late for their windows, those of earlier runs included."""
+        return {step_id: self._late_before.get(step_id, 0) + late for step_id, late in self._worker.late.items()}
+
+    def lost_late(self) -> dict[str, FirstLate]:
+        """By window step, the first record of this run that came too late and that nothing takes."""
+        return self._worker.lost_late()
 
     def suppress(self, suppressed: bool) -> None:
         """While true, what reaches a sink is dropped."""
@@ -159,27 +190,50 @@ class Rounds:
     def round(self, listener: RoundsListener) -> bool:
         """Source tasks read a batch each, and the worker takes them in order; false if there was nothing to read.
 
+        Those read that are most behind in event time; where they have nothing to read yet they hold nobody up.
+
         Of a source that opens a part of its partitions at a time so many read that have not ended, the first ones in
         order. One that ends makes room for the next one in the same round: so partitions that have ended already when
         a job resumes change nothing in who reads beside whom.
         """
+        places = [task.place for task in self._in_turn() if not task.has_arrived]
+        lowest = min((place for place in places if place is not None), default=END_OF_TIME)
         progressed = False
+        ahead: list[SourceTask] = []
+        for task in self._in_turn():
+            if task.has_arrived:
+                continue
+            if task.place is None or task.place <= lowest:
+                progressed |= self._read(task, listener)
+            else:
+                ahead.append(task)
+        if not progressed:
+            for task in ahead:
+                progressed |= self._read(task, listener)
+        self._consume(listener)
+        return progressed or self._stopping
+
+    def _in_turn(self) -> Iterator[SourceTask]:
+        """The tasks whose turn it is; those that end meanwhile make room for others."""
         places = {step_id: tasks[0].step.source.max_open_partitions for step_id, tasks in self._by_source.items()}
         for task in self._tasks:
             left = places[task.step.step_id]
             if task.ended or left == 0:
                 continue
-            try:
-                if not task.has_arrived:
-                    progressed |= task.read()
-            except StopRun:
-                listener.stop()
-                progressed = True
-            if task.ended:
-                self._positions[task.name] = task.snapshot()
-            elif left is not None:
+            yield task
+            if not task.ended and left is not None:
                 places[task.step.step_id] = left - 1
-        self._consume(listener)
+
+    def _read(self, task: SourceTask, listener: RoundsListener) -> bool:
+        """One batch; false if there was nothing to read."""
+        try:
+            progressed = task.read()
+        except StopRun:
+            # Not progress: who reads beside it must not depend on whether a run ends here.
+            listener.stop()
+            self._stopping, progressed = True, False
+        if task.ended:
+            self._positions[task.name] = task.snapshot()
         return progressed
 
     def wait(self, longest_s: float) -> None:
@@ -215,6 +269,7 @@ class Rounds:
         pending.freeze()
         for name, position in self._positions.items():
             pending.put_blob(f"source/{name}", msgspec.msgpack.encode(position))
+        pending.put_blob(_WATERMARKS_BLOB, msgspec.msgpack.encode(self._worker.watermarks()))
 
     def _consume(self, listener: RoundsListener) -> None:
         now = self._clock.monotonic
@@ -259,7 +314,7 @@ class Rounds:
                         for record in batch.rejected
                     ],
                 )
-            self._worker.take(task.step.step_id, batch.records, batch.event_times)
+            self._worker.take(task.step.step_id, batch.records, event.times)
             if event.watermark is not None:
                 task.delivered = event.watermark
                 self._advance(task.step.step_id)
@@ -271,15 +326,13 @@ class Rounds:
             raise
 
     def _advance(self, step_id: str) -> None:
-        """Tells the worker a source's watermark, if it has risen: the lowest one of its partitions."""
+        """Tells the worker a source's watermark: the lowest one of its partitions."""
         lowest = END_OF_TIME
         for task in self._by_source[step_id]:
             if task.delivered is None:
                 return
             lowest = min(lowest, task.delivered)
-        if lowest > self._watermarks.get(step_id, -(1 << 63)):
-            self._watermarks[step_id] = lowest
-            self._worker.advance(step_id, lowest)
+        self._worker.advance(step_id, lowest)
 
 
 def _open_sources(graph: Graph, blobs: Mapping[str, bytes], batch_size: int, resources: ExitStack) -> list[SourceTask]:

@@ -29,6 +29,7 @@ from onceflow.exceptions import (
 )
 from onceflow.job_options import JobOptions
 from onceflow.job_record import JOB_BLOB, JobRecord
+from onceflow.late import warn_of_late
 from onceflow.planner import fingerprint, plan
 from onceflow.process import closing, quick_switches, stop_on_signals
 from onceflow.recovery import (
@@ -181,6 +182,8 @@ class _Job:
         self._last_progress = self._last_epoch_check = self._last_start
         self._completed = 0
         self._finished = False
+        #: Window steps whose late records are lost, as was told.
+        self._warned_of: set[str] = set()
         #: Something was read since the last cut.
         self._changed = False
 
@@ -206,7 +209,7 @@ class _Job:
                 ),
                 stacklevel=_STACK_OF_RUN,
             )
-            return self._result(job.counts, finished=True)
+            return self._result(job.counts, job.late, finished=True)
         self._legs = open_legs(backend, graph, self._guarantee, self._codec, self._resources)
         plan = plan_recovery(backend, graph, self._legs)
         self._replay = plan.replay
@@ -221,6 +224,7 @@ class _Job:
             self._batch_size,
             _NOTHING_COUNTED if job is None else job.counts,
             job is not None and job.waited,
+            {} if job is None else job.late,
             self._resources,
         )
         self._checkpoints = Checkpointing(backend, self._legs, [*self._rounds.tasks, _WORKER], self._clock)
@@ -231,7 +235,7 @@ class _Job:
         crash_point("recover.post_open")
         with stop_on_signals(self._interrupt), quick_switches():
             finished = self._loop()
-        return self._result(self._rounds.counts(), finished=finished)
+        return self._result(self._rounds.counts(), self._rounds.late(), finished=finished)
 
     def _recovered(self, plan: Plan) -> None:
         recovery, replay = self._backend.recovery, plan.replay
@@ -276,6 +280,7 @@ class _Job:
                 self._changed = True
             else:
                 self._idle()
+            self._warn_of_late()
             self._check_replay()
             self._tell_progress()
             if self._checkpoints.pending is None and self._replay is None and self._is_due():
@@ -346,6 +351,7 @@ class _Job:
             self._finished,
             self._rounds.counts(),
             self._rounds.waited,
+            self._rounds.late(),
         )
         pending.put_blob(JOB_BLOB, job.encode())
         self._checkpoints.seal()
@@ -403,9 +409,17 @@ class _Job:
         if stats is not None:
             self._last_checkpoint = stats.id
             self._completed += 1
-            self._tell(CheckpointCompleted(stats, self._rounds.records_in, self._rounds.records_out))
+            self._tell(
+                CheckpointCompleted(stats, self._rounds.records_in, self._rounds.records_out, self._rounds.late())
+            )
 
     # -- reports -------------------------------------------------------------------------------
+
+    def _warn_of_late(self) -> None:
+        for step_id, first in self._rounds.lost_late().items():
+            if step_id not in self._warned_of:
+                self._warned_of.add(step_id)
+                warn_of_late(step_id, first)
 
     def _tell(self, event: JobEvent) -> None:
         if self._options.on_event is not None:
@@ -415,14 +429,15 @@ class _Job:
         now = self._clock.monotonic()
         if now - self._last_progress >= _PROGRESS_EVERY_S:
             self._last_progress = now
-            self._tell(Progress(self._rounds.records_in, self._rounds.records_out))
+            self._tell(Progress(self._rounds.records_in, self._rounds.records_out, self._rounds.late()))
 
-    def _result(self, counts: dict[str, int], *, finished: bool) -> JobResult:
+    def _result(self, counts: dict[str, int], late: dict[str, int], *, finished: bool) -> JobResult:
         restored = self._backend.recovery.restored
         return JobResult(
             finished=finished,
             checkpoints=self._completed,
             last_checkpoint=self._last_checkpoint,
             resumed_from=None if restored is None else restored.id,
+            late=late,
             **counts,
         )

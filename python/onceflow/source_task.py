@@ -10,13 +10,16 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from onceflow.channel import BarrierEvent, BatchEvent, Channel, EndEvent
 from onceflow.exceptions import OnceflowError, SourceChangedError, SourceError, described
 from onceflow.graph import SourceStep
+from onceflow.operators.base import EventTimes
 from onceflow.process import HomeProcess
 from onceflow.sources import SourceBatch, SourceReader, StopRun
 from onceflow.types import END_OF_TIME, Micros, Plain
+from onceflow.watermarks import PartitionWatermark
 
 __all__ = ["SourceTask", "source_errors"]
 
@@ -54,7 +57,9 @@ class SourceTask:
         self.ended = False
         self._batch_size = batch_size
         self._home = HomeProcess()
-        self._newest: Micros | None = None if state is None else state["newest"]
+        self._event_time = PartitionWatermark(step.max_out_of_orderness_us, None if state is None else state["newest"])
+        #: Whether the checkpoint that is resumed from knew the partition.
+        self.resumed = state is not None
         #: How far event time has come in what the worker took: no record below it is expected any more.
         self.delivered: Micros | None = END_OF_TIME if state is not None and state["ended"] else self.watermark
         #: Where it stands while no reader is open: before it has begun, and when it has ended.
@@ -77,7 +82,15 @@ class SourceTask:
     @property
     def watermark(self) -> Micros | None:
         """The watermark behind the last batch that was read."""
-        return None if self._newest is None else self._newest - self.step.max_out_of_orderness_us
+        return self._event_time.value
+
+    @property
+    def place(self) -> Micros | None:
+        """By which who is most behind reads first; None if it reads in each round.
+
+        That is so before its first record, and until it is seen whether a partition that had ended has ended still.
+        """
+        return None if self.delivered in (None, END_OF_TIME) else self.watermark
 
     def open(self) -> SourceReader:
         """The reader; opened if it is not open yet."""
@@ -105,14 +118,7 @@ class SourceTask:
         if batch is None:
             self._end()
             return True
-        if self.step.source.has_event_time:
-            times = batch.event_times
-            if times is None or len(times) != len(batch.records):
-                raise SourceError(f"source {self.step.step_id!r} promised an event time for each record and gave none")
-            if len(times):
-                newest = int(times.max())
-                self._newest = newest if self._newest is None else max(self._newest, newest)
-        self.channel.put(BatchEvent(batch, self.watermark))
+        self.channel.put(BatchEvent(batch, self._times(batch), self.watermark))
         count = len(batch.records) + len(batch.rejected) + batch.skipped
         if self._read is not None:
             self._read += count
@@ -173,6 +179,20 @@ class SourceTask:
             "of your choice with from_checkpoint, knowing that outputs after it are written again"
         )
 
+    def _times(self, batch: SourceBatch) -> EventTimes:
+        if not self.step.source.has_event_time:
+            return None
+        times = batch.event_times
+        if not isinstance(times, np.ndarray) or times.dtype != np.int64 or times.shape != (len(batch.records),):
+            raise SourceError(
+                f"source {self.step.step_id!r} promised an event time for each record: event_times of a batch of "
+                f"{len(batch.records)} records must be so many int64 microseconds since 1970, not {times!r}"
+            )
+        try:
+            return self._event_time.take(times)
+        except ValueError as error:
+            raise SourceError(f"source {self.step.step_id!r}, partition {self.partition!r}: {error}") from error
+
     @property
     def position(self) -> Plain:
         """Where the next record would be read from."""
@@ -195,7 +215,7 @@ class SourceTask:
         with self._errors():
             position = self.position
             msgspec.msgpack.encode(position)
-        snapshot = {"position": position, "newest": self._newest, "ended": self.ended}
+        snapshot = {"position": position, "newest": self._event_time.newest, "ended": self.ended}
         return snapshot if self._read is None else {**snapshot, "read": self._read}
 
     def _errors(self) -> AbstractContextManager[None]:

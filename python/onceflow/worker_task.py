@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from onceflow._native import PendingCheckpoint, StateBackend
@@ -12,17 +14,30 @@ from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
 from onceflow.process import HomeProcess
 from onceflow.sink_legs import SinkLeg, sink_errors
-from onceflow.types import END_OF_TIME, Batch, Micros
+from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros
 
-__all__ = ["WorkerTask"]
+__all__ = ["FirstLate", "WorkerTask"]
 
 
 class _Consumer(Protocol):
     def take(self, records: Batch, times: EventTimes) -> None: ...
 
-    def advance(self, origin: object, watermark: Micros) -> None: ...
+    def advance(self) -> None: ...
 
-    def expect(self, origin: object) -> None: ...
+    def expect(self, origin: _Node) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLate:
+    """A record that was the first of a step to come too late, in microseconds since 1970 UTC.
+
+    Attributes:
+        time: Its event time.
+        watermark: How far event time had come.
+    """
+
+    time: Micros
+    watermark: Micros
 
 
 class _Node:
@@ -31,13 +46,13 @@ class _Node:
     def __init__(self) -> None:
         self.users: list[_Consumer] = []
         self.sides: dict[str, list[_Consumer]] = {}
-        self.emitted = 0
+        #: How far event time has come in what it emits; None before it is known. It never falls.
+        self.watermark: Micros | None = None
         self.rejected = 0
 
     def emit(self, records: Batch, times: EventTimes = None) -> None:
         if len(records) == 0:
             return
-        self.emitted += len(records)
         for user in self.users:
             user.take(records, times)
 
@@ -52,8 +67,12 @@ class _Node:
         if name == "dead_letters":
             crash_point("dlq.pre_advance")
 
-    def everyone(self) -> list[_Consumer]:
-        return [*self.users, *(user for users in self.sides.values() for user in users)]
+    def tell(self, watermark: Micros) -> None:
+        """Event time has come so far in what was emitted."""
+        self.watermark = watermark
+        for users in (self.users, *self.sides.values()):
+            for user in users:
+                user.advance()
 
 
 class _OperatorNode(_Node):
@@ -61,28 +80,52 @@ class _OperatorNode(_Node):
         super().__init__()
         self.step = step
         self.operator: Operator = step.make()
-        self._inputs: dict[object, Micros | None] = {}
-        self._watermark: Micros | None = None
+        self._origins: list[_Node] = []
+        #: How far event time has come in its inputs.
+        self.reached: Micros | None = None
+        self.late = 0
+        self.first_late: FirstLate | None = None
 
     def take(self, records: Batch, times: EventTimes) -> None:
         self.operator.process(records, times, self)
 
-    def expect(self, origin: object) -> None:
-        self._inputs[origin] = None
+    def emit_side(self, name: str, records: Batch, times: EventTimes = None) -> None:
+        if name == "late" and times is not None:
+            if self.first_late is None and len(times):
+                reached = times[:1].reached(BEGINNING_OF_TIME if self.reached is None else self.reached)
+                self.first_late = FirstLate(int(times.values[0]), int(reached[0]))
+            self.late += len(times)
+        super().emit_side(name, records, times)
 
-    def advance(self, origin: object, watermark: Micros) -> None:
-        self._inputs[origin] = watermark
+    def expect(self, origin: _Node) -> None:
+        self._origins.append(origin)
+
+    def lowest(self) -> Micros | None:
+        """The watermark of the input that is most behind."""
         lowest = END_OF_TIME
-        for known in self._inputs.values():
-            if known is None:
-                return
-            lowest = min(lowest, known)
-        if self._watermark is not None and lowest <= self._watermark:
+        for origin in self._origins:
+            if origin.watermark is None:
+                return None
+            lowest = min(lowest, origin.watermark)
+        return lowest
+
+    def advance(self) -> None:
+        lowest = self.lowest()
+        if lowest is None or (self.reached is not None and lowest <= self.reached):
             return
-        self._watermark = lowest
+        self.reached = lowest
         self.operator.on_watermark(lowest, self)
-        for user in self.everyone():
-            user.advance(self, lowest)
+        self.tell(self._behind(lowest))
+
+    def resume(self, watermark: Micros | None) -> None:
+        """Event time had come so far in its inputs when the checkpoint was taken; nobody is told."""
+        self.reached = watermark
+        self.watermark = None if watermark is None else self._behind(watermark)
+
+    def _behind(self, watermark: Micros) -> Micros:
+        if watermark == END_OF_TIME:
+            return watermark
+        return max(watermark - self.operator.behind_us, BEGINNING_OF_TIME)
 
 
 class _SinkNode:
@@ -101,10 +144,10 @@ class _SinkNode:
             with sink_errors(self._step_id, "write"):
                 self._leg.write(records)
 
-    def advance(self, origin: object, watermark: Micros) -> None:
+    def advance(self) -> None:
         pass
 
-    def expect(self, origin: object) -> None:
+    def expect(self, origin: _Node) -> None:
         pass
 
 
@@ -135,10 +178,29 @@ class WorkerTask:
         users.append(consumer)
         consumer.expect(node)
 
-    def open(self, backend: StateBackend, codec: Codec, clock: Clock, restored: dict[str, bytes]) -> None:
-        """Opens all operators; ``restored`` holds their snapshots by step id."""
+    def open(
+        self,
+        backend: StateBackend,
+        codec: Codec,
+        clock: Clock,
+        restored: Mapping[str, bytes],
+        watermarks: Mapping[str, Micros],
+    ) -> None:
+        """Opens all operators.
+
+        Args:
+            backend, codec, clock: See ``OperatorContext``.
+            restored: Snapshots of operators by step id.
+            watermarks: Of sources and steps, as of the checkpoint that is resumed from.
+        """
+        for step_id, source in self._sources.items():
+            source.watermark = watermarks.get(step_id)
         for step_id, node in self._operators.items():
-            node.operator.open(OperatorContext(step_id, backend, codec, clock, restored.get(step_id)))
+            # A step that the checkpoint does not know begins where its inputs stand.
+            watermark = watermarks.get(step_id, node.lowest())
+            context = OperatorContext(step_id, backend, codec, clock, restored.get(step_id), watermark)
+            node.operator.open(context)
+            node.resume(watermark)
 
     def take(self, source_id: str, records: Batch, times: EventTimes) -> None:
         """A batch of a source."""
@@ -149,10 +211,10 @@ class WorkerTask:
         self._sources[source_id].emit_side("dead_letters", records)
 
     def advance(self, source_id: str, watermark: Micros) -> None:
-        """The watermark of a source."""
+        """The watermark of a source; it never falls."""
         node = self._sources[source_id]
-        for user in node.everyone():
-            user.advance(node, watermark)
+        if node.watermark is None or watermark > node.watermark:
+            node.tell(watermark)
 
     def end(self) -> None:
         """All inputs have ended: operators emit what is left, in the order of the graph."""
@@ -167,6 +229,25 @@ class WorkerTask:
             if data is not None:
                 snapshots[step_id] = data
         return snapshots
+
+    def watermarks(self) -> dict[str, Micros]:
+        """How far event time has come, by source and step, where it is known: what ``open`` takes."""
+        reached = {step_id: node.watermark for step_id, node in self._sources.items()}
+        reached.update({step_id: node.reached for step_id, node in self._operators.items()})
+        return {step_id: watermark for step_id, watermark in reached.items() if watermark is not None}
+
+    @property
+    def late(self) -> dict[str, int]:
+        """By window step, the records that came too late for their windows."""
+        return {step_id: node.late for step_id, node in self._operators.items() if "late" in node.step.sides}
+
+    def lost_late(self) -> dict[str, FirstLate]:
+        """By window step, the first record that came too late, where nothing takes such records."""
+        return {
+            step_id: node.first_late
+            for step_id, node in self._operators.items()
+            if node.first_late is not None and not node.sides.get("late")
+        }
 
     def suppress(self, suppressed: bool) -> None:
         """While true, what reaches a sink is dropped: it was written by an earlier run."""

@@ -9,41 +9,49 @@ FIRST, LAST = -(2**63), 2**63 - 1
 
 
 def stream(partitions, *, batch_size, delay_us):
-    """("batch", records) and ("watermark", time) in the order in which a worker meets them.
+    """("batch", [(record, watermark)]) and ("watermark", time) in the order in which a worker meets them.
 
-    Round by round each partition hands out a batch; a mark is a round without records. The watermark is that of the
-    partition that is most behind.
+    Round by round the partition that is most behind hands out a batch; a mark is a batch without records, which holds
+    nobody up. Beside each record stands how far event time has come: the watermark of its own partition before it. A
+    ("watermark", time) is that of the partition that is most behind.
     """
     places = [0] * len(partitions)
     newest = [None] * len(partitions)
     marks = [None] * len(partitions)
     ended = [False] * len(partitions)
     before = FIRST
+
+    def read(number):
+        items = partitions[number]
+        if places[number] == len(items):
+            return None
+        records = []
+        while places[number] < len(items) and len(records) < batch_size:
+            item = items[places[number]]
+            if item in MARKS:
+                places[number] += not records
+                break
+            records.append(item)
+            places[number] += 1
+        return records
+
     while not all(ended):
-        round_ = []
-        for number, items in enumerate(partitions):
-            if ended[number]:
-                continue
-            if places[number] == len(items):
-                round_.append((number, None))
-                continue
-            records = []
-            while places[number] < len(items) and len(records) < batch_size:
-                item = items[places[number]]
-                if item in MARKS:
-                    places[number] += not records
-                    break
-                records.append(item)
-                places[number] += 1
-            round_.append((number, records))
-        for number, records in round_:
+        live = [number for number in range(len(partitions)) if not ended[number]]
+        lowest = min((marks[number] for number in live if marks[number] is not None), default=LAST)
+        behind = [number for number in live if marks[number] is None or marks[number] <= lowest]
+        found = {number: read(number) for number in behind}
+        if not any(records is None or records for records in found.values()):
+            found.update({number: read(number) for number in live if number not in behind})
+        for number, records in sorted(found.items()):
             if records is None:
                 ended[number], marks[number] = True, LAST
             elif records:
-                yield "batch", records
-                newest[number] = max(
-                    [*([] if newest[number] is None else [newest[number]]), *(r["t"] for r in records)]
-                )
+                marked = []
+                for record in records:
+                    own = FIRST if newest[number] is None else newest[number] - delay_us
+                    marked.append((record, max(own, before)))
+                    newest[number] = record["t"] if newest[number] is None else max(newest[number], record["t"])
+                yield "batch", marked
                 marks[number] = newest[number] - delay_us
             if None not in marks and min(marks) > before:
                 before = min(marks)
@@ -70,7 +78,8 @@ class Totals:
             "closed": values[-1],
         }
 
-    def batch(self, records, _):
+    def batch(self, marked):
+        records = [record for record, _ in marked]
         for record in records:
             self.values.setdefault(record["k"], []).append(record["v"])
         return [] if self.final else [self.totals(key) for key in dict.fromkeys(r["k"] for r in records)]
@@ -89,9 +98,9 @@ class Windows:
         self.size, self.offset, self.wait, self.show_late = size_us, offset_us, size_us + lateness_us, late
         self.open = {}
 
-    def batch(self, records, watermark):
+    def batch(self, marked):
         late = []
-        for record in records:
+        for record, watermark in marked:
             start = record["t"] - (record["t"] - self.offset) % self.size
             if start + self.wait <= watermark:
                 late.append(record)
@@ -115,9 +124,9 @@ class Distinct:
         self.horizon = horizon_us
         self.seen = {}
 
-    def batch(self, records, watermark):
+    def batch(self, marked):
         kept = []
-        for record in records:
+        for record, watermark in marked:
             moment = max(record["t"], watermark)
             before = self.seen.get(record["k"])
             if before is None or moment - before >= self.horizon:
@@ -138,9 +147,9 @@ class Counting:
     def __init__(self):
         self.state = {}
 
-    def batch(self, records, _):
+    def batch(self, marked):
         results = []
-        for record in records:
+        for record, _ in marked:
             count = self.state.get(record["k"], 0) + 1
             results.append((record["k"], count))
             self.state[record["k"]] = count % 3
@@ -164,9 +173,9 @@ class Sessions:
         value, written = self.state.get((key, name), (missing, now))
         return value if now < written + self.ttl[name] else missing
 
-    def batch(self, records, watermark):
+    def batch(self, marked):
         results = []
-        for record in records:
+        for record, watermark in marked:
             key, now = record["k"], max(record["t"], watermark)
             visits = self.read(key, "visits", now, 0) + 1
             pages = [*self.read(key, "pages", now, []), record["v"]]
@@ -188,11 +197,7 @@ class Sessions:
 
 def output(model, partitions, *, batch_size, delay_us):
     """All that a model emits."""
-    rows, watermark = [], FIRST
+    rows = []
     for kind, value in stream(partitions, batch_size=batch_size, delay_us=delay_us):
-        if kind == "batch":
-            rows += model.batch(value, watermark)
-        else:
-            watermark = value
-            rows += model.watermark(watermark)
+        rows += model.batch(value) if kind == "batch" else model.watermark(value)
     return rows + model.end()

@@ -148,4 +148,4 @@ def test_against_a_naive_model(partitions, delay_us, lateness_us):
 
 
 def flat(events):
-    return [record for kind, records in events if kind == "batch" for record in records]
+    return [record for kind, marked in events if kind == "batch" for record, _ in marked]

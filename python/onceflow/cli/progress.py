@@ -50,6 +50,7 @@ class JobProgress:
         self._first_in = 0
         self._records_in = 0
         self._records_out = 0
+        self._late = 0
         self._checkpoints = 0
         self._newest: CheckpointCompleted | None = None
         self._samples: deque[tuple[float, int]] = deque()
@@ -105,7 +106,7 @@ class JobProgress:
 
     def _count(self, event: CheckpointCompleted | Progress) -> None:
         now = self._clock()
-        self._records_in, self._records_out = event.records_in, event.records_out
+        self._records_in, self._records_out, self._late = event.records_in, event.records_out, sum(event.late.values())
         if isinstance(event, CheckpointCompleted):
             self._newest = event
             self._checkpoints += 1
@@ -131,6 +132,8 @@ class JobProgress:
             f"{duration_text(now - self._start)}: {count_text(self._records_in)} in, {count_text(self._records_out)} "
             f"out, {count_text(self._rate())} records/s, {_plural(self._checkpoints, 'checkpoint')}"
         )
+        if self._late:
+            line = f"{line}, {count_text(self._late)} late"
         return line if self._newest is None else f"{line}, the last {_cost(self._newest)}"
 
     def _render(self) -> Table:
@@ -152,6 +155,7 @@ class JobProgress:
                 (count_text(self._records_out), "bold"),
                 " out  ",
                 (f"{count_text(self._rate())}/s", "green"),
+                (f"  {count_text(self._late)} late" if self._late else "", "yellow"),
             ),
         )
         newest = "" if self._newest is None else f"  last {_cost(self._newest)}"
@@ -177,6 +181,9 @@ class JobProgress:
         note(f"  in all     {count_text(result.records_in)} in, {count_text(result.records_out)} out")
         if result.rejected or result.skipped:
             note(f"  malformed  {count_text(result.rejected)} to dead letters, {count_text(result.skipped)} skipped")
+        for step_id, late in result.late.items():
+            if late:
+                note(f"  late       {count_text(late)} too late for their windows in {step_id}")
         if self._newest is not None:
             note(f"  newest     checkpoint {result.last_checkpoint}, {_cost(self._newest)}")
         if not result.finished:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceflow.cli.console import note
+from onceflow.cli.console import note, warning
 from onceflow.cli.directory import checkpoint_of, job_record, reader
 from onceflow.cli.errors import ExitCode
 from onceflow.cli.target import GUARANTEE_HELP, TARGET_HELP, load_target
@@ -21,6 +21,7 @@ from onceflow.exceptions import (
     ConfigurationError,
     DamagedCheckpointWarning,
     FinishedJobWarning,
+    LateRecordsWarning,
     OnceflowError,
     StoreLockedError,
     StoreMissingError,
@@ -107,6 +108,8 @@ def run(
             # What it says is told by the progress, as a line without a place in our code.
             warnings.simplefilter("ignore", DamagedCheckpointWarning)
             warnings.simplefilter("ignore", FinishedJobWarning)
+            warnings.simplefilter("always", LateRecordsWarning)
+            warnings.showwarning = _told(warnings.showwarning)
             result = run_job(
                 flow,
                 state,
@@ -148,6 +151,18 @@ def _options_told() -> Iterator[None]:
         elif told:
             failure.add_note(f"on the command line: {', '.join(told)}")
         raise
+
+
+def _told(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Shows our own warnings as lines, without a place in our code; ``otherwise`` shows others."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, LateRecordsWarning):
+            warning(str(message))
+        else:
+            otherwise(message, category, *place, **more)
+
+    return show
 
 
 def _confirm_fresh(flow: Dataflow, state: Path, *, yes: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -28,13 +29,16 @@ from onceflow.operators.calls import each, shown
 from onceflow.operators.keyed import KeyedOperator, other_keys
 from onceflow.operators.totals import Totals
 from onceflow.operators.values import RefusedValueError, Values, pick, read_values
-from onceflow.types import END_OF_TIME, Batch, Micros
+from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, FIRST_MICROS, LAST_MICROS, Batch, Micros
+from onceflow.watermarks import Times
 from onceflow.windows import Tumbling
 
 __all__ = ["AggregateKeys", "AggregateWindows"]
 
 #: Most rows that are handed out at once at the end of the input or of a window: Python objects exist for these only.
 _ROWS_AT_ONCE = 1 << 16
+#: What a window step kept before it kept what is closed: its watermark, as so many bytes.
+_WATERMARK_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,8 +280,9 @@ class AggregateKeys(_Aggregating):
 class AggregateWindows(_Aggregating):
     """Aggregates by key and tumbling window; a window is handed out once, when it closes.
 
-    A window closes when the watermark has passed its end and the allowed lateness. Records of closed windows go to the
-    side output ``late``. Windows come out by start, then by key.
+    A window closes when the watermark has passed its end and the allowed lateness, for ever. A record is late, and goes
+    to the side output ``late``, if its window was to be closed by the watermark of its own partition before it; that is
+    never below the step's, so no record that is taken finds its window closed. Windows come out by start, then by key.
 
     Args:
         selector: The key.
@@ -298,12 +303,24 @@ class AggregateWindows(_Aggregating):
         super().__init__(selector, key_type, aggregates)
         self._window = window
         self._wait = window.size_us + allowed_lateness_us
-        self._watermark: Micros = -(1 << 63)
+        self.behind_us = allowed_lateness_us
+        #: Windows that begin before it are closed for ever.
+        self._closed: Micros = BEGINNING_OF_TIME
 
     def open(self, context: OperatorContext) -> None:
         super().open(context)
-        if context.restored is not None:
-            self._watermark = int.from_bytes(context.restored, "little", signed=True)
+        restored = context.restored
+        if restored is None:
+            self._closed = BEGINNING_OF_TIME if context.watermark is None else self._closed_by(context.watermark)
+        elif len(restored) == _WATERMARK_BYTES:
+            self._closed = self._closed_by(int.from_bytes(restored, "little", signed=True))
+        else:
+            self._closed = msgspec.msgpack.decode(restored)["closed"]
+
+    def _closed_by(self, watermark: Micros) -> Micros:
+        """The first start of a window that is still open at a watermark."""
+        # Before the end of time everything closes.
+        return END_OF_TIME if watermark == END_OF_TIME else max(watermark - self._wait + 1, BEGINNING_OF_TIME)
 
     def _user_key(self, key: KeyType) -> KeyType:
         elements = tuple(key)[1:]
@@ -334,8 +351,10 @@ class AggregateWindows(_Aggregating):
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
         if times is None:
             raise StateError(f"step {self._step_id!r}: records without event time reached a window")
-        starts = self._window.starts(times)
-        late = starts <= self._watermark - self._wait
+        starts = self._window.starts(times.values)
+        late = starts < self._closed
+        if times.watermarks is not None:
+            late |= starts + self._wait <= times.watermarks
         if late.any():
             rows = np.flatnonzero(late)
             out.emit_side("late", _pick(records, rows), times[rows])
@@ -343,21 +362,34 @@ class AggregateWindows(_Aggregating):
             records, starts = _pick(records, rows), starts[rows]
             if len(records) == 0:
                 return
+        self._check_bounds(starts, records)
         self._starts = starts
         self._update(self._keys(records), records)
 
+    def _check_bounds(self, starts: npt.NDArray[np.int64], records: Batch) -> None:
+        first, last = FIRST_MICROS, LAST_MICROS - self._window.size_us
+        if int(starts.min()) < first or int(starts.max()) > last:
+            row = int(np.flatnonzero((starts < first) | (starts > last))[0])
+            raise StateError(
+                f"step {self._step_id!r}: the window of a record begins before the year 1 or ends after the year 9999, "
+                "which no datetime can show. Filter such records out before the window; record "
+                f"{row} of the batch is {shown(records, row)}"
+            )
+
     def on_watermark(self, watermark: Micros, out: Output) -> None:
-        self._watermark = watermark
-        # Before the end of time everything closes; its last instant needs a bound that still fits.
-        bound = END_OF_TIME if watermark == END_OF_TIME else watermark - self._wait + 1
+        bound = self._closed_by(watermark)
+        # A longer lateness than before the last resume opens nothing again.
+        if bound <= self._closed:
+            return
+        self._closed = bound
         native, others = self._native.drain_below(bound), self._others.drain_below(bound)
         for columns in self._sorted(native, others):
-            out.emit(columns, columns["window_end"].astype(np.int64) - 1)
+            out.emit(columns, Times(columns["window_end"].astype(np.int64) - 1))
         self._native.forget_below(bound)
         self._others.forget_below(bound)
 
     def snapshot(self, checkpoint: Any) -> bytes | None:
-        return self._watermark.to_bytes(8, "little", signed=True)
+        return msgspec.msgpack.encode({"closed": self._closed})
 
 
 def _pick(records: Batch, rows: Any) -> Batch:

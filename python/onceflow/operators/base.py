@@ -8,20 +8,18 @@ each operator to ``snapshot``; state that lives in backend tables is frozen by t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Protocol, TypeAlias
 
 from onceflow._native import PendingCheckpoint, StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.types import Batch, Micros
+from onceflow.watermarks import Times
 
 __all__ = ["EventTimes", "Operator", "OperatorContext", "Output"]
 
-#: int64 microseconds since 1970 UTC, one a record; None where the source has no event time.
-EventTimes = npt.NDArray[np.int64] | None
+#: The event times of a batch; None where the source has none.
+EventTimes: TypeAlias = Times | None
 
 
 class Output(Protocol):
@@ -44,6 +42,7 @@ class OperatorContext:
         codec: How values become bytes.
         clock: The only way to ask for the time.
         restored: What ``snapshot`` returned for the checkpoint that the job resumes from.
+        watermark: The step's, as of that checkpoint; None if no event time had come.
     """
 
     step_id: str
@@ -51,10 +50,18 @@ class OperatorContext:
     codec: Codec
     clock: Clock
     restored: bytes | None
+    watermark: Micros | None = None
 
 
 class Operator:
-    """One step. Subclasses override what they need."""
+    """One step. Subclasses override what they need.
+
+    Attributes:
+        behind_us: How far below the watermark the times of what it emits on its own account may lie, in microseconds.
+            Its output's watermark stays behind by that, so that nothing it emits is late downstream.
+    """
+
+    behind_us: int = 0
 
     def open(self, context: OperatorContext) -> None:
         """Called once before anything else; makes tables, reads restored state."""

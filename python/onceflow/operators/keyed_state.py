@@ -201,6 +201,7 @@ class Process(_CachedStep):
 
     def open(self, context: OperatorContext) -> None:
         super().open(context)
+        self._watermark = _ALWAYS if context.watermark is None else context.watermark
         self._processor = self._make()
         if context.restored is not None:
             self._check_states(msgspec.msgpack.decode(context.restored))
@@ -233,16 +234,17 @@ class Process(_CachedStep):
         rows = rows_of(records)
         keys, cache = self._loaded(records)
         processor, watermark = self._processor, self._watermark
-        moments = None if times is None else times.tolist()
         now = round(self._context.clock.now() * 1_000_000)
+        moments = [now] * len(rows) if times is None else times.values.tolist()
+        reached = moments if times is None else times.reached(watermark).tolist()
         results: list[Any] = []
         counts: list[int] = []
         number = 0
         try:
             for number, (key, record) in enumerate(zip(keys, rows, strict=True)):
                 processor.key = key
-                processor.now_us = now if moments is None else moments[number]
-                processor.state_time_us = max(processor.now_us, watermark)
+                processor.now_us = moments[number]
+                processor.state_time_us = reached[number]
                 processor.cells = cache.values.get(key) or {}
                 processor.changed = False
                 before = len(results)
@@ -261,7 +263,7 @@ class Process(_CachedStep):
         self._now = now if times is None else watermark
         if self._sweep is not None:
             cache.forget(self._sweep.expired(self._now, len(rows)))
-        out.emit(results, None if times is None else np.repeat(times, counts))
+        out.emit(results, None if times is None else times.repeat(counts))
 
     def on_watermark(self, watermark: Micros, out: Output) -> None:
         self._watermark = watermark
@@ -288,13 +290,17 @@ class DropDuplicates(_KeyedStep):
         self._table: KeyTable | None = None
         self._watermark = _ALWAYS
 
+    def open(self, context: OperatorContext) -> None:
+        super().open(context)
+        self._watermark = _ALWAYS if context.watermark is None else context.watermark
+
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
         keys = self._listed(records)
         if self._table is None:
             self._table = KeyTable(self._context.backend, self._step_id, self._key_type, {"seen": "i64"})
             self._sweep = Sweep(self._table, "seen", self._context.backend.key_groups, self._horizon)
         now = round(self._context.clock.now() * 1_000_000)
-        moments = [now] * len(keys) if times is None else np.maximum(times, self._watermark).tolist()
+        moments = [now] * len(keys) if times is None else times.reached(self._watermark).tolist()
         try:
             found = self._table.get(keys, "seen")
         except StateError as error:

@@ -79,7 +79,7 @@ class FlatMap(_FunctionStep):
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
         lists, _, times = self._called(lambda record: list(self._function(record)), records, times, out)
         if times is not None:
-            times = np.repeat(times, [len(items) for items in lists])
+            times = times.repeat([len(items) for items in lists])
         out.emit(list(chain.from_iterable(lists)), times)
 
 

@@ -1,0 +1,96 @@
+"""Event times of records on their way, and how far event time has come.
+
+A watermark W says: no record below W is expected any more. Each partition has its own, the newest time that it has seen
+less the disorder that its source is allowed. A source's is the lowest of its partitions, a step's the lowest of its
+inputs; neither ever falls, also over a resume.
+
+A record is judged by the watermark of its own partition right before it, which is never below that of any step that the
+record comes to. So which records are late follows from the order within each partition alone: not from where batches
+end, nor from which partition was read first. Only records below that watermark need to carry it along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onceflow.types import BEGINNING_OF_TIME, FIRST_MICROS, LAST_MICROS, Micros
+
+__all__ = ["PartitionWatermark", "Times"]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The event times of a batch.
+
+    Attributes:
+        values: int64 microseconds since 1970 UTC, one a record.
+        watermarks: For each record the watermark of its partition before it; None if no record is below it.
+    """
+
+    values: npt.NDArray[np.int64]
+    watermarks: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Any) -> Times:
+        """Those of some records: indices, a mask, or a slice."""
+        return Times(self.values[rows], None if self.watermarks is None else self.watermarks[rows])
+
+    def repeat(self, counts: Any) -> Times:
+        """Those of ``counts`` records made of each record."""
+        marks = self.watermarks
+        return Times(np.repeat(self.values, counts), None if marks is None else np.repeat(marks, counts))
+
+    def reached(self, watermark: Micros) -> npt.NDArray[np.int64]:
+        """How far event time has come with each record: its time, or a watermark where that is later."""
+        times = np.maximum(self.values, watermark)
+        return times if self.watermarks is None else np.maximum(times, self.watermarks)
+
+
+class PartitionWatermark:
+    """How far event time has come in one partition.
+
+    Args:
+        delay_us: How far a record may lie behind the newest one, in microseconds.
+        newest: The newest time so far; None before the first record.
+    """
+
+    __slots__ = ("_delay", "newest")
+
+    def __init__(self, delay_us: int, newest: Micros | None = None) -> None:
+        self._delay = delay_us
+        self.newest = newest
+
+    @property
+    def value(self) -> Micros | None:
+        """The watermark; None before the first record."""
+        return None if self.newest is None else self.newest - self._delay
+
+    def take(self, times: npt.NDArray[np.int64]) -> Times:
+        """The times of the next records, with the watermark before each where it matters.
+
+        Raises:
+            ValueError: One is not in the years 1 to 9999.
+        """
+        if len(times) == 0:
+            return Times(times)
+        first, last = int(times.min()), int(times.max())
+        if first < FIRST_MICROS or last > LAST_MICROS:
+            row = int(np.flatnonzero((times < FIRST_MICROS) | (times > LAST_MICROS))[0])
+            raise ValueError(
+                f"record {row} of a batch has the event time {times[row]}, which as microseconds since 1970 is not in "
+                "the years 1 to 9999"
+            )
+        before = BEGINNING_OF_TIME if self.newest is None else self.newest - self._delay
+        self.newest = last if self.newest is None else max(self.newest, last)
+        if first >= self.newest - self._delay or (first >= before and bool((times[1:] >= times[:-1]).all())):
+            return Times(times)
+        marks = np.empty_like(times)
+        marks[0] = before
+        np.maximum(np.maximum.accumulate(times[:-1]) - self._delay, before, out=marks[1:])
+        return Times(times, marks if bool((times < marks).any()) else None)
