@@ -64,8 +64,9 @@ class Dataflow:
         """
         if not isinstance(source, Source):
             raise ConfigurationError(f"source {step_id!r} is a {type(source).__name__}, which is no Source")
-        delay = micros_of("max_out_of_orderness", max_out_of_orderness)
-        self._add(SourceStep(_checked("a step id", step_id), source, delay))
+        _checked("a step id", step_id)
+        delay = micros_of(f"source {step_id!r}: max_out_of_orderness", max_out_of_orderness)
+        self._add(SourceStep(step_id, source, delay))
         return Stream(self, Input(step_id))
 
     def dead_letters(self, step_id: str) -> Stream:
@@ -209,7 +210,7 @@ class Stream:
             horizon: How long a key is remembered.
         """
         selector = KeySelector([key] if isinstance(key, str) else key)
-        micros = micros_of("the horizon", horizon)
+        micros = micros_of(f"step {step_id!r}: the horizon", horizon)
         return self._flow._operator(
             "drop_duplicates",
             (self._origin,),
@@ -318,8 +319,8 @@ class KeyedStream:
             self._selector,
             self._key_type,
             step_id,
-            window,
-            micros_of("allowed_lateness", allowed_lateness),
+            _window(step_id, window),
+            micros_of(f"step {step_id!r}: allowed_lateness", allowed_lateness),
         )
 
 
@@ -360,6 +361,12 @@ class WindowedStream:
             shape=f"{selector.shape}, {window}, {shape_of(aggregates)}",
             calls_functions=not selector.names,
         )
+
+
+def _window(step_id: str, window: Tumbling) -> Tumbling:
+    if not isinstance(window, Tumbling):
+        raise ConfigurationError(f"step {step_id!r}: {window!r} is not a window; give one such as Tumbling(days=1)")
+    return window.checked(step_id)
 
 
 def _check_aggregates(aggregates: dict[str, Aggregate], selector: KeySelector) -> None:

@@ -36,7 +36,7 @@ class _State:
     """A descriptor of one named state; it works on the cells of the current key."""
 
     def __init__(self, *, ttl: timedelta | None = None) -> None:
-        self._ttl = None if ttl is None else micros_of("the time to live", ttl)
+        self._ttl = None if ttl is None else micros_of("the time to live", ttl, longest_us=None)
         self._name = ""
         self._owner: Processor | None = None
 

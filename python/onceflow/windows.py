@@ -9,15 +9,31 @@ import numpy as np
 import numpy.typing as npt
 
 from onceflow.exceptions import ConfigurationError
+from onceflow.types import FIRST_MICROS, LAST_MICROS
 
 __all__ = ["Tumbling", "micros_of"]
 
+_MICROSECOND = timedelta(microseconds=1)
+#: All of event time; no sum of a time and of two durations that are no longer leaves int64.
+_LONGEST_US = LAST_MICROS - FIRST_MICROS + 1
 
-def micros_of(what: str, duration: timedelta) -> int:
-    """Whole microseconds of a duration that is not negative."""
-    micros = duration // timedelta(microseconds=1)
+
+def micros_of(what: str, duration: timedelta, *, longest_us: int | None = _LONGEST_US) -> int:
+    """Whole microseconds of a duration that is not negative.
+
+    Raises:
+        ConfigurationError: Negative, longer than ``longest_us`` (None: than any), or not a timedelta.
+    """
+    if not isinstance(duration, timedelta):
+        raise ConfigurationError(f"{what} is {duration!r}; give a datetime.timedelta")
+    micros = duration // _MICROSECOND
     if micros < 0:
         raise ConfigurationError(f"{what} is {duration}; it cannot be negative")
+    if longest_us is not None and micros > longest_us:
+        raise ConfigurationError(
+            f"{what} is {duration}; give at most {timedelta(microseconds=longest_us)}, which is all of the time from "
+            "the year 1 to 9999"
+        )
     return micros
 
 
@@ -29,10 +45,10 @@ class Tumbling:
 
     Args:
         size: Length of a window; or give its parts: ``days``, ``hours``, ``minutes``, ``seconds``.
-        offset: Where windows begin, relative to 1970-01-01T00:00Z.
+        offset: Where windows begin, relative to 1970-01-01T00:00Z; it may be negative, and counts modulo the size.
 
     Raises:
-        ConfigurationError: Not longer than 0.
+        ConfigurationError: Not longer than 0, or longer than all event time.
     """
 
     size_us: int
@@ -48,15 +64,33 @@ class Tumbling:
         seconds: float = 0,
         offset: timedelta = timedelta(0),
     ) -> None:
-        total = size + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-        micros = micros_of("the size of a window", total)
+        try:
+            total = size + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"the size of a window cannot be {size!r} and {days!r} days, {hours!r} hours, {minutes!r} minutes, "
+                f"{seconds!r} seconds: {error}"
+            ) from error
+        # How long it may be says the step that uses it.
+        micros = micros_of("the size of a window", total, longest_us=None)
         if micros == 0:
             raise ConfigurationError("a window needs a size, such as Tumbling(days=1)")
         object.__setattr__(self, "size_us", micros)
-        object.__setattr__(self, "offset_us", micros_of("the offset of a window", offset) % micros)
+        if not isinstance(offset, timedelta):
+            raise ConfigurationError(f"the offset of a window is {offset!r}; give a datetime.timedelta")
+        object.__setattr__(self, "offset_us", offset // _MICROSECOND % micros)
 
     def __str__(self) -> str:
         return f"windows of {timedelta(microseconds=self.size_us)} from {timedelta(microseconds=self.offset_us)}"
+
+    def checked(self, step_id: str) -> Tumbling:
+        """Itself.
+
+        Raises:
+            ConfigurationError: Longer than all event time; names the step that would use it.
+        """
+        micros_of(f"step {step_id!r}: the size of the window", self.size_us * _MICROSECOND)
+        return self
 
     def starts(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Start of the window of each time, all in microseconds since 1970 UTC."""
