@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -150,7 +151,7 @@ def _take(array: Any, indices: npt.NDArray[np.int64]) -> Any:
 
 
 def to_list(array: Any) -> list[Any]:
-    """A column as Python objects.
+    """A column as Python objects. Numpy's times have no zone and are instants in UTC; as objects they say so.
 
     Raises:
         TypeMismatchError: A time that Python does not have: below a microsecond, or outside of the years 1 to 9999.
@@ -191,6 +192,8 @@ def _numpy_times(array: npt.NDArray[Any]) -> list[Any]:
     if int in set(map(type, rows)):
         # What Python has no object for numpy hands out as a number.
         raise TypeMismatchError(_NO_TIME)
+    if array.dtype.kind == "M":
+        return [row.replace(tzinfo=UTC) if isinstance(row, datetime) else row for row in rows]
     return rows
 
 

@@ -142,7 +142,7 @@ def test_json_lines(tmp_path):
 
 def test_parquet(tmp_path):
     columns = Columns({"n": np.arange(3), "at": TIMES, "text": pa.array(["a", None, "c"])})
-    rows = [{"text": "d", "at": datetime(2024, 1, 1), "n": 7}]
+    rows = [{"text": "d", "at": datetime(2024, 1, 1, tzinfo=UTC), "n": 7}]
     writer = opened(ParquetSink(tmp_path / "out"))
     commit(writer, 1, columns, rows)
     commit(writer, 2, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -93,6 +93,6 @@ def test_a_partition_that_ended_before_a_restart_still_holds_nothing_back(tmp_pa
 def test_windows_before_1970(state):
     flow, out, _ = windows([[-25, -11, -10, -1, 0, 9, 10]])
     run(flow, state)
-    starts = [(row["window_start"] - datetime(1970, 1, 1)) // MICROS for row in out.records]
+    starts = [(row["window_start"] - datetime(1970, 1, 1, tzinfo=UTC)) // MICROS for row in out.records]
     assert starts == [-30, -20, -10, 0, 10]
     assert [row["n"] for row in out.records] == [1, 1, 2, 2, 1]

@@ -107,7 +107,7 @@ class Job:
 
 
 def window_rows(rows):
-    start = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+    start = datetime(1970, 1, 1, tzinfo=UTC)
     return [
         {
             "k": row["k"],

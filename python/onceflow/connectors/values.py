@@ -24,7 +24,16 @@ import numpy.typing as npt
 from onceflow.columns import Columns
 from onceflow.types import Batch
 
-__all__ = ["csv_value", "has_csv_text", "iso_text", "json_line", "json_lines", "plain_columns", "plain_value"]
+__all__ = [
+    "arrow_arrays",
+    "csv_value",
+    "has_csv_text",
+    "iso_text",
+    "json_line",
+    "json_lines",
+    "plain_columns",
+    "plain_value",
+]
 
 #: A time as JSON has it that is not known to be in UTC: of a datetime with another zone or none, or a text like that.
 _NO_UTC = re.compile(rb'T\d\d:\d\d:\d\d(?:\.\d{6})?(?:[+-]\d\d:\d\d(?::\d\d(?:\.\d{6})?)?)?"')
@@ -137,6 +146,19 @@ def plain_columns(columns: Columns) -> Columns:
 def _holds_dates(array: npt.NDArray[Any]) -> bool:
     """Whole days, which are dates in rows too."""
     return np.datetime_data(array.dtype)[0] in _DATES
+
+
+def arrow_arrays(columns: Columns) -> dict[str, Any]:
+    """The columns for Arrow, with numpy's times as instants in UTC, which they are as objects, too."""
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    arrays = columns.arrays
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray) and array.dtype.kind == "M" and not _holds_dates(array):
+            known = np.datetime_data(array.dtype)[0] in ("s", "ms", "us", "ns")
+            times = pa.array(array if known else array.astype("M8[us]"))
+            arrays[name] = times.cast(pa.timestamp(times.type.unit, "UTC"))
+    return arrays
 
 
 def _iso_texts(moments: npt.NDArray[np.datetime64]) -> Any:

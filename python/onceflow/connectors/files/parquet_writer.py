@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from onceflow.columns import Columns, to_list
 from onceflow.connectors.files.arrow_types import MisfitError, convert, fit, is_open, settle, widen, wider
 from onceflow.connectors.files.parts import PartWriter
+from onceflow.connectors.values import arrow_arrays
 from onceflow.exceptions import SinkError
 from onceflow.types import Batch, Plain
 
@@ -120,7 +121,7 @@ class ParquetWriter(PartWriter):
             self._check_names(records.names)
             return {
                 name: to_list(array) if isinstance(array, np.ndarray) and array.dtype.kind == "O" else array
-                for name, array in records.arrays.items()
+                for name, array in arrow_arrays(records).items()
             }
         first = records[0]
         names = list(first) if isinstance(first, Mapping) else None
