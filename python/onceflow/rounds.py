@@ -22,6 +22,7 @@ from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.exceptions import SourceError, UserFunctionError
 from onceflow.graph import Graph, SourceStep
+from onceflow.passed_time import PassedTime
 from onceflow.process import closing
 from onceflow.sink_legs import SinkLeg
 from onceflow.source_task import SourceTask, source_errors
@@ -33,6 +34,8 @@ __all__ = ["Rounds", "RoundsListener"]
 
 #: Name of the blob with the watermarks of sources and steps.
 _WATERMARKS_BLOB = "watermarks"
+#: And of the one with the time that has passed.
+_PASSED_BLOB = "passed"
 
 
 class RoundsListener(Protocol):
@@ -88,6 +91,7 @@ class Rounds:
         self._waited = waited
         self._clock = clock
         self._late_before = dict(late)
+        #: A source asks in this round for the end of the run.
         self._stopping = False
         self._counts = dict(counts)
         self._out_before, self._rejected_before = counts["records_out"], counts["rejected"]
@@ -99,10 +103,12 @@ class Rounds:
         self._worker = WorkerTask(graph, legs)
         resources.push(closing(self._worker.close))
         prefix = "operator/"
+        self._passed = PassedTime(clock, blobs.get(_PASSED_BLOB))
         self._worker.open(
             backend,
             codec,
             clock,
+            self._passed,
             {name.removeprefix(prefix): blob for name, blob in blobs.items() if name.startswith(prefix)},
             self._restored_watermarks(blobs),
         )
@@ -196,18 +202,22 @@ class Rounds:
         order. One that ends makes room for the next one in the same round: so partitions that have ended already when
         a job resumes change nothing in who reads beside whom.
         """
+        self._stopping = False
         places = [task.place for task in self._in_turn() if not task.has_arrived]
         lowest = min((place for place in places if place is not None), default=END_OF_TIME)
-        progressed = False
+        progressed = found = False
         ahead: list[SourceTask] = []
         for task in self._in_turn():
             if task.has_arrived:
                 continue
             if task.place is None or task.place <= lowest:
-                progressed |= self._read(task, listener)
+                had_ended = task.delivered == END_OF_TIME
+                progressed |= (read := self._read(task, listener))
+                # Without an interruption it would not have been asked again.
+                found |= read and not (had_ended and task.ended)
             else:
                 ahead.append(task)
-        if not progressed:
+        if not found:
             for task in ahead:
                 progressed |= self._read(task, listener)
         self._consume(listener)
@@ -269,6 +279,7 @@ class Rounds:
         pending.freeze()
         for name, position in self._positions.items():
             pending.put_blob(f"source/{name}", msgspec.msgpack.encode(position))
+        pending.put_blob(_PASSED_BLOB, self._passed.snapshot())
         pending.put_blob(_WATERMARKS_BLOB, msgspec.msgpack.encode(self._worker.watermarks()))
 
     def _consume(self, listener: RoundsListener) -> None:

@@ -12,9 +12,10 @@ Declared in a ``Processor``; read and written for the key of the record at hand:
             yield {"user": self.key, "visits": self.visits.get(), "pages": self.pages.get()}
 
 An expired state is as if it had never been set; its time to live begins anew with every write. Time is the record's
-event time, or the watermark where that is later; for records without event time it is the clock's. What has expired is
-deleted in passing, also where its key never comes again. Values are kept as they are until they are set anew: a list or
-dict that ``ValueState.get`` returned must be set again after it was changed.
+event time, or the watermark where that is later; for records without event time it is time that has passed, which
+setting the machine's clock does not change. What has expired is deleted in passing, also where its key never comes
+again. Values are kept as they are until they are set anew: a list or dict that ``ValueState.get`` returned must be
+set again after it was changed.
 """
 
 from __future__ import annotations
@@ -150,7 +151,8 @@ class Processor:
     Attributes:
         key: Key of the record at hand.
         now_us: Its event time, or the clock's, in microseconds since 1970 UTC.
-        state_time_us: The time by which states expire: never before the watermark.
+        state_time_us: The time by which states expire: never before the watermark; without event time a count of time
+            that has passed, over runs too.
     """
 
     key: Any = None

@@ -12,6 +12,7 @@ from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
+from onceflow.passed_time import PassedTime
 from onceflow.process import HomeProcess
 from onceflow.sink_legs import SinkLeg, sink_errors
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros
@@ -183,13 +184,14 @@ class WorkerTask:
         backend: StateBackend,
         codec: Codec,
         clock: Clock,
+        passed: PassedTime,
         restored: Mapping[str, bytes],
         watermarks: Mapping[str, Micros],
     ) -> None:
         """Opens all operators.
 
         Args:
-            backend, codec, clock: See ``OperatorContext``.
+            backend, codec, clock, passed: See ``OperatorContext``.
             restored: Snapshots of operators by step id.
             watermarks: Of sources and steps, as of the checkpoint that is resumed from.
         """
@@ -198,7 +200,7 @@ class WorkerTask:
         for step_id, node in self._operators.items():
             # A step that the checkpoint does not know begins where its inputs stand.
             watermark = watermarks.get(step_id, node.lowest())
-            context = OperatorContext(step_id, backend, codec, clock, restored.get(step_id), watermark)
+            context = OperatorContext(step_id, backend, codec, clock, passed, restored.get(step_id), watermark)
             node.operator.open(context)
             node.resume(watermark)
 

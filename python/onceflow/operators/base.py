@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 from onceflow._native import PendingCheckpoint, StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
+from onceflow.passed_time import PassedTime
 from onceflow.types import Batch, Micros
 from onceflow.watermarks import Times
 
@@ -40,7 +41,8 @@ class OperatorContext:
         step_id: Name of the step; the prefix of its tables' names (``step_id`` or ``step_id/part``).
         backend: Tables are made with ``backend.table(...)`` in ``open`` and belong to every checkpoint.
         codec: How values become bytes.
-        clock: The only way to ask for the time.
+        clock: The only way to ask for the time of day.
+        passed: By which durations are counted that are kept in state.
         restored: What ``snapshot`` returned for the checkpoint that the job resumes from.
         watermark: The step's, as of that checkpoint; None if no event time had come.
     """
@@ -49,6 +51,7 @@ class OperatorContext:
     backend: StateBackend
     codec: Codec
     clock: Clock
+    passed: PassedTime
     restored: bytes | None
     watermark: Micros | None = None
 

@@ -234,9 +234,12 @@ class Process(_CachedStep):
         rows = rows_of(records)
         keys, cache = self._loaded(records)
         processor, watermark = self._processor, self._watermark
-        now = round(self._context.clock.now() * 1_000_000)
-        moments = [now] * len(rows) if times is None else times.values.tolist()
-        reached = moments if times is None else times.reached(watermark).tolist()
+        now = self._context.passed.now_us()
+        if times is None:
+            moments = [round(self._context.clock.now() * 1_000_000)] * len(rows)
+            reached = [now] * len(rows)
+        else:
+            moments, reached = times.values.tolist(), times.reached(watermark).tolist()
         results: list[Any] = []
         counts: list[int] = []
         number = 0
@@ -281,7 +284,8 @@ class DropDuplicates(_KeyedStep):
     Args:
         selector: What makes records equal.
         key_type: Its type; None: by the first keys.
-        horizon_us: How long a key is remembered after the record that was passed on, in microseconds of event time.
+        horizon_us: How long a key is remembered after the record that was passed on, in microseconds of event time; of
+            time that has passed where records have none.
     """
 
     def __init__(self, selector: KeySelector, key_type: KeyType | None, horizon_us: int) -> None:
@@ -299,7 +303,7 @@ class DropDuplicates(_KeyedStep):
         if self._table is None:
             self._table = KeyTable(self._context.backend, self._step_id, self._key_type, {"seen": "i64"})
             self._sweep = Sweep(self._table, "seen", self._context.backend.key_groups, self._horizon)
-        now = round(self._context.clock.now() * 1_000_000)
+        now = self._context.passed.now_us()
         moments = [now] * len(keys) if times is None else times.reached(self._watermark).tolist()
         try:
             found = self._table.get(keys, "seen")
