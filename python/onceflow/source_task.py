@@ -29,7 +29,12 @@ def source_errors(step_id: str, partition: str | None = None) -> Iterator[None]:
     """Whatever a source raises, with its name: users' sources raise what their clients do."""
     try:
         yield
-    except (OnceflowError, StopRun):
+    except StopRun:
+        raise
+    except OnceflowError as error:
+        note = f"in source {step_id!r}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
         raise
     except Exception as error:
         where = "" if partition is None else f", partition {partition!r}"

@@ -22,7 +22,7 @@ from onceflow.connectors.files import (
     read_parts,
 )
 from onceflow.connectors.files import lines as lines_module
-from onceflow.exceptions import SourceChangedError, SourceError
+from onceflow.exceptions import FinishedJobWarning, SinkError, SourceChangedError, SourceError
 from onceflow.testing import EOF, TestingSource
 
 ROWS = 20_000
@@ -317,7 +317,19 @@ def test_what_the_guide_says_of_files_that_have_grown_or_come(tmp_path, state):
         file.write("3\n")
     (tmp_path / "in-2").write_text("4\n")
     assert run(build(True), state).finished
-    assert read_parts(tmp_path / "out").decode().split() == ['"1"', '"2"', '"3"', '"4"']
+    written = ['"1"', '"2"', '"3"', '"4"']
+    assert read_parts(tmp_path / "out").decode().split() == written
+    with (tmp_path / "in-2").open("a") as file:
+        file.write("5\n")
+    (tmp_path / "in-3").write_text("6\n")
+    with pytest.warns(FinishedJobWarning):
+        assert run(build(True), state).finished
+    assert read_parts(tmp_path / "out").decode().split() == written
+    with pytest.raises(SinkError, match="move"):
+        run(build(True), state, fresh=True)
+    (tmp_path / "out").rename(tmp_path / "old")
+    run(build(False), state, fresh=True)
+    assert read_parts(tmp_path / "out").decode().split() == [*written, '"5"', '"6"']
 
 
 @pytest.mark.parametrize("kind", LINES + ARROW)

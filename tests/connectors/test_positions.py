@@ -50,9 +50,14 @@ def csv_files(draw):
     return [dict(zip("abc", row, strict=True)) for row in rows], mark + text.encode(encoding), encoding
 
 
+#: Bytes read at a time: lines, quoted fields, line ends and characters are cut by them everywhere.
+BLOCKS = st.sampled_from([1, 2, 3, 7, 64, 1 << 20])
+
+
 @slow
-@given(file=csv_files(), sizes=SIZES, as_columns=st.booleans())
-def test_csv(tmp_path, file, sizes, as_columns):
+@given(file=csv_files(), sizes=SIZES, as_columns=st.booleans(), block=BLOCKS)
+def test_csv(tmp_path, monkeypatch, file, sizes, as_columns, block):
+    monkeypatch.setattr(lines_module, "_READ_BYTES", block)
     rows, data, encoding = file
     path = tmp_path / "in.csv"
     path.write_bytes(data)
@@ -88,8 +93,10 @@ def test_csv(tmp_path, file, sizes, as_columns):
     sizes=SIZES,
     max_record_bytes=st.sampled_from([5, 12, 1 << 20]),
     batch_bytes=st.sampled_from([3, 15, 1 << 20]),
+    block=BLOCKS,
 )
-def test_csv_with_anything_in_it(tmp_path, monkeypatch, data, sizes, max_record_bytes, batch_bytes):
+def test_csv_with_anything_in_it(tmp_path, monkeypatch, data, sizes, max_record_bytes, batch_bytes, block):
+    monkeypatch.setattr(lines_module, "_READ_BYTES", block)
     monkeypatch.setattr(lines_module, "_BATCH_BYTES", batch_bytes)
     path = tmp_path / "in.csv"
     path.write_bytes(b"a,b,c\n" + data)
@@ -112,8 +119,9 @@ JSON = st.recursive(
 
 
 @slow
-@given(records=st.lists(JSON, max_size=12), sizes=SIZES, data=st.data())
-def test_json_lines(tmp_path, records, sizes, data):
+@given(records=st.lists(JSON, max_size=12), sizes=SIZES, data=st.data(), block=BLOCKS)
+def test_json_lines(tmp_path, monkeypatch, records, sizes, data, block):
+    monkeypatch.setattr(lines_module, "_READ_BYTES", block)
     path = tmp_path / "in.jsonl"
     end = data.draw(st.sampled_from(["\n", "\r\n"]))
     blank = data.draw(st.sampled_from(["", end, " " + end]))
@@ -133,8 +141,10 @@ def test_json_lines(tmp_path, records, sizes, data):
     end=st.sampled_from(["\n", "\r\n"]),
     terminated=st.booleans(),
     sizes=SIZES,
+    block=BLOCKS,
 )
-def test_text(tmp_path, lines, encoding, end, terminated, sizes):
+def test_text(tmp_path, monkeypatch, lines, encoding, end, terminated, sizes, block):
+    monkeypatch.setattr(lines_module, "_READ_BYTES", block)
     if encoding == "latin-1" or not lines or not lines[0].startswith("\ufeff"):
         path = tmp_path / "in.txt"
         data = end.join(lines).encode(encoding)

@@ -148,6 +148,17 @@ def test_names_of_partitions_that_no_checkpoint_can_hold(state, names, reason):
         run(flow, state)
 
 
+def test_an_error_of_a_source_names_its_step(tmp_path, state):
+    """Typed errors: of several file sources it was not told which one it was."""
+    (tmp_path / "one.txt").write_text("1")
+    flow = Dataflow("two")
+    one = flow.source("first", TextSource(tmp_path / "one.txt"))
+    one.union(flow.source("second", TextSource(tmp_path / "two.txt"))).sink("out", TransactionalTestingSink())
+    with pytest.raises(SourceError, match=r"two\.txt does not exist") as caught:
+        run(flow, state)
+    assert "in source 'second'" in caught.value.__notes__
+
+
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     run(job(Path(sys.argv[1])), Path(sys.argv[1]) / "state", batch_size=2, checkpoint_interval_s=0.001)
