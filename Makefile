@@ -2,7 +2,8 @@
 # make test    everything that must hold: Rust and Python tests, lint, types, stubs
 # make bench   figures, as ratios measured side by side (make bench-long: ten minutes of one file)
 # make crash   kill the demo job N times at random moments (make crash N=5000)
-# make zombies stop a run at each of its points, replace it at each point of another, wake it: all pairs
+# make crash-mixed   kill, stop, replace, wake a job with four kinds of sinks, and its producers (N=2000 lives)
+# make zombies   stop a run at each of its points, replace it at each point of another, wake it: all pairs
 # make soak-log   the embedded log under kills at full size: copiers, bank transfers, two jobs in a chain
 # make bench-log  what the embedded log costs, beside a real Kafka and what people embed today
 # make wheel   a wheel in dist/
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
 
-.PHONY: demo test bench bench-long bench-log crash zombies soak-log wheel lint rust-test python-test release-build test-build clean
+.PHONY: demo test bench bench-long bench-log crash crash-mixed zombies soak-log wheel lint rust-test python-test release-build test-build clean
 
 demo: release-build
 	$(BIN)/python examples/flights.py
@@ -59,6 +60,9 @@ bench-log: release-build
 
 crash: release-build
 	$(BIN)/python tests/soak.py $(N)
+
+crash-mixed: release-build
+	$(BIN)/python tests/mixed/soak_mixed.py $(N)
 
 zombies: test-build
 	$(BIN)/python tests/zombies/zombies.py

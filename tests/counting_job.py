@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from upserts import UpsertSink, upserted
 
 import onceflow as of
 from onceflow._native import Log
 from onceflow.connectors.files import CsvSink, CsvSource, JsonLinesSink, ParquetSink, read_parts
 from onceflow.connectors.log import LogSink
-from onceflow.exceptions import FencedError
-from onceflow.sinks import IdempotentSink, Sink, SinkContext, SinkWriter
+from onceflow.sinks import Sink
 
 __all__ = ["KINDS", "ROWS", "run", "shown", "write_input"]
 
@@ -22,52 +22,11 @@ BATCH = 20
 USERS = 7
 
 
-class UpsertSink(IdempotentSink):
-    """A row for each user in SQLite, replaced by the next one. Older epochs are refused in the same transaction."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def open(self, context: SinkContext) -> SinkWriter:
-        return _Upserts(self._path, context.job_epoch)
-
-
-class _Upserts(SinkWriter):
-    def __init__(self, path: Path, epoch: int) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        self._epoch = epoch
-        self._rows: list[dict] = []
-        self._connection.execute("create table if not exists fence (epoch integer)")
-        self._connection.execute("create table if not exists counts (user text primary key, id integer, nth integer)")
-
-    def write(self, records):
-        self._rows += records.to_rows() if isinstance(records, of.Columns) else records
-
-    def flush(self):
-        rows, self._rows = self._rows, []
-        self._connection.execute("begin immediate")
-        (newest,) = self._connection.execute("select coalesce(max(epoch), 0) from fence").fetchone()
-        if newest > self._epoch:
-            self._connection.execute("rollback")
-            raise FencedError(f"epoch {newest} writes here, this is {self._epoch}")
-        self._connection.execute("insert into fence values (?)", (self._epoch,))
-        self._connection.executemany("insert or replace into counts values (:user, :id, :nth)", rows)
-        self._connection.execute("commit")
-
-    def close(self):
-        self._connection.close()
-
-
 def _shown_in_log(root: Path) -> object:
     with Log.open(root / "out", create=False) as log:
         assert [producer.staged_bytes for producer in log.producers()] == [0]
         fetched = [log.fetch("out", partition, 0) for partition in range(log.topic("out").partitions)]
         return [(records.keys, records.values) for records in fetched]
-
-
-def _shown_in_sqlite(root: Path) -> object:
-    with sqlite3.connect(root / "out") as connection:
-        return connection.execute("select user, id, nth from counts order by user").fetchall()
 
 
 def _shown_in_parquet(root: Path) -> object:
@@ -82,7 +41,7 @@ KINDS: dict[str, tuple[Callable[[Path], Sink], Callable[[Path], object]]] = {
     "jsonl": (lambda root: JsonLinesSink(root / "out"), lambda root: read_parts(root / "out")),
     "parquet": (lambda root: ParquetSink(root / "out"), _shown_in_parquet),
     "log": (lambda root: LogSink(root / "out", "out", key="user", partitions=2), _shown_in_log),
-    "sqlite": (lambda root: UpsertSink(root / "out"), _shown_in_sqlite),
+    "sqlite": (lambda root: UpsertSink(root / "out", ("user", "id", "nth")), lambda root: upserted(root / "out")),
 }
 
 
