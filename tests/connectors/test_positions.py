@@ -261,6 +261,16 @@ def test_a_last_line_that_was_continued_later_is_no_longer_exact(tmp_path, make,
     path.write_bytes(head + b"1\n25\n6\n")
     with pytest.raises(SourceChangedError, match=rf"ended with line {2 + bool(head)} .* was continued since"):
         read(source, position=position)
+    # While it is read too, if its writer is quick.
+    path.write_bytes(head + b"1\n2")
+    reader = source.open(str(path), None)
+    assert len(reader.read(10).records) == 2
+    with path.open("ab") as file:
+        file.write(b"5\n")
+    with pytest.raises(SourceChangedError, match=rf"ended with line {2 + bool(head)} .* was continued since"):
+        reader.read(10)
+    reader.close()
+    path.write_bytes(head + b"1\n25\n6\n")
     # A position before that line never handed it out, so it reads the line as it is now.
     assert [str(record).strip("{}'n: ") for record in read(source, position=unread).records] == ["25", "6"]
 
@@ -284,11 +294,16 @@ def test_a_quoted_field_that_was_cut_by_the_end_is_no_longer_exact(tmp_path):
 
 
 def test_patterns_and_lists_name_each_file_once(tmp_path, monkeypatch):
+    """Doubled: a link beside the file that it leads to was read as another one."""
     monkeypatch.chdir(tmp_path)
     for name in ("b.txt", "a.txt", "c.log"):
         (tmp_path / name).write_text(name)
     assert TextSource(["*.txt", "./a.txt", "c.log", "c.*"]).partitions() == ["a.txt", "b.txt", "c.log"]
     assert TextSource("**/*.log").partitions() == ["c.log"]
+    (tmp_path / "latest.txt").symlink_to("b.txt")
+    (tmp_path / "a-link.txt").symlink_to("a.txt")
+    assert TextSource("*.txt").partitions() == ["a.txt", "b.txt"]
+    assert TextSource(["latest.txt", "a.txt"]).partitions() == ["latest.txt", "a.txt"]
     (tmp_path / "odd[1].txt").write_text("x")
     assert TextSource("odd[1].txt").partitions() == ["odd[1].txt"]
 

@@ -144,19 +144,29 @@ class LineReader:
                 f"resuming would not be exact. {_REMEDY}"
             )
         content = Content(self._file, self.path, [(0, self.offset)], start)
-        if self._unterminated and size > self.offset:
-            following = self._pread(2, self.offset)
-            end = 1 if following.startswith(b"\n") else 2 if following == b"\r\n" else 0
-            if not end:
-                raise SourceChangedError(
-                    f"{self.path} ended with line {self.line - 1} when the checkpoint was taken, without a line end, "
-                    "and the line was continued since: its beginning was handed out as a record, so resuming would "
-                    "not be exact. Start over with fresh state, and let the file's writer finish its lines first"
-                )
-            content.add(self.offset, following[:end])
-            self.offset += end
+        end = self._end_of_last_line()
+        if end:
+            content.add(self.offset, end)
+            self.offset += len(end)
             self._unterminated = False
         return content
+
+    def _end_of_last_line(self) -> bytes:
+        """The end of a line that was handed out without, if it has come since; empty if not.
+
+        Raises:
+            SourceChangedError: The line was continued.
+        """
+        following = self._pread(2, self.offset) if self._unterminated else b""
+        if following.startswith(b"\n"):
+            return b"\n"
+        if following not in (b"", b"\r\n"):
+            raise SourceChangedError(
+                f"{self.path} ended with line {self.line - 1} when it was read, without a line end, and the line was "
+                "continued since: its beginning was handed out as a record, so nothing exact can follow. Start over "
+                "with fresh state, and let the file's writer finish its lines first"
+            )
+        return following
 
     def size(self) -> int:
         """Bytes of the file now."""
@@ -205,8 +215,9 @@ class LineReader:
         """At the end: that all lines were those of one file. False if it takes longer to tell: ask again.
 
         Raises:
-            SourceChangedError: The file was written over while it was read.
+            SourceChangedError: The file was written over while it was read, or its last line was continued.
         """
+        self._end_of_last_line()
         return self._content.is_same()
 
     def _fill(self) -> None:

@@ -57,8 +57,13 @@ class FileSource(Source):
                 if not matches:
                     raise SourceError(f"no file matches {path!r}; check the pattern and the working directory")
             for match in matches:
-                # "a.csv" and "./a.csv" are one file; reading it twice would count it twice.
-                found.setdefault(os.path.normpath(match), match)
+                # "a.csv", "./a.csv" and a link to it are one file; reading it twice would count it twice. A link is
+                # another one's name soon, as latest.csv is.
+                file = os.path.realpath(match)
+                known = found.get(file)
+                if known is None or (os.path.islink(known) and not os.path.islink(match)):  # noqa: PTH114
+                    found.pop(file, None)
+                    found[file] = match
         for path in found.values():
             # Most are opened only when it is their turn, which may be hours from now.
             open_file(path).close()
