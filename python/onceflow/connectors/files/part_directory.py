@@ -384,8 +384,8 @@ class PartDirectory:
 
     def _look(self) -> _Staging:
         found = _Staging()
-        with sink_errors(self.path):
-            names = [path.name for path in self.staging.iterdir()]
+        with sink_errors(self.path), os.scandir(self.staging) as entries:
+            names = [entry.name for entry in entries]
         for name in names:
             if match := _FENCE.fullmatch(name):
                 found.runs.append(_Run(int(match[1]), int(match[2]), match[3]))
