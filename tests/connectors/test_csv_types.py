@@ -315,6 +315,20 @@ def test_types_that_are_said_only_later(tmp_path, state):
     assert sink.records == [{"id": 1, "n": 2}, {"id": 2, "n": 3}]
 
 
+def test_a_column_that_is_read_only_later(tmp_path):
+    """A column that the first files had not has no agreed type; the advice is followed."""
+    (tmp_path / "in-b.csv").write_text("id\n1\n2\n")
+    (tmp_path / "in-c.csv").write_text("id,n\n3,04\n")
+    source = CsvSource(tmp_path / "in-c.csv", columns=["id", "n"])
+    position, _ = position_after(CsvSource(tmp_path / "in-b.csv"), [1])
+    source.restore({"in-b.csv": position})
+    with pytest.raises(SourceError, match=r"begun without the columns \['n'\]; say their types by types=\{\.\.\.\}"):
+        read(source, tmp_path / "in-c.csv")
+    source = CsvSource(tmp_path / "in-c.csv", columns=["id", "n"], types={"n": "str"})
+    source.restore({"in-b.csv": position})
+    assert read(source, tmp_path / "in-c.csv").records == [{"id": 3, "n": "04"}]
+
+
 def test_positions_of_the_version_before_keep_their_types(tmp_path):
     """Compatibility: a job that reads 01234 as a number goes on doing so, and a new file agrees with it."""
     (tmp_path / "in-a.csv").write_text("id,at\n" + "01,2024-01-01T00:00+01:00\n" * 5)

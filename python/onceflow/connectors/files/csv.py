@@ -140,8 +140,9 @@ class CsvSource(FileSource):
             if types.get(name, kind) != kind and (kind, types[name]) != ("datetime", "datetime_utc"):
                 raise ConfigurationError(
                     f"types={{{name!r}: {kind!r}}}, and the job has begun with {types[name]!r} for this column: give "
-                    f"that, or start over with fresh state"
+                    "that, or start over with fresh state"
                 )
+            types.setdefault(name, kind)
         times = {name: kind for name, kind in types.items() if kind == "datetime"}
         if times and any("exact" not in position for position in known):
             # Of the version before: it read each value as its own text said.
@@ -172,7 +173,10 @@ class CsvSource(FileSource):
                     )
             else:
                 header = self._header(lines, records)
-                agreed.check(partition, header, self.columns, self._time_column)
+                agreed.check_header(partition, header)
+            agreed.check_types(
+                partition, {*(self.columns or header), *([self._time_column] if self._time_column else [])}
+            )
             if start.get("open_quote_at") not in (None, lines.size()):
                 raise SourceChangedError(
                     f"{partition} ended inside a quoted field when the checkpoint was taken, and has grown since: rows "
@@ -260,7 +264,7 @@ class _Agreed:
     exact: set[str]
     header: list[str] | None
 
-    def check(self, path: str, header: list[str], columns: list[str] | None, event_time: str | None) -> None:
+    def check_header(self, path: str, header: list[str]) -> None:
         """Raises ``SourceError`` for a file with other columns."""
         if self.header is not None and set(header) != set(self.header):
             raise SourceError(
@@ -268,11 +272,14 @@ class _Agreed:
                 "source have the same columns. Take it away, or start over with columns=[...] to read those that all "
                 "have"
             )
-        unknown = {*(columns or ()), *([event_time] if event_time else [])} - set(self.types)
+
+    def check_types(self, path: str, wanted: set[str]) -> None:
+        """Raises ``SourceError`` if a column is read now that was not there when the types were agreed on."""
+        unknown = sorted(wanted - set(self.types))
         if unknown:
             raise SourceError(
-                f"{path}: the job has begun without the columns {sorted(unknown)}, so their types were not agreed on; "
-                "start over with fresh state"
+                f"{path}: the job has begun without the columns {unknown}; say their types by types={{...}}, or start "
+                "over with fresh state"
             )
 
 
