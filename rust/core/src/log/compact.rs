@@ -154,7 +154,7 @@ impl Compaction {
             let Some(key) = records.keys.get(row) else { return true };
             let offset = records.offsets[row] as u64;
             let newer = self.last.get(key).is_some_and(|last| *last > offset);
-            !newer && !(nulls_go && is_delete(records, row))
+            !(newer || nulls_go && is_delete(records, row))
         };
         (0..records.len() as u32).filter(is_kept).collect()
     }
