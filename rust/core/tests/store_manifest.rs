@@ -159,3 +159,54 @@ fn the_lower_bounds_rise_with_open_and_close() {
     assert!(bounds().0 >= opened.0 + 1025);
     assert_eq!(bounds().1, length());
 }
+
+/// An older copy of the data file alone, put back beside a manifest that was last raised when the
+/// store was opened: the commits since were lost without a word.
+#[test]
+fn an_older_data_file_is_corrupt_also_right_after_a_kill() {
+    let root = scratch();
+    let state = root.path().join("state");
+    open(&state).close().unwrap();
+    let store = open(&state);
+    let manifest = fs::read(state.join("manifest.json")).unwrap();
+    let mut copies = Vec::new();
+    for _ in 0..6 {
+        commit(&store, &[100], &[1, 2, 3, 4, 5, 6], &[]).unwrap();
+        copies.push(fs::read(state.join("data/data.mdb")).unwrap());
+    }
+    let bounds = fs::read(state.join("bounds")).unwrap();
+    drop(store);
+    // As a kill leaves it: the manifest was not raised.
+    let newest = copies.pop().unwrap();
+    for data in copies {
+        Image { data, manifest: manifest.clone() }.write(&state);
+        fs::write(state.join("bounds"), &bounds).unwrap();
+        refused(&state, ErrorKind::StoreCorrupt, "an older one");
+    }
+    // Bounds that a crash has torn or that are missing say nothing, and older ones are true.
+    Image { data: newest, manifest }.write(&state);
+    for torn in [&bounds[..31], &[0; 32], &[]] {
+        fs::write(state.join("bounds"), torn).unwrap();
+        open(&state).close().unwrap();
+    }
+    fs::remove_file(state.join("bounds")).unwrap();
+    open(&state).close().unwrap();
+}
+
+/// A backup that is laid over a directory that went on: its own bounds come with it.
+#[test]
+fn a_backup_is_restored_over_what_was_there() {
+    let root = scratch();
+    let (state, copy) = (root.path().join("state"), root.path().join("copy"));
+    let store = open(&state);
+    commit(&store, &[100], &[], &[]).unwrap();
+    store.backup(&copy).unwrap();
+    for _ in 0..100 {
+        commit(&store, &[100], &[], &[]).unwrap();
+    }
+    store.close().unwrap();
+    for file in ["manifest.json", "bounds", "data/data.mdb"] {
+        fs::copy(copy.join(file), state.join(file)).unwrap();
+    }
+    assert_eq!(open(&state).records().unwrap().len(), 1);
+}

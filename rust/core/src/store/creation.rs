@@ -15,10 +15,13 @@
 //! The owner lock is held meanwhile, so that two processes do not create at once.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, RenameFlags};
+use rustix::fs::{FlockOperation, OFlags, RenameFlags};
 
+use super::bounds::BOUNDS;
 use super::files::{
     create_private_directory, create_private_file, exists, io_error, remove, sync_directory,
     sync_file,
@@ -67,7 +70,7 @@ fn look_for_strangers(directory: &Path) -> Result<()> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         match name.as_ref() {
-            OWNER_LOCK | CREATING | MANIFEST_NEW | "lost+found" => {}
+            OWNER_LOCK | CREATING | MANIFEST_NEW | BOUNDS | "lost+found" => {}
             _ if name.starts_with(OWNER_LOCK_NEW) => {}
             DATA if creating => {}
             DATA if exists(&entry.path().join(DATA_FILE))? => {
@@ -228,7 +231,11 @@ pub(crate) fn backup<D: Database>(
     if !exists(&building)? {
         create_private_directory(&building)?;
     }
-    let lock = std::fs::File::open(&building)
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let lock = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(&building)
         .map_err(|error| io_error("open the directory", &building, &error))?;
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
         let text = format!("another backup to {} is running; wait for it", target.display());

@@ -1,16 +1,76 @@
 //! Files and directories: private modes, atomic replacement, syncs, and errors by their cause.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, FileType, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::corrupt;
 use crate::{Error, ErrorKind, Result};
+
+/// Something of a file's name that is no regular file.
+#[derive(Debug, thiserror::Error)]
+#[error("it is {0}, not a regular file")]
+struct Irregular(&'static str);
+
+/// Opens a file of ours: never through a link, and nothing that could block or act when it is opened.
+pub(crate) fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let check = |kind: FileType| match irregular(kind) {
+        None => Ok(()),
+        Some(what) => Err(io::Error::other(Irregular(what))),
+    };
+    // Before it is opened: that alone has effects on a device. The flags keep out what gets the
+    // name in between.
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => check(metadata.file_type())?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    check(file.metadata()?.file_type())?;
+    Ok(file)
+}
+
+/// Refuses a file that somebody else opens by its name, as LMDB does; it need not be there.
+pub(crate) fn refuse_irregular(path: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => match irregular(metadata.file_type()) {
+            None => Ok(()),
+            Some(what) => Err(io_error("open", path, &io::Error::other(Irregular(what)))),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error("look at", path, &error)),
+    }
+}
+
+fn irregular(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() {
+        None
+    } else if kind.is_symlink() {
+        Some("a symbolic link")
+    } else if kind.is_dir() {
+        Some("a directory")
+    } else if kind.is_fifo() {
+        Some("a named pipe")
+    } else if kind.is_socket() {
+        Some("a socket")
+    } else {
+        Some("a device")
+    }
+}
 
 /// Kind and text for what the operating system refused on `path`.
 pub(crate) fn io_error(action: &str, path: &Path, error: &io::Error) -> Error {
+    if error.get_ref().is_some_and(|inner| inner.is::<Irregular>()) {
+        return corrupt(format!(
+            "cannot {action} {}: {error}; remove it, or restore a backup",
+            path.display()
+        ));
+    }
     let kind = io_kind(error);
     let advice = match kind {
         ErrorKind::StoreFull => "; free space on the disk and open the store again",
@@ -63,13 +123,14 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Creates (or empties) a file that only its owner may read.
+/// Creates a file that only its owner may read, in the place of what has its name.
 pub(crate) fn create_private_file(path: &Path) -> Result<File> {
+    // Not emptied: by another name it may be somebody else's file.
+    remove(path)?;
     OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(path)
         .map_err(|error| io_error("create", path, &error))

@@ -255,6 +255,13 @@ pub struct ChunkKey {
     pub sequence: u32,
 }
 
+impl std::fmt::Display for ChunkKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { table, checkpoint, sequence } = self;
+        write!(f, "chunk {sequence} of table {table} in checkpoint {checkpoint}")
+    }
+}
+
 /// One table at a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]

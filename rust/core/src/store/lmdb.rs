@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use heed::types::Bytes;
 use heed::{
@@ -19,9 +19,10 @@ use heed::{
     OnCommit, RoTxn, RwTxn, WithoutTls,
 };
 
-use super::files::{io_kind, is_full_around};
+use super::bounds::{Bounds, Note};
+use super::files::{io_kind, is_full_around, refuse_irregular};
 use super::layout::{TRAILER_BYTES, trailer};
-use super::lock::ReaderLock;
+use super::lock::{FileId, ReaderLock};
 use super::{corrupt, pages};
 use crate::{Error, ErrorKind, Result};
 
@@ -75,6 +76,11 @@ pub(crate) struct Failure {
     pub(crate) poisons: bool,
 }
 
+/// What was met says that the file is not what LMDB left.
+fn poisonous(error: Error) -> Failure {
+    Failure { error, poisons: true }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, poisons: false }
@@ -91,6 +97,68 @@ pub(crate) enum Access {
     ReaderWithoutSlot,
 }
 
+/// What is known of the file since it was mapped: a map of a file that was cut is a signal, one of
+/// a file that lost its name is written for nothing, and LMDB believes whatever it reads.
+#[derive(Debug)]
+struct Watch {
+    bytes: pages::DataFile,
+    id: FileId,
+    /// The newest transaction and the length of the file when somebody last looked.
+    transaction: AtomicU64,
+    length: AtomicU64,
+}
+
+impl Watch {
+    fn new(bytes: pages::DataFile, file: &Path, transaction: u64) -> Result<Self> {
+        let id = FileId::of(file)?;
+        let watch = Self { bytes, id, transaction: transaction.into(), length: 0.into() };
+        watch.check_length(file)?;
+        Ok(watch)
+    }
+
+    /// Refuses a file that was replaced, removed or cut since. It narrows the time in which that is
+    /// a signal or a loss to the moment after this; more cannot be done for a memory map.
+    fn check_length(&self, file: &Path) -> Result<()> {
+        let changed = |what: &str| {
+            corrupt(format!(
+                "{} was {what} while it was open; stop what did that, close the store and restore \
+                 a backup",
+                file.display()
+            ))
+        };
+        // Before the look: meanwhile others see the file grow.
+        let before = self.length.load(Ordering::Acquire);
+        let metadata = match std::fs::metadata(file) {
+            Ok(metadata) => metadata,
+            Err(error) => return Err(changed(&format!("removed ({error})"))),
+        };
+        if FileId::new(&metadata) != self.id {
+            return Err(changed("replaced by another file"));
+        }
+        self.length.fetch_max(metadata.len(), Ordering::AcqRel);
+        if metadata.len() < before {
+            let text = format!("cut from {before} to {} bytes", metadata.len());
+            return Err(changed(&text));
+        }
+        Ok(())
+    }
+
+    /// Refuses a file whose meta pages somebody else than LMDB has written.
+    fn check_metas(&self, file: &Path) -> Result<()> {
+        let before = self.transaction.load(Ordering::Acquire);
+        let newest = self.bytes.metas()?.transaction();
+        self.transaction.fetch_max(newest, Ordering::AcqRel);
+        if newest < before {
+            return Err(corrupt(format!(
+                "{} has gone back from transaction {before} to {newest} while it was open: it was \
+                 overwritten by an older one; close the store and restore a backup",
+                file.display()
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// An open LMDB environment with its databases.
 #[derive(Debug)]
 pub(crate) struct Environment {
@@ -100,6 +168,9 @@ pub(crate) struct Environment {
     access: Access,
     map_size_bytes: usize,
     poisoned: AtomicBool,
+    watch: Watch,
+    /// Where commits are noted; readers have none.
+    note: Option<Note>,
     /// What keeps writers out while reading without a slot; dropped after the map.
     #[expect(dead_code, reason = "held for its lock")]
     guard: Option<ReaderLock>,
@@ -122,9 +193,18 @@ impl Environment {
             .map_err(|error| failure(error, "create", &file).error)?
             .commit()
             .ok_or_else(|| corrupt(format!("{} has no databases", file.display())))?;
-        let poisoned = AtomicBool::new(false);
-        let access = Access::Owner;
-        Ok(Self { env, tables, file, access, map_size_bytes, poisoned, guard: None })
+        Ok(Self {
+            env,
+            tables,
+            access: Access::Owner,
+            map_size_bytes,
+            poisoned: AtomicBool::new(false),
+            watch: Watch::new(pages::DataFile::open(&file)?, &file, 0)?,
+            // It has no name yet.
+            note: None,
+            guard: None,
+            file,
+        })
     }
 
     /// Opens an existing file after checking that LMDB can walk it safely.
@@ -135,6 +215,7 @@ impl Environment {
         guard: Option<ReaderLock>,
     ) -> Result<Self> {
         let file = data.join(DATA_FILE);
+        refuse_irregular(&data.join(LOCK_FILE))?;
         let bytes = pages::DataFile::open(&file)?;
         let metas = bytes.metas()?;
         let map_size_bytes = match access {
@@ -162,6 +243,7 @@ impl Environment {
                 }
             }
         };
+        let transaction = txn.id() as u64;
         let tables = env
             .open_databases_and_commit(txn, |opener, txn| {
                 let open =
@@ -175,8 +257,21 @@ impl Environment {
             .map_err(map)?
             .commit()
             .ok_or_else(|| corrupt(format!("a database is missing in {}", file.display())))?;
-        let poisoned = AtomicBool::new(false);
-        Ok(Self { env, tables, file, access, map_size_bytes, poisoned, guard })
+        let note = match (access, data.parent()) {
+            (Access::Owner, Some(directory)) => Some(Note::open(directory)?),
+            _ => None,
+        };
+        Ok(Self {
+            env,
+            tables,
+            access,
+            map_size_bytes,
+            poisoned: AtomicBool::new(false),
+            watch: Watch::new(bytes, &file, transaction)?,
+            note,
+            guard,
+            file,
+        })
     }
 
     pub(crate) fn access(&self) -> Access {
@@ -195,6 +290,7 @@ impl Environment {
 
     /// Begins a read transaction: a snapshot, which the writer must keep; hold it shortly.
     pub(crate) fn read(&self) -> Result<Read<'_>> {
+        self.check_unchanged()?;
         let txn = begin_read(&self.env, &self.file).map_err(|f| self.explain(f).error)?;
         Ok(Read { txn, environment: self })
     }
@@ -218,6 +314,7 @@ impl Environment {
         &self,
         body: impl FnOnce(&Transaction<'_>) -> std::result::Result<R, Failure>,
     ) -> std::result::Result<R, Failure> {
+        self.check_unchanged().map_err(poisonous)?;
         let txn = self.env.write_txn().map_err(|error| self.failure(error, "lock"))?;
         body(&Transaction { txn, environment: self, changed: false })
     }
@@ -226,14 +323,26 @@ impl Environment {
         &self,
         body: impl FnOnce(&mut Transaction<'_>) -> std::result::Result<R, Failure>,
     ) -> std::result::Result<R, Failure> {
+        self.check_unchanged().map_err(poisonous)?;
         let txn = self.env.write_txn().map_err(|error| self.failure(error, "write"))?;
+        let transaction = txn.id() as u64;
         let mut write = Transaction { txn, environment: self, changed: false };
         let value = body(&mut write)?;
         // A transaction that changed nothing has nothing to make durable.
         if write.changed {
             write.txn.commit().map_err(|error| self.failure(error, "commit to"))?;
+            self.watch.transaction.fetch_max(transaction, Ordering::AcqRel);
+            if let (Some(note), Ok(length_bytes)) = (&self.note, self.file_bytes()) {
+                note.write(Bounds { transaction, length_bytes });
+            }
         }
         Ok(value)
+    }
+
+    /// Before LMDB follows what the file says now.
+    fn check_unchanged(&self) -> Result<()> {
+        self.watch.check_length(&self.file)?;
+        self.watch.check_metas(&self.file)
     }
 
     /// Frees the reader slots of processes that were killed, so that space they pinned is reused.
@@ -255,6 +364,12 @@ impl Environment {
 
     /// Adds what only the environment knows.
     fn explain(&self, failure: Failure) -> Failure {
+        // A map that is too small is what LMDB makes of a meta page that names a page beyond it.
+        if failure.error.kind() == ErrorKind::Fenced
+            && let Err(error) = self.watch.check_metas(&self.file)
+        {
+            return poisonous(error);
+        }
         if failure.error.kind() == ErrorKind::Fenced && self.access != Access::Owner {
             let text = format!(
                 "{} has grown past the {} bytes that this reader mapped; open it again",

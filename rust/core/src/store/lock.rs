@@ -10,7 +10,7 @@
 //! of the other), so a registry by directory inode shares it, or refuses.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
-use super::files::io_error;
+use super::files::{io_error, open_regular};
 use super::lmdb::Environment;
 use crate::{Error, ErrorKind, Result};
 
@@ -34,11 +34,15 @@ pub(crate) const OWNER_LOCK_NEW: &str = ".owner.lock.";
 pub(crate) struct FileId(u64, u64);
 
 impl FileId {
+    pub(crate) fn new(metadata: &Metadata) -> Self {
+        Self(metadata.dev(), metadata.ino())
+    }
+
     /// Of the file or directory that has this name now.
     pub(crate) fn of(path: &Path) -> Result<Self> {
         let metadata =
             std::fs::metadata(path).map_err(|error| io_error("look at", path, &error))?;
-        Ok(Self(metadata.dev(), metadata.ino()))
+        Ok(Self::new(&metadata))
     }
 }
 
@@ -127,7 +131,7 @@ impl ReaderLock {
     /// A shared lock on `owner.lock`, which also works where nothing may be written.
     pub(crate) fn acquire(directory: &Path) -> Result<Self> {
         let path = directory.join(OWNER_LOCK);
-        let file = match File::open(&path) {
+        let file = match open_regular(OpenOptions::new().read(true), &path) {
             Ok(file) => file,
             // A backup was never owned: it has no lock file yet.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -141,15 +145,9 @@ impl ReaderLock {
 }
 
 fn open(path: &Path, new: bool) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(!new)
-        .create_new(new)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| io_error("open", path, &error))
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(!new).create_new(new).truncate(false).mode(0o600);
+    open_regular(&mut options, path).map_err(|error| io_error("open", path, &error))
 }
 
 fn lock(file: &File, path: &Path, operation: FlockOperation) -> Result<()> {
@@ -164,7 +162,7 @@ fn lock(file: &File, path: &Path, operation: FlockOperation) -> Result<()> {
 
 fn id_of(file: &File, path: &Path) -> Result<FileId> {
     let metadata = file.metadata().map_err(|error| io_error("look at", path, &error))?;
-    Ok(FileId(metadata.dev(), metadata.ino()))
+    Ok(FileId::new(&metadata))
 }
 
 fn write_pid(file: &mut File, path: &Path) -> Result<()> {
@@ -181,7 +179,8 @@ pub(crate) fn holder_of(directory: &Path) -> Option<u32> {
 
 fn holder(path: &Path) -> Option<u32> {
     let mut text = String::new();
-    File::open(path).ok()?.take(32).read_to_string(&mut text).ok()?;
+    let file = open_regular(OpenOptions::new().read(true), path).ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
 

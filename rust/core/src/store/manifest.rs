@@ -1,16 +1,19 @@
 //! The manifest beside the data file, checked before anything is mapped.
 //!
 //! LMDB opens a 0-byte file as an empty database and cannot tell an old copy from the newest
-//! one. The manifest names the store and gives lower bounds (newest transaction, length) that
-//! are raised now and then, not at each commit: what lies below them is damage for certain.
+//! one. The manifest names the store and gives lower bounds (newest transaction, length): what
+//! lies below them is damage for certain. They are raised now and then, not at each commit;
+//! what is newer is in `bounds`.
 
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::files::{io_error, write_synced};
+use super::bounds;
+use super::files::{io_error, open_regular, write_synced};
 use super::layout::FORMAT_VERSION;
 use super::{StoreOptions, corrupt};
 use crate::{Error, ErrorKind, Result};
@@ -113,10 +116,10 @@ impl Manifest {
         ))
     }
 
-    /// Reads and checks the manifest of `directory`; `None` if there is none.
+    /// Reads and checks the manifest of `directory`, with the newest bounds; `None` if there is none.
     pub(crate) fn read(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(MANIFEST);
-        let file = match std::fs::File::open(&path) {
+        let file = match open_regular(OpenOptions::new().read(true), &path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error("open", &path, &error)),
@@ -125,7 +128,12 @@ impl Manifest {
         file.take(MAX_BYTES)
             .read_to_end(&mut bytes)
             .map_err(|error| io_error("read", &path, &error))?;
-        Self::decode(&bytes, &path).map(Some)
+        let mut manifest = Self::decode(&bytes, &path)?;
+        if let Some(newer) = bounds::read(directory)? {
+            manifest.newest_transaction = manifest.newest_transaction.max(newer.transaction);
+            manifest.min_length_bytes = manifest.min_length_bytes.max(newer.length_bytes);
+        }
+        Ok(Some(manifest))
     }
 
     fn decode(bytes: &[u8], path: &Path) -> Result<Self> {

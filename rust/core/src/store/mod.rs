@@ -14,6 +14,7 @@
 //! Not promised: that a store survives being copied while it runs (use [`Store::backup`]), a disk
 //! that lies about syncs, use over a network file system (refused where it can be seen).
 
+mod bounds;
 pub(crate) mod creation;
 pub(crate) mod files;
 pub(crate) mod layout;
@@ -210,7 +211,7 @@ impl Store {
         let record = commit.record.encode()?;
         check_length("the checkpoint record", record.len())?;
         for (key, bytes) in commit.chunks {
-            check_length(&format!("chunk {key:?}"), bytes.len())?;
+            check_length(&key.to_string(), bytes.len())?;
         }
         if commit.record.id == 0 {
             let text = "checkpoint ids start at 1; use allocate_checkpoint_id";
@@ -221,7 +222,7 @@ impl Store {
         let more_ids = self.write(&mut writer, |txn, head| {
             for (key, bytes) in commit.chunks {
                 put_new(txn, Database::Chunks, bytes, |part| chunk_key(*key, part))
-                    .map_err(|failure| named(failure, || format!("chunk {key:?}")))?;
+                    .map_err(|failure| named(failure, || key.to_string()))?;
             }
             crate::crash_point!("snap.state.pre_commit");
             delete(txn, head, commit.drop_records, commit.drop_chunks)?;
@@ -548,25 +549,25 @@ pub(crate) fn usable<'a>(
     opened_by: u32,
     directory: &Path,
 ) -> Result<&'a Arc<Environment>> {
-    let process = std::process::id();
-    if opened_by != process {
-        return Err(forked(directory, opened_by));
-    }
+    check_process(opened_by, directory)?;
     environment
         .ok_or_else(|| Error::new(ErrorKind::Closed, format!("{} was closed", directory.display())))
 }
 
-/// Something in `directory` is used in a child of the process that opened it.
-pub(crate) fn forked(directory: &Path, opened_by: u32) -> Error {
-    Error::new(
+/// `StoreForked` in another process than the one that opened it.
+pub(crate) fn check_process(opened_by: u32, directory: &Path) -> Result<()> {
+    let process = std::process::id();
+    if opened_by == process {
+        return Ok(());
+    }
+    Err(Error::new(
         ErrorKind::StoreForked,
         format!(
-            "{} was opened by process {opened_by} and is used in process {}, forked from it; fork \
+            "{} was opened by process {opened_by} and is used in process {process}, forked from it; fork \
              before it is opened, or start the process by spawning it",
-            directory.display(),
-            std::process::id()
+            directory.display()
         ),
-    )
+    ))
 }
 
 fn check_length(what: &str, length: usize) -> Result<()> {

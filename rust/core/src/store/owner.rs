@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::creation::{self, DATA, Found};
-use super::files::{exists, io_error, refuse_network_filesystem, sync_directory};
+use super::files::{exists, io_error, refuse_irregular, refuse_network_filesystem, sync_directory};
 use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally, open_value};
 use super::lmdb::{self, Access, DATA_FILE, Environment, Failure, LOCK_FILE, Read};
 use super::lock::{Claim, FileId, OwnerLock, ReaderLock, holder_of, locked, slot};
@@ -299,6 +299,7 @@ pub(crate) fn open_environment<D: lmdb::Database>(
 ) -> Result<Arc<Environment>> {
     let data = directory.join(DATA);
     let file = data.join(DATA_FILE);
+    refuse_irregular(&file)?;
     let length = match std::fs::metadata(&file) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

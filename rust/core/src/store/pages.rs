@@ -17,12 +17,12 @@
 //!        u64 each │ 32 entries u64 │ 40 root u64
 //! ```
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::corrupt;
-use super::files::io_error;
+use super::files::{io_error, open_regular};
 use crate::Result;
 
 const MAGIC: u32 = 0xBEEF_C0DE;
@@ -74,6 +74,12 @@ pub(super) struct DataFile {
 pub(super) struct Metas([Meta; 2]);
 
 impl Metas {
+    /// The newest transaction.
+    pub(super) fn transaction(&self) -> u64 {
+        let Metas([first, second]) = self;
+        first.transaction.max(second.transaction)
+    }
+
     /// The largest map that a writer has used.
     pub(super) fn map_size_bytes(&self) -> u64 {
         let Metas([first, second]) = self;
@@ -107,7 +113,7 @@ type Check<T> = std::result::Result<T, String>;
 
 impl DataFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| {
+        let file = open_regular(OpenOptions::new().read(true), path).map_err(|error| {
             if error.kind() == std::io::ErrorKind::NotFound {
                 corrupt(format!("the data file {} is missing; restore a backup", path.display()))
             } else {

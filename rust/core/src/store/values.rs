@@ -125,8 +125,8 @@ impl Problem {
     pub(super) fn into_error(self, directory: &Path, key: &ChunkKey) -> Error {
         let directory = directory.display();
         match self {
-            Self::Missing => corrupt(format!("{directory}: {key:?} is missing")),
-            Self::Damaged(reason) => corrupt(format!("{directory}: {key:?} is damaged: {reason}")),
+            Self::Missing => corrupt(format!("{directory}: {key} is missing")),
+            Self::Damaged(reason) => corrupt(format!("{directory}: {key} is damaged: {reason}")),
             Self::Other(error) => error,
         }
     }

@@ -71,7 +71,7 @@ fn fill(store: &Store, report: &mut VerifyReport) -> Result<()> {
                 Err(reason) => {
                     // The owner may have collected this checkpoint since.
                     if still_there(store, record.id)? {
-                        let reason = format!("{key:?}: {reason}");
+                        let reason = format!("{key}: {reason}");
                         report.damage.push(Damage { checkpoint: Some(record.id), reason });
                     }
                     whole = false;
