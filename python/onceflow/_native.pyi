@@ -89,7 +89,17 @@ def _crc32(data: bytes, value: int = 0) -> int:
 
 @final
 class StateBackend:
-    """See ``onceflow.StateBackend``."""
+    """Tables of keyed state in a directory that a crash at any moment leaves whole.
+
+    One process owns a directory, others may read it. ``open`` restores the newest checkpoint;
+    ``checkpoint`` makes what was done since durable, at once or not at all. Safe to use from several
+    threads; a context manager that closes.
+
+    What is made by a backend belongs to it. Once it is closed every use of it and of its tables,
+    deduplicators and checkpoints raises ``BackendClosedError``; in a child that was forked since it
+    was opened, ``StoreForkedError``: open the directory after the fork. (``close`` and ``abort`` do
+    nothing in such a child, since all of it is the parent's.)
+    """
 
     @staticmethod
     def open(
@@ -171,6 +181,8 @@ class StateBackend:
     def drop_table(self, name: str) -> None:
         """Forgets a table from the next checkpoint on; waits for one that was cut with it.
 
+        Using a handle of it that is left raises ``BackendClosedError``.
+
         Raises:
             UnknownNameError: There is none of this name.
             CheckpointStateError: A checkpoint was begun and neither committed nor aborted.
@@ -234,12 +246,16 @@ class StateBackend:
     def backup(self, target: str | PathLike[str]) -> None:
         """Copies the directory as it is at one moment to a new one, while everything goes on."""
     def close(self) -> None:
-        """Releases the directory; in a forked child it does nothing."""
+        """Waits for the checkpoint that is being written, aborts one that was not committed, and lets go
+        of the directory. Closing twice is no error; in a forked child it does nothing.
+        """
     def __enter__(self) -> StateBackend: ...
     def __exit__(self, *_exc: object) -> None: ...
 
 @final
 class TableSchema:
+    """Types of a table's key and columns."""
+
     @property
     def key(self) -> str | tuple[str, ...]: ...
     @property
@@ -253,7 +269,8 @@ class Table:
     polars and whatever else has ``__arrow_c_array__`` or ``__arrow_c_stream__``); tuple keys also a
     tuple of one such array for each element. A value may also be one scalar for the batch. They are
     converted to the table's types where that changes no value, and refused elsewhere: None and nulls
-    (filter them out), masked values, floats for integers, numbers out of range or not exact.
+    (filter them out), masked values, floats for integers, bools for numbers, numbers out of range or
+    not exact (0.1 in an f32 column: give ``numpy.float32(0.1)``), Arrow arrays that are not valid.
 
     Every call on a batch raises, and then leaves the table as it was:
         TypeMismatchError, LengthMismatchError, UnknownNameError, ConfigurationError: What was given.
@@ -330,6 +347,14 @@ class Batch:
 
 @final
 class PendingCheckpoint:
+    """A checkpoint under way: open until ``commit`` or ``abort``, then on its way to the disk, then done.
+
+    If the last reference goes before ``commit`` it is aborted. Names, sinks and values: str and bytes.
+
+    Raises:
+        CheckpointStateError: A call that comes too late. BackendClosedError, StoreForkedError: As they say.
+    """
+
     @property
     def id(self) -> int: ...
     def freeze(self, tables: Sequence[str] | None = None) -> None:
@@ -426,6 +451,8 @@ def verify(path: str | PathLike[str]) -> VerifyReport:
 
 @final
 class VerifyReport:
+    """What ``verify`` found."""
+
     @property
     def checkpoints(self) -> list[int]: ...
     @property
@@ -442,7 +469,25 @@ def key_group(key: int | str | bytes | tuple[Any, ...], key_type: str | Sequence
 
 @final
 class Deduplicator:
-    """See ``onceflow.Deduplicator``."""
+    """Tells apart what idempotent producers send for the first time and what they send again.
+
+    Each batch carries a producer's id, its epoch and a range of sequences; the verdict says whether
+    it may be applied. A new one knows no producer.
+
+    Args:
+        mode: ``"strict"``: an unknown producer must begin at sequence 0. ``"compatible"``: it may
+            begin anywhere, as with Kafka's brokers.
+        window: What is remembered of each producer: the last batches (ordered) or the sequences up
+            to the highest one (unordered), at most 2**20.
+        order: ``"ordered"``: each batch must follow the one before. ``"unordered"``: batches may
+            overtake one another inside the window.
+        max_producers: Beyond it new producers are refused; live ones are never forgotten.
+        expiry_s: A producer from which nothing was accepted for so long counts as unknown. None:
+            never.
+
+    Raises:
+        ConfigurationError: A setting that cannot be.
+    """
 
     def __new__(
         cls,
@@ -452,23 +497,7 @@ class Deduplicator:
         order: str = "ordered",
         max_producers: int = 1_000_000,
         expiry_s: float | None = None,
-    ) -> Deduplicator:
-        """A deduplicator that knows no producer.
-
-        Args:
-            mode: ``"strict"``: an unknown producer must begin at sequence 0. ``"compatible"``: it
-                may begin anywhere, as with Kafka's brokers.
-            window: What is remembered of each producer: the last batches (ordered) or the sequences
-                up to the highest one (unordered), at most 2**20.
-            order: ``"ordered"``: each batch must follow the one before. ``"unordered"``: batches
-                may overtake one another inside the window.
-            max_producers: Beyond it new producers are refused; live ones are never forgotten.
-            expiry_s: A producer from which nothing was accepted for so long counts as unknown.
-                None: never.
-
-        Raises:
-            ConfigurationError: A setting that cannot be.
-        """
+    ) -> Deduplicator: ...
     def check_many(
         self,
         producer_ids: _Values,
@@ -543,7 +572,7 @@ class BarrierAligner:
     for Distributed Dataflows" (Carbone et al., 2015).
 
     Args:
-        channels: Number of input channels, at least 1; they are numbered from 0.
+        channels: Number of input channels, 1 to 2**20; they are numbered from 0.
         mode: ``"aligned"`` (a channel waits from its barrier to the last one: the cut is exact)
             or ``"at_least_once"`` (track up to 50 checkpoints at a time, never block).
         max_buffered_bytes: Bound of what is held back, default 64 MiB. Every event held back

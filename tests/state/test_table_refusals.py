@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -28,7 +30,9 @@ KEYS = [1, 2]
 @pytest.fixture
 def table(backend):
     table = backend.table("t", key="i64", columns=COLUMNS)
-    table.put(KEYS, i=[2**63 - 10, -(2**63) + 10], u=[2**64 - 10, 5], f=[1.5e308, 0.25], g=[3e38, 1], w=[2**32 - 10, 7])
+    table.put(
+        KEYS, i=[2**63 - 10, -(2**63) + 10], u=[2**64 - 10, 5], f=[1.5e308, 0.25], g=[2.0**127, 1], w=[2**32 - 10, 7]
+    )
     table.put(KEYS, b=[True, False], y=["text", b"bytes"])
     return table
 
@@ -94,6 +98,10 @@ def test_infinity_in_a_sum(table, infinity):
         [1, 2.5],
         [1, True],
         [1, 2**63],
+        [1, -(2**63) - 1],
+        [1, 2**200],
+        (1, True),
+        [[1], [2, 3]],
         [b"a", b"b"],
         [(1,), (2,)],
         {"a": 1},
@@ -134,7 +142,7 @@ def test_keys_that_are_no_integers(table, keys, call):
 @pytest.mark.parametrize(
     ("key_type", "good", "bad"),
     [
-        ("u64", [1], [[-1], [2**64], np.array([-1]), pa.array([-1]), ["a"], None]),
+        ("u64", [1], [[-1], [True], [1, True], (1, True), [2**64], np.array([-1]), pa.array([-1]), ["a"], None]),
         ("str", ["a"], [[1], [b"a"], ["a", None], "a", None, 5, pa.array([b"a"]), pa.array(["a", None]), ["\ud800"]]),
         ("bytes", [b"a"], [[1], ["a"], [b"a", None], b"a", pa.array(["a"]), pa.array([b"a", None])]),
         (
@@ -191,6 +199,26 @@ def test_elements_of_tuple_keys_that_differ_in_length(backend):
         ("g", 1e300),
         ("g", [1, 1e300]),
         ("g", np.array([0.1, 1.0])),
+        ("g", 0.1),
+        ("g", [0.1, 1.0]),
+        ("g", (0.1, 1.0)),
+        ("g", np.float64(0.1)),
+        ("g", 2**24 + 1),
+        ("g", [1, 2**24 + 1]),
+        ("f", [0.5, 2**53 + 1]),
+        ("f", (0.5, 2**53 + 1)),
+        ("f", [0.5, True]),
+        ("f", (0.5, True)),
+        ("f", [0.5, np.True_]),
+        ("f", [0.5, Decimal("0.1")]),
+        ("f", [np.longdouble(1) / 3, 1.0]),
+        ("f", [np.datetime64(1, "s"), 1.0]),
+        ("i", (1, True)),
+        ("i", [1, Decimal(1)]),
+        ("u", [1, True]),
+        ("w", [1, True]),
+        ("w", (1, True)),
+        ("i", [[1], [2, 3]]),
         ("g", pa.array([0.1, 1.0])),
         ("b", 1),
         ("b", [1, 0]),

@@ -240,5 +240,5 @@ fn deduplicators_are_part_of_checkpoints() {
     let shared = backend.deduplicator("in", settings, 0.0).unwrap();
     assert_ne!(judge(&shared, 0, 9), 0);
     assert_eq!(judge(&shared, 10, 19), 0);
-    assert!(backend.tables().is_empty());
+    assert!(backend.tables().unwrap().is_empty());
 }

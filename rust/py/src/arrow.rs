@@ -14,7 +14,7 @@ use onceflow_core::state::{
     Bytes, Column, ColumnData, ColumnType, KeyPart, KeyType, KeysBuf, Rows, Schema,
 };
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{IntoPyDict, PyTuple};
 
 use crate::columns::Values;
 use crate::error::{to_py, type_mismatch};
@@ -24,13 +24,17 @@ pub(crate) fn read(values: &Bound<'_, PyAny>) -> PyResult<Option<ArrayRef>> {
     if values.is_instance_of::<pyo3::types::PyList>() {
         return Ok(None);
     }
+    let valid = validated(values)?;
+    let sound = |array: ArrayRef| if valid { Ok(array) } else { sound(array) };
     if values.hasattr("__arrow_c_array__")? {
-        let array: pyo3_arrow::PyArray = values.extract()?;
-        return Ok(Some(array.into_inner().0));
+        let array: pyo3_arrow::PyArray = values.extract().map_err(|e| foreign(values, e))?;
+        return sound(array.into_inner().0).map(Some);
     }
     if values.hasattr("__arrow_c_stream__")? {
-        let chunked: pyo3_arrow::PyChunkedArray = values.extract()?;
+        let chunked: pyo3_arrow::PyChunkedArray =
+            values.extract().map_err(|e| foreign(values, e))?;
         let (chunks, field) = chunked.into_inner();
+        let chunks: Vec<ArrayRef> = chunks.into_iter().map(sound).collect::<PyResult<_>>()?;
         if let [chunk] = chunks.as_slice() {
             return Ok(Some(Arc::clone(chunk)));
         }
@@ -44,6 +48,44 @@ pub(crate) fn read(values: &Bound<'_, PyAny>) -> PyResult<Option<ArrayRef>> {
             .map_err(|error| type_mismatch(error.to_string()));
     }
     Ok(None)
+}
+
+/// What is said of an object that offers an Arrow array and does not give one.
+fn foreign(values: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    let py = values.py();
+    if error.is_instance_of::<pyo3::exceptions::PyException>(py) {
+        type_mismatch(format!("this is no Arrow array that can be read: {}", error.value(py)))
+    } else {
+        error
+    }
+}
+
+/// Has pyarrow check an array of its own: only it knows how long the buffers are, which the interface
+/// between libraries does not say. False for an object of another library.
+fn validated(values: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let kind = values.get_type();
+    if !kind.module()?.to_string_lossy().starts_with("pyarrow.") || !values.hasattr("validate")? {
+        return Ok(false);
+    }
+    let full = [("full", true)].into_py_dict(values.py())?;
+    values.call_method("validate", (), Some(&full)).map_err(|error| {
+        type_mismatch(format!(
+            "the Arrow array is invalid: {}; make it anew where it comes from",
+            error.value(values.py())
+        ))
+    })?;
+    Ok(true)
+}
+
+/// The array, if what it says of itself is true: offsets, views, indices of dictionaries, UTF-8. It
+/// comes from another library by pointers, and reading a wrong one is undefined.
+fn sound(array: ArrayRef) -> PyResult<ArrayRef> {
+    array.to_data().validate_full().map_err(|error| {
+        type_mismatch(format!(
+            "the Arrow array is invalid: {error}; make it anew where it comes from"
+        ))
+    })?;
+    Ok(array)
 }
 
 /// The array as another type of the same kind, without nulls and without changing a value.

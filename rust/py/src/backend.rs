@@ -1,14 +1,17 @@
 //! `StateBackend`, and what it says about checkpoints and recoveries.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use onceflow_core::backend::{Backend, BackendOptions, Recovery, Restore};
 use onceflow_core::random::random_id;
 use onceflow_core::store::{self, CheckpointRecord, Damage, StoreOptions};
+use onceflow_core::{Error, ErrorKind};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyString};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyString};
 
+use crate::args::{self, Arg, optional};
 use crate::checkpoint::PyPendingCheckpoint;
 use crate::deduplicator::{PyDeduplicator, options as deduplicator_options};
 use crate::error::{invalid_argument, to_py, type_mismatch};
@@ -21,7 +24,16 @@ const POSITION_PREFIX: &str = "position/";
 const DEFAULT_JOB: &str = "default";
 const DEFAULT_KEY_GROUPS: u16 = 128;
 
-/// See `onceflow.StateBackend`.
+/// Tables of keyed state in a directory that a crash at any moment leaves whole.
+///
+/// One process owns a directory, others may read it. ``open`` restores the newest checkpoint;
+/// ``checkpoint`` makes what was done since durable, at once or not at all. Safe to use from several
+/// threads; a context manager that closes.
+///
+/// What is made by a backend belongs to it. Once it is closed every use of it and of its tables,
+/// deduplicators and checkpoints raises ``BackendClosedError``; in a child that was forked since it
+/// was opened, ``StoreForkedError``: open the directory after the fork. (``close`` and ``abort`` do
+/// nothing in such a child, since all of it is the parent's.)
 #[pyclass(name = "StateBackend", module = "onceflow._native", frozen)]
 pub(crate) struct PyStateBackend {
     backend: Backend,
@@ -30,63 +42,86 @@ pub(crate) struct PyStateBackend {
 
 #[pymethods]
 impl PyStateBackend {
+    /// Opens or creates a state directory and restores a checkpoint.
+    ///
+    /// Args:
+    ///     path: The directory; made private to the owner.
+    ///     job: Name of the job that it belongs to; another name is refused. None: ``"default"``, or, to a reader,
+    ///         whatever job.
+    ///     key_groups: A power of two, fixed when the directory is created. None: 128, or, to a reader, as many as it
+    ///         has.
+    ///     retain: Complete checkpoints kept besides savepoints.
+    ///     create: Whether to create what is missing.
+    ///     read_only: Only look: no lock, no new epoch.
+    ///     take_over: Fence a running or paused owner instead of being refused.
+    ///     checkpoint: ``"newest"`` (also None), ``"none"`` (empty tables) or a number. Another one than the newest
+    ///         starts a new lineage, for good from ``begin_lineage`` or the first checkpoint on.
+    ///     restore_key_groups: First group, and the one after the last.
+    ///     max_state_bytes: Memory bound of each table.
+    ///     map_size_bytes: Address space reserved for the file (sparse).
+    ///     chunk_bytes: Size at which a state chunk is cut.
+    ///
+    /// Raises:
+    ///     StoreLockedError, StoreMissingError, StoreMismatchError, StoreFormatError,
+    ///     StoreCorruptError, StoreReadOnlyError, StoreFullError, StoreNetworkFilesystemError,
+    ///     CheckpointNotFoundError, ConfigurationError, StoreIOError.
     #[staticmethod]
     #[pyo3(signature = (
         path,
         *,
         job = None,
         key_groups = None,
-        retain = 2,
-        create = true,
-        read_only = false,
-        take_over = false,
+        retain = Arg::of(2),
+        create = Arg::of(true),
+        read_only = Arg::of(false),
+        take_over = Arg::of(false),
         checkpoint = None,
         restore_key_groups = None,
-        max_state_bytes = 64 << 30,
-        map_size_bytes = 64 << 30,
-        chunk_bytes = 256 << 10,
-    ))]
+        max_state_bytes = Arg::of(64 << 30),
+        map_size_bytes = Arg::of(64 << 30),
+        chunk_bytes = Arg::of(256 << 10),
+    ), text_signature = "(path, *, job=None, key_groups=None, retain=2, create=True, \
+        read_only=False, take_over=False, checkpoint=None, restore_key_groups=None, \
+        max_state_bytes=68719476736, map_size_bytes=68719476736, chunk_bytes=262144)")]
     #[allow(clippy::too_many_arguments)]
     fn open(
         py: Python<'_>,
-        path: PathBuf,
-        job: Option<&str>,
-        key_groups: Option<u16>,
-        retain: usize,
-        create: bool,
-        read_only: bool,
-        take_over: bool,
+        path: Arg<PathBuf>,
+        job: Option<Arg<String>>,
+        key_groups: Option<Arg<u16>>,
+        retain: Arg<usize>,
+        create: Arg<bool>,
+        read_only: Arg<bool>,
+        take_over: Arg<bool>,
         checkpoint: Option<&Bound<'_, PyAny>>,
-        restore_key_groups: Option<(u16, u16)>,
-        max_state_bytes: usize,
-        map_size_bytes: usize,
-        chunk_bytes: usize,
+        restore_key_groups: Option<Arg<(u16, u16)>>,
+        max_state_bytes: Arg<usize>,
+        map_size_bytes: Arg<usize>,
+        chunk_bytes: Arg<usize>,
     ) -> PyResult<Self> {
-        let restore = match checkpoint {
-            None => Restore::Newest,
-            Some(number) if number.is_instance_of::<PyInt>() => {
-                Restore::Checkpoint(number.extract().map_err(|_| {
-                    invalid_argument(format!("{number} cannot be a checkpoint; they count from 1"))
-                })?)
-            }
-            Some(name) => match name.str()?.to_str()? {
-                "newest" => Restore::Newest,
-                "none" => Restore::Nothing,
-                other => {
-                    return Err(invalid_argument(format!(
-                        "checkpoint is {other:?}: \"newest\", \"none\" or a number"
-                    )));
-                }
-            },
-        };
+        let path = path.named("path")?;
+        let job = optional("job", job)?;
+        let key_groups = optional("key_groups", key_groups)?;
+        let retain = retain.named("retain")?;
+        let create = create.named("create")?;
+        let read_only = read_only.named("read_only")?;
+        let take_over = take_over.named("take_over")?;
+        let restore_key_groups = optional("restore_key_groups", restore_key_groups)?;
+        let max_state_bytes = max_state_bytes.named("max_state_bytes")?;
+        let map_size_bytes = map_size_bytes.named("map_size_bytes")?;
+        let chunk_bytes = chunk_bytes.named("chunk_bytes")?;
+        let restore = restore_of(checkpoint)?;
         let (job, key_groups) = match (job, key_groups) {
-            (Some(job), Some(key_groups)) => (job.to_owned(), key_groups),
-            _ if read_only => {
+            (Some(job), Some(key_groups)) => (job, key_groups),
+            (job, key_groups) if read_only => {
                 // A reader need not know whose directory it looks into.
                 let found = py.detach(|| store::settings(&path)).map_err(to_py)?;
-                (job.map_or(found.job, str::to_owned), key_groups.unwrap_or(found.key_groups))
+                (job.unwrap_or(found.job), key_groups.unwrap_or(found.key_groups))
             }
-            _ => (job.unwrap_or(DEFAULT_JOB).to_owned(), key_groups.unwrap_or(DEFAULT_KEY_GROUPS)),
+            (job, key_groups) => (
+                job.unwrap_or_else(|| DEFAULT_JOB.to_owned()),
+                key_groups.unwrap_or(DEFAULT_KEY_GROUPS),
+            ),
         };
         let (first, end) = restore_key_groups.unwrap_or((0, key_groups));
         let options = BackendOptions {
@@ -110,8 +145,8 @@ impl PyStateBackend {
     }
 
     #[getter]
-    fn path(&self) -> String {
-        self.backend.path().display().to_string()
+    fn path(&self) -> OsString {
+        self.backend.path().into_os_string()
     }
 
     #[getter]
@@ -119,6 +154,7 @@ impl PyStateBackend {
         &self.job
     }
 
+    /// Identity of the directory, drawn when it was created: 32 hex digits. A copy or a backup has the same.
     #[getter]
     fn store_id(&self) -> &str {
         self.backend.store_id()
@@ -129,6 +165,7 @@ impl PyStateBackend {
         self.backend.job_epoch()
     }
 
+    /// The lineage that this run's checkpoints belong to.
     #[getter]
     fn lineage(&self) -> u64 {
         self.backend.lineage()
@@ -144,76 +181,116 @@ impl PyStateBackend {
         PyRecovery { recovery: self.backend.recovery().clone() }
     }
 
+    /// The table of this name: the restored one, or a new one.
+    ///
+    /// Args:
+    ///     name: 1 to 400 bytes, not beginning with two underscores.
+    ///     key: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"``, or up to 16 of these for tuple keys.
+    ///     columns: Up to 30, by name: ``"i64"``, ``"u64"``, ``"f64"``, ``"f32"``, ``"u32"``,
+    ///         ``"bool"`` or ``"bytes"``.
+    ///
+    /// Raises:
+    ///     SchemaMismatchError: It exists with another key or other columns.
+    ///     ConfigurationError: A name or type that cannot be.
     #[pyo3(signature = (name, *, key, columns))]
     fn table(
         &self,
-        name: &str,
+        name: Arg<String>,
         key: &Bound<'_, PyAny>,
         columns: &Bound<'_, PyAny>,
     ) -> PyResult<PyTable> {
+        let name = name.named("name")?;
         let schema = schema(key, columns)?;
-        let table = self.backend.table(name, &schema).map_err(to_py)?;
-        Ok(PyTable::new(name, schema, table, self.backend.clone()))
+        let table = self.backend.table(&name, &schema).map_err(to_py)?;
+        Ok(PyTable::new(&name, schema, table, self.backend.clone()))
     }
 
-    fn tables(&self) -> BTreeMap<String, PyTableSchema> {
-        let tables = self.backend.tables().into_iter();
-        tables.map(|(name, schema)| (name, PyTableSchema { schema })).collect()
+    /// What tables there are, by name.
+    fn tables(&self) -> PyResult<BTreeMap<String, PyTableSchema>> {
+        let tables = self.backend.tables().map_err(to_py)?.into_iter();
+        Ok(tables.map(|(name, schema)| (name, PyTableSchema { schema })).collect())
     }
 
-    fn drop_table(&self, py: Python<'_>, name: &str) -> PyResult<()> {
-        py.detach(|| self.backend.drop_table(name)).map_err(to_py)
+    /// Forgets a table from the next checkpoint on; waits for one that was cut with it.
+    ///
+    /// Using a handle of it that is left raises ``BackendClosedError``.
+    ///
+    /// Raises:
+    ///     UnknownNameError: There is none of this name.
+    ///     CheckpointStateError: A checkpoint was begun and neither committed nor aborted.
+    fn drop_table(&self, py: Python<'_>, name: Arg<String>) -> PyResult<()> {
+        let name = name.named("name")?;
+        py.detach(|| self.backend.drop_table(&name)).map_err(to_py)
     }
 
+    /// A deduplicator whose changes are part of every checkpoint of this backend.
     #[pyo3(signature = (
         name,
         *,
-        mode = "strict",
-        window = 5,
-        order = "ordered",
-        max_producers = 1_000_000,
+        mode = Arg::of("strict".to_owned()),
+        window = Arg::of(5),
+        order = Arg::of("ordered".to_owned()),
+        max_producers = Arg::of(1_000_000),
         expiry_s = None,
-        now_s = 0.0,
-    ))]
+        now_s = Arg::of(0.0),
+    ), text_signature = "($self, name, *, mode='strict', window=5, order='ordered', \
+        max_producers=1000000, expiry_s=None, now_s=0.0)")]
     #[allow(clippy::too_many_arguments)]
     fn deduplicator(
         &self,
         py: Python<'_>,
-        name: &str,
-        mode: &str,
-        window: usize,
-        order: &str,
-        max_producers: usize,
-        expiry_s: Option<f64>,
-        now_s: f64,
+        name: Arg<String>,
+        mode: Arg<String>,
+        window: Arg<usize>,
+        order: Arg<String>,
+        max_producers: Arg<usize>,
+        expiry_s: Option<Arg<f64>>,
+        now_s: Arg<f64>,
     ) -> PyResult<PyDeduplicator> {
+        let (name, now_s) = (name.named("name")?, now_s.named("now_s")?);
         let options = deduplicator_options(mode, window, order, max_producers, expiry_s)?;
-        let shared = py.detach(|| self.backend.deduplicator(name, options, now_s));
-        Ok(PyDeduplicator::shared(shared.map_err(to_py)?))
+        let shared = py.detach(|| self.backend.deduplicator(&name, options, now_s));
+        Ok(PyDeduplicator::of(self.backend.clone(), shared.map_err(to_py)?))
     }
 
+    /// Starts a checkpoint step by step, once the one before is durable.
+    ///
+    /// Then ``freeze`` (the cut), ``put_blob`` and ``stage``, and at last ``commit`` or ``abort``.
     #[pyo3(signature = (*, savepoint = None))]
     fn begin_checkpoint(
         &self,
         py: Python<'_>,
-        savepoint: Option<String>,
+        savepoint: Option<Arg<String>>,
     ) -> PyResult<PyPendingCheckpoint> {
+        let savepoint = optional("savepoint", savepoint)?;
         let pending = py.detach(|| self.backend.begin_checkpoint(savepoint)).map_err(to_py)?;
         Ok(PyPendingCheckpoint::new(pending))
     }
 
+    /// begin, freeze, keep ``positions``, commit: in one call.
+    ///
+    /// Returns at once but for the checkpoint before, which it waits for; ``wait`` says when it is
+    /// durable. Changes made from now on belong to the next one.
+    ///
+    /// Args:
+    ///     positions: Where each input is read on from, by name; ``positions`` after a restart.
+    ///     savepoint: A name: the checkpoint is kept until it is deleted.
+    ///
+    /// Raises:
+    ///     CheckpointStateError: One was begun and neither committed nor aborted.
+    ///     FencedError, BackendClosedError, StoreError: As they say.
     #[pyo3(signature = (positions = None, *, savepoint = None))]
     fn checkpoint(
         &self,
         py: Python<'_>,
-        positions: Option<&Bound<'_, PyDict>>,
-        savepoint: Option<String>,
+        positions: Option<&Bound<'_, PyAny>>,
+        savepoint: Option<Arg<String>>,
     ) -> PyResult<PyPendingCheckpoint> {
         let mut encoded = Vec::new();
-        for (name, position) in positions.into_iter().flatten() {
-            let name: String = name.extract().map_err(|_| {
-                type_mismatch(format!("a position has the name {name}; names are strings"))
-            })?;
+        let positions =
+            positions.map(|positions| args::as_dict("positions", positions)).transpose()?;
+        for (name, position) in positions.iter().flatten() {
+            let name: String = args::read("the name of a position", &name)?;
             encoded.push((format!("{POSITION_PREFIX}{name}"), encode_position(&name, &position)?));
         }
         let pending = self.begin_checkpoint(py, savepoint)?;
@@ -224,61 +301,88 @@ impl PyStateBackend {
         Ok(pending)
     }
 
+    /// The positions of the checkpoint that was restored.
     #[getter]
     fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         positions(py, self.backend.recovery().restored.as_ref())
     }
 
+    /// All complete checkpoints, oldest first; a damaged record is in its place, with ``damage``.
     fn checkpoints(&self, py: Python<'_>) -> PyResult<Vec<PyCheckpointInfo>> {
         let records = py.detach(|| self.backend.checkpoints()).map_err(to_py)?;
         Ok(records.into_iter().map(PyCheckpointInfo::new).collect())
     }
 
-    fn delete_checkpoint(&self, py: Python<'_>, checkpoint_id: u64) -> PyResult<()> {
+    /// Removes a savepoint or an old checkpoint; ``CheckpointStateError`` for the newest one.
+    fn delete_checkpoint(&self, py: Python<'_>, checkpoint_id: Arg<u64>) -> PyResult<()> {
+        let checkpoint_id = checkpoint_id.named("checkpoint_id")?;
         py.detach(|| self.backend.delete_checkpoint(checkpoint_id)).map_err(to_py)
     }
 
+    /// Makes it durable that the job goes on from the checkpoint that was opened: from now on it is resumed in the
+    /// new lineage, also after a crash. Does nothing if the lineage is not new.
     fn begin_lineage(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.backend.begin_lineage()).map_err(to_py)
     }
 
+    /// The newest checkpoint that the job has not left; None: it would start from nothing.
     #[getter]
     fn resumes_from(&self) -> Option<u64> {
         self.backend.resumes_from()
     }
 
-    fn put_note(&self, py: Python<'_>, name: &str, value: &[u8]) -> PyResult<()> {
-        py.detach(|| self.backend.put_note(name, value)).map_err(to_py)
+    /// Keeps a small value (1 MiB at most) beside the checkpoints, durable when it returns.
+    ///
+    /// Names that begin with two underscores are the backend's own.
+    fn put_note(&self, py: Python<'_>, name: Arg<String>, value: Arg<Vec<u8>>) -> PyResult<()> {
+        let (name, value) = (name.named("name")?, value.named("value")?);
+        py.detach(|| self.backend.put_note(&name, &value)).map_err(to_py)
     }
 
-    fn note<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let note = py.detach(|| self.backend.note(name)).map_err(to_py)?;
+    /// A value that was kept by ``put_note``.
+    fn note<'py>(
+        &self,
+        py: Python<'py>,
+        name: Arg<String>,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let name = name.named("name")?;
+        let note = py.detach(|| self.backend.note(&name)).map_err(to_py)?;
         Ok(note.map(|note| PyBytes::new(py, &note)))
     }
 
+    /// Raises ``FencedError`` if a newer run has taken over.
     fn check_epoch(&self) -> PyResult<()> {
         self.backend.check_epoch().map_err(to_py)
     }
 
-    fn poll(&self) {
+    /// Lets a checkpoint under way go on for a moment; calls on tables do so anyway.
+    fn poll(&self) -> PyResult<()> {
+        self.backend.check_open().map_err(to_py)?;
         self.backend.poll();
+        Ok(())
     }
 
+    /// (file_bytes, used_bytes).
     fn size(&self) -> PyResult<(u64, u64)> {
         let size = self.backend.size().map_err(to_py)?;
         Ok((size.file_bytes, size.used_bytes))
     }
 
-    fn backup(&self, py: Python<'_>, target: PathBuf) -> PyResult<()> {
+    /// Copies the directory as it is at one moment to a new one, while everything goes on.
+    fn backup(&self, py: Python<'_>, target: Arg<PathBuf>) -> PyResult<()> {
+        let target = target.named("target")?;
         py.detach(|| self.backend.backup(&target)).map_err(to_py)
     }
 
+    /// Waits for the checkpoint that is being written, aborts one that was not committed, and lets go
+    /// of the directory. Closing twice is no error; in a forked child it does nothing.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.backend.close()).map_err(to_py)
     }
 
-    fn __enter__(this: Py<Self>) -> Py<Self> {
-        this
+    fn __enter__(this: Py<Self>) -> PyResult<Py<Self>> {
+        this.get().backend.check_open().map_err(to_py)?;
+        Ok(this)
     }
 
     #[pyo3(signature = (*_exc))]
@@ -289,14 +393,14 @@ impl PyStateBackend {
     fn __repr__(&self) -> String {
         format!(
             "StateBackend({:?}, job={:?}, job_epoch={})",
-            self.path(),
+            self.backend.path(),
             self.job,
             self.job_epoch()
         )
     }
 }
 
-/// See `onceflow.CheckpointInfo`.
+/// A decision record.
 #[pyclass(name = "CheckpointInfo", module = "onceflow._native", frozen)]
 pub(crate) struct PyCheckpointInfo {
     id: u64,
@@ -368,6 +472,7 @@ impl PyCheckpointInfo {
         self.record.as_ref().and_then(|record| record.savepoint.clone())
     }
 
+    /// Rows by table name.
     #[getter]
     fn tables(&self) -> BTreeMap<String, u64> {
         let tables = self.record.iter().flat_map(|record| &record.tables);
@@ -379,6 +484,7 @@ impl PyCheckpointInfo {
         blobs(py, self.record.as_ref().map(|record| &record.blobs))
     }
 
+    /// What ``StateBackend.checkpoint`` was given.
     #[getter]
     fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         positions(py, self.record.as_ref())
@@ -401,6 +507,7 @@ impl PyCheckpointInfo {
         tables.flat_map(|table| &table.chain.chunks).map(|chunk| chunk.bytes).sum()
     }
 
+    /// Why the record cannot be read, if so.
     #[getter]
     fn damage(&self) -> Option<&str> {
         self.damage.as_deref()
@@ -414,7 +521,7 @@ impl PyCheckpointInfo {
     }
 }
 
-/// See `onceflow.Recovery`.
+/// What opening a state directory found.
 #[pyclass(name = "Recovery", module = "onceflow._native", frozen)]
 pub(crate) struct PyRecovery {
     recovery: Recovery,
@@ -458,10 +565,11 @@ impl PyRecovery {
     }
 }
 
-/// See `onceflow._native.verify`.
+/// Checks every record and chunk in this process; damage may kill it (run it in a child).
 #[pyfunction]
 #[pyo3(name = "verify")]
-pub(crate) fn py_verify(py: Python<'_>, path: PathBuf) -> PyResult<PyVerifyReport> {
+pub(crate) fn py_verify(py: Python<'_>, path: Arg<PathBuf>) -> PyResult<PyVerifyReport> {
+    let path = path.named("path")?;
     let report = py.detach(|| store::verify(&path)).map_err(to_py)?;
     Ok(PyVerifyReport {
         checkpoints: report.checkpoints,
@@ -471,7 +579,7 @@ pub(crate) fn py_verify(py: Python<'_>, path: PathBuf) -> PyResult<PyVerifyRepor
     })
 }
 
-/// See `onceflow._native.VerifyReport`.
+/// What ``verify`` found.
 #[pyclass(name = "VerifyReport", module = "onceflow._native", frozen, get_all)]
 pub(crate) struct PyVerifyReport {
     checkpoints: Vec<u64>,
@@ -480,14 +588,15 @@ pub(crate) struct PyVerifyReport {
     damage: Vec<(Option<u64>, String)>,
 }
 
-/// See `onceflow.key_group`.
+/// The key group that a key belongs to.
 #[pyfunction]
 #[pyo3(name = "key_group")]
 pub(crate) fn py_key_group(
     key: &Bound<'_, PyAny>,
     key_type: &Bound<'_, PyAny>,
-    key_groups: u16,
+    key_groups: Arg<u16>,
 ) -> PyResult<u16> {
+    let key_groups = key_groups.named("key_groups")?;
     if !key_groups.is_power_of_two() {
         return Err(invalid_argument(format!("{key_groups} key groups; give a power of two")));
     }
@@ -498,16 +607,35 @@ pub(crate) fn py_key_group(
     Ok(onceflow_core::hash::key_group(hash, key_groups))
 }
 
+/// Which checkpoint to restore.
+fn restore_of(checkpoint: Option<&Bound<'_, PyAny>>) -> PyResult<Restore> {
+    let Some(checkpoint) = checkpoint else { return Ok(Restore::Newest) };
+    if let Ok(name) = checkpoint.cast::<PyString>() {
+        return match name.to_str().unwrap_or_default() {
+            "newest" => Ok(Restore::Newest),
+            "none" => Ok(Restore::Nothing),
+            _ => Err(invalid_argument(format!(
+                "checkpoint is {}; give \"newest\", \"none\" or a number",
+                name.repr()?
+            ))),
+        };
+    }
+    args::read("checkpoint", checkpoint).map(Restore::Checkpoint)
+}
+
 /// A position as a tag and its text or bytes.
 fn encode_position(name: &str, position: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     let tagged = |tag: u8, bytes: &[u8]| [&[tag], bytes].concat();
     if let Ok(text) = position.cast::<PyString>() {
-        return Ok(tagged(b's', text.to_str()?.as_bytes()));
+        let text: String = args::read(&format!("the position of {name:?}"), text)?;
+        return Ok(tagged(b's', text.as_bytes()));
     }
     if let Ok(bytes) = position.cast::<PyBytes>() {
         return Ok(tagged(b'b', bytes.as_bytes()));
     }
-    if let Ok(number) = position.extract::<i64>() {
+    if !position.is_instance_of::<PyBool>()
+        && let Ok(number) = position.extract::<i64>()
+    {
         return Ok(tagged(b'i', number.to_string().as_bytes()));
     }
     Err(type_mismatch(format!(
@@ -517,14 +645,21 @@ fn encode_position(name: &str, position: &Bound<'_, PyAny>) -> PyResult<Vec<u8>>
 }
 
 fn decode_position<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(match bytes.split_first() {
-        Some((b'i', number)) => {
-            let number: i64 = text(number).parse().unwrap_or_default();
-            number.into_pyobject(py)?.into_any()
+    let unknown = || {
+        let text = format!("a checkpoint has a position that this version cannot read: {bytes:?}");
+        to_py(Error::new(ErrorKind::StoreFormat, text))
+    };
+    let (tag, rest) = bytes.split_first().ok_or_else(unknown)?;
+    if *tag == b'b' {
+        return Ok(PyBytes::new(py, rest).into_any());
+    }
+    let text = std::str::from_utf8(rest).map_err(|_| unknown())?;
+    match tag {
+        b'i' => {
+            let number: i64 = text.parse().map_err(|_| unknown())?;
+            Ok(number.into_pyobject(py)?.into_any())
         }
-        Some((b's', string)) => PyString::new(py, &text(string)).into_any(),
-        Some((_, rest)) => PyBytes::new(py, rest).into_any(),
-        None => PyBytes::new(py, &[]).into_any(),
-    })
+        b's' => Ok(PyString::new(py, text).into_any()),
+        _ => Err(unknown()),
+    }
 }

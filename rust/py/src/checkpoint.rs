@@ -6,12 +6,18 @@ use onceflow_core::backend::{CheckpointStats, PendingCheckpoint};
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 
+use crate::args::{Arg, List, optional};
 use crate::error::{invalid_argument, to_py};
 
 /// How often a waiting thread looks for signals.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
-/// See `onceflow.PendingCheckpoint`.
+/// A checkpoint under way: open until ``commit`` or ``abort``, then on its way to the disk, then done.
+///
+/// If the last reference goes before ``commit`` it is aborted. Names, sinks and values: str and bytes.
+///
+/// Raises:
+///     CheckpointStateError: A call that comes too late. BackendClosedError, StoreForkedError: As they say.
 #[pyclass(name = "PendingCheckpoint", module = "onceflow._native", frozen)]
 pub(crate) struct PyPendingCheckpoint {
     pub(crate) pending: PendingCheckpoint,
@@ -30,8 +36,10 @@ impl PyPendingCheckpoint {
         self.pending.id()
     }
 
+    /// Cuts the tables (None: all): what changes from now on belongs to the next checkpoint.
     #[pyo3(signature = (tables = None))]
-    fn freeze(&self, py: Python<'_>, tables: Option<Vec<String>>) -> PyResult<()> {
+    fn freeze(&self, py: Python<'_>, tables: Option<Arg<List<String>>>) -> PyResult<()> {
+        let tables = optional("tables", tables)?.map(|List(names)| names);
         py.detach(|| {
             let names: Option<Vec<&str>> =
                 tables.as_ref().map(|names| names.iter().map(String::as_str).collect());
@@ -40,26 +48,32 @@ impl PyPendingCheckpoint {
         .map_err(to_py)
     }
 
-    fn put_blob(&self, name: &str, value: &[u8]) -> PyResult<()> {
-        self.pending.put_blob(name, value.to_vec()).map_err(to_py)
+    /// Keeps a small value in the decision record.
+    fn put_blob(&self, name: Arg<String>, value: Arg<Vec<u8>>) -> PyResult<()> {
+        self.pending.put_blob(&name.named("name")?, value.named("value")?).map_err(to_py)
     }
 
-    fn stage(&self, sink: &str, value: &[u8]) -> PyResult<()> {
-        self.pending.stage(sink, value.to_vec()).map_err(to_py)
+    /// Keeps what a sink needs to commit its output, in the decision record.
+    fn stage(&self, sink: Arg<String>, value: Arg<Vec<u8>>) -> PyResult<()> {
+        self.pending.stage(&sink.named("sink")?, value.named("value")?).map_err(to_py)
     }
 
+    /// Has it written in the background; ``wait`` says when it is durable.
     pub(crate) fn commit(&self, py: Python<'_>) -> PyResult<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let created = now.map_or(0, |since| since.as_millis() as u64);
         py.detach(|| self.pending.commit(created)).map_err(to_py)
     }
 
+    /// Gives it up: what was cut counts as changed again.
     fn abort(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.pending.abort()).map_err(to_py)
     }
 
+    /// Waits until durable; raises TimeoutError, or what the writer met.
     #[pyo3(signature = (timeout_s = None))]
-    fn wait(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<PyCheckpointStats> {
+    fn wait(&self, py: Python<'_>, timeout_s: Option<Arg<f64>>) -> PyResult<PyCheckpointStats> {
+        let timeout_s = optional("timeout_s", timeout_s)?;
         let timeout = timeout_s
             .map(|seconds| {
                 Duration::try_from_secs_f64(seconds).map_err(|_| {
@@ -92,7 +106,7 @@ impl PyPendingCheckpoint {
     }
 }
 
-/// See `onceflow.CheckpointStats`.
+/// What a checkpoint cost.
 #[pyclass(name = "CheckpointStats", module = "onceflow._native", frozen)]
 pub(crate) struct PyCheckpointStats {
     stats: CheckpointStats,
@@ -165,10 +179,11 @@ impl PyCheckpointStats {
 /// Whether this build has crash points.
 pub(crate) const CRASH_POINTS: bool = cfg!(feature = "crash-points");
 
-/// See `onceflow._native.crash_point`.
+/// Kills, stops or holds here as the environment says; does nothing unless built with the feature.
 #[pyfunction]
-#[allow(unused_variables)]
-pub(crate) fn crash_point(name: &str) {
+pub(crate) fn crash_point(name: Arg<String>) -> PyResult<()> {
+    let _name = name.named("name")?;
     #[cfg(feature = "crash-points")]
-    onceflow_core::crash::hit(name);
+    onceflow_core::crash::hit(&_name);
+    Ok(())
 }

@@ -3,11 +3,11 @@
 use numpy::{IntoPyArray, PyReadonlyArray1};
 use onceflow_core::state::{Bytes, Column, ColumnData, ColumnType, Operand, Scalar};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyList, PyString};
+use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyFloat, PyInt, PyList, PyString};
 
 use crate::arrow;
 use crate::error::type_mismatch;
-use crate::keys::{byte_strings, contiguous, integers, numpy_array, unsigned};
+use crate::keys::{byte_strings, contiguous, integers, listed, numpy_array, unsigned};
 
 /// Values read from an argument; borrowed from numpy where that is possible.
 pub(crate) enum Values<'py> {
@@ -58,10 +58,10 @@ impl<'py> Values<'py> {
             return arrow::values("values", &array, column);
         }
         Ok(match column {
-            ColumnType::I64 => Self::I64(integers(values)?),
-            ColumnType::U64 => Self::U64(unsigned(values)?),
+            ColumnType::I64 => Self::I64(integers("values", values)?),
+            ColumnType::U64 => Self::U64(unsigned("values", values)?),
             ColumnType::U32 => Self::U32(
-                unsigned(values)?
+                unsigned("values", values)?
                     .into_iter()
                     .map(|value| {
                         u32::try_from(value).map_err(|_| {
@@ -72,16 +72,6 @@ impl<'py> Values<'py> {
             ),
             ColumnType::F64 => Self::F64(floats(values)?),
             ColumnType::F32 => {
-                let listed = values.is_instance_of::<PyList>();
-                let narrow = |value: f64| {
-                    let narrow = narrow(value)?;
-                    if listed || f64::from(narrow) == value || value.is_nan() {
-                        return Ok(narrow);
-                    }
-                    Err(type_mismatch(format!(
-                        "{value} is no float32; convert the array with astype(\"float32\")"
-                    )))
-                };
                 Self::F32(floats(values)?.into_iter().map(narrow).collect::<PyResult<_>>()?)
             }
             ColumnType::Bool => {
@@ -106,7 +96,8 @@ impl<'py> Values<'py> {
             ColumnType::F64 => Scalar::F64(1.0),
             other => {
                 return Err(type_mismatch(format!(
-                    "column {name:?} is {other:?} and cannot count; use an integer column"
+                    "column {name:?} is {} and cannot count; use an integer column",
+                    other.name()
                 )));
             }
         }))
@@ -211,25 +202,43 @@ fn scalar<'py>(column: ColumnType, value: &Bound<'py, PyAny>) -> PyResult<Option
     Ok(None)
 }
 
-/// The nearest f32 of a number that lies in its range.
+/// The f32 that is this number, or NaN.
 fn narrow(value: f64) -> PyResult<f32> {
     let narrow = value as f32;
-    if narrow.is_infinite() && value.is_finite() {
-        return Err(type_mismatch(format!("{value:e} is out of the range of f32; use f64")));
+    if f64::from(narrow) == value || value.is_nan() {
+        return Ok(narrow);
     }
-    Ok(narrow)
+    Err(type_mismatch(if narrow.is_infinite() {
+        format!("{value:e} is out of the range of f32; use f64")
+    } else {
+        format!("{value} is not exact as f32; round it with numpy.float32, or use f64")
+    }))
 }
 
+/// Numbers as f64, none of them rounded.
 fn floats(values: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
+    if let Some(list) = listed(values) {
+        let items = list.iter().enumerate();
+        return items
+            .map(|(index, item)| {
+                float(&item).map_err(|reason| {
+                    type_mismatch(format!("item {index} of the values is {reason}"))
+                })
+            })
+            .collect();
+    }
     let array = numpy_array(values, "fiu", "numbers")?;
     let floats = array.call_method1("astype", ("float64",))?;
     let kind: String = array.getattr("dtype")?.getattr("kind")?.extract()?;
     let item_bytes: usize = array.getattr("dtype")?.getattr("itemsize")?.extract()?;
     if kind != "f" || item_bytes > size_of::<f64>() {
-        // An integer above 2**53, or a longer float, may have no f64 of its own.
-        let exact = values.py().import("numpy")?.call_method1(
+        // An integer above 2**53, or a longer float, may have no f64 of its own. NaN is no number
+        // that could be rounded; the table refuses it.
+        let back = floats.call_method1("astype", (array.getattr("dtype")?,))?;
+        let exact = values.py().import("numpy")?.call_method(
             "array_equal",
-            (floats.call_method1("astype", (array.getattr("dtype")?,))?, &array),
+            (back, &array),
+            Some(&[("equal_nan", kind == "f")].into_py_dict(values.py())?),
         )?;
         if !exact.extract::<bool>()? {
             return Err(type_mismatch("a number is not exact as f64; round it, or use i64"));
@@ -237,6 +246,27 @@ fn floats(values: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
     }
     let floats: PyReadonlyArray1<'_, f64> = floats.extract()?;
     Ok(floats.as_array().to_vec())
+}
+
+/// A number of Python or numpy as f64; or what it is, if it is none or would be rounded.
+fn float(value: &Bound<'_, PyAny>) -> Result<f64, String> {
+    if let Ok(float) = value.cast::<PyFloat>() {
+        return Ok(float.value());
+    }
+    let kind = value.get_type().name().map_or_else(|_| "value".into(), |name| name.to_string());
+    let is_integer = value.is_instance_of::<PyInt>() && !value.is_instance_of::<PyBool>();
+    if !is_integer && !is_numpy_number(value) {
+        return Err(format!("of type {kind}, not a number"));
+    }
+    match value.extract::<f64>() {
+        Ok(float) if float.is_nan() || value.eq(float).unwrap_or(false) => Ok(float),
+        _ => Err(format!("{value}, which is not exact as a float; round it, or use i64")),
+    }
+}
+
+fn is_numpy_number(value: &Bound<'_, PyAny>) -> bool {
+    let kind = value.getattr("dtype").and_then(|dtype| dtype.getattr("kind"));
+    kind.and_then(|kind| kind.extract::<String>()).is_ok_and(|kind| "fiu".contains(&kind))
 }
 
 /// A column as Python sees it: a numpy array, or a list of bytes.

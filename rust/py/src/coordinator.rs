@@ -8,9 +8,29 @@ use onceflow_core::checkpoint::{
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
+use crate::args::{Arg, List};
 use crate::error::to_py;
 
-/// See `onceflow.CheckpointCoordinator`.
+/// One checkpoint at a time, from barrier to the sinks' commits: a pure state machine.
+///
+/// ``AwaitingTrigger`` → ``AwaitingAcknowledgements`` (all tasks) → ``AwaitingPrepares`` (all
+/// sinks) → ``AwaitingDecision`` (the store) → ``AwaitingSinkCommits`` → complete, which is
+/// ``AwaitingTrigger`` again. Until the decision is asked for, anything that fails aborts; from
+/// then on nothing does, and after the decision everything rolls forward: what cannot leads to
+/// ``AwaitingRecovery``, from which only a recovery and a new coordinator lead on.
+///
+/// Reports that come late (of an aborted or completed checkpoint) or twice change nothing.
+///
+/// Args:
+///     tasks: Names of the tasks that acknowledge, at least one.
+///     sinks: Names of the sinks that prepare and commit, maybe none.
+///     timeout_s: An undecided checkpoint is aborted this long after its trigger.
+///
+/// Raises:
+///     ConfigurationError: Names that repeat, no task, a time that is not finite.
+///     UnknownNameError: A report of a task or sink that does not exist.
+///     CheckpointStateError: A report that no correct peer sends in this state. An error
+///         changes nothing.
 #[pyclass(name = "CheckpointCoordinator", module = "onceflow._native", frozen)]
 pub(crate) struct PyCheckpointCoordinator {
     coordinator: Mutex<CheckpointCoordinator>,
@@ -26,82 +46,152 @@ impl PyCheckpointCoordinator {
 #[pymethods]
 impl PyCheckpointCoordinator {
     #[new]
-    #[pyo3(signature = (tasks, sinks, *, timeout_s = 600.0))]
-    fn new(tasks: Vec<String>, sinks: Vec<String>, timeout_s: f64) -> PyResult<Self> {
+    #[pyo3(
+        signature = (tasks, sinks, *, timeout_s = Arg::of(600.0)),
+        text_signature = "(tasks, sinks, *, timeout_s=600.0)",
+    )]
+    fn new(
+        tasks: Arg<List<String>>,
+        sinks: Arg<List<String>>,
+        timeout_s: Arg<f64>,
+    ) -> PyResult<Self> {
+        let List(tasks) = tasks.named("tasks")?;
+        let List(sinks) = sinks.named("sinks")?;
+        let timeout_s = timeout_s.named("timeout_s")?;
         let coordinator = CheckpointCoordinator::new(tasks, sinks, timeout_s).map_err(to_py)?;
         Ok(Self { coordinator: Mutex::new(coordinator) })
     }
 
+    /// Starts a checkpoint. Ids grow, also past those of aborted ones.
+    ///
+    /// Refused with CheckpointStateError while another one is under way.
     #[pyo3(signature = (checkpoint_id, *, now_s))]
-    fn trigger(&self, checkpoint_id: u64, now_s: f64) -> PyResult<Vec<PyCoordinatorEffect>> {
+    fn trigger(
+        &self,
+        checkpoint_id: Arg<u64>,
+        now_s: Arg<f64>,
+    ) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let checkpoint_id = checkpoint_id.named("checkpoint_id")?;
+        let now_s = now_s.named("now_s")?;
         self.step(Event::Trigger { checkpoint_id, now_s })
     }
 
+    /// A task's snapshot is taken. Past the timeout it comes too late.
     #[pyo3(signature = (task, checkpoint_id, *, now_s))]
     fn acknowledge(
         &self,
-        task: String,
-        checkpoint_id: u64,
-        now_s: f64,
+        task: Arg<String>,
+        checkpoint_id: Arg<u64>,
+        now_s: Arg<f64>,
     ) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let task = task.named("task")?;
+        let checkpoint_id = checkpoint_id.named("checkpoint_id")?;
+        let now_s = now_s.named("now_s")?;
         self.step(Event::Acknowledge { task, checkpoint_id, now_s })
     }
 
+    /// A task cannot take the snapshot.
     fn decline(
         &self,
-        task: String,
-        checkpoint_id: u64,
-        reason: String,
+        task: Arg<String>,
+        checkpoint_id: Arg<u64>,
+        reason: Arg<String>,
     ) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let task = task.named("task")?;
+        let checkpoint_id = checkpoint_id.named("checkpoint_id")?;
+        let reason = reason.named("reason")?;
         self.step(Event::Decline { task, checkpoint_id, reason })
     }
 
+    /// A task is done for good: it counts as acknowledged, now and from now on.
     #[pyo3(signature = (task, *, now_s))]
-    fn task_finished(&self, task: String, now_s: f64) -> PyResult<Vec<PyCoordinatorEffect>> {
+    fn task_finished(
+        &self,
+        task: Arg<String>,
+        now_s: Arg<f64>,
+    ) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let task = task.named("task")?;
+        let now_s = now_s.named("now_s")?;
         self.step(Event::TaskFinished { task, now_s })
     }
 
-    fn prepared(&self, sink: String, checkpoint_id: u64) -> PyResult<Vec<PyCoordinatorEffect>> {
+    /// A sink's output is durable, and invisible.
+    fn prepared(
+        &self,
+        sink: Arg<String>,
+        checkpoint_id: Arg<u64>,
+    ) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let sink = sink.named("sink")?;
+        let checkpoint_id = checkpoint_id.named("checkpoint_id")?;
         self.step(Event::Prepared { sink, checkpoint_id })
     }
 
     fn prepare_failed(
         &self,
-        sink: String,
-        checkpoint_id: u64,
-        reason: String,
+        sink: Arg<String>,
+        checkpoint_id: Arg<u64>,
+        reason: Arg<String>,
     ) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let sink = sink.named("sink")?;
+        let checkpoint_id = checkpoint_id.named("checkpoint_id")?;
+        let reason = reason.named("reason")?;
         self.step(Event::PrepareFailed { sink, checkpoint_id, reason })
     }
 
-    fn decided(&self, checkpoint_id: u64) -> PyResult<Vec<PyCoordinatorEffect>> {
+    /// The decision record is durable.
+    fn decided(&self, checkpoint_id: Arg<u64>) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let checkpoint_id = checkpoint_id.named("checkpoint_id")?;
         self.step(Event::Decided { checkpoint_id })
     }
 
-    #[pyo3(signature = (checkpoint_id, reason, *, indefinite = true))]
+    /// The store failed.
+    ///
+    /// ``indefinite``: the record may be durable nevertheless (a failed sync), so the job must
+    /// stop and recover. Pass False only if the store is sure that nothing became durable (it
+    /// refused before it wrote): then the checkpoint is aborted and the job goes on.
+    #[pyo3(
+        signature = (checkpoint_id, reason, *, indefinite = Arg::of(true)),
+        text_signature = "($self, checkpoint_id, reason, *, indefinite=True)",
+    )]
     fn decision_failed(
         &self,
-        checkpoint_id: u64,
-        reason: String,
-        indefinite: bool,
+        checkpoint_id: Arg<u64>,
+        reason: Arg<String>,
+        indefinite: Arg<bool>,
     ) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let checkpoint_id = checkpoint_id.named("checkpoint_id")?;
+        let reason = reason.named("reason")?;
+        let indefinite = indefinite.named("indefinite")?;
         self.step(Event::DecisionFailed { checkpoint_id, reason, indefinite })
     }
 
-    fn committed(&self, sink: String, checkpoint_id: u64) -> PyResult<Vec<PyCoordinatorEffect>> {
+    /// A sink's output is visible.
+    fn committed(
+        &self,
+        sink: Arg<String>,
+        checkpoint_id: Arg<u64>,
+    ) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let sink = sink.named("sink")?;
+        let checkpoint_id = checkpoint_id.named("checkpoint_id")?;
         self.step(Event::Committed { sink, checkpoint_id })
     }
 
+    /// A sink could not commit: ``fail``, and the recovery commits again.
     fn commit_failed(
         &self,
-        sink: String,
-        checkpoint_id: u64,
-        reason: String,
+        sink: Arg<String>,
+        checkpoint_id: Arg<u64>,
+        reason: Arg<String>,
     ) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let sink = sink.named("sink")?;
+        let checkpoint_id = checkpoint_id.named("checkpoint_id")?;
+        let reason = reason.named("reason")?;
         self.step(Event::CommitFailed { sink, checkpoint_id, reason })
     }
 
-    fn tick(&self, now_s: f64) -> PyResult<Vec<PyCoordinatorEffect>> {
+    /// Aborts a checkpoint whose decision was not asked for within its timeout.
+    fn tick(&self, now_s: Arg<f64>) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let now_s = now_s.named("now_s")?;
         self.step(Event::Tick { now_s })
     }
 
@@ -110,6 +200,7 @@ impl PyCheckpointCoordinator {
         self.coordinator.lock().state()
     }
 
+    /// The checkpoint under way, or the one that needs a recovery.
     #[getter]
     fn checkpoint_id(&self) -> Option<u64> {
         self.coordinator.lock().checkpoint_id()
@@ -121,7 +212,11 @@ impl PyCheckpointCoordinator {
     }
 }
 
-/// What the caller of a coordinator must do.
+/// What the caller must do, in order.
+///
+/// ``kind``: ``inject_barrier``, ``prepare_sinks``, ``decide``, ``commit_sink`` (``sink``),
+/// ``complete``, ``abort`` (``reason``: tell all tasks and all sinks, also those that are still
+/// preparing), ``fail`` (``reason``: the job must stop and recover).
 #[pyclass(name = "CoordinatorEffect", module = "onceflow._native", frozen)]
 pub(crate) struct PyCoordinatorEffect {
     effect: Effect,
@@ -179,25 +274,56 @@ impl PyCoordinatorEffect {
     }
 }
 
-/// What an exact recovery must do, see `onceflow_core::checkpoint::recovery_plan`.
+/// What an exact recovery must do. Raise the epoch and fence the sinks before asking them.
+///
+/// Args:
+///     restored: The checkpoint that state was restored from; None if there is none.
+///     decided_after: Newer ones whose decision can be read though their state cannot.
+///     applied: By sink, the newest checkpoint it has applied: 0 if none (ids start at 1),
+///         None if it cannot tell.
+///     replayable_to_position: Every source can be read from the restored positions to exactly
+///         those of a later checkpoint, and the dataflow is deterministic.
+///     unreadable: Newer ones of whose decision record nothing but the id is known.
+///
+/// Raises:
+///     ConfigurationError: Facts that contradict each other.
 #[pyfunction]
 #[pyo3(
     name = "recovery_plan",
-    signature = (*, restored, decided_after, applied, replayable_to_position, unreadable = vec![])
+    signature = (
+        *,
+        restored,
+        decided_after,
+        applied,
+        replayable_to_position,
+        unreadable = Arg::of(List(Vec::new())),
+    ),
+    text_signature =
+        "(*, restored, decided_after, applied, replayable_to_position, unreadable=())"
 )]
 pub(crate) fn py_recovery_plan(
-    restored: Option<u64>,
-    decided_after: Vec<u64>,
-    applied: BTreeMap<String, Option<u64>>,
-    replayable_to_position: bool,
-    unreadable: Vec<u64>,
+    restored: Arg<Option<u64>>,
+    decided_after: Arg<List<u64>>,
+    applied: Arg<BTreeMap<String, Option<u64>>>,
+    replayable_to_position: Arg<bool>,
+    unreadable: Arg<List<u64>>,
 ) -> PyResult<PyRecoveryPlan> {
-    let facts =
-        RecoveryFacts { restored, decided_after, unreadable, applied, replayable_to_position };
+    let facts = RecoveryFacts {
+        restored: restored.named("restored")?,
+        decided_after: decided_after.named("decided_after")?.0,
+        unreadable: unreadable.named("unreadable")?.0,
+        applied: applied.named("applied")?,
+        replayable_to_position: replayable_to_position.named("replayable_to_position")?,
+    };
     Ok(PyRecoveryPlan { plan: recovery_plan(&facts).map_err(to_py)? })
 }
 
-/// What an exact recovery must do.
+/// What to do, in this order: ``abort``, ``roll_forward``, then what ``kind`` says.
+///
+/// ``kind``: ``resume`` (go on from the restored checkpoint), ``replay_suppressed`` (read on to
+/// exactly the positions of checkpoint ``until`` with outputs suppressed, then go on), ``stop``
+/// (``reason``: no exact recovery is possible, a person must choose). After a crash in the
+/// middle, ask for a new plan.
 #[pyclass(name = "RecoveryPlan", module = "onceflow._native", frozen)]
 pub(crate) struct PyRecoveryPlan {
     plan: RecoveryPlan,
@@ -214,6 +340,7 @@ impl PyRecoveryPlan {
         }
     }
 
+    /// Ids whose staged outputs every sink must commit again, ascending (idempotent).
     #[getter]
     fn roll_forward(&self) -> Vec<u64> {
         match &self.plan {
@@ -223,6 +350,7 @@ impl PyRecoveryPlan {
         }
     }
 
+    /// Ids to give up for good: drop their records durably, then abort them in the sinks.
     #[getter]
     fn abort(&self) -> Vec<u64> {
         match &self.plan {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
+use onceflow_core::backend::Backend;
 use onceflow_core::sequence::{
     Batches, DedupeMode, Deduplicator, DeduplicatorOptions, Order, VerdictCode, Verdicts,
 };
@@ -11,25 +12,48 @@ use onceflow_core::{Error, ErrorKind};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
+use crate::args::{Arg, optional};
 use crate::error::{invalid_argument, to_py};
+use crate::keys::as_array;
 
-/// See `onceflow.Deduplicator`.
+/// Tells apart what idempotent producers send for the first time and what they send again.
+///
+/// Each batch carries a producer's id, its epoch and a range of sequences; the verdict says whether
+/// it may be applied. A new one knows no producer.
+///
+/// Args:
+///     mode: ``"strict"``: an unknown producer must begin at sequence 0. ``"compatible"``: it may
+///         begin anywhere, as with Kafka's brokers.
+///     window: What is remembered of each producer: the last batches (ordered) or the sequences up
+///         to the highest one (unordered), at most 2**20.
+///     order: ``"ordered"``: each batch must follow the one before. ``"unordered"``: batches may
+///         overtake one another inside the window.
+///     max_producers: Beyond it new producers are refused; live ones are never forgotten.
+///     expiry_s: A producer from which nothing was accepted for so long counts as unknown. None:
+///         never.
+///
+/// Raises:
+///     ConfigurationError: A setting that cannot be.
 #[pyclass(name = "Deduplicator", module = "onceflow._native", frozen)]
 pub(crate) struct PyDeduplicator {
-    /// Shared with the state backend that writes its changes, if there is one. Locked with the
-    /// GIL released.
+    /// Locked with the GIL released.
     shared: Arc<Mutex<Deduplicator>>,
+    /// What writes its changes, if it is not on its own.
+    backend: Option<Backend>,
 }
 
 /// Settings by their names in Python.
 pub(crate) fn options(
-    mode: &str,
-    window: usize,
-    order: &str,
-    max_producers: usize,
-    expiry_s: Option<f64>,
+    mode: Arg<String>,
+    window: Arg<usize>,
+    order: Arg<String>,
+    max_producers: Arg<usize>,
+    expiry_s: Option<Arg<f64>>,
 ) -> PyResult<DeduplicatorOptions> {
-    let mode = match mode {
+    let window = window.named("window")?;
+    let max_producers = max_producers.named("max_producers")?;
+    let expiry_s = optional("expiry_s", expiry_s)?;
+    let mode = match mode.named("mode")?.as_str() {
         "strict" => DedupeMode::Strict,
         "compatible" => DedupeMode::Compatible,
         other => {
@@ -38,7 +62,7 @@ pub(crate) fn options(
             )));
         }
     };
-    let order = match order {
+    let order = match order.named("order")?.as_str() {
         "ordered" => Order::Ordered,
         "unordered" => Order::Unordered,
         other => {
@@ -52,8 +76,23 @@ pub(crate) fn options(
 
 impl PyDeduplicator {
     /// One that a state backend keeps.
-    pub(crate) fn shared(shared: Arc<Mutex<Deduplicator>>) -> Self {
-        Self { shared }
+    pub(crate) fn of(backend: Backend, shared: Arc<Mutex<Deduplicator>>) -> Self {
+        Self { shared, backend: Some(backend) }
+    }
+
+    /// Works on it, unless it belongs to a backend that would not keep the outcome.
+    fn with<R: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut Deduplicator) -> onceflow_core::Result<R> + Send,
+    ) -> PyResult<R> {
+        py.detach(|| {
+            if let Some(backend) = &self.backend {
+                backend.check_open()?;
+            }
+            work(&mut self.shared.lock())
+        })
+        .map_err(to_py)
     }
 }
 
@@ -62,24 +101,34 @@ impl PyDeduplicator {
     #[new]
     #[pyo3(signature = (
         *,
-        mode = "strict",
-        window = 5,
-        order = "ordered",
-        max_producers = 1_000_000,
+        mode = Arg::of("strict".to_owned()),
+        window = Arg::of(5),
+        order = Arg::of("ordered".to_owned()),
+        max_producers = Arg::of(1_000_000),
         expiry_s = None,
-    ))]
+    ), text_signature = "(*, mode='strict', window=5, order='ordered', max_producers=1000000, \
+        expiry_s=None)")]
     fn new(
-        mode: &str,
-        window: usize,
-        order: &str,
-        max_producers: usize,
-        expiry_s: Option<f64>,
+        mode: Arg<String>,
+        window: Arg<usize>,
+        order: Arg<String>,
+        max_producers: Arg<usize>,
+        expiry_s: Option<Arg<f64>>,
     ) -> PyResult<Self> {
         let options = options(mode, window, order, max_producers, expiry_s)?;
         let deduplicator = Deduplicator::new(options).map_err(to_py)?;
-        Ok(Self { shared: Arc::new(Mutex::new(deduplicator)) })
+        Ok(Self { shared: Arc::new(Mutex::new(deduplicator)), backend: None })
     }
 
+    /// Judges batches in order, each seeing those before it, then applies what was accepted.
+    ///
+    /// All columns are integers, one value a batch, or one for all: ids (any int64 but -1), epochs
+    /// (0 or more), sequences (0 to 2**31 - 1, wrapping to 0), positions (any int64; returned for
+    /// a duplicate). ``now_s`` is the time for expiry, in seconds.
+    ///
+    /// Raises:
+    ///     CapacityExceededError: More than ``max_producers`` live producers. Nothing was applied.
+    ///     ConfigurationError, LengthMismatchError, TypeMismatchError: Columns that cannot be.
     #[pyo3(signature = (
         producer_ids,
         producer_epochs,
@@ -87,8 +136,9 @@ impl PyDeduplicator {
         last_sequences,
         *,
         positions = None,
-        now_s = 0.0,
-    ))]
+        now_s = Arg::of(0.0),
+    ), text_signature = "($self, producer_ids, producer_epochs, first_sequences, last_sequences, \
+        *, positions=None, now_s=0.0)")]
     #[allow(clippy::too_many_arguments)]
     fn check_many(
         &self,
@@ -98,8 +148,9 @@ impl PyDeduplicator {
         first_sequences: &Bound<'_, PyAny>,
         last_sequences: &Bound<'_, PyAny>,
         positions: Option<&Bound<'_, PyAny>>,
-        now_s: f64,
+        now_s: Arg<f64>,
     ) -> PyResult<PyVerdicts> {
+        let now_s = now_s.named("now_s")?;
         let ids = Column::<i64>::read("producer_ids", producer_ids)?;
         let epochs = Column::<i64>::read("producer_epochs", producer_epochs)?;
         let firsts = Column::<i32>::read("first_sequences", first_sequences)?;
@@ -113,32 +164,47 @@ impl PyDeduplicator {
         let (ids, epochs) = (ids.values(rows)?, epochs.values(rows)?);
         let (firsts, lasts) = (firsts.values(rows)?, lasts.values(rows)?);
         let positions = positions.as_ref().map(|column| column.values(rows)).transpose()?;
-        let verdicts = py.detach(|| {
+        let verdicts = self.with(py, |deduplicator| {
             let batches = Batches::new(&ids, &epochs, &firsts, &lasts, positions.as_deref())?;
-            self.shared.lock().check_many(&batches, now_s)
-        });
-        Ok(PyVerdicts::new(py, verdicts.map_err(to_py)?))
+            deduplicator.check_many(&batches, now_s)
+        })?;
+        Ok(PyVerdicts::new(py, verdicts))
     }
 
-    fn __len__(&self, py: Python<'_>) -> usize {
-        py.detach(|| self.shared.lock().len())
+    /// Producers remembered.
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.with(py, |deduplicator| Ok(deduplicator.len()))
     }
 
-    fn snapshot(&self, py: Python<'_>) -> Cow<'static, [u8]> {
-        Cow::Owned(py.detach(|| self.shared.lock().snapshot()))
+    /// Everything that is remembered, as one checksummed blob.
+    fn snapshot(&self, py: Python<'_>) -> PyResult<Cow<'static, [u8]>> {
+        self.with(py, |deduplicator| Ok(Cow::Owned(deduplicator.snapshot())))
     }
 
-    #[pyo3(signature = (snapshot, *, now_s = 0.0))]
-    fn restore(&self, py: Python<'_>, snapshot: &[u8], now_s: f64) -> PyResult<()> {
-        py.detach(|| self.shared.lock().restore(snapshot, now_s)).map_err(to_py)
+    /// Replaces everything by a snapshot, without the producers that expired by ``now_s``.
+    ///
+    /// Restore the input position of the same moment with it.
+    ///
+    /// Raises:
+    ///     StoreCorruptError: Empty, truncated or damaged. Nothing was restored.
+    ///     StoreMismatchError: Written by a deduplicator of the other ``order``.
+    #[pyo3(
+        signature = (snapshot, *, now_s = Arg::of(0.0)),
+        text_signature = "($self, snapshot, *, now_s=0.0)",
+    )]
+    fn restore(&self, py: Python<'_>, snapshot: Arg<Vec<u8>>, now_s: Arg<f64>) -> PyResult<()> {
+        let (snapshot, now_s) = (snapshot.named("snapshot")?, now_s.named("now_s")?);
+        self.with(py, |deduplicator| deduplicator.restore(&snapshot, now_s))
     }
 
-    fn expire(&self, py: Python<'_>, now_s: f64) -> PyResult<usize> {
-        py.detach(|| self.shared.lock().expire(now_s)).map_err(to_py)
+    /// Forgets the expired producers; says how many.
+    fn expire(&self, py: Python<'_>, now_s: Arg<f64>) -> PyResult<usize> {
+        let now_s = now_s.named("now_s")?;
+        self.with(py, |deduplicator| deduplicator.expire(now_s))
     }
 }
 
-/// See `onceflow.Verdicts`.
+/// One verdict a batch, as arrays. Only ``ACCEPT`` may be applied.
 #[pyclass(name = "Verdicts", module = "onceflow._native", frozen)]
 pub(crate) struct PyVerdicts {
     codes: Py<PyArray1<u8>>,
@@ -174,6 +240,8 @@ impl PyVerdicts {
         self.codes.clone_ref(py)
     }
 
+    /// Duplicate: the original position, -1 without one (an unordered window keeps none).
+    /// Gap: the sequence expected. Fenced: the current epoch. Else -1.
     #[getter]
     fn details(&self, py: Python<'_>) -> Py<PyArray1<i64>> {
         self.details.clone_ref(py)
@@ -246,8 +314,7 @@ fn as_int64<'py>(name: &str, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, 
         let text = format!("{name}: {got}; give integers: an array, a list, or one for all");
         to_py(Error::new(ErrorKind::TypeMismatch, text))
     };
-    let numpy = values.py().import("numpy")?;
-    let array = numpy.call_method1("asarray", (values,))?;
+    let array = as_array(values)?;
     let dimensions: usize = array.getattr("ndim")?.extract()?;
     let kind: String = array.getattr("dtype")?.getattr("kind")?.extract()?;
     let size: usize = array.getattr("size")?.extract()?;

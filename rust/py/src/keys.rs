@@ -4,9 +4,11 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, UInt64Type};
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
 use onceflow_core::state::{Bytes, KeyPart, KeyType, Keys, KeysBuf};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
+use crate::args::Readable;
 use crate::arrow;
 use crate::error::{length_mismatch, type_mismatch};
 
@@ -25,13 +27,13 @@ impl<'py> KeyBatch<'py> {
                 if let Some(array) = contiguous::<i64>(keys)? {
                     return Ok(Self::ArrayI64(array));
                 }
-                Ok(Self::Owned(KeysBuf::I64(integers(keys)?)))
+                Ok(Self::Owned(KeysBuf::I64(integers("keys", keys)?)))
             }
             KeyType::U64 => {
                 if let Some(array) = contiguous::<u64>(keys)? {
                     return Ok(Self::ArrayU64(array));
                 }
-                Ok(Self::Owned(KeysBuf::U64(unsigned(keys)?)))
+                Ok(Self::Owned(KeysBuf::U64(unsigned("keys", keys)?)))
             }
             KeyType::Bytes | KeyType::Str => {
                 let (offsets, data) = byte_strings("keys", keys, Some(*key == KeyType::Str))?;
@@ -82,22 +84,13 @@ pub(crate) fn contiguous<'py, T: numpy::Element>(
 }
 
 /// Integers of any kind that fit into an i64.
-pub(crate) fn integers(values: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
+pub(crate) fn integers(what: &str, values: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
     if let Some(array) = arrow::read(values)? {
-        let array = arrow::cast("keys", &array, &arrow_schema::DataType::Int64)?;
+        let array = arrow::cast(what, &array, &arrow_schema::DataType::Int64)?;
         return Ok(array.as_primitive::<Int64Type>().values().to_vec());
     }
-    if let Ok(list) = values.cast::<PyList>() {
-        let exact: PyResult<Vec<i64>> = list
-            .iter()
-            .map(|item| {
-                if item.is_instance_of::<pyo3::types::PyBool>() {
-                    return Err(type_mismatch("a bool is no integer"));
-                }
-                item.extract()
-            })
-            .collect();
-        return exact.map_err(|error| wrong_item("i64", list, &error));
+    if let Some(list) = listed(values) {
+        return items(what, &list);
     }
     let array = numpy_array(values, "iu", "integers")?;
     if array.getattr("dtype")?.getattr("kind")?.extract::<String>()? == "u"
@@ -111,14 +104,13 @@ pub(crate) fn integers(values: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
 }
 
 /// Integers of any kind that fit into a u64.
-pub(crate) fn unsigned(values: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+pub(crate) fn unsigned(what: &str, values: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     if let Some(array) = arrow::read(values)? {
-        let array = arrow::cast("keys", &array, &arrow_schema::DataType::UInt64)?;
+        let array = arrow::cast(what, &array, &arrow_schema::DataType::UInt64)?;
         return Ok(array.as_primitive::<UInt64Type>().values().to_vec());
     }
-    if let Ok(list) = values.cast::<PyList>() {
-        let exact: PyResult<Vec<u64>> = list.iter().map(|item| item.extract()).collect();
-        return exact.map_err(|error| wrong_item("u64", list, &error));
+    if let Some(list) = listed(values) {
+        return items(what, &list);
     }
     let array = numpy_array(values, "iu", "integers")?;
     if array.getattr("dtype")?.getattr("kind")?.extract::<String>()? == "i"
@@ -131,6 +123,40 @@ pub(crate) fn unsigned(values: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     Ok(array.as_array().to_vec())
 }
 
+/// A list, or a tuple as one: numpy would find one type for all items and bend them to it.
+pub(crate) fn listed<'py>(values: &Bound<'py, PyAny>) -> Option<Bound<'py, PyList>> {
+    match values.cast::<PyTuple>() {
+        Ok(tuple) => Some(tuple.to_list()),
+        Err(_) => values.cast::<PyList>().ok().cloned(),
+    }
+}
+
+/// Items of a list, each an integer that the type holds.
+pub(crate) fn items<T: Readable>(what: &str, list: &Bound<'_, PyList>) -> PyResult<Vec<T>> {
+    let read = |(index, item): (usize, Bound<'_, PyAny>)| {
+        T::read(&item)
+            .map_err(|reason| type_mismatch(format!("item {index} of the {what} is {reason}")))
+    };
+    list.iter().enumerate().map(read).collect()
+}
+
+/// `values` as a numpy array of whatever type numpy finds.
+pub(crate) fn as_array<'py>(values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = values.py();
+    py.import("numpy")?.call_method1("asarray", (values,)).map_err(|error| {
+        // Rows of different lengths, and numbers that no type holds.
+        let refused = error.is_instance_of::<PyValueError>(py)
+            || error.is_instance_of::<PyTypeError>(py)
+            || error.is_instance_of::<PyOverflowError>(py);
+        if refused {
+            let reason = error.value(py).to_string();
+            type_mismatch(format!("numpy makes no array of the values: {reason}"))
+        } else {
+            error
+        }
+    })
+}
+
 /// `values` as a one-dimensional numpy array whose kind is one of `kinds`.
 pub(crate) fn numpy_array<'py>(
     values: &Bound<'py, PyAny>,
@@ -140,8 +166,7 @@ pub(crate) fn numpy_array<'py>(
     if is_masked(values)? {
         return Err(type_mismatch("values are masked; filter them out or fill them"));
     }
-    let numpy = values.py().import("numpy")?;
-    let array = numpy.call_method1("asarray", (values,))?;
+    let array = as_array(values)?;
     let dimensions: usize = array.getattr("ndim")?.extract()?;
     if dimensions != 1 {
         return Err(type_mismatch(format!(
@@ -168,13 +193,6 @@ fn is_masked(values: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 fn no_batch(what: &str, values: &Bound<'_, PyAny>) -> PyErr {
     type_mismatch(format!("the {what} are {values}; give a list or an array, one for each record"))
-}
-
-fn wrong_item(expected: &str, list: &Bound<'_, PyList>, error: &PyErr) -> PyErr {
-    type_mismatch(format!(
-        "a list of {} values for type {expected} has one that does not fit: {error}",
-        list.len()
-    ))
 }
 
 /// Offsets and data of byte strings: `text` true for str, false for bytes, `None` for either.
@@ -247,8 +265,8 @@ enum Element {
 impl Element {
     fn read(key: &KeyType, values: &Bound<'_, PyAny>) -> PyResult<Self> {
         Ok(match key {
-            KeyType::I64 => Self::I64(integers(values)?),
-            KeyType::U64 => Self::U64(unsigned(values)?),
+            KeyType::I64 => Self::I64(integers("keys", values)?),
+            KeyType::U64 => Self::U64(unsigned("keys", values)?),
             _ => {
                 let text = *key == KeyType::Str;
                 let (offsets, data) = byte_strings("keys", values, Some(text))?;

@@ -1,6 +1,7 @@
 //! onceflow._native: conversion between Python and onceflow-core, nothing else.
 
 mod aligner;
+mod args;
 mod arrow;
 mod backend;
 mod checkpoint;

@@ -166,7 +166,7 @@ impl PyLogProducer {
                 (Some(narrow(number)?), None)
             }
             Some(numbers) => {
-                let numbers = unsigned(numbers)?.into_iter().map(narrow);
+                let numbers = unsigned("partition", numbers)?.into_iter().map(narrow);
                 (None, Some(numbers.collect::<PyResult<Vec<u32>>>()?))
             }
         };

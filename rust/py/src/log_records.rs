@@ -171,7 +171,7 @@ impl<'py> Times<'py> {
             let array = arrow::cast("timestamps", &array, &DataType::Int64)?;
             return Ok(Self::Owned(array.as_primitive::<Int64Type>().values().to_vec()));
         }
-        Ok(Self::Owned(integers(timestamps)?))
+        Ok(Self::Owned(integers("timestamps", timestamps)?))
     }
 }
 

@@ -6,6 +6,7 @@ use onceflow_core::state::{Column, ColumnType, KeyType, Op, Rows, Schema, Table,
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict, PyList, PyString, PyTuple};
 
+use crate::args::{self, Arg};
 use crate::arrow;
 use crate::columns::{self, Values};
 use crate::error::{invalid_argument, to_py, unknown_name};
@@ -14,7 +15,20 @@ use crate::keys::{self, KeyBatch};
 /// Batches from this size on release the GIL: below, releasing costs more than the work.
 const DETACH_ROWS: usize = 4096;
 
-/// See `onceflow.Table`.
+/// Keyed state: one row a key; whole batches at a time, from several threads if need be.
+///
+/// Keys and values are lists, numpy arrays of any layout and byte order, or Arrow arrays (pyarrow,
+/// polars and whatever else has ``__arrow_c_array__`` or ``__arrow_c_stream__``); tuple keys also a
+/// tuple of one such array for each element. A value may also be one scalar for the batch. They are
+/// converted to the table's types where that changes no value, and refused elsewhere: None and nulls
+/// (filter them out), masked values, floats for integers, bools for numbers, numbers out of range or
+/// not exact (0.1 in an f32 column: give ``numpy.float32(0.1)``), Arrow arrays that are not valid.
+///
+/// Every call on a batch raises, and then leaves the table as it was:
+///     TypeMismatchError, LengthMismatchError, UnknownNameError, ConfigurationError: What was given.
+///     StateOverflowError: A sum would leave the range of its column.
+///     NotANumberError: NaN, or an infinity in a sum.
+///     CapacityExceededError: The table would pass ``max_state_bytes``.
 #[pyclass(name = "Table", module = "onceflow._native", frozen)]
 pub(crate) struct PyTable {
     name: String,
@@ -35,6 +49,12 @@ impl PyTable {
         rows: usize,
         work: impl FnOnce(&mut Table) -> onceflow_core::Result<R> + Send,
     ) -> PyResult<R> {
+        // Before the lock, which another thread may have held when a child was forked.
+        self.backend.check_open().map_err(to_py)?;
+        let work = |table: &mut Table| {
+            table.check_in_use()?;
+            work(table)
+        };
         let quick = if rows < DETACH_ROWS { self.table.try_lock() } else { None };
         let result = match quick {
             Some(mut table) => {
@@ -88,7 +108,7 @@ impl PyTable {
     ) -> PyResult<()> {
         let mut updates = Vec::new();
         for (name, values) in values.into_iter().flatten() {
-            let name: String = name.extract()?;
+            let name: String = args::read("a column's name", &name)?;
             let (column, column_type) = self.column(&name)?;
             updates.push((column, op, Values::read(&name, column_type, &values)?));
         }
@@ -117,18 +137,23 @@ impl PyTable {
     }
 
     fn __repr__(&self) -> String {
-        format!("Table({:?}, {})", self.name, describe(&self.schema))
+        format!("Table({:?}, {})", self.name, self.schema)
     }
 
+    /// Several columns in one pass: ``{"sum": ("add", values), "count": ("count", None)}``.
+    ///
+    /// Operations: add, min, max, first, last (= put), count (adds one to an integer column for
+    /// each key; its values are None).
     fn update(
         &self,
         py: Python<'_>,
         keys: &Bound<'_, PyAny>,
-        updates: &Bound<'_, PyDict>,
+        updates: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
+        let updates = args::as_dict("updates", updates)?;
         let mut read = Vec::new();
         for (name, update) in updates {
-            let name: String = name.extract()?;
+            let name: String = args::read("a column's name", &name)?;
             let (op, values): (String, Bound<'_, PyAny>) = update.extract().map_err(|_| {
                 invalid_argument(format!(
                     "the update of column {name:?} must be a pair (operation, values)"
@@ -157,6 +182,7 @@ impl PyTable {
         self.apply(py, keys, read)
     }
 
+    /// Adds to number columns; a cell that was never set takes the value.
     #[pyo3(signature = (keys, /, **values))]
     fn add(
         &self,
@@ -167,6 +193,7 @@ impl PyTable {
         self.apply_all(py, keys, Op::Add, values)
     }
 
+    /// Keeps the least value of number columns.
     #[pyo3(signature = (keys, /, **values))]
     fn min(
         &self,
@@ -177,6 +204,7 @@ impl PyTable {
         self.apply_all(py, keys, Op::Min, values)
     }
 
+    /// Keeps the greatest value of number columns.
     #[pyo3(signature = (keys, /, **values))]
     fn max(
         &self,
@@ -187,6 +215,7 @@ impl PyTable {
         self.apply_all(py, keys, Op::Max, values)
     }
 
+    /// Sets cells that were never set.
     #[pyo3(signature = (keys, /, **values))]
     fn first(
         &self,
@@ -197,6 +226,7 @@ impl PyTable {
         self.apply_all(py, keys, Op::First, values)
     }
 
+    /// Sets cells; the last one of a key counts. The same as ``put``.
     #[pyo3(signature = (keys, /, **values))]
     fn last(
         &self,
@@ -207,6 +237,7 @@ impl PyTable {
         self.apply_all(py, keys, Op::Last, values)
     }
 
+    /// Sets cells; other columns of the row stay as they are.
     #[pyo3(signature = (keys, /, **values))]
     fn put(
         &self,
@@ -217,11 +248,14 @@ impl PyTable {
         self.apply_all(py, keys, Op::Last, values)
     }
 
-    fn count(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, column: &str) -> PyResult<()> {
-        let (index, column_type) = self.column(column)?;
-        self.apply(py, keys, vec![(index, Op::Add, Values::one(column, column_type)?)])
+    /// Adds one to an integer column (or f64) for each key.
+    fn count(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, column: Arg<String>) -> PyResult<()> {
+        let column = column.named("column")?;
+        let (index, column_type) = self.column(&column)?;
+        self.apply(py, keys, vec![(index, Op::Add, Values::one(&column, column_type)?)])
     }
 
+    /// One row a key in the order of ``keys``; ``found`` says which are there.
     fn get(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<PyBatch> {
         let batch = KeyBatch::read(&self.schema.key, keys)?;
         let rows = batch.len()?;
@@ -230,6 +264,8 @@ impl PyTable {
         Ok(self.batch(Rows { keys: keys::owned(borrowed), columns }, Some(found)))
     }
 
+    /// The rows of those keys that are there, each once, in the order in which the keys first occur; and the index
+    /// in ``keys`` of each one's first occurrence.
     fn get_distinct<'py>(
         &self,
         py: Python<'py>,
@@ -241,17 +277,19 @@ impl PyTable {
         Ok((self.batch(rows, None), indices.into_pyarray(py)))
     }
 
+    /// One value a key of a bytes column; None where the key or the cell is missing.
     fn get_bytes<'py>(
         &self,
         py: Python<'py>,
         keys: &Bound<'py, PyAny>,
-        column: &str,
+        column: Arg<String>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let (index, column_type) = self.column(column)?;
+        let column = column.named("column")?;
+        let (index, column_type) = self.column(&column)?;
         if column_type != ColumnType::Bytes {
             return Err(crate::error::type_mismatch(format!(
                 "column {column:?} is {}, not bytes; use get",
-                type_name(column_type)
+                column_type.name()
             )));
         }
         let batch = self.get(py, keys)?;
@@ -267,6 +305,7 @@ impl PyTable {
         Ok(values)
     }
 
+    /// For each key whether it has a row.
     fn contains<'py>(
         &self,
         py: Python<'py>,
@@ -277,6 +316,7 @@ impl PyTable {
         Ok(self.with(py, rows, |table| table.contains(keys))?.into_pyarray(py))
     }
 
+    /// Removes rows; for each key whether there was one.
     fn delete<'py>(
         &self,
         py: Python<'py>,
@@ -287,32 +327,48 @@ impl PyTable {
         Ok(self.with(py, rows, |table| table.delete(keys))?.into_pyarray(py))
     }
 
-    #[pyo3(signature = (first_group = 0, end_group = None, *, sort = false))]
+    /// All rows of key groups ``first_group <= g < end_group``, in hash order, or sorted by key.
+    #[pyo3(
+        signature = (first_group = Arg::of(0), end_group = None, *, sort = Arg::of(false)),
+        text_signature = "($self, first_group=0, end_group=None, *, sort=False)",
+    )]
     fn scan(
         &self,
         py: Python<'_>,
-        first_group: u16,
-        end_group: Option<u16>,
-        sort: bool,
+        first_group: Arg<u16>,
+        end_group: Option<Arg<u16>>,
+        sort: Arg<bool>,
     ) -> PyResult<PyBatch> {
-        let groups = first_group..end_group.unwrap_or_else(|| self.backend.key_groups());
+        let first = first_group.named("first_group")?;
+        let all = self.backend.key_groups();
+        let end = args::optional("end_group", end_group)?.unwrap_or(all);
+        if first > end || end > all {
+            return Err(invalid_argument(format!(
+                "key groups {first} to {end} are no range of the {all} key groups"
+            )));
+        }
+        let groups = first..end;
+        let sort = sort.named("sort")?;
         let rows = self.with(py, usize::MAX, |table| {
             Ok(if sort { table.scan_sorted(groups) } else { table.scan(groups) })
         })?;
         Ok(self.batch(rows, None))
     }
 
-    fn drain_below(&self, py: Python<'_>, bound: i64) -> PyResult<PyBatch> {
+    /// Removes and returns the rows whose key (or its first element), an i64, is below ``bound``; sorted by key.
+    fn drain_below(&self, py: Python<'_>, bound: Arg<i64>) -> PyResult<PyBatch> {
+        let bound = bound.named("bound")?;
         let rows = self.with(py, usize::MAX, |table| table.drain_below(bound))?;
         Ok(self.batch(rows, None))
     }
 
+    /// Memory that the table holds, free slots included.
     fn memory_bytes(&self, py: Python<'_>) -> PyResult<usize> {
         self.with(py, 0, |table| Ok(table.memory_bytes()))
     }
 }
 
-/// See `onceflow.TableSchema`.
+/// Types of a table's key and columns.
 #[pyclass(name = "TableSchema", module = "onceflow._native", frozen, eq)]
 #[derive(PartialEq)]
 pub(crate) struct PyTableSchema {
@@ -324,8 +380,8 @@ impl PyTableSchema {
     #[getter]
     fn key<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(match &self.schema.key {
-            KeyType::Tuple(types) => PyTuple::new(py, types.iter().map(key_name))?.into_any(),
-            key => PyString::new(py, key_name(key)).into_any(),
+            KeyType::Tuple(types) => PyTuple::new(py, types.iter().map(KeyType::name))?.into_any(),
+            key => PyString::new(py, &key.name()).into_any(),
         })
     }
 
@@ -333,17 +389,17 @@ impl PyTableSchema {
     fn columns<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let columns = PyDict::new(py);
         for (name, column) in &self.schema.columns {
-            columns.set_item(name, type_name(*column))?;
+            columns.set_item(name, column.name())?;
         }
         Ok(columns)
     }
 
     fn __repr__(&self) -> String {
-        format!("TableSchema({})", describe(&self.schema))
+        format!("TableSchema({})", self.schema)
     }
 }
 
-/// See `onceflow.Batch`.
+/// Rows handed out by a table.
 #[pyclass(name = "Batch", module = "onceflow._native", frozen)]
 pub(crate) struct PyBatch {
     schema: Schema,
@@ -371,23 +427,26 @@ impl PyBatch {
         self.rows()
     }
 
+    /// numpy array (i64, u64), list of str/bytes, or list of tuples.
     #[getter]
     fn keys(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         keys::to_python(py, &self.schema.key, &self.rows.keys)
     }
 
+    /// For each element of the keys a numpy array (i64, u64) or a list of str or bytes.
     fn key_columns(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
         keys::elements(py, &self.schema.key, &self.rows.keys)
     }
 
-    fn slice(&self, start: usize, stop: usize) -> Self {
-        let stop = stop.min(self.rows());
-        let range = start.min(stop)..stop;
-        Self {
+    /// A copy of the rows ``start <= row < stop``.
+    fn slice(&self, start: Arg<usize>, stop: Arg<usize>) -> PyResult<Self> {
+        let stop = stop.named("stop")?.min(self.rows());
+        let range = start.named("start")?.min(stop)..stop;
+        Ok(Self {
             schema: self.schema.clone(),
             rows: self.rows.slice(range.clone()),
             found: self.found.as_ref().map(|found| found[range].to_vec()),
-        }
+        })
     }
 
     #[getter]
@@ -395,6 +454,7 @@ impl PyBatch {
         self.found.clone().unwrap_or_else(|| vec![true; self.rows()]).into_pyarray(py)
     }
 
+    /// numpy array for each fixed-width column, list of bytes for a bytes column.
     #[getter]
     fn columns<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let columns = PyDict::new(py);
@@ -404,15 +464,21 @@ impl PyBatch {
         Ok(columns)
     }
 
-    fn is_complete(&self, column: &str) -> PyResult<bool> {
-        Ok(self.column(column)?.validity.is_none())
+    /// True if no cell of the column is unset.
+    fn is_complete(&self, column: Arg<String>) -> PyResult<bool> {
+        Ok(self.column(&column.named("column")?)?.validity.is_none())
     }
 
-    fn validity<'py>(&self, py: Python<'py>, column: &str) -> PyResult<Bound<'py, PyArray1<bool>>> {
-        let validity = self.column(column)?.validity.clone();
+    fn validity<'py>(
+        &self,
+        py: Python<'py>,
+        column: Arg<String>,
+    ) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        let validity = self.column(&column.named("column")?)?.validity.clone();
         Ok(validity.unwrap_or_else(|| vec![true; self.rows()]).into_pyarray(py))
     }
 
+    /// A struct array: key column(s), then the columns; unset cells are null.
     #[pyo3(signature = (requested_schema = None))]
     fn __arrow_c_array__<'py>(
         &self,
@@ -426,7 +492,7 @@ impl PyBatch {
 /// A key type from its name, or from a sequence of names.
 pub(crate) fn key_type(key: &Bound<'_, PyAny>) -> PyResult<KeyType> {
     if let Ok(name) = key.cast::<PyString>() {
-        return match name.to_str()? {
+        return match name.to_string_lossy().as_ref() {
             "i64" => Ok(KeyType::I64),
             "u64" => Ok(KeyType::U64),
             "bytes" => Ok(KeyType::Bytes),
@@ -444,21 +510,11 @@ pub(crate) fn key_type(key: &Bound<'_, PyAny>) -> PyResult<KeyType> {
 
 /// A schema from names of types.
 pub(crate) fn schema(key: &Bound<'_, PyAny>, columns: &Bound<'_, PyAny>) -> PyResult<Schema> {
-    let columns = columns
-        .py()
-        .get_type::<PyDict>()
-        .call1((columns,))
-        .map_err(|_| {
-            invalid_argument(format!("{columns} are no columns: give a dict of name and type"))
-        })?
-        .cast_into::<PyDict>()?;
-    let columns = columns
+    let columns = args::as_dict("columns", columns)?
         .iter()
         .map(|(name, column)| {
-            let name = name
-                .extract()
-                .map_err(|_| invalid_argument(format!("{name} is no name of a column")))?;
-            let column = match column.str()?.to_str()? {
+            let name = args::read("a column's name", &name)?;
+            let column = match column.to_string().as_str() {
                 "i64" => ColumnType::I64,
                 "u64" => ColumnType::U64,
                 "f64" => ColumnType::F64,
@@ -477,42 +533,4 @@ pub(crate) fn schema(key: &Bound<'_, PyAny>, columns: &Bound<'_, PyAny>) -> PyRe
         })
         .collect::<PyResult<_>>()?;
     Ok(Schema { key: key_type(key)?, columns })
-}
-
-fn key_name(key: &KeyType) -> &'static str {
-    match key {
-        KeyType::I64 => "i64",
-        KeyType::U64 => "u64",
-        KeyType::Bytes => "bytes",
-        KeyType::Str => "str",
-        KeyType::Tuple(_) => "tuple",
-    }
-}
-
-fn type_name(column: ColumnType) -> &'static str {
-    match column {
-        ColumnType::I64 => "i64",
-        ColumnType::U64 => "u64",
-        ColumnType::F64 => "f64",
-        ColumnType::F32 => "f32",
-        ColumnType::U32 => "u32",
-        ColumnType::Bool => "bool",
-        ColumnType::Bytes => "bytes",
-    }
-}
-
-fn describe(schema: &Schema) -> String {
-    let key = match &schema.key {
-        KeyType::Tuple(types) => {
-            let names: Vec<&str> = types.iter().map(key_name).collect();
-            format!("({})", names.join(", "))
-        }
-        key => key_name(key).to_owned(),
-    };
-    let columns: Vec<String> = schema
-        .columns
-        .iter()
-        .map(|(name, column)| format!("{name}: {}", type_name(*column)))
-        .collect();
-    format!("key={key}, columns={{{}}}", columns.join(", "))
 }

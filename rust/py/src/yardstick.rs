@@ -4,7 +4,19 @@ use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 
-/// See `onceflow._native._bare_update_loop`.
+/// The yardstick of the benchmarks, of no other use: sum and count in an array indexed by the key.
+///
+/// What any keyed update does at least, without hashing, a growing table, dirty tracking or
+/// checks for overflow: a random read, a change and a write. Contiguous arrays.
+///
+/// Args:
+///     keys: Numbers of cells.
+///     values: One a key.
+///     cells: Two words a cell: the bits of the sum (float64), and the count.
+///
+/// Raises:
+///     IndexError: No such cell. Those before it are updated.
+///     ValueError: Lengths that do not match.
 #[pyfunction]
 #[pyo3(name = "_bare_update_loop")]
 pub(crate) fn bare_update_loop(

@@ -43,6 +43,9 @@ use alignment::Alignment;
 use held_back::{Event, HeldBack};
 use tracker::Tracker;
 
+/// Most channels of one aligner: it keeps a queue for each.
+pub const MAX_CHANNELS: usize = 1 << 20;
+
 /// What happens to a channel between its barrier and the last channel's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -110,10 +113,10 @@ impl<T> Aligner<T> {
     /// An aligner before its first event. `InvalidArgument` without a channel.
     pub fn new(options: AlignerOptions) -> Result<Self> {
         let AlignerOptions { channels, mode, max_buffered_bytes, finished_channels } = options;
-        if channels == 0 {
+        if !(1..=MAX_CHANNELS).contains(&channels) {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
-                "an aligner needs at least 1 channel, got 0",
+                format!("an aligner has 1 to {MAX_CHANNELS} channels, got {channels}"),
             ));
         }
         let protocol = match mode {

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use crate::sequence::{Deduplicator, DeduplicatorOptions};
 use crate::snapshot::EncodeBuffers;
 use crate::state::{ColumnType, KeyType, KeysBuf, Schema, Table};
-use crate::store::{CheckpointRecord, Damage, Store, StoreOptions, StoreSize, forked};
+use crate::store::{CheckpointRecord, Damage, Store, StoreOptions, StoreSize, check_process};
 use crate::{Error, ErrorKind, Result};
 
 use lineage::Lineages;
@@ -125,6 +125,7 @@ struct Inner {
     recovery: Recovery,
     /// `None` after `close`.
     store: Mutex<Option<Arc<Store>>>,
+    closed: AtomicBool,
     tables: Mutex<Tables>,
     history: Mutex<History>,
     /// The choice that begins the lineage, until it is durable.
@@ -184,6 +185,7 @@ impl Backend {
                 max_state_bytes: options.max_state_bytes,
                 recovery,
                 store: Mutex::new(Some(Arc::new(store))),
+                closed: AtomicBool::new(false),
                 tables: Mutex::new(restored.tables),
                 history: Mutex::new(restored.history),
                 choice: Mutex::new(restored.choice),
@@ -260,19 +262,29 @@ impl Backend {
     }
 
     fn any_table(&self, name: &str, schema: &Schema) -> Result<SharedTable> {
-        self.store()?;
+        self.check_open()?;
         let inner = &self.inner;
         inner.tables.lock().get_or_create(name, schema, inner.key_groups, inner.max_state_bytes)
     }
 
     /// Names and schemas of all tables of the job, by name.
-    pub fn tables(&self) -> Vec<(String, Schema)> {
+    pub fn tables(&self) -> Result<Vec<(String, Schema)>> {
+        self.check_open()?;
         let tables = self.inner.tables.lock();
-        tables
+        Ok(tables
             .iter()
             .filter(|entry| !entry.name.starts_with(RESERVED_PREFIX))
             .map(|entry| (entry.name.clone(), entry.schema.clone()))
-            .collect()
+            .collect())
+    }
+
+    /// What every handle of something in the backend asks before it is used: work on a table of a
+    /// closed backend, or in a child of the process, would be lost without a word.
+    ///
+    /// # Errors
+    /// `Closed`, `StoreForked`.
+    pub fn check_open(&self) -> Result<()> {
+        self.inner.check_open()
     }
 
     /// Forgets a table from the next checkpoint on. One that was cut with it has it: so this waits
@@ -281,7 +293,7 @@ impl Backend {
     /// # Errors
     /// `UnknownName`; `CheckpointState` while a checkpoint is neither committed nor aborted.
     pub fn drop_table(&self, name: &str) -> Result<()> {
-        self.store()?;
+        self.check_open()?;
         let active = self.inner.active.lock().clone();
         if let Some(active) = active {
             active.wait_until_settled()?;
@@ -289,7 +301,7 @@ impl Backend {
         if !name.starts_with(RESERVED_PREFIX) && self.inner.tables.lock().remove(name) {
             return Ok(());
         }
-        let known: Vec<String> = self.tables().into_iter().map(|(name, _)| name).collect();
+        let known: Vec<String> = self.tables()?.into_iter().map(|(name, _)| name).collect();
         Err(Error::new(ErrorKind::UnknownName, format!("no table {name:?}; there are {known:?}")))
     }
 
@@ -307,6 +319,7 @@ impl Backend {
         let table_name = format!("{RESERVED_PREFIX}dedupe__/{name}");
         let schema =
             Schema { key: KeyType::I64, columns: vec![("entry".to_owned(), ColumnType::Bytes)] };
+        self.check_open()?;
         if let Some(known) = self.inner.tables.lock().deduplicator(&table_name) {
             if *known.lock().options() == options {
                 return Ok(known);
@@ -341,7 +354,7 @@ impl Backend {
 
     #[cold]
     fn capture_slice(&self) {
-        if self.inner.pid != std::process::id() {
+        if self.inner.check_process().is_err() {
             return;
         }
         let Some(pending) = self.inner.active.lock().clone() else { return };
@@ -356,6 +369,7 @@ impl Backend {
     /// `CheckpointState` while one is open that was neither committed nor aborted, and errors of
     /// the store. An error of the checkpoint before is for those who wait for it.
     pub fn begin_checkpoint(&self, savepoint: Option<String>) -> Result<PendingCheckpoint> {
+        self.check_open()?;
         self.begin_lineage()?;
         let before = self.inner.active.lock().clone();
         if let Some(before) = before {
@@ -415,10 +429,10 @@ impl Backend {
     }
 
     /// Waits for the writer and releases the directory; a checkpoint that was not committed is
-    /// aborted. Closing twice is no error. In a forked child it does nothing: all of it is the
-    /// parent's.
+    /// aborted. Closing twice is no error. In a forked child it does nothing: all of it, the thread
+    /// that writes included, is the parent's.
     pub fn close(&self) -> Result<()> {
-        if self.inner.pid != std::process::id() {
+        if self.inner.check_process().is_err() {
             return Ok(());
         }
         let active = self.inner.active.lock().take();
@@ -428,6 +442,8 @@ impl Backend {
             pending.wait_until_settled()?;
         }
         let store = self.inner.store.lock().take();
+        self.inner.closed.store(true, Ordering::Release);
+        *self.inner.tables.lock() = Tables::default();
         match store.map(Arc::try_unwrap) {
             None => Ok(()),
             Some(Ok(store)) => store.close(),
@@ -443,15 +459,24 @@ impl Backend {
 
 impl Inner {
     fn store(&self) -> Result<Arc<Store>> {
-        // Before any lock: one that a thread held in the moment of the fork is never released here.
-        if self.pid != std::process::id() {
-            return Err(forked(&self.directory, self.pid));
-        }
-        self.store.lock().clone().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Closed,
-                format!("the state backend of {} was closed", self.directory.display()),
-            )
-        })
+        self.check_process()?;
+        self.store.lock().clone().ok_or_else(|| self.closed())
+    }
+
+    fn check_open(&self) -> Result<()> {
+        self.check_process()?;
+        if self.closed.load(Ordering::Acquire) { Err(self.closed()) } else { Ok(()) }
+    }
+
+    /// Before any lock: another thread of the parent may have held it when this child was forked.
+    fn check_process(&self) -> Result<()> {
+        check_process(self.pid, &self.directory)
+    }
+
+    fn closed(&self) -> Error {
+        Error::new(
+            ErrorKind::Closed,
+            format!("the state backend of {} was closed; open it again", self.directory.display()),
+        )
     }
 }

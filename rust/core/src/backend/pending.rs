@@ -230,6 +230,7 @@ impl PendingCheckpoint {
     /// table that is made after all were frozen belongs to the next checkpoint.
     pub fn freeze(&self, tables: Option<&[&str]>) -> Result<()> {
         let Handle { inner, pending } = &*self.handle;
+        inner.check_open()?;
         let start = Instant::now();
         let mut draft = pending.open_draft()?;
         let entries: Vec<_> = {
@@ -286,18 +287,21 @@ impl PendingCheckpoint {
 
     /// Keeps bytes with the checkpoint, by name; a second value of a name replaces the first.
     pub fn put_blob(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        self.handle.inner.check_open()?;
         self.handle.pending.open_draft()?.blobs.insert(name.to_owned(), bytes);
         Ok(())
     }
 
     /// What a sink prepared.
     pub fn stage(&self, sink: &str, bytes: Vec<u8>) -> Result<()> {
+        self.handle.inner.check_open()?;
         self.handle.pending.open_draft()?.staged.insert(sink.to_owned(), bytes);
         Ok(())
     }
 
     /// Freezes all tables if they were not, and hands everything to the writer; returns at once.
     pub fn commit(&self, created_unix_ms: u64) -> Result<()> {
+        self.handle.inner.check_open()?;
         if !self.handle.pending.open_draft()?.is_cut {
             self.freeze(None)?;
         }
@@ -318,10 +322,13 @@ impl PendingCheckpoint {
         Ok(())
     }
 
-    /// Gives the checkpoint up; what was frozen counts as changed again. Aborting twice is no error.
+    /// Gives the checkpoint up; what was frozen counts as changed again. Aborting twice is no error,
+    /// and does nothing in a forked child: the checkpoint is the parent's.
     pub fn abort(&self) -> Result<()> {
         let pending = &self.handle.pending;
-        pending.check_process()?;
+        if pending.is_inherited() {
+            return Ok(());
+        }
         let mut draft = pending.draft.lock();
         match &draft.phase {
             Phase::Open => {

@@ -108,8 +108,8 @@ impl Tables {
             return Err(Error::new(
                 ErrorKind::SchemaMismatch,
                 format!(
-                    "table {name:?} exists with {:?}, and {schema:?} was asked for; use another \
-                     name, or drop the table first",
+                    "table {name:?} exists with {}, and {schema} was asked for; use another name, \
+                     or drop the table first",
                     entry.schema
                 ),
             ));
@@ -131,7 +131,10 @@ impl Tables {
     }
 
     pub(super) fn remove(&mut self, name: &str) -> bool {
-        self.entries.remove(name).is_some()
+        let Some(entry) = self.entries.remove(name) else { return false };
+        // For handles of it that somebody still has.
+        entry.table.lock().retire();
+        true
     }
 
     pub(super) fn deduplicator(&self, table: &str) -> Option<SharedDeduplicator> {

@@ -52,7 +52,7 @@ impl KeyType {
     }
 
     /// As in Python: `i64`, `(i64, str)`.
-    pub(crate) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match self {
             Self::I64 => "i64".into(),
             Self::U64 => "u64".into(),
@@ -88,7 +88,7 @@ pub enum ColumnType {
 
 impl ColumnType {
     /// As in Python.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::I64 => "i64",
             Self::U64 => "u64",
@@ -108,6 +108,18 @@ pub struct Schema {
     pub key: KeyType,
     /// Name and type of each column, at most 30.
     pub columns: Vec<(String, ColumnType)>,
+}
+
+impl std::fmt::Display for Schema {
+    /// As in Python: `key=i64, columns={n: i64}`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "key={}, columns={{", self.key.name())?;
+        for (index, (name, column)) in self.columns.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{name}: {}", column.name())?;
+        }
+        write!(f, "}}")
+    }
 }
 
 impl Schema {

@@ -32,6 +32,8 @@ pub struct Table {
     pub(super) rest: Rest,
     /// Bounds of what the columns hold, so that a sum can be known not to overflow.
     pub(super) bounds: Bounds,
+    /// It was dropped: what is still done to it would be lost.
+    retired: bool,
 }
 
 /// All of a table but the words of its slots: what a change to a row also changes.
@@ -87,6 +89,7 @@ impl Table {
             max_bytes,
             words: Words::zeroed(geometry.slots * geometry.stride)?,
             bounds: Bounds::new(&layout.schema),
+            retired: false,
             rest: Rest {
                 geometry,
                 slab: Slab::default(),
@@ -97,6 +100,21 @@ impl Table {
             },
             layout,
         })
+    }
+
+    /// From now on it is only held by handles: nobody captures it any more.
+    pub fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// `Closed` once it was dropped.
+    pub fn check_in_use(&self) -> Result<()> {
+        if self.retired {
+            let text =
+                format!("the table {:?} was dropped; ask the backend for a new one", self.name);
+            return Err(Error::new(ErrorKind::Closed, text));
+        }
+        Ok(())
     }
 
     /// Key and columns.

@@ -1,0 +1,50 @@
+"""``help()`` of the extension says what its stub says: the text is in the Rust sources, and the stub must not drift."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pydoc
+from pathlib import Path
+
+import pytest
+
+import onceflow
+from onceflow import _native
+
+STUB = ast.parse(Path(_native.__file__).with_name("_native.pyi").read_text(encoding="utf-8"))
+
+
+def documented():
+    """Name and docstring of each function, class, method and property of the stub."""
+    for node in STUB.body:
+        if isinstance(node, ast.FunctionDef) and node.name != "partition_of":
+            yield node.name, ast.get_docstring(node)
+        elif isinstance(node, ast.ClassDef) and hasattr(_native, node.name) and not node.name.startswith("Log"):
+            yield node.name, ast.get_docstring(node)
+            for member in node.body:
+                # Python itself has the texts of special methods.
+                if isinstance(member, ast.FunctionDef) and ast.get_docstring(member) and member.name[:2] != "__":
+                    yield f"{node.name}.{member.name}", ast.get_docstring(member)
+
+
+@pytest.mark.parametrize(("name", "text"), [pytest.param(*pair, id=pair[0]) for pair in documented()])
+def test_help_says_what_the_stub_says(name, text):
+    """``help(StateBackend)`` said "See onceflow.StateBackend"."""
+    thing = _native
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    assert text, f"{name} has no docstring in _native.pyi"
+    assert inspect.cleandoc(thing.__doc__ or "") == text, (
+        f"copy the docstring of {name} from _native.pyi to rust/py/src"
+    )
+
+
+def test_help_of_the_state_backend():
+    text = pydoc.plaintext.document(onceflow.StateBackend)
+    for part in (
+        "Opens or creates a state directory",
+        "max_state_bytes=68719476736",
+        "begin, freeze, keep ``positions``",
+    ):
+        assert part in text
