@@ -16,6 +16,9 @@ event time, or the watermark where that is later; for records without event time
 setting the machine's clock does not change. What has expired is deleted in passing, also where its key never comes
 again. Values are kept as they are until they are set anew: a list or dict that ``ValueState.get`` returned must be
 set again after it was changed.
+
+A checkpoint writes a value of a ``ValueState`` anew when it was set, and of a ``ListState`` or ``MapState`` only the
+entries around what changed, however many there are.
 """
 
 from __future__ import annotations
@@ -23,14 +26,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from copy import deepcopy
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from onceflow.entries import ListEntries, MapEntries
 from onceflow.types import END_OF_TIME, Micros
 from onceflow.windows import micros_of
 
 __all__ = ["ListState", "MapState", "Processor", "ValueState"]
 
 _UNSET = object()
+_Entries = TypeVar("_Entries", ListEntries, MapEntries)
 
 
 class _State:
@@ -65,6 +70,14 @@ class _State:
         owner = self._processor()
         owner.cells[self._name] = [value, owner.state_time_us]
         owner.changed = True
+
+    def _entries(self, kind: type[_Entries]) -> _Entries:
+        """The entries, about to be changed: that begins the time to live anew."""
+        entries: _Entries | None = self._read(None)
+        if entries is None:
+            entries = kind.of(())
+        self._write(entries)
+        return entries
 
     def clear(self) -> None:
         """Forgets the state of the current key."""
@@ -114,15 +127,16 @@ class ListState(_State):
 
     def get(self) -> list[Any]:
         """A copy of the list."""
-        return list(self._read(()))
+        entries: ListEntries | None = self._read(None)
+        return [] if entries is None else entries.all()
 
     def append(self, value: Any) -> None:
         """Adds to the end."""
-        self._write([*self._read(()), value])
+        self._entries(ListEntries).append(value)
 
     def replace(self, values: Iterable[Any]) -> None:
         """Replaces the list."""
-        self._write(list(values))
+        self._write(ListEntries.of(values))
 
 
 class MapState(_State):
@@ -130,19 +144,21 @@ class MapState(_State):
 
     def get(self, name: Any, default: Any = None) -> Any:
         """The value of a name."""
-        return self._read({}).get(name, default)
+        entries: MapEntries | None = self._read(None)
+        return default if entries is None else entries.get(name, default)
 
     def put(self, name: Any, value: Any) -> None:
         """Sets the value of a name."""
-        self._write({**self._read({}), name: value})
+        self._entries(MapEntries).put(name, value)
 
     def remove(self, name: Any) -> None:
         """Forgets a name."""
-        self._write({known: value for known, value in self._read({}).items() if known != name})
+        self._entries(MapEntries).remove(name)
 
     def items(self) -> dict[Any, Any]:
         """A copy of the dict."""
-        return dict(self._read({}))
+        entries: MapEntries | None = self._read(None)
+        return {} if entries is None else entries.all()
 
 
 class Processor:
@@ -159,7 +175,7 @@ class Processor:
     now_us: Micros = 0
     state_time_us: Micros = 0
 
-    #: State of the current key: name → [value, time of the last write].
+    #: State of the current key: name → [value or entries, time of the last write].
     cells: dict[str, list[Any]]
     changed: bool = False
 
