@@ -16,6 +16,7 @@ from onceflow.operators.aggregate import AggregateKeys, AggregateWindows
 from onceflow.operators.base import Operator
 from onceflow.operators.keyed_state import DropDuplicates, Process, StatefulMap
 from onceflow.operators.stateless import Filter, FilterBatch, FlatMap, Inspect, Map, MapBatch, Union
+from onceflow.operators.timestamps import AssignTimestamps
 from onceflow.sinks import IdempotentSink, PlainSink, Sink, TransactionalSink
 from onceflow.sources import Source
 from onceflow.state import Processor
@@ -182,6 +183,41 @@ class Stream:
             raise ConfigurationError("streams of two dataflows cannot be joined")
         origins = (self._origin, *(other._origin for other in others))
         return self._flow._operator("union", origins, Union, calls_functions=False)
+
+    def assign_timestamps(
+        self,
+        step_id: str,
+        event_time: str | Callable[[Any], Any],
+        *,
+        max_out_of_orderness: timedelta = timedelta(0),
+        dead_letters: bool = False,
+    ) -> Stream:
+        """Gives records event times, where their source has none or another one is meant.
+
+        Watermarks are kept for each partition of the sources, as they are for a source with ``event_time=``. Sources
+        that have event time themselves are also read together in it.
+
+        Args:
+            step_id: Names the watermarks for ever.
+            event_time: Name of a field, or a function of a record, that gives its time: ISO text (UTC without a zone),
+                a datetime or date, or seconds since 1970.
+            max_out_of_orderness: How far a record's time may lie behind the newest one of its partition without being
+                late.
+            dead_letters: Records without a valid time leave by ``flow.dead_letters(step_id)``. Else they end the run.
+        """
+        if not isinstance(event_time, str) and not callable(event_time):
+            raise ConfigurationError(
+                f"step {step_id!r}: event_time={event_time!r}: give a field's name, or a function of a record"
+            )
+        delay = micros_of(f"step {step_id!r}: max_out_of_orderness", max_out_of_orderness)
+        return self._flow._operator(
+            "assign_timestamps",
+            (self._origin,),
+            lambda: AssignTimestamps(event_time, delay, dead_letters=dead_letters),
+            step_id=step_id,
+            sides=("dead_letters",) if dead_letters else (),
+            calls_functions=callable(event_time),
+        )
 
     def key_by(self, *by: str | Callable[[Any], Any], key_type: KeyType | None = None) -> KeyedStream:
         """Gives each record a key.

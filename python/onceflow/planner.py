@@ -17,7 +17,7 @@ from onceflow.exceptions import ConfigurationError, DataflowChangedError, Delive
 from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep, Step
 from onceflow.types import Guarantee
 
-__all__ = ["check_resume", "explain", "fingerprint", "plan", "why_not_repeatable"]
+__all__ = ["check_resume", "explain", "fingerprint", "origins", "plan", "why_not_repeatable"]
 
 #: From how many paths on only one is shown for all with the same ends.
 _MAX_SHOWN = 100
@@ -164,33 +164,52 @@ def _check_shape(graph: Graph) -> None:
             )
         if operator.kind == "window":
             _check_event_time(graph, operator)
-            for source in _origins(graph, operator):
-                if not source.source.has_event_time:
-                    raise ConfigurationError(
-                        f"window {operator.step_id!r} needs event time, and source {source.step_id!r} has none; give "
-                        "it event_time=... (a source of your own: set has_event_time, and give batches event_times)"
-                    )
+        if operator.kind == "assign_timestamps":
+            _check_partitions(graph, operator)
 
 
 def _check_event_time(graph: Graph, window: OperatorStep) -> None:
-    """Totals and the dead letters of sources have no event time of their own."""
+    """Totals, dead letters, and sources that are told nothing of it have no event time."""
     waiting, seen = [window], {window.step_id}
     while waiting:
         for origin in waiting.pop().inputs:
             before = graph.steps[origin.step_id]
-            is_unread = isinstance(before, SourceStep) and origin.side == "dead_letters"
-            if is_unread or (isinstance(before, OperatorStep) and before.kind == "aggregate"):
-                what = "dead letters of a source" if is_unread else f"the totals of {origin.step_id!r}"
+            lacking = None
+            if isinstance(before, SourceStep):
+                if origin.side == "dead_letters":
+                    lacking = "dead letters of a source"
+                elif not before.source.has_event_time:
+                    raise ConfigurationError(
+                        f"window {window.step_id!r} needs event time, and source {before.step_id!r} has none; give it "
+                        "event_time=... (a source of your own: set has_event_time, and give batches event_times), or "
+                        "put assign_timestamps(...) before the window"
+                    )
+            elif isinstance(before, OperatorStep):
+                if before.kind == "aggregate":
+                    lacking = f"the totals of {origin.step_id!r}"
+                elif before.kind == "assign_timestamps" and origin.side == "dead_letters":
+                    lacking = f"dead letters of {origin.step_id!r}"
+                elif before.kind != "assign_timestamps" and before.step_id not in seen:
+                    seen.add(before.step_id)
+                    waiting.append(before)
+            if lacking is not None:
                 raise ConfigurationError(
-                    f"window {window.step_id!r} needs event time, and {what} have none; put the window before, or use "
-                    "window(...).aggregate(...) there too"
+                    f"window {window.step_id!r} needs event time, and {lacking} have none; put the window before, or "
+                    "use window(...).aggregate(...) there too"
                 )
-            if isinstance(before, OperatorStep) and before.step_id not in seen:
-                seen.add(before.step_id)
-                waiting.append(before)
 
 
-def _origins(graph: Graph, step: OperatorStep) -> Iterator[SourceStep]:
+def _check_partitions(graph: Graph, timestamps: OperatorStep) -> None:
+    """Results that come when a window or the input ends are of no partition."""
+    for before in _upstream(graph, timestamps):
+        if isinstance(before, OperatorStep) and before.kind in ("window", "aggregate"):
+            raise ConfigurationError(
+                f"assign_timestamps {timestamps.step_id!r} needs records of partitions, and comes after "
+                f"{before.kind} {before.step_id!r}, whose results are of none; put it before"
+            )
+
+
+def origins(graph: Graph, step: OperatorStep) -> Iterator[SourceStep]:
     """The sources whose records come to a step, each once."""
     return (before for before in _upstream(graph, step) if isinstance(before, SourceStep))
 

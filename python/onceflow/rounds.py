@@ -100,7 +100,8 @@ class Rounds:
             step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
         }
         self._aligner = BarrierAligner(len(self._tasks))
-        self._worker = WorkerTask(graph, legs)
+        partitions = {step_id: [task.name for task in tasks] for step_id, tasks in self._by_source.items()}
+        self._worker = WorkerTask(graph, legs, partitions)
         resources.push(closing(self._worker.close))
         prefix = "operator/"
         self._passed = PassedTime(clock, blobs.get(_PASSED_BLOB))
@@ -111,6 +112,7 @@ class Rounds:
             self._passed,
             {name.removeprefix(prefix): blob for name, blob in blobs.items() if name.startswith(prefix)},
             self._restored_watermarks(blobs),
+            [(task.step.step_id, task.name) for task in self._tasks if task.delivered == END_OF_TIME],
         )
         #: What resumes each source task: as of the last barrier, or of its end.
         self._positions = {task.name: task.snapshot() for task in self._tasks}
@@ -296,6 +298,7 @@ class Rounds:
                     actions = aligner.end(number, now_s=now())
                     task.delivered = END_OF_TIME
                     listener.task_ended(task.name)
+                    self._worker.end_partition(task.step.step_id, task.name)
                     self._advance(task.step.step_id)
                 for action in actions:
                     if action.kind == "deliver":
@@ -325,7 +328,7 @@ class Rounds:
                         for record in batch.rejected
                     ],
                 )
-            self._worker.take(task.step.step_id, batch.records, event.times)
+            self._worker.take(task.step.step_id, task.name, batch.records, event.times)
             if event.watermark is not None:
                 task.delivered = event.watermark
                 self._advance(task.step.step_id)

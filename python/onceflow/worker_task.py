@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,9 @@ from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
+from onceflow.operators.timestamps import AssignTimestamps
 from onceflow.passed_time import PassedTime
+from onceflow.planner import origins
 from onceflow.process import HomeProcess
 from onceflow.sink_legs import SinkLeg, sink_errors
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros
@@ -77,10 +79,10 @@ class _Node:
 
 
 class _OperatorNode(_Node):
-    def __init__(self, step: OperatorStep) -> None:
+    def __init__(self, step: OperatorStep, operator: Operator) -> None:
         super().__init__()
         self.step = step
-        self.operator: Operator = step.make()
+        self.operator = operator
         self._origins: list[_Node] = []
         #: How far event time has come in its inputs.
         self.reached: Micros | None = None
@@ -129,6 +131,33 @@ class _OperatorNode(_Node):
         return max(watermark - self.operator.behind_us, BEGINNING_OF_TIME)
 
 
+class _TimestampsNode(_OperatorNode):
+    """``assign_timestamps``: event time begins here, with a watermark of its own for each partition."""
+
+    def __init__(self, step: OperatorStep, operator: AssignTimestamps, partitions: Sequence[str]) -> None:
+        super().__init__(step, operator)
+        self._times = operator
+        self._live = dict.fromkeys(partitions)
+
+    def take_from(self, partition: str) -> None:
+        """What comes next comes from this partition."""
+        self._times.partition = partition
+
+    def end(self, partition: str) -> None:
+        """A partition has ended for good."""
+        self._live.pop(partition, None)
+
+    def lowest(self) -> Micros | None:
+        return self._times.watermark(self._live)
+
+    def advance(self) -> None:
+        """Not by the inputs: see ``settle``."""
+
+    def settle(self) -> None:
+        """A batch has been taken, or a partition has ended."""
+        super().advance()
+
+
 class _SinkNode:
     def __init__(self, step_id: str, leg: SinkLeg) -> None:
         self._step_id = step_id
@@ -158,11 +187,14 @@ class WorkerTask:
     Args:
         graph: What to run.
         legs: By step id, how each sink is written.
+        partitions: By source, the names of the tasks that read its partitions.
     """
 
-    def __init__(self, graph: Graph, legs: dict[str, SinkLeg]) -> None:
+    def __init__(self, graph: Graph, legs: dict[str, SinkLeg], partitions: Mapping[str, Sequence[str]]) -> None:
         self._sources = {step.step_id: _Node() for step in graph.sources()}
-        self._operators = {step.step_id: _OperatorNode(step) for step in graph.operators()}
+        #: By source, the steps where event time begins for its records, each before those behind it.
+        self._timestamps: dict[str, list[_TimestampsNode]] = {source_id: [] for source_id in partitions}
+        self._operators = {step.step_id: self._node(graph, step, partitions) for step in graph.operators()}
         self._sinks = {step.step_id: _SinkNode(step.step_id, legs[step.step_id]) for step in graph.sinks()}
         for step in graph.steps.values():
             if isinstance(step, SourceStep):
@@ -172,6 +204,16 @@ class WorkerTask:
             )
             for origin in step.inputs:
                 self._join(origin, consumer)
+
+    def _node(self, graph: Graph, step: OperatorStep, partitions: Mapping[str, Sequence[str]]) -> _OperatorNode:
+        operator = step.make()
+        if not isinstance(operator, AssignTimestamps):
+            return _OperatorNode(step, operator)
+        sources = [source.step_id for source in origins(graph, step)]
+        node = _TimestampsNode(step, operator, [name for source_id in sources for name in partitions[source_id]])
+        for source_id in sources:
+            self._timestamps[source_id].append(node)
+        return node
 
     def _join(self, origin: Input, consumer: _Consumer) -> None:
         node: _Node = self._sources.get(origin.step_id) or self._operators[origin.step_id]
@@ -187,6 +229,7 @@ class WorkerTask:
         passed: PassedTime,
         restored: Mapping[str, bytes],
         watermarks: Mapping[str, Micros],
+        ended: Iterable[tuple[str, str]],
     ) -> None:
         """Opens all operators.
 
@@ -194,7 +237,11 @@ class WorkerTask:
             backend, codec, clock, passed: See ``OperatorContext``.
             restored: Snapshots of operators by step id.
             watermarks: Of sources and steps, as of the checkpoint that is resumed from.
+            ended: Sources and partitions of them that had ended by then.
         """
+        for source_id, partition in ended:
+            for timestamps in self._timestamps[source_id]:
+                timestamps.end(partition)
         for step_id, source in self._sources.items():
             source.watermark = watermarks.get(step_id)
         for step_id, node in self._operators.items():
@@ -204,9 +251,19 @@ class WorkerTask:
             node.operator.open(context)
             node.resume(watermark)
 
-    def take(self, source_id: str, records: Batch, times: EventTimes) -> None:
-        """A batch of a source."""
+    def take(self, source_id: str, partition: str, records: Batch, times: EventTimes) -> None:
+        """A batch of a partition of a source."""
+        for node in self._timestamps[source_id]:
+            node.take_from(partition)
         self._sources[source_id].emit(records, times)
+        for node in self._timestamps[source_id]:
+            node.settle()
+
+    def end_partition(self, source_id: str, partition: str) -> None:
+        """A partition of a source has ended for good."""
+        for node in self._timestamps[source_id]:
+            node.end(partition)
+            node.settle()
 
     def reject(self, source_id: str, records: list[Any]) -> None:
         """Dead letters of a source."""

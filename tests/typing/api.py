@@ -70,6 +70,7 @@ def dataflow() -> None:
     assert_type(rows.map_batch(lambda batch: batch).filter_batch(lambda batch: np.ones(len(batch), bool)), Stream)
     assert_type(rows.union(rows.map(str)), Stream)
     assert_type(rows.drop_duplicates("d", ["id"], horizon=timedelta(days=1)), Stream)
+    assert_type(rows.assign_timestamps("t", "at", max_out_of_orderness=timedelta(1), dead_letters=True), Stream)
     keyed = rows.key_by("user", "day", key_type=("i64", "str"))
     assert_type(keyed, KeyedStream)
     assert_type(rows.key_by(lambda row: row["user"]), KeyedStream)
