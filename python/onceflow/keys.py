@@ -32,12 +32,14 @@ __all__ = [
     "encode_key",
     "first_type",
     "fits",
+    "holds_other_keys",
     "is_native",
     "is_text",
     "key_list",
     "key_order",
     "key_type_name",
     "key_type_of",
+    "other_keys",
     "plain_key",
     "plain_keys",
     "same_kind",
@@ -295,6 +297,19 @@ def key_list(keys: Any) -> list[Any]:
     if isinstance(keys, tuple):
         return list(zip(*(key_list(array) for array in keys), strict=True))
     return keys if isinstance(keys, list) else to_list(keys)
+
+
+_OTHERS = ":keys"
+
+
+def other_keys(step_id: str) -> str:
+    """Name of the table of a step's keys that no native key type holds, beside the one that is called like the step."""
+    return f"{step_id}{_OTHERS}"
+
+
+def holds_other_keys(table: str) -> bool:
+    """True of the name of such a table, or of one that lies beside it: its keys, or their last element, are encoded."""
+    return table.partition("/")[0].endswith(_OTHERS)
 
 
 _TUPLE, _NONE, _BOOL, _INT, _STR, _BYTES, _DATE, _NAIVE, _DATETIME = range(9)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from conftest import PROGRAM, SLOW, checkpoints, damage_chunk, finish, wait_for_checkpoint
 
-from onceflow import Dataflow, StateBackend, run
+from onceflow import Dataflow, StateBackend, count, max, run
 from onceflow.testing import TestingSource, TransactionalTestingSink
 
 COLUMNS = {"i": "i64", "u": "u64", "f": "f64", "g": "f32", "s": "u32", "b": "bool", "raw": "bytes"}
@@ -192,6 +192,21 @@ def test_cells_of_the_msgpack_codec_are_decoded(tmp_path, onceflow):
     head, *cells = csv.reader(io.StringIO(onceflow("state", "dump", "state", "kept").stdout))
     assert head == ["key", "value"]
     assert {key: json.loads(value) for key, value in cells} == rows
+
+
+def test_keys_that_no_native_type_holds_are_decoded(tmp_path, onceflow):
+    """They lie in a table of their own, as bytes that nobody could read."""
+    flow, sink = Dataflow("flow"), TransactionalTestingSink()
+    keys = [("a", None), ("a", 1), (None, None), ("a", None)]
+    totals = (
+        flow.source("in", TestingSource(keys)).key_by(lambda key: key).aggregate("t", n=count(), h=max(lambda _: "x"))
+    )
+    totals.sink("out", sink)
+    run(flow, tmp_path / "state")
+    lines = onceflow("state", "dump", "state", "t:keys", "--format", "jsonl").stdout.splitlines()
+    rows = {json.dumps(row["key"]): (row["n"], row["h"]) for row in map(json.loads, lines)}
+    assert rows == {'["a", null]': (2, "x"), "[null, null]": (1, "x")}
+    assert onceflow("state", "dump", "state", "t").stdout == "key_0,key_1,n,h\na,1,1,x\n"
 
 
 def test_pickles_are_never_read(tmp_path, onceflow):

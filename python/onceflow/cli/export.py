@@ -21,6 +21,7 @@ import numpy as np
 from onceflow._native import Batch, Table
 from onceflow.codec import MsgpackCodec
 from onceflow.exceptions import ConfigurationError, SerializationError
+from onceflow.keys import decode_key, holds_other_keys
 
 __all__ = ["write_arrow", "write_csv", "write_jsonl"]
 
@@ -109,6 +110,8 @@ def _rows(table: Table, key_groups: int, codec: str | None) -> Iterator[list[tup
             continue
         keys = batch.keys
         parts = [_listed(keys)] if isinstance(key, str) else [list(part) for part in zip(*keys, strict=True)]
+        if holds_other_keys(table.name):
+            parts[-1] = list(map(decode_key, parts[-1]))
         cells = [list(map(_plain, part)) for part in parts]
         for name, kind in table.schema.columns.items():
             values = _listed(batch.columns[name])

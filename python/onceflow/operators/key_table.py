@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 
 from onceflow._native import StateBackend, Table
-from onceflow.keys import AgreedType, all_fit, decode_key, encode_key, fits, is_native, key_list, key_type_of
-from onceflow.operators.keyed import other_keys
+from onceflow.keys import (
+    AgreedType,
+    all_fit,
+    decode_key,
+    encode_key,
+    fits,
+    is_native,
+    key_list,
+    key_type_of,
+    other_keys,
+)
 
 __all__ = ["KeyTable"]
 

@@ -24,6 +24,7 @@ from onceflow.keys import (
     key_list,
     key_type_name,
     key_type_of,
+    other_keys,
     plain_key,
     plain_keys,
     same_kind,
@@ -32,7 +33,7 @@ from onceflow.operators.base import Operator
 from onceflow.operators.calls import shown
 from onceflow.types import Batch
 
-__all__ = ["KeyedOperator", "other_keys"]
+__all__ = ["KeyedOperator"]
 
 #: Most keys whose bytes are remembered, so that they are not written anew for each record.
 _MAX_REMEMBERED = 100_000
@@ -48,11 +49,6 @@ _PYTHON_TYPES = {
     "datetime": "datetime",
     "naive datetime": "datetime",
 }
-
-
-def other_keys(step_id: str) -> str:
-    """Name of the table of a step's keys that no native key type holds, beside the one that is called like the step."""
-    return f"{step_id}:keys"
 
 
 class KeyedOperator(Operator):
