@@ -196,8 +196,10 @@ class ParquetWriter(PartWriter):
 
 
 def _arrow(array: Any) -> Any:
-    """A column as an Arrow array with the values themselves."""
+    """A column as an Arrow array with the values themselves; numpy's times have no zone and are instants in UTC."""
     found = pa.array(array)
+    if isinstance(array, np.ndarray) and pa.types.is_timestamp(found.type):
+        found = found.cast(pa.timestamp(found.type.unit, "UTC"))
     if isinstance(found, pa.ChunkedArray):
         found = found.combine_chunks()
     return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found

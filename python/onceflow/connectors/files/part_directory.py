@@ -169,12 +169,15 @@ class PartDirectory:
 
     # -- who may write ---------------------------------------------------------------------------
 
-    def check(self) -> None:
+    def check(self, sealed: int | None) -> None:
         """Whether this run may write here; changes nothing.
+
+        Args:
+            sealed: The newest checkpoint of this lineage that had output, as far as the state knows.
 
         Raises:
             FencedError: A newer run writes here.
-            SinkError: It belongs to somebody else, or holds what is newer than the state.
+            SinkError: It belongs to somebody else, or it is newer or older than the state.
         """
         self._check_owner()
         staging = self._look()
@@ -183,6 +186,7 @@ class PartDirectory:
         if newer is not None and (newer.lineage, newer.epoch) >= (self._run.lineage, self._run.epoch):
             raise FencedError(f"{self._fenced(newer)}. If none does, {self._older_state()}")
         self._check_visible(staging)
+        self._check_complete(staging, sealed)
 
     def take(self) -> None:
         """From now on nobody older may write here."""
@@ -330,6 +334,19 @@ class PartDirectory:
             raise SinkError(
                 f"{self.path} holds the output of checkpoint {newest[1]}{lineage} of job {context.job!r}, and the "
                 f"newest one of this run's state is {decided or 'none'}: {self._older_state()}"
+            )
+
+    def _check_complete(self, staging: _Staging, sealed: int | None) -> None:
+        """That what was written is there, or was; of the newest decided checkpoint the recovery finds out."""
+        number = self._context.newest_decided
+        if sealed is None or number is None or sealed >= number:
+            return
+        newest = max((part[:2] for part in self.parts()), default=(0, 0))
+        if max(newest, staging.newest or (0, 0)) < (self._run.lineage, sealed):
+            raise SinkError(
+                f"the output of checkpoint {sealed} is lost: {self.path} does not know it. It was emptied, or put back "
+                "from an older copy. Put the newest one back; or, to go on without what is missing, run it once with "
+                f"from_checkpoint={number} (--from-checkpoint {number})"
             )
 
     def _older_state(self) -> str:

@@ -118,10 +118,15 @@ class _PartSinkWriter(TransactionalSinkWriter):
         self._full: list[OpenPart] = []
         #: Parts that this run has prepared: what the file system said of them.
         self._stats: dict[PartName, tuple[int, ...]] = {}
+        #: The newest checkpoint of this lineage with output.
+        self._sealed: int | None = None
+        restored: Any = context.restored_state or {}
+        if restored.get("lineage") == context.lineage:
+            self._sealed = restored["sealed"]
+        if restored.get("learnt") is not None:
+            writer.restore(restored["learnt"])
         self._directory = PartDirectory(directory, context)
-        self._directory.check()
-        if context.restored_state is not None:
-            writer.restore(context.restored_state)
+        self._directory.check(self._sealed)
 
     def applied(self, checkpoint_id: int) -> bool | None:
         return self._directory.applied(checkpoint_id)
@@ -165,10 +170,12 @@ class _PartSinkWriter(TransactionalSinkWriter):
     def seal(self, checkpoint_id: int) -> Any | None:
         self._finish()
         parts, self._full = self._full, []
+        if parts:
+            self._sealed = checkpoint_id
         return parts or None
 
     def snapshot(self) -> Plain:
-        return self._writer.snapshot()
+        return {"lineage": self._context.lineage, "sealed": self._sealed, "learnt": self._writer.snapshot()}
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
         directory, epoch = self._directory, self._context.job_epoch
