@@ -25,6 +25,7 @@ ATTEMPTS = 10
 #: What can be put back alone, by kind of sink.
 PARTS = {
     "csv": ("state", "state/data/data.mdb", "out", "out/.onceflow"),
+    "parquet": ("state", "out"),
     "log": ("state/data/data.mdb", "out/data/data.mdb"),
     "sqlite": ("state", "state/data/data.mdb"),
 }
