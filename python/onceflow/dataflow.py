@@ -115,14 +115,14 @@ class Dataflow:
         sides: tuple[str, ...] = (),
         shape: str = "",
         calls_functions: bool = True,
+        goes_by_batches: bool = False,
     ) -> Stream:
         if step_id is None:
             stateful = False
             numbers = count(len(self._graph.steps))
             step_id = next(name for number in numbers if (name := f"{kind}-{number}") not in self._graph.steps)
-        self._add(
-            OperatorStep(_checked("a step id", step_id), kind, inputs, make, stateful, sides, shape, calls_functions)
-        )
+        step_id = _checked("a step id", step_id)
+        self._add(OperatorStep(step_id, kind, inputs, make, stateful, sides, shape, calls_functions, goes_by_batches))
         return Stream(self, Input(step_id))
 
 
@@ -145,6 +145,9 @@ class Stream:
         sides = () if dead_letters is None else ("dead_letters",)
         return self._flow._operator(kind, (self._origin,), make, step_id=dead_letters, stateful=False, sides=sides)
 
+    def _by_batches(self, kind: str, make: Callable[[], Operator]) -> Stream:
+        return self._flow._operator(kind, (self._origin,), make, goes_by_batches=True)
+
     def map(self, function: Callable[[Any], Any], *, dead_letters: str | None = None) -> Stream:
         """One record for each record.
 
@@ -164,14 +167,14 @@ class Stream:
 
     def map_batch(self, function: Callable[[Any], Batch]) -> Stream:
         """One batch (a list, or ``Columns``) for each batch, of as many records."""
-        return self._then("map_batch", lambda: MapBatch(function))
+        return self._by_batches("map_batch", lambda: MapBatch(function))
 
     def filter_batch(self, function: Callable[[Any], Any]) -> Stream:
         """The records where the function's mask is true: bools in a list, or a numpy or Arrow array.
 
         As in SQL, a record is left out where the mask is missing (None, null, masked).
         """
-        return self._then("filter_batch", lambda: FilterBatch(function))
+        return self._by_batches("filter_batch", lambda: FilterBatch(function))
 
     def inspect(self, function: Callable[[Any], Any]) -> Stream:
         """Calls a function with each record, for looking at it. It is called again for replayed records."""
@@ -300,6 +303,7 @@ class KeyedStream:
             step_id=step_id,
             shape=f"{selector.shape}, {shape_of(aggregates)}",
             calls_functions=not selector.names,
+            goes_by_batches=emit == "changes",
         )
 
     def stateful_map(

@@ -63,7 +63,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """The job was asked to stop and ends with a last checkpoint."""
+    """The job was asked to stop and ends with a last checkpoint. Told at once, within a batch too.
+
+    Attributes:
+        finishing: Records of the batch under way, which is processed to its end first, since what the dataflow puts out
+            depends on where batches are cut (or one of its sources cannot be read again). 0: it ends within the batch.
+    """
+
+    finishing: int = 0
 
 
 JobEvent: TypeAlias = Recovered | CheckpointCompleted | Progress | Stopping

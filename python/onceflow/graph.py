@@ -55,6 +55,7 @@ class OperatorStep:
         sides: Names of the side outputs it can emit to.
         shape: What its state means, for people: a checkpoint is resumed only with the same.
         calls_functions: It calls functions of the user's, which may give something else for the same input.
+        goes_by_batches: What it emits depends on where batches are cut.
     """
 
     step_id: str
@@ -65,6 +66,7 @@ class OperatorStep:
     sides: tuple[str, ...] = ()
     shape: str = ""
     calls_functions: bool = False
+    goes_by_batches: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import msgspec
@@ -22,11 +22,12 @@ from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.exceptions import SourceError, UserFunctionError
 from onceflow.graph import Graph, SourceStep
+from onceflow.pace import Pace
 from onceflow.passed_time import PassedTime
 from onceflow.process import closing
 from onceflow.sink_legs import SinkLeg
 from onceflow.source_task import SourceTask, source_errors
-from onceflow.sources import PAUSE_S, StopRun
+from onceflow.sources import PAUSE_S, SourceBatch, StopRun
 from onceflow.types import END_OF_TIME, Micros
 from onceflow.worker_task import FirstLate, WorkerTask
 
@@ -43,6 +44,9 @@ class RoundsListener(Protocol):
 
     def stop(self) -> None:
         """A source asks for the end of the run."""
+
+    def between_pieces(self) -> bool:
+        """A piece of a batch was processed; true if the run is to end here, within the batch."""
 
     def task_ended(self, name: str) -> None:
         """A source task has read its partition to the end."""
@@ -99,6 +103,13 @@ class Rounds:
         self._by_source = {
             step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
         }
+        self._is_replayable = all(step.source.replayable for step in graph.sources())
+        self._can_be_cut = self._is_replayable and not any(step.goes_by_batches for step in graph.operators())
+        self._pace = Pace()
+        #: The run ends within a batch, or between two of a round.
+        self._is_cut = False
+        #: Records of the batch that is processed now, if it must be processed to its end.
+        self.finishing = 0
         self._aligner = BarrierAligner(len(self._tasks))
         partitions = {step_id: [task.name for task in tasks] for step_id, tasks in self._by_source.items()}
         self._worker = WorkerTask(graph, legs, partitions)
@@ -205,6 +216,8 @@ class Rounds:
         a job resumes change nothing in who reads beside whom.
         """
         self._stopping = False
+        if interrupted := [task for task in self._tasks if task.has_turn]:
+            return self._finish_round(interrupted, listener)
         places = [task.place for task in self._in_turn() if not task.has_arrived]
         lowest = min((place for place in places if place is not None), default=END_OF_TIME)
         progressed = found = False
@@ -221,6 +234,16 @@ class Rounds:
                 ahead.append(task)
         if not found:
             for task in ahead:
+                progressed |= self._read(task, listener)
+        self._consume(listener)
+        return progressed or self._stopping
+
+    def _finish_round(self, tasks: list[SourceTask], listener: RoundsListener) -> bool:
+        """The rest of a round within which an earlier run was stopped."""
+        progressed = False
+        for task in tasks:
+            task.has_turn = False
+            if not task.has_arrived:
                 progressed |= self._read(task, listener)
         self._consume(listener)
         return progressed or self._stopping
@@ -261,7 +284,7 @@ class Rounds:
         """Puts a barrier behind the last batch of each task, and takes what lies before it."""
         live = [task for task in self._tasks if not task.ended]
         for task in live:
-            self._positions[task.name] = task.snapshot()
+            self._positions[task.name] = task.snapshot_of_taken() if task.is_behind else task.snapshot()
             task.inject(checkpoint_id, now_s)
             crash_point("barrier.mid_inject")
             listener.barrier_injected(task.name)
@@ -290,6 +313,8 @@ class Rounds:
         for number, task in enumerate(self._tasks):
             while len(task.channel) and not aligner.is_blocked(number):
                 event = task.channel.pop()
+                if isinstance(event, BatchEvent) and self._is_left(number, listener):
+                    continue  # The next run reads it again.
                 if isinstance(event, BatchEvent):
                     actions = aligner.receive(number, event)
                 elif isinstance(event, BarrierEvent):
@@ -302,19 +327,24 @@ class Rounds:
                     self._advance(task.step.step_id)
                 for action in actions:
                     if action.kind == "deliver":
-                        self._deliver(self._tasks[action.channel or 0], action.item)
+                        self._deliver(self._tasks[action.channel or 0], action.item, listener)
                     elif action.kind == "trigger":
                         listener.cut()
 
-    def _deliver(self, task: SourceTask, event: Event) -> None:
+    def _is_left(self, number: int, listener: RoundsListener) -> bool:
+        """Whether the run ends before the batch of this task."""
+        if not self._is_cut and number and self._is_replayable:
+            self._is_cut = listener.between_pieces()
+        return self._is_cut
+
+    def _deliver(self, task: SourceTask, event: Event, listener: RoundsListener) -> None:
         if not isinstance(event, BatchEvent):
             return
-        batch = event.batch
-        counts = self._counts
-        counts["records_in"] += len(batch.records)
-        counts["skipped"] += batch.skipped
-        try:
-            if batch.rejected:
+        batch, times = event.batch, event.times
+        can_be_cut = self._can_be_cut and not batch.rejected and not batch.skipped
+        self._counts["skipped"] += batch.skipped
+        if batch.rejected:
+            with self._positions_told(task, batch):
                 self._worker.reject(
                     task.step.step_id,
                     [
@@ -328,10 +358,37 @@ class Rounds:
                         for record in batch.rejected
                     ],
                 )
-            self._worker.take(task.step.step_id, task.name, batch.records, event.times)
+        start, total = 0, len(batch.records)
+        self.finishing = 0 if can_be_cut else total
+        while True:
+            end = min(start + self._pace.piece(batch.records), total) if can_be_cut else total
+            is_whole = end - start == total
+            piece = batch if is_whole else batch.piece(start, end)
+            began_s = time.monotonic()
+            with self._positions_told(task, piece):
+                self._counts["records_in"] += len(piece.records)
+                of_piece = times if is_whole or times is None else times[start:end]
+                self._worker.take(task.step.step_id, task.name, piece.records, of_piece)
+            self._pace.took(end - start, time.monotonic() - began_s)
+            task.took(piece, is_last=end == total)
+            start = end
+            if start == total:
+                break
+            if listener.between_pieces():
+                self._is_cut = True
+                return
+        self.finishing = 0
+        with self._positions_told(task, batch):
+            self._worker.settle(task.step.step_id)
             if event.watermark is not None:
                 task.delivered = event.watermark
                 self._advance(task.step.step_id)
+
+    @contextmanager
+    def _positions_told(self, task: SourceTask, batch: SourceBatch) -> Iterator[None]:
+        """Errors of functions say where their records came from."""
+        try:
+            yield
         except UserFunctionError as error:
             if error.position is None and batch.first_record is not None:
                 last = batch.first_record + len(batch.records) - 1

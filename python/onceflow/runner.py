@@ -81,9 +81,10 @@ def run(
     """Runs a dataflow until its sources end, or until it is interrupted.
 
     A job that was killed, failed or interrupted resumes from its newest checkpoint when it is run again with the same
-    state directory. SIGINT and SIGTERM end it with a last checkpoint; a second SIGINT without one, once a sink's
-    call that is under way has returned (safe too). A job whose sources have ended is over: it does nothing when it is
-    run again, also if there is more to read by then, and says so by a ``FinishedJobWarning``.
+    state directory. SIGINT and SIGTERM end it with a last checkpoint, also within a batch (see ``Stopping``); a second
+    SIGINT without one, once a sink's call that is under way has returned (safe too). A job whose sources have ended is
+    over: it does nothing when it is run again, also if there is more to read by then, and says so by a
+    ``FinishedJobWarning``.
 
     Args:
         flow: What to run; its name is the job's name.
@@ -177,6 +178,10 @@ class _Job:
         self._resources = resources
         #: By a source, and by a signal.
         self._stopping = self._interrupted = False
+        #: An event is being told; a signal that comes meanwhile waits with its own.
+        self._telling = False
+        self._told_stopping = False
+        self._untold: Exception | None = None
         self._replay: Replay | None = None
         self._last_start = self._clock.monotonic()
         self._last_progress = self._last_epoch_check = self._last_start
@@ -263,10 +268,10 @@ class _Job:
             self._poll()
             if self._interrupted and self._replay is not None:
                 # Nothing can be kept before its end, and nothing is lost: the next run replays.
-                self._tell(Stopping())
+                self._tell_stopping()
                 return False
             if (self._interrupted or self._stopping) and self._replay is None:
-                self._tell(Stopping())
+                self._tell_stopping()
                 self._finish_checkpoint(finished=False)
                 return False
             if self._rounds.ended:
@@ -314,14 +319,27 @@ class _Job:
         replay = self._replay
         if replay is not None and not replay.to_end and self._rounds.has_arrived:
             self._replay = None
-            self._rounds.end_replay()
             self._rounds.suppress(False)
+            self._rounds.end_replay()
             self._start_checkpoint()
 
     # -- what rounds tell ----------------------------------------------------------------------
 
     def _interrupt(self) -> None:
+        """By the handler of a signal, in the middle of whatever the job's thread does."""
         self._interrupted = True
+        if not self._telling:
+            try:
+                self._tell_stopping()
+            except Exception as error:
+                # Not here, where it would be taken for an error of a user's function.
+                self._untold = error
+
+    def between_pieces(self) -> bool:
+        """Looks up within a batch; true if the run ends within it."""
+        self._poll()
+        self._tell_progress()
+        return self._interrupted
 
     def stop(self) -> None:
         """The run ends with a last checkpoint as soon as possible: not within a replay, which passes by places where
@@ -423,7 +441,19 @@ class _Job:
 
     def _tell(self, event: JobEvent) -> None:
         if self._options.on_event is not None:
-            self._options.on_event(event)
+            self._telling = True
+            try:
+                self._options.on_event(event)
+            finally:
+                self._telling = False
+
+    def _tell_stopping(self) -> None:
+        error, self._untold = self._untold, None
+        if error is not None:
+            raise error
+        if not self._told_stopping:
+            self._told_stopping = True
+            self._tell(Stopping(self._rounds.finishing))
 
     def _tell_progress(self) -> None:
         now = self._clock.monotonic()

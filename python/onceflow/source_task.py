@@ -76,6 +76,16 @@ class SourceTask:
         self._target: dict[str, Any] | None = None
         #: Nothing was there to read, at least once: when the worker took what is read since is a matter of time.
         self.waited = False
+        #: Records behind the position that an earlier run has processed already: it stopped within a batch.
+        self._skip: int = 0 if state is None else state.get("skip", 0)
+        #: An earlier run stopped within a round, before this task's batch or within it: it goes on with that.
+        self.has_turn: bool = state is not None and state.get("has_turn", False)
+        #: The last snapshot, how many records the worker has taken since, and the newest event time of all it took.
+        self._base: dict[str, Any] = {}
+        self._taken = 0
+        self._newest_taken = self._event_time.newest
+        #: The worker has not taken all of the last batch.
+        self.is_behind = False
         self._reader: SourceReader | None = None
         self._close_error: SourceError | None = None
 
@@ -102,6 +112,7 @@ class SourceTask:
         if self._reader is None:
             with self._errors():
                 self._reader = self.step.source.open(self.partition, self._at)
+            self.snapshot()
         return self._reader
 
     def read(self) -> bool:
@@ -114,23 +125,77 @@ class SourceTask:
                 self._end()
                 return True
             most = self._left(self._target)
+        batch = self._next_batch(most)
+        while self._skip and batch is not None and _count_of(batch):
+            batch = self._without_taken(batch)
+            if batch is None:
+                batch = self._next_batch(most)
+        self.rounds += 1
+        if batch is None:
+            if self._skip:
+                raise self._shorter()
+            self._end()
+            return True
+        times = self._times(batch)
+        count = _count_of(batch)
+        if self._read is not None:
+            self._read += count
+        # Within a batch the watermark has not risen yet, where a replay ends as where a run stops.
+        is_within = self._target is not None and bool(self._target.get("skip")) and self.has_arrived
+        self.channel.put(BatchEvent(batch, times, None if is_within else self.watermark))
+        self.is_behind = True
+        if self._target is not None:
+            self._check_overshoot(self._target)
+        self.waited |= count == 0
+        return count > 0
+
+    def _next_batch(self, most: int) -> SourceBatch | None:
         reader = self.open()
         with self._errors():
             batch = reader.read(most)
             if batch is not None and not isinstance(batch, SourceBatch):
                 raise TypeError(f"read() must return a SourceBatch or None, not a {type(batch).__name__}")
-        self.rounds += 1
-        if batch is None:
-            self._end()
-            return True
-        self.channel.put(BatchEvent(batch, self._times(batch), self.watermark))
-        count = len(batch.records) + len(batch.rejected) + batch.skipped
-        if self._read is not None:
-            self._read += count
-        if self._target is not None:
-            self._check_overshoot(self._target)
-        self.waited |= count == 0
-        return count > 0
+        return batch
+
+    # -- a stop within a batch -----------------------------------------------------------------
+
+    def took(self, piece: SourceBatch, *, is_last: bool) -> None:
+        """The worker has taken a piece of the last batch."""
+        self._taken += _count_of(piece)
+        if is_last:
+            self.is_behind, self._newest_taken = False, self._event_time.newest
+            return
+        times = piece.event_times
+        if times is not None and len(times):
+            newest = int(times.max())
+            self._newest_taken = newest if self._newest_taken is None else max(self._newest_taken, newest)
+
+    def snapshot_of_taken(self) -> dict[str, Any]:
+        """What resumes the task behind what the worker has taken of its last batch, which it did not take whole.
+
+        There is no position within a batch, so it is the one of the last snapshot, and how many records to pass over.
+        """
+        base = self._base
+        skip = base.get("skip", 0) + self._taken
+        snapshot = {**base, "newest": self._newest_taken, "skip": skip, "has_turn": True}
+        return {**snapshot, "read": base["read"] + self._taken} if "read" in base else snapshot
+
+    def _without_taken(self, batch: SourceBatch) -> SourceBatch | None:
+        """What an earlier run has not processed of a batch; None if that is nothing."""
+        count = _count_of(batch)
+        if count <= self._skip:
+            self._skip -= count
+            return None
+        if batch.rejected or batch.skipped:
+            raise self._shorter()
+        skip, self._skip = self._skip, 0
+        return batch.piece(skip, len(batch.records))
+
+    def _shorter(self) -> SourceChangedError:
+        return SourceChangedError(
+            f"source {self.step.step_id!r}, partition {self.partition!r}: the run before stopped within a batch, and "
+            "what it had read of it is not there any more. Put back what was changed or removed since"
+        )
 
     def _end(self) -> None:
         self._at = self.position
@@ -146,13 +211,26 @@ class SourceTask:
 
     def aim(self, target: dict[str, Any] | None) -> None:
         """Reads to exactly the position of this snapshot and no further; None: without end again."""
-        self._target = target
+        before, self._target = self._target, target
+        if target is not None or before is None:
+            return
+        self.has_turn = before.get("has_turn", False)
+        if before.get("skip"):
+            # Batches are cut again where they were.
+            self.close()
+            self._at, self._skip = before["position"], before["skip"]
+            self.delivered = self.watermark
 
     @property
     def has_arrived(self) -> bool:
         """True if it stands where the replay ends."""
         target = self._target
-        if target is None or self.ended != target["ended"] or not self._is_at(target):
+        if target is None or self.ended != target["ended"]:
+            return False
+        if target.get("skip"):
+            # Within a batch only the count says where.
+            return self._read is not None and self._read == target.get("read")
+        if not self._is_at(target):
             return False
         if None not in (self._read, target.get("read")) and self._read != target["read"]:
             raise self._changed(target)
@@ -221,7 +299,12 @@ class SourceTask:
             position = self.position
             msgspec.msgpack.encode(position)
         snapshot = {"position": position, "newest": self._event_time.newest, "ended": self.ended}
-        return snapshot if self._read is None else {**snapshot, "read": self._read}
+        if self._read is not None:
+            snapshot["read"] = self._read
+        if self._skip:
+            snapshot["skip"] = self._skip
+        self._base, self._taken = snapshot, 0
+        return snapshot
 
     def _errors(self) -> AbstractContextManager[None]:
         return source_errors(self.step.step_id, self.partition)
@@ -235,3 +318,7 @@ class SourceTask:
         if reader is not None:
             with self._errors():
                 reader.close()
+
+
+def _count_of(batch: SourceBatch) -> int:
+    return len(batch.records) + len(batch.rejected) + batch.skipped

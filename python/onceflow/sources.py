@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onceflow.columns import Columns
 from onceflow.types import Batch, Plain
 
 __all__ = ["PAUSE_S", "RejectedRecord", "Source", "SourceBatch", "SourceReader", "StopRun"]
@@ -68,6 +69,13 @@ class SourceBatch:
     rejected: list[RejectedRecord] = field(default_factory=list)
     skipped: int = 0
     first_record: int | None = None
+
+    def piece(self, start: int, end: int) -> SourceBatch:
+        """The records from ``start`` to before ``end`` of a batch without refused ones."""
+        records = self.records.slice(start, end) if isinstance(self.records, Columns) else self.records[start:end]
+        times = None if self.event_times is None else self.event_times[start:end]
+        first = None if self.first_record is None else self.first_record + start
+        return SourceBatch(records, times, first_record=first)
 
 
 class SourceReader(ABC):

@@ -252,10 +252,13 @@ class WorkerTask:
             node.resume(watermark)
 
     def take(self, source_id: str, partition: str, records: Batch, times: EventTimes) -> None:
-        """A batch of a partition of a source."""
+        """A batch of a partition of a source, or a piece of it."""
         for node in self._timestamps[source_id]:
             node.take_from(partition)
         self._sources[source_id].emit(records, times)
+
+    def settle(self, source_id: str) -> None:
+        """A batch of a source was taken whole: what it says of event time is heard."""
         for node in self._timestamps[source_id]:
             node.settle()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from onceflow import Columns, Dataflow, count, run
@@ -139,7 +140,7 @@ def test_a_step_may_have_a_name_that_looks_given():
 
 
 def test_a_column_called_self(state):
-    assert Columns({}).with_columns(self=[1]).names == ("self",)
+    assert Columns({}).with_columns(self=np.array([1])).names == ("self",)
     sink = TransactionalTestingSink()
     made = Dataflow("names")
     made.source("in", TestingSource(["a"])).key_by(lambda key: key).aggregate("n", self=count()).sink("out", sink)

@@ -78,7 +78,8 @@ class JobProgress:
             self._recovered(event)
         elif isinstance(event, Stopping):
             self._stopping = True
-            note("stopping with a last checkpoint; Ctrl-C once more stops at once, which is safe too")
+            after = f" after this batch of {count_text(event.finishing)} records" if event.finishing else ""
+            note(f"stopping{after} with a last checkpoint; Ctrl-C once more stops at once, which is safe too")
         else:
             self._count(event)
 
