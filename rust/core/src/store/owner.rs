@@ -134,8 +134,8 @@ impl Store {
         crate::crash_point!("recover.pre_fence");
         let Fenced { job_epoch, ids, lock } = fence(&environment, &directory, lock, &claim)?;
         crate::crash_point!("recover.post_fence");
-        creation::discard_leftovers(&directory)?;
         let owner = Owner { job_epoch, lock, claim };
+        discard_leftovers(&environment, &owner, &directory)?;
         raise_manifest(&environment, &owner, &manifest, &directory)?;
         Ok(Self {
             directory,
@@ -456,6 +456,17 @@ fn fence(
         Wait::Done(outcome) => outcome.map_err(|failure| failure.error),
         _ => Err(Error::new(ErrorKind::Io, "the thread that raises the epoch ended early")),
     }
+}
+
+/// Removes what killed processes have left, unless fenced: what lies there then may be the next
+/// owner's, who is in the middle of it.
+fn discard_leftovers(environment: &Environment, owner: &Owner, directory: &Path) -> Result<()> {
+    environment
+        .read_locked(|txn| {
+            owner.check(&head_of(txn.get(Database::Meta, HEAD_KEY)?)?, directory)?;
+            Ok(creation::discard_leftovers(directory)?)
+        })
+        .map_err(|failure| failure.error)
 }
 
 /// Raises the manifest's lower bounds to what is durable, unless fenced; see `Store`.
