@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from upserts import UpsertSink, upserted
 
 import onceflow as of
 from onceflow._native import Log
 from onceflow.connectors.files import CsvSink, CsvSource, JsonLinesSink, ParquetSink, read_parts
 from onceflow.connectors.log import LogSink
+from onceflow.exceptions import FinishedJobWarning
+from onceflow.runner import run as run_flow
 from onceflow.sinks import Sink
 
 __all__ = ["KINDS", "ROWS", "run", "shown", "write_input"]
@@ -30,8 +34,6 @@ def _shown_in_log(root: Path) -> object:
 
 
 def _shown_in_parquet(root: Path) -> object:
-    import pyarrow.parquet as pq  # noqa: PLC0415 - not before a fork
-
     return [row for path in sorted((root / "out").glob("part-*")) for row in pq.read_table(path).to_pylist()]
 
 
@@ -82,7 +84,12 @@ def run(
     rows.key_by("user").stateful_map(
         "counts", lambda nth, row: ((nth or 0) + 1, {"user": row["user"], "id": row["id"], "nth": (nth or 0) + 1})
     ).sink("out", KINDS[kind][0](root))
-    return of.run(flow, root / "state", checkpoint_interval_s=1e-6, batch_size=BATCH, take_over=take_over, fresh=fresh)
+    with warnings.catch_warnings():
+        # Many a life finds that the job was at its end.
+        warnings.simplefilter("ignore", FinishedJobWarning)
+        return run_flow(
+            flow, root / "state", checkpoint_interval_s=1e-6, batch_size=BATCH, take_over=take_over, fresh=fresh
+        )
 
 
 def shown(root: Path, kind: str) -> object:

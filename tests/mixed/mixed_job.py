@@ -22,6 +22,7 @@ import onceflow as of
 from onceflow._native import Log, LogProducer
 from onceflow.connectors.files import CsvSink, ParquetSink, read_parts
 from onceflow.connectors.log import LogSink, LogSource
+from onceflow.runner import run as run_flow
 
 __all__ = ["PRODUCERS", "check", "create", "produce", "run"]
 
@@ -75,7 +76,7 @@ def run(root: Path, *, follow: bool) -> of.JobResult:
     counted.sink("parquet", ParquetSink(root / "parquet"))
     counted.sink("log", LogSink(root / "log", "out", key="user"))
     counted.sink("sqlite", UpsertSink(root / "sqlite", COLUMNS))
-    return of.run(flow, root / "state", checkpoint_interval_s=0.004, batch_size=50, take_over=True)
+    return run_flow(flow, root / "state", checkpoint_interval_s=0.004, batch_size=50, take_over=True)
 
 
 def check(root: Path) -> tuple[str, int]:
