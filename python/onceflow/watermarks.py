@@ -21,6 +21,8 @@ from onceflow.types import BEGINNING_OF_TIME, FIRST_MICROS, LAST_MICROS, Micros
 
 __all__ = ["PartitionWatermark", "Times"]
 
+_BLOCK = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Times:
@@ -88,9 +90,21 @@ class PartitionWatermark:
             )
         before = BEGINNING_OF_TIME if self.newest is None else self.newest - self._delay
         self.newest = last if self.newest is None else max(self.newest, last)
-        if first >= self.newest - self._delay or (first >= before and bool((times[1:] >= times[:-1]).all())):
+        if first >= self.newest - self._delay or self._is_in_order(times, before):
             return Times(times)
         marks = np.empty_like(times)
         marks[0] = before
-        np.maximum(np.maximum.accumulate(times[:-1]) - self._delay, before, out=marks[1:])
+        running = marks[1:]
+        np.maximum.accumulate(times[:-1], out=running)
+        np.subtract(running, self._delay, out=running)
+        np.maximum(running, before, out=running)
         return Times(times, marks if bool((times < marks).any()) else None)
+
+    def _is_in_order(self, times: npt.NDArray[np.int64], before: Micros) -> bool:
+        """Whether it is seen at a glance that no record is below the watermark before it: block by block, which is some
+        times as fast as record by record."""
+        begins = np.arange(0, len(times), _BLOCK)
+        newest = np.maximum.accumulate(np.maximum.reduceat(times, begins))
+        return bool((np.minimum.reduceat(times, begins) >= np.maximum(newest - self._delay, before)).all()) or (
+            int(times[0]) >= before and bool((times[1:] >= times[:-1]).all())
+        )

@@ -94,5 +94,9 @@ class Tumbling:
 
     def starts(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Start of the window of each time, all in microseconds since 1970 UTC."""
-        starts: npt.NDArray[np.int64] = times - (times - self.offset_us) % self.size_us
+        # Numpy divides by a scalar some times as fast as it gets the remainder.
+        starts: npt.NDArray[np.int64] = times - self.offset_us
+        np.floor_divide(starts, self.size_us, out=starts)
+        np.multiply(starts, self.size_us, out=starts)
+        np.add(starts, self.offset_us, out=starts)
         return starts

@@ -139,6 +139,18 @@ def test_l3_what_stands_before_a_record_does_not_depend_on_batches(times, delay,
     assert late[0][0] == expected
 
 
+@pytest.mark.parametrize("delay", [0, 40, 400])
+@pytest.mark.parametrize("seed", range(5))
+def test_l3_also_of_large_batches_which_are_looked_at_block_by_block(delay, seed):
+    rng = np.random.default_rng(seed)
+    times = np.arange(3000) + rng.integers(0, 100, 3000) * (rng.random(3000) < 0.01)
+    dense, _ = marks(times.tolist(), delay, 20, 3000)
+    running = np.maximum(np.maximum.accumulate(np.concatenate([[20], times]))[:-1], 20) - delay
+    late = np.flatnonzero(times < running)
+    assert [row for row, mark in enumerate(dense) if mark is not None and times[row] < mark] == late.tolist()
+    assert [dense[row] for row in late] == running[late].tolist()
+
+
 @pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 4096])
 def test_l3_batches_of_any_size_give_the_same(state, batch_size, columns):
