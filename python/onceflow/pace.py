@@ -12,7 +12,7 @@ _PIECE_S = 0.1
 _FIRST_RECORDS = 64
 #: Of records that go through functions one by one: should these become slow, no more than so many are under way. With
 #: fewer the cost of a piece itself would show.
-_MOST_ROWS = 2048
+_MOST_ROWS = 4096
 
 
 class Pace:

@@ -46,7 +46,7 @@ class RoundsListener(Protocol):
         """A source asks for the end of the run."""
 
     def between_pieces(self) -> bool:
-        """A piece of a batch was processed; true if the run is to end here, within the batch."""
+        """A piece of a batch was processed; true if a checkpoint is to be taken here, within the batch."""
 
     def task_ended(self, name: str) -> None:
         """A source task has read its partition to the end."""
@@ -106,8 +106,8 @@ class Rounds:
         self._is_replayable = all(step.source.replayable for step in graph.sources())
         self._can_be_cut = self._is_replayable and not any(step.goes_by_batches for step in graph.operators())
         self._pace = Pace()
-        #: The run ends within a batch, or between two of a round.
-        self._is_cut = False
+        #: The round was left within a batch, or between two of them.
+        self.is_cut = False
         #: Records of the batch that is processed now, if it must be processed to its end.
         self.finishing = 0
         self._aligner = BarrierAligner(len(self._tasks))
@@ -238,8 +238,15 @@ class Rounds:
         self._consume(listener)
         return progressed or self._stopping
 
+    def go_on(self) -> None:
+        """After the barrier within a round: the next one is its rest."""
+        self.is_cut = False
+        for task in self._tasks:
+            if task.is_behind:
+                task.go_back()
+
     def _finish_round(self, tasks: list[SourceTask], listener: RoundsListener) -> bool:
-        """The rest of a round within which an earlier run was stopped."""
+        """The rest of a round that was left."""
         progressed = False
         for task in tasks:
             task.has_turn = False
@@ -314,7 +321,7 @@ class Rounds:
             while len(task.channel) and not aligner.is_blocked(number):
                 event = task.channel.pop()
                 if isinstance(event, BatchEvent) and self._is_left(number, listener):
-                    continue  # The next run reads it again.
+                    continue  # It is read again.
                 if isinstance(event, BatchEvent):
                     actions = aligner.receive(number, event)
                 elif isinstance(event, BarrierEvent):
@@ -332,10 +339,10 @@ class Rounds:
                         listener.cut()
 
     def _is_left(self, number: int, listener: RoundsListener) -> bool:
-        """Whether the run ends before the batch of this task."""
-        if not self._is_cut and number and self._is_replayable:
-            self._is_cut = listener.between_pieces()
-        return self._is_cut
+        """Whether the round is left before the batch of this task."""
+        if not self.is_cut and number and self._is_replayable:
+            self.is_cut = listener.between_pieces()
+        return self.is_cut
 
     def _deliver(self, task: SourceTask, event: Event, listener: RoundsListener) -> None:
         if not isinstance(event, BatchEvent):
@@ -375,7 +382,7 @@ class Rounds:
             if start == total:
                 break
             if listener.between_pieces():
-                self._is_cut = True
+                self.is_cut = True
                 return
         self.finishing = 0
         with self._positions_told(task, batch):

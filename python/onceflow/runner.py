@@ -288,7 +288,10 @@ class _Job:
             self._warn_of_late()
             self._check_replay()
             self._tell_progress()
-            if self._checkpoints.pending is None and self._replay is None and self._is_due():
+            if self._rounds.is_cut and not self._interrupted:
+                self._start_checkpoint()
+                self._rounds.go_on()
+            elif self._checkpoints.pending is None and self._replay is None and self._is_due():
                 self._start_checkpoint()
         if self._replay is not None and not self._replay.to_end:
             raise SourceError(
@@ -336,9 +339,14 @@ class _Job:
                 self._untold = error
 
     def between_pieces(self) -> bool:
-        """Looks up within a batch; true if the run ends within it."""
+        """Looks up within a batch; true if the run ends within it, or if sinks hold too much for its rest."""
         self._poll()
         self._tell_progress()
+        while not self._interrupted and self._holds_much():
+            if self._checkpoints.pending is None:
+                return True
+            self._poll(_LONGEST_WAIT_S)
+            self._tell_progress()
         return self._interrupted
 
     def stop(self) -> None:

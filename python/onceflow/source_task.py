@@ -180,6 +180,14 @@ class SourceTask:
         snapshot = {**base, "newest": self._newest_taken, "skip": skip, "has_turn": True}
         return {**snapshot, "read": base["read"] + self._taken} if "read" in base else snapshot
 
+    def go_back(self) -> None:
+        """What the worker has not taken of the last batch is read again, before anything else."""
+        snapshot = self.snapshot_of_taken()
+        self.close()
+        self._at, self._skip, self._read = snapshot["position"], snapshot["skip"], snapshot.get("read")
+        self._event_time.newest = self._newest_taken
+        self.has_turn, self.is_behind = True, False
+
     def _without_taken(self, batch: SourceBatch) -> SourceBatch | None:
         """What an earlier run has not processed of a batch; None if that is nothing."""
         count = _count_of(batch)
@@ -303,6 +311,8 @@ class SourceTask:
             snapshot["read"] = self._read
         if self._skip:
             snapshot["skip"] = self._skip
+        if self.has_turn:
+            snapshot["has_turn"] = True
         self._base, self._taken = snapshot, 0
         return snapshot
 

@@ -190,6 +190,38 @@ def test_checkpoints_begin_before_one_gets_too_large(state, guarantee, monkeypat
         assert max(event.stats.bytes_written for event in completed) < BOUND + 4 * BATCH * RECORD_BYTES
 
 
+def numbered(state, partitions, on_event=None):
+    """What a job puts out that numbers the records of a key, in the order of their coming."""
+    gate = Gate()
+    gate.open.set()
+    source = Fast(700)
+    source.partitions = lambda: [str(number) for number in range(partitions)]
+    flow = Dataflow("bounds")
+    keyed = flow.source("in", source).key_by("n")
+    keyed.stateful_map("nth", lambda nth, row: ((nth or 0) + 1, row)).sink("out", Idempotent(gate))
+    assert run(flow, state, batch_size=300, checkpoint_interval_s=1e9, on_event=on_event).finished
+    return gate.numbers
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_a_batch_whose_output_is_larger_than_the_bound_is_left_for_a_checkpoint(state, partitions, monkeypatch):
+    """The kind of fault: the output of one batch, or of a round over many partitions, is more than a checkpoint takes,
+    in each run again."""
+    sizes = []
+
+    def on_event(event):
+        if isinstance(event, CheckpointCompleted):
+            sizes.append(event.stats.bytes_written)
+
+    numbers = numbered(state, partitions, on_event)
+    # A piece of a batch has 64 records at first, and 300 here at most.
+    assert max(sizes) < BOUND + 400 * RECORD_BYTES
+    assert len(sizes) >= 2 * partitions
+    monkeypatch.setattr("onceflow.runner._MAX_HELD_BYTES", 1 << 40)
+    assert numbers == numbered(state.with_name("calm"), partitions)
+    assert len(numbers) == 700 * partitions
+
+
 def test_all_sinks_count_together(state):
     """Ten sinks that each hold less than the bound hold more than it."""
     gates = [Gate() for _ in range(10)]
