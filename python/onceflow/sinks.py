@@ -199,7 +199,8 @@ class IdempotentSink(Sink):
     be values that the codec knows.
 
     A process that was paused and replaced is stopped before its next write. One that was paused within a write can
-    only be refused by the target: have it compare ``context.job_epoch`` if runs are taken over.
+    only be refused by the target: have it compare ``(context.lineage, context.job_epoch)`` if runs are taken over. Nor
+    does anybody but the target know that a state was put back from a backup: what was written since is written again.
     """
 
     delivery = "idempotent"

@@ -204,10 +204,16 @@ def test_settings_that_cannot_be(tmp_path):
     for asked, message in (
         ({"types": {"x": "int64"}}, r"give names of fields and a pyarrow\.DataType"),
         ({"types": {"x": pa.int64()}, "schema": schema}, "not both"),
+        ({"schema": pa.schema([("x", pa.int64()), ("x", pa.int64())])}, "each field once"),
         ({"on_new_types": "bend"}, 'give "refuse" or "widen"'),
     ):
         with pytest.raises(ConfigurationError, match=message):
             ParquetSink(tmp_path, **asked)
+
+
+def test_types_of_fields_that_are_not_there(tmp_path):
+    with pytest.raises(SinkError, match=r"names the fields \['y'\], and records have \['x'\]"):
+        written(ParquetSink(tmp_path, types={"y": pa.int64()}), [{"x": 1}])
 
 
 def test_a_schema_is_kept_to_exactly(tmp_path):

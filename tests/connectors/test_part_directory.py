@@ -467,6 +467,20 @@ def test_links_and_pipes_in_the_place_of_our_files(tmp_path):
         CsvSink(tmp_path / "b").open(context())
 
 
+def test_a_file_system_without_links(tmp_path, monkeypatch):
+    """Whose a directory is can be said there too."""
+
+    def no_links(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    writer = opened(tmp_path)
+    writer.commit(prepared(writer, 1))
+    assert (tmp_path / ".onceflow" / "owner").read_text() == f"job\nout\n{STATE}\n"
+    with pytest.raises(SinkError, match="with another state directory"):
+        CsvSink(tmp_path).open(context(2, state_id="6" * 32))
+
+
 def test_a_directory_that_is_emptied_while_the_job_runs(tmp_path):
     writer = opened(tmp_path)
     shutil.rmtree(tmp_path / ".onceflow")

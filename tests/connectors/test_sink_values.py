@@ -165,6 +165,29 @@ def test_what_csv_has_no_text_for(tmp_path, column, rows, name):
             written(sink, batch)
 
 
+@pytest.mark.parametrize(
+    ("value", "column"),
+    [
+        (np.datetime64(1, "ns"), np.array([1], "M8[ns]")),
+        (np.timedelta64(1, "ns"), np.array([1], "m8[ns]")),
+        (np.datetime64("10000-01-01", "us"), np.array(["10000-01-01"], "M8[us]")),
+        (np.datetime64("10000-01-01"), np.array(["10000-01-01"], "M8[D]")),
+        (np.datetime64(1, "ns"), pa.array([1], pa.timestamp("ns"))),
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))), None),
+        (np.longdouble(1), np.array([1], np.longdouble)),
+        (1j, np.array([1j])),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [CsvSink, JsonLinesSink])
+def test_what_no_text_holds_exactly(tmp_path, value, column, kind):
+    """Kind: a value is bent without a word: nanoseconds are cut, a time outside of Python's years becomes a number.
+    Refused, in rows and in columns, by a typed error."""
+    for number, batch in enumerate([[{"v": value}], *([] if column is None else [Columns({"v": column})])]):
+        with pytest.raises(SinkError, match=r"map it to (text|plain values) first"):
+            written(kind(tmp_path / str(number)), batch)
+
+
 def test_times_deep_in_json(tmp_path):
     """Times are in UTC wherever they are, and whatever else looks like one stays as it is."""
     rows = [

@@ -23,14 +23,14 @@ class StdoutSink(PlainSink):
 
 class _StdoutWriter(SinkWriter):
     def write(self, records: Batch) -> None:
-        if isinstance(records, Columns):
-            records = plain_columns(records).to_rows()
         try:
+            if isinstance(records, Columns):
+                records = plain_columns(records).to_rows()
             lines = [record if isinstance(record, str) else json_line(record).decode() for record in records]
             sys.stdout.write("".join(f"{line}\n" for line in lines))
             # Nothing stays behind in a buffer: a process that user code forks would print it a second time.
             sys.stdout.flush()
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise SinkError(f"a record cannot be printed as JSON: {error}; map it to plain values first") from error
         except OSError as error:
             raise _unwritable(error) from error

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from onceflow.columns import Columns
+from onceflow.columns import Columns, to_list
 from onceflow.types import Batch
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
 _NO_UTC = re.compile(rb'T\d\d:\d\d:\d\d(?:\.\d{6})?(?:[+-]\d\d:\d\d(?::\d\d(?:\.\d{6})?)?)?"')
 _SCALARS = frozenset({NoneType, bool, int, float, str, bytes, date, time, timedelta, Decimal, UUID})
 _DATES = ("Y", "M", "W", "D")
+_FIRST, _LAST = np.datetime64(datetime.min, "us"), np.datetime64(datetime.max, "us")
 #: Kinds whose ``str`` is their text.
 _CSV_KINDS = (NoneType, str, bool, int, float, Decimal, date, time, timedelta, UUID)
 
@@ -51,19 +52,16 @@ def iso_text(moment: datetime) -> str:
 
 def plain_value(value: Any) -> Any:
     """A numpy scalar or array, or a member of an enumeration, as Python's value; anything else raises ``TypeError``."""
-    if isinstance(value, np.datetime64):
-        micros = value if np.datetime_data(value.dtype)[0] in _DATES else value.astype("M8[us]")
-        moment = micros.item()
-        return moment.replace(tzinfo=UTC) if isinstance(moment, datetime) else moment
-    if isinstance(value, np.timedelta64):
-        return value.astype("m8[us]").item()
-    if isinstance(value, np.generic) and value.dtype.kind in "biufSU":
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return [plain_value(item) for item in value]
     if isinstance(value, enum.Enum):
         return value.value
-    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+    if isinstance(value, np.ndarray) and value.ndim:
+        return [plain_value(item) for item in value]
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return to_list(np.array([value]))[0]
+    plain = value.item() if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "biufSUO" else value
+    if plain is value or isinstance(plain, (np.generic, np.ndarray)):
+        raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+    return plain
 
 
 _encoder = msgspec.json.Encoder(enc_hook=plain_value)
@@ -73,7 +71,7 @@ def json_lines(records: Batch) -> bytes:
     """Records as JSON, one a line.
 
     Raises:
-        TypeError, ValueError, RecursionError: JSON cannot hold one.
+        TypeError, ValueError, OverflowError, RecursionError: JSON cannot hold one.
     """
     rows = plain_columns(records).to_rows() if isinstance(records, Columns) else records
     data = _encoder.encode_lines(rows)
@@ -162,7 +160,12 @@ def arrow_arrays(columns: Columns) -> dict[str, Any]:
 
 
 def _iso_texts(moments: npt.NDArray[np.datetime64]) -> Any:
-    texts = np.datetime_as_string(moments.astype("M8[us]"), unit="us").tolist()
+    """Raises ``TypeMismatchError`` for times that Python does not have, as making objects of them does."""
+    micros = moments.astype("M8[us]")
+    known = ~np.isnat(moments)
+    if not ((micros.astype(moments.dtype) == moments) & (micros >= _FIRST) & (micros <= _LAST))[known].all():
+        to_list(moments)
+    texts = np.datetime_as_string(micros, unit="us").tolist()
     plain = np.empty(len(texts), dtype=object)
     plain[:] = [None if text == "NaT" else text.removesuffix(".000000") + "Z" for text in texts]
     return plain

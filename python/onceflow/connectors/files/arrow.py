@@ -58,6 +58,8 @@ class ParquetSink(PartSink):
         pa = require_arrow()
         if schema is not None and not isinstance(schema, pa.Schema):
             raise ConfigurationError(f"schema={schema!r}: give a pyarrow.Schema")
+        if schema is not None and len(set(schema.names)) != len(schema.names):
+            raise ConfigurationError(f"schema={schema.names}: give each field once")
         self._types = dict(types or {})
         for name, given in self._types.items():
             if not isinstance(name, str) or not isinstance(given, pa.DataType):

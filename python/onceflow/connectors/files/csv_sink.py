@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -86,7 +86,8 @@ class _CsvWriter(PartWriter):
     def encode(self, records: Batch) -> bytes:
         if isinstance(records, Columns):
             names = self._names(records.names)
-            lists = [_column(array) for array in plain_columns(records).select(*names).arrays.values()]
+            with _text_errors():
+                lists = [_column(array) for array in plain_columns(records).select(*names).arrays.values()]
             return self._text(zip(*lists, strict=True))
         if records and isinstance(records[0], Mapping):
             names = self._names(tuple(records[0]))
@@ -137,18 +138,24 @@ def _plain(rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
     """Rows of what has a text of its own."""
     if has_csv_text(set(map(type, chain.from_iterable(rows)))):
         return rows
-    return [_texts(row) for row in rows]
+    with _text_errors():
+        return [[csv_value(value) for value in row] for row in rows]
 
 
 def _column(array: Any) -> list[Any]:
     """The same of a column; of most types all values have one."""
     values = to_list(array)
-    is_plain = array.dtype.kind in "biufU" if isinstance(array, np.ndarray) else str(array.type) in _TEXTS
-    return values if is_plain or has_csv_text(set(map(type, values))) else _texts(values)
+    is_plain = (
+        array.dtype.kind in "biufU" and array.dtype != np.longdouble
+        if isinstance(array, np.ndarray)
+        else str(array.type) in _TEXTS
+    )
+    return values if is_plain or has_csv_text(set(map(type, values))) else [csv_value(value) for value in values]
 
 
-def _texts(values: Sequence[Any]) -> list[Any]:
+@contextlib.contextmanager
+def _text_errors() -> Iterator[None]:
     try:
-        return [csv_value(value) for value in values]
-    except TypeError as error:
+        yield
+    except (TypeError, OverflowError) as error:
         raise SinkError(f"{error}; map it to text first") from error

@@ -164,5 +164,5 @@ class _JsonLinesWriter(PartWriter):
     def encode(self, records: Batch) -> bytes:
         try:
             return json_lines(records)
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise SinkError(f"JSON cannot hold a record: {error}; map it to plain values first") from error

@@ -148,6 +148,9 @@ class ParquetWriter(PartWriter):
     def _settle(self, columns: dict[str, Any]) -> bool:
         """Brings the schema up to these columns; true if what was settled before became wider."""
         known = {} if self._schema is None else {field.name: field for field in self._schema}
+        unknown = sorted(self._types.keys() - columns.keys() - known.keys())
+        if unknown and not self._widens:
+            raise SinkError(f"types={{...}} names the fields {unknown}, and records have {list(columns)}")
         fields, widened = dict(known), False
         for name, values in columns.items():
             field = fields.setdefault(name, pa.field(name, self._types.get(name, pa.null())))
@@ -196,10 +199,8 @@ class ParquetWriter(PartWriter):
 
 
 def _arrow(array: Any) -> Any:
-    """A column as an Arrow array with the values themselves; numpy's times have no zone and are instants in UTC."""
+    """A column as an Arrow array with the values themselves."""
     found = pa.array(array)
-    if isinstance(array, np.ndarray) and pa.types.is_timestamp(found.type):
-        found = found.cast(pa.timestamp(found.type.unit, "UTC"))
     if isinstance(found, pa.ChunkedArray):
         found = found.combine_chunks()
     return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found

@@ -286,9 +286,14 @@ class PartDirectory:
                 # Of an older version, which did not say which state it belongs to.
                 mine.rename(path)
             else:
-                with contextlib.suppress(FileExistsError):
+                try:
                     os.link(mine, path)
-                mine.unlink()
+                except FileExistsError:
+                    pass
+                except OSError:
+                    # Not every file system has links; whoever comes second finds out when it is checked below.
+                    mine.rename(path)
+                mine.unlink(missing_ok=True)
         self._check_owner()
 
     # -- what is visible -------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def _text(what: str, item: Any) -> bytes | None:
         return item.encode()
     try:
         return json_line(item)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SinkError(f"{item!r} cannot be a {what}: {error}; map it to plain values or bytes first") from error
 
 
