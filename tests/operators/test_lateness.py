@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from onceflow import Columns, Dataflow, count, run
 from onceflow.events import CheckpointCompleted, Progress
-from onceflow.exceptions import LateRecordsWarning, SourceError
+from onceflow.exceptions import LateRecordsWarning, SourceError, UserFunctionError
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.testing import ABORT, EOF, PAUSE, AbortedError, TestingSource, TransactionalTestingSink
 from onceflow.types import BEGINNING_OF_TIME, LAST_MICROS
@@ -248,6 +248,21 @@ def test_what_the_warning_advises_helps(tmp_path):
         assert job.run(tmp_path / "c").late == {"w": 0}
         job = Job([50, 1, 2], take_late=False, lateness=49)
         assert job.run(tmp_path / "d").late == {"w": 0}
+
+
+def test_l12_no_key_is_an_error_or_a_key_and_never_skipped(state):
+    """A record that has no such field ends the run by name; None is a key like any other."""
+    for number, (key, expected) in enumerate([(lambda row: row["k"], None), (lambda row: row.get("k"), [None, "a"])]):
+        flow, out = Dataflow("flow"), TransactionalTestingSink()
+        source = TestingSource([{"t": 1, "k": "a"}, {"t": 2}], event_time=lambda row: row["t"])
+        window = flow.source("in", source).key_by(key).window("w", Tumbling(10 * MICROS))
+        window.aggregate(n=count()).sink("out", out)
+        if expected is None:
+            with pytest.raises(UserFunctionError, match=r"'w'.*KeyError.*record 1 of the batch"):
+                run(flow, state / str(number))
+        else:
+            run(flow, state / str(number))
+            assert sorted((row["key"] for row in out.records), key=str) == expected
 
 
 def test_l13_several_inputs_the_lowest_and_nothing_before_each_has_one(state):
