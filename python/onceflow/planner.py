@@ -111,8 +111,8 @@ def why_not_repeatable(graph: Graph, *, waited: bool) -> str | None:
                 return f"step {before.step_id!r} calls functions of yours"
             if isinstance(before, SourceStep) and not before.source.deterministic:
                 return f"source {before.step_id!r} calls functions of yours"
-            if step.kind == "drop_duplicates" and isinstance(before, SourceStep) and not before.source.has_event_time:
-                return f"step {step.step_id!r} goes by the clock, since source {before.step_id!r} has no event time"
+        if step.kind == "drop_duplicates" and not _has_event_time(graph, step):
+            return f"step {step.step_id!r} goes by the clock, since its records have no event time"
     if waited and stateful:
         return f"the state of step {stateful[0].step_id!r} may depend on the order in which partitions were read"
     return None
@@ -166,6 +166,14 @@ def _check_shape(graph: Graph) -> None:
             _check_event_time(graph, operator)
         if operator.kind == "assign_timestamps":
             _check_partitions(graph, operator)
+
+
+def _has_event_time(graph: Graph, step: OperatorStep) -> bool:
+    try:
+        _check_event_time(graph, step)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _check_event_time(graph: Graph, window: OperatorStep) -> None:

@@ -318,6 +318,10 @@ def out(stream):
         ),
         (lambda made: out(rows(made).drop_duplicates("d", "k", horizon=HOUR)), "step 'd' goes by the clock"),
         (
+            lambda made: out(rows(made).assign_timestamps("times", "t").drop_duplicates("d", "k", horizon=HOUR)),
+            None,
+        ),
+        (
             lambda made: out(rows(made, event_time=len).key_by("k").aggregate("n", n=count())),
             "source 'in' calls functions",
         ),

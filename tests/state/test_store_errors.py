@@ -171,6 +171,48 @@ def test_after_fork_the_child_is_refused_and_the_parent_goes_on(state):
         assert backend.positions == {"p": 2}
 
 
+@pytest.mark.parametrize("way", ["exception", "exit", "return"])
+def test_a_forked_child_that_leaves_the_block_closes_nothing(state, way):
+    """The kind of fault: a child's cleanup waits for ever for a thread that it does not have, aborts its parent's
+    checkpoint, or hides how the child ends."""
+    with open_backend(state) as backend:
+        table = backend.table("t", key="i64", columns={"n": "i64"})
+        table.put(list(range(100_000)), n=1)
+        committing = backend.checkpoint({"p": 1})
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with backend:
+                    if way == "exception":
+                        raise ZeroDivisionError
+                    if way == "exit":
+                        sys.exit(7)
+                backend.close()
+                assert committing.done
+                del committing
+                code = 7
+            except ZeroDivisionError:
+                code = 7
+            except SystemExit as leaving:
+                code = leaving.code
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 7
+        committing.wait()
+        pending = backend.begin_checkpoint()
+        child = os.fork()
+        if child == 0:
+            del pending
+            os._exit(7)
+        os.waitpid(child, 0)
+        pending.commit()
+        pending.wait()
+    with open_backend(state) as backend:
+        assert len(backend.checkpoints()) == 2
+
+
 @WAYS
 def test_of_another_job(state, use):
     StateBackend.open(state, job="other").close()
