@@ -211,6 +211,8 @@ def as_mask(mask: Any, length: int) -> npt.NDArray[np.bool_]:
         found = np.fromiter((value is True for value in arrow.to_pylist()), bool, len(arrow))
     else:
         found = np.ma.filled(mask, False) if isinstance(mask, np.ma.MaskedArray) else np.asarray(mask)
+        if found.ndim == 0:
+            raise TypeMismatchError(f"the mask is a {type(mask).__name__}, not bools")
         if found.dtype == object and all(value is None or isinstance(value, (bool, np.bool_)) for value in found.flat):
             found = found == True  # noqa: E712 - element by element
         if found.dtype != np.bool_ and found.size:

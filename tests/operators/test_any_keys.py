@@ -175,6 +175,20 @@ def test_keys_of_one_step_are_of_one_type(state, keys, match, batch_size, step):
             assert caught.match(match)
 
 
+@pytest.mark.parametrize("second", [date(2024, 1, 1), 1, "a"])
+def test_a_type_is_kept_where_no_key_of_it_is_left(state, second):
+    """All windows of bools have closed when the job stops, only that of a None is open: keys of another type are still
+    others."""
+    items = [(True, 0), (None, 0), (None, 10), EOF, (second, 20)]
+    flow, sink = Dataflow("flow"), TransactionalTestingSink()
+    stream = flow.source("in", TestingSource(items, event_time=lambda item: item[1], batch_size=1))
+    windows = stream.key_by(lambda item: item[0]).window("w", Tumbling(timedelta(microseconds=5)))
+    windows.aggregate(n=count()).sink("out", sink)
+    assert not run(flow, state).finished
+    with pytest.raises(DataflowChangedError, match="has state by keys of type bool, and its keys are now of type"):
+        run(flow, state)
+
+
 def test_declared_types(state):
     """A type that is asked for is kept to, but for None; another one is refused by name."""
 

@@ -59,8 +59,8 @@ def dump(
     A key that is a tuple becomes the columns key_0, key_1 and so on. Cells that the msgpack codec wrote are decoded
     (csv and jsonl); other bytes, also pickles, are written as base64. The rows come in no particular order.
 
-    A step's keys that are None, bools, times or integers beyond 64 bits lie in the table STEP:keys, values that no
-    column of an aggregate holds in STEP/RESULT.
+    A step's keys that are None, bools, times or integers beyond 64 bits lie in the table STEP:keys, and their
+    type in STEP:type; values that no column of an aggregate holds lie in STEP/RESULT.
     """
     with reader(directory, checkpoint) as backend:
         _tell_damage(backend)

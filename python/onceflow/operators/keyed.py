@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from onceflow._native import StateBackend
+from onceflow._native import StateBackend, Table
 from onceflow.exceptions import DataflowChangedError, OnceflowError, StateError, TypeMismatchError, UserFunctionError
 from onceflow.keys import (
     AgreedType,
     KeySelector,
     KeyType,
     agree,
-    decode_key,
     encode_key,
     first_type,
     fits,
@@ -24,7 +24,6 @@ from onceflow.keys import (
     key_list,
     key_type_name,
     key_type_of,
-    other_keys,
     plain_key,
     plain_keys,
     same_kind,
@@ -60,6 +59,7 @@ class KeyedOperator(Operator):
     """
 
     _step_id: str
+    _backend: StateBackend
 
     def __init__(self, selector: KeySelector, key_type: KeyType | None) -> None:
         self._selector = selector
@@ -67,6 +67,8 @@ class KeyedOperator(Operator):
         #: What is known of the type; an element is None until a key shows it. None: nothing.
         self._key_type: AgreedType = key_type
         self._restored = False
+        #: Whether the type is in the state, where it is not that of a table's keys.
+        self._is_kept = False
         #: Bytes of keys that no native type holds.
         self._remembered: dict[Any, bytes] = {}
 
@@ -82,22 +84,29 @@ class KeyedOperator(Operator):
         self._restored = True
 
     def _resume_others(self, backend: StateBackend) -> None:
-        """The state has keys that say themselves what they are: their type is that of the step's keys."""
-        known = backend.tables().get(other_keys(self._step_id))
-        if known is None:
+        """Where keys are not native to the state tables, their type is kept beside them."""
+        self._backend = backend
+        if _type_table(self._step_id) not in backend.tables():
             return
-        table = backend.table(other_keys(self._step_id), key=known.key, columns=known.columns)
-        found: AgreedType = None
-        for group in range(backend.key_groups):
-            for data in set(table.scan(group, group + 1).key_columns()[-1]):
-                kind = key_type_of(decode_key(data))
-                found = kind if found is None else agree(found, kind)
-            if found is not None and None not in (found if isinstance(found, tuple) else (found,)):
-                break
-        if self._declared is not None and not same_kind(self._declared, found):
-            raise DataflowChangedError(_changed_keys(self._step_id, found, self._declared))
-        self._key_type = found if self._key_type is None else agree(self._key_type, found)
+        [data] = self._types().get_bytes([0], "type")
+        kept = msgspec.msgpack.decode(data or b"\xc0")
+        known: AgreedType = tuple(kept) if isinstance(kept, list) else kept
+        if self._declared is not None and not same_kind(self._declared, known):
+            raise DataflowChangedError(_changed_keys(self._step_id, known, self._declared))
+        self._key_type = known if self._key_type is None else agree(self._key_type, known)
         self._restored = True
+
+    def _types(self) -> Table:
+        return self._backend.table(_type_table(self._step_id), key="i64", columns={"type": "bytes"})
+
+    def _learn(self, kind: AgreedType) -> None:
+        """A key of this type has come, which is of the kind of those before it."""
+        known = agree(self._key_type, kind)
+        if known != self._key_type or not self._is_kept:
+            self._key_type = known
+            self._is_kept = True
+            if not is_native(known):
+                self._types().put([0], type=[msgspec.msgpack.encode(known)])
 
     def _keys(self, records: Batch) -> Any:
         """One key a record, in a form that ``Table`` takes if all of them are native to it.
@@ -113,7 +122,7 @@ class KeyedOperator(Operator):
                 found = first_type(keys)
                 if self._restored and not same_kind(self._key_type, found):
                     raise DataflowChangedError(_changed_keys(self._step_id, self._key_type, found))
-                self._key_type = found if self._key_type is None else agree(self._key_type, found)
+                self._learn(found)
                 self._restored = False
         except TypeMismatchError as error:
             raise self._refused(error, keys, records) from error
@@ -136,7 +145,7 @@ class KeyedOperator(Operator):
         for row, key in enumerate(keys):
             if not fits(self._key_type, key):
                 kind = self._kind_of(row, key, records)
-                self._key_type = agree(self._key_type, kind)
+                self._learn(kind)
             native[row] = self._is_native and fits(self._key_type, key)
         return native
 
@@ -229,6 +238,11 @@ class KeyedOperator(Operator):
         if not all(isinstance(key, tuple) and len(key) == length for key in listed):
             raise TypeMismatchError(f"a key is no tuple of {length}")
         return tuple(map(list, zip(*listed, strict=True)))
+
+
+def _type_table(step_id: str) -> str:
+    """Name of a table with one row: the type of a step's keys that are not native to the state tables."""
+    return f"{step_id}:type"
 
 
 def _parts(key: Any) -> tuple[Any, ...]:
