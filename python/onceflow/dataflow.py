@@ -54,7 +54,14 @@ class Dataflow:
         """The steps, as data."""
         return self._graph
 
-    def source(self, step_id: str, source: Source, *, max_out_of_orderness: timedelta = timedelta(0)) -> Stream:
+    def source(
+        self,
+        step_id: str,
+        source: Source,
+        *,
+        max_out_of_orderness: timedelta = timedelta(0),
+        idle_after: timedelta | None = None,
+    ) -> Stream:
         """Where records enter.
 
         Args:
@@ -62,12 +69,17 @@ class Dataflow:
             source: Where from.
             max_out_of_orderness: How far a record's event time may lie behind the newest one of its partition without
                 being late.
+            idle_after: A partition from which nothing has come for so long, though it was asked, holds windows open no
+                longer. What it hands out later is late for what was closed meanwhile. None: all wait for it.
         """
         if not isinstance(source, Source):
             raise ConfigurationError(f"source {step_id!r} is a {type(source).__name__}, which is no Source")
         _checked("a step id", step_id)
         delay = micros_of(f"source {step_id!r}: max_out_of_orderness", max_out_of_orderness)
-        self._add(SourceStep(step_id, source, delay))
+        idle = None if idle_after is None else micros_of(f"source {step_id!r}: idle_after", idle_after)
+        if idle == 0:
+            raise ConfigurationError(f"source {step_id!r}: idle_after is {idle_after}; give a time above 0, or None")
+        self._add(SourceStep(step_id, source, delay, idle))
         return Stream(self, Input(step_id))
 
     def dead_letters(self, step_id: str) -> Stream:

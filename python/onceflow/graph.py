@@ -35,11 +35,13 @@ class SourceStep:
     """Where records enter. Its dead letters leave by the side output ``dead_letters``.
 
     ``max_out_of_orderness_us``: how far behind the newest event time of its partition a record may come.
+    ``idle_after_us``: how long nothing comes from a partition before it holds no watermark back; None: it always does.
     """
 
     step_id: str
     source: Source
     max_out_of_orderness_us: int = 0
+    idle_after_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from onceflow.sink_legs import SinkLeg
 from onceflow.source_task import SourceTask, source_errors
 from onceflow.sources import PAUSE_S, SourceBatch, StopRun
 from onceflow.types import END_OF_TIME, Micros
+from onceflow.watermarks import combined
 from onceflow.worker_task import FirstLate, WorkerTask
 
 __all__ = ["Rounds", "RoundsListener"]
@@ -221,22 +222,27 @@ class Rounds:
         places = [task.place for task in self._in_turn() if not task.has_arrived]
         lowest = min((place for place in places if place is not None), default=END_OF_TIME)
         progressed = found = False
-        ahead: list[SourceTask] = []
+        ahead: list[tuple[Micros, SourceTask]] = []
         for task in self._in_turn():
+            place = task.place
             if task.has_arrived:
-                continue
-            if task.place is None or task.place <= lowest:
+                task.wait_turn()
+            elif place is None or place <= lowest:
                 had_ended = task.delivered == END_OF_TIME
                 progressed |= (read := self._read(task, listener))
                 # Without an interruption it would not have been asked again.
                 found |= read and not (had_ended and task.ended)
             else:
-                ahead.append(task)
-        if not found:
-            for task in ahead:
-                progressed |= self._read(task, listener)
+                ahead.append((place, task))
+        while ahead and not found:
+            lowest = min(place for place, _ in ahead)
+            for task in [task for place, task in ahead if place == lowest]:
+                found |= self._read(task, listener)
+            ahead = [(place, task) for place, task in ahead if place != lowest]
+        for _, task in ahead:
+            task.wait_turn()
         self._consume(listener)
-        return progressed or self._stopping
+        return progressed or found or self._stopping
 
     def go_on(self) -> None:
         """After the barrier within a round: the next one is its rest."""
@@ -276,6 +282,11 @@ class Rounds:
             self._stopping, progressed = True, False
         if task.ended:
             self._positions[task.name] = task.snapshot()
+        was_idle = task.idle
+        task.rest(found=progressed, now_s=self._clock.monotonic())
+        if task.idle != was_idle:
+            self._worker.rest_partition(task.step.step_id, task.name, idle=True)
+            self._advance(task.step.step_id)
         return progressed
 
     def wait(self, longest_s: float) -> None:
@@ -389,6 +400,10 @@ class Rounds:
             self._worker.settle(task.step.step_id)
             if event.watermark is not None:
                 task.delivered = event.watermark
+            if task.idle and (len(batch.records) or batch.rejected or batch.skipped):
+                task.catch_up(self._worker.reached(task.step.step_id))
+                self._worker.rest_partition(task.step.step_id, task.name, idle=task.idle)
+            if event.watermark is not None:
                 self._advance(task.step.step_id)
 
     @contextmanager
@@ -404,13 +419,9 @@ class Rounds:
             raise
 
     def _advance(self, step_id: str) -> None:
-        """Tells the worker a source's watermark: the lowest one of its partitions."""
-        lowest = END_OF_TIME
-        for task in self._by_source[step_id]:
-            if task.delivered is None:
-                return
-            lowest = min(lowest, task.delivered)
-        self._worker.advance(step_id, lowest)
+        """Tells the worker a source's watermark: that of its partitions together."""
+        watermark, idle = combined((task.delivered, task.idle) for task in self._by_source[step_id])
+        self._worker.advance(step_id, watermark, idle=idle)
 
 
 def _open_sources(graph: Graph, blobs: Mapping[str, bytes], batch_size: int, resources: ExitStack) -> list[SourceTask]:

@@ -86,6 +86,9 @@ class SourceTask:
         self._newest_taken = self._event_time.newest
         #: The worker has not taken all of the last batch.
         self.is_behind = False
+        #: Nothing has come from it for a while, so it holds no watermark back.
+        self.idle = False
+        self._nothing_since_s: float | None = None
         self._reader: SourceReader | None = None
         self._close_error: SourceError | None = None
 
@@ -106,6 +109,30 @@ class SourceTask:
         That is so before its first record, and until it is seen whether a partition that had ended has ended still.
         """
         return None if self.delivered in (None, END_OF_TIME) else self.watermark
+
+    def rest(self, *, found: bool, now_s: float) -> None:
+        """It was asked, and had something or not.
+
+        Who is idle is so until it has caught up with what was closed without it: see ``catch_up``.
+        """
+        after_us = self.step.idle_after_us
+        if after_us is None:
+            return
+        if found:
+            self._nothing_since_s = None
+        elif self._nothing_since_s is None:
+            self._nothing_since_s = now_s
+        elif now_s - self._nothing_since_s >= after_us / 1_000_000:
+            self.idle = True
+
+    def wait_turn(self) -> None:
+        """It was not asked: that is no idleness."""
+        self._nothing_since_s = None
+
+    def catch_up(self, watermark: Micros | None) -> None:
+        """It has handed something out, where event time had come to a watermark."""
+        if self.delivered is None or watermark is None or self.delivered >= watermark:
+            self.idle = False
 
     def open(self) -> SourceReader:
         """The reader; opened if it is not open yet."""

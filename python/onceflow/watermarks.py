@@ -11,15 +11,16 @@ end, nor from which partition was read first. Only records below that watermark 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onceflow.types import BEGINNING_OF_TIME, FIRST_MICROS, LAST_MICROS, Micros
+from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, FIRST_MICROS, LAST_MICROS, Micros
 
-__all__ = ["PartitionWatermark", "Times"]
+__all__ = ["PartitionWatermark", "Times", "combined"]
 
 _BLOCK = 256
 
@@ -52,6 +53,35 @@ class Times:
         """How far event time has come with each record: its time, or a watermark where that is later."""
         times = np.maximum(self.values, watermark)
         return times if self.watermarks is None else np.maximum(times, self.watermarks)
+
+
+def combined(inputs: Iterable[tuple[Micros | None, bool]]) -> tuple[Micros | None, bool]:
+    """How far event time has come in several inputs together, and whether they are idle together.
+
+    The lowest watermark of those that are not idle, None before each of them has one. Where all are idle that have not
+    ended, the highest: as if they had fallen idle one by one, in whatever order.
+
+    Args:
+        inputs: Of each its watermark, None if it has none yet, and whether it is idle. One that has ended stands at the
+            end of time.
+    """
+    lowest, highest = END_OF_TIME, None
+    live = active = unknown = False
+    for watermark, idle in inputs:
+        if watermark == END_OF_TIME:
+            continue
+        live = True
+        if not idle:
+            active = True
+            if watermark is None:
+                unknown = True
+            else:
+                lowest = min(lowest, watermark)
+        elif watermark is not None:
+            highest = watermark if highest is None else max(highest, watermark)
+    if not live or active:
+        return None if unknown else lowest, False
+    return highest, True
 
 
 class PartitionWatermark:

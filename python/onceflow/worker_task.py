@@ -18,6 +18,7 @@ from onceflow.planner import origins
 from onceflow.process import HomeProcess
 from onceflow.sink_legs import SinkLeg, sink_errors
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros
+from onceflow.watermarks import combined
 
 __all__ = ["FirstLate", "WorkerTask"]
 
@@ -51,6 +52,8 @@ class _Node:
         self.sides: dict[str, list[_Consumer]] = {}
         #: How far event time has come in what it emits; None before it is known. It never falls.
         self.watermark: Micros | None = None
+        #: Nothing has come for a while, so it holds nobody's watermark back.
+        self.idle = False
         self.rejected = 0
 
     def emit(self, records: Batch, times: EventTimes = None) -> None:
@@ -70,9 +73,13 @@ class _Node:
         if name == "dead_letters":
             crash_point("dlq.pre_advance")
 
-    def tell(self, watermark: Micros) -> None:
-        """Event time has come so far in what was emitted."""
-        self.watermark = watermark
+    def tell(self, watermark: Micros | None, *, idle: bool) -> None:
+        """Event time has come so far in what was emitted; it never falls."""
+        if watermark is not None and (self.watermark is None or watermark > self.watermark):
+            self.watermark = watermark
+        elif idle == self.idle:
+            return
+        self.idle = idle
         for users in (self.users, *self.sides.values()):
             for user in users:
                 user.advance()
@@ -103,22 +110,16 @@ class _OperatorNode(_Node):
     def expect(self, origin: _Node) -> None:
         self._origins.append(origin)
 
-    def lowest(self) -> Micros | None:
-        """The watermark of the input that is most behind."""
-        lowest = END_OF_TIME
-        for origin in self._origins:
-            if origin.watermark is None:
-                return None
-            lowest = min(lowest, origin.watermark)
-        return lowest
+    def inputs(self) -> tuple[Micros | None, bool]:
+        """How far event time has come in its inputs together, and whether they are idle."""
+        return combined((origin.watermark, origin.idle) for origin in self._origins)
 
     def advance(self) -> None:
-        lowest = self.lowest()
-        if lowest is None or (self.reached is not None and lowest <= self.reached):
-            return
-        self.reached = lowest
-        self.operator.on_watermark(lowest, self)
-        self.tell(self._behind(lowest))
+        watermark, idle = self.inputs()
+        if watermark is not None and (self.reached is None or watermark > self.reached):
+            self.reached = watermark
+            self.operator.on_watermark(watermark, self)
+        self.tell(None if self.reached is None else self._behind(self.reached), idle=idle)
 
     def resume(self, watermark: Micros | None) -> None:
         """Event time had come so far in its inputs when the checkpoint was taken; nobody is told."""
@@ -137,7 +138,8 @@ class _TimestampsNode(_OperatorNode):
     def __init__(self, step: OperatorStep, operator: AssignTimestamps, partitions: Sequence[str]) -> None:
         super().__init__(step, operator)
         self._times = operator
-        self._live = dict.fromkeys(partitions)
+        #: Whether it is idle, of each partition that has not ended.
+        self._live = dict.fromkeys(partitions, False)
 
     def take_from(self, partition: str) -> None:
         """What comes next comes from this partition."""
@@ -147,8 +149,13 @@ class _TimestampsNode(_OperatorNode):
         """A partition has ended for good."""
         self._live.pop(partition, None)
 
-    def lowest(self) -> Micros | None:
-        return self._times.watermark(self._live)
+    def rest(self, partition: str, *, idle: bool) -> None:
+        """Nothing has come from a partition for a while, or something again."""
+        if partition in self._live:
+            self._live[partition] = idle
+
+    def inputs(self) -> tuple[Micros | None, bool]:
+        return combined((self._times.watermark(name), idle) for name, idle in self._live.items())
 
     def advance(self) -> None:
         """Not by the inputs: see ``settle``."""
@@ -246,7 +253,7 @@ class WorkerTask:
             source.watermark = watermarks.get(step_id)
         for step_id, node in self._operators.items():
             # A step that the checkpoint does not know begins where its inputs stand.
-            watermark = watermarks.get(step_id, node.lowest())
+            watermark = watermarks.get(step_id, node.inputs()[0])
             context = OperatorContext(step_id, backend, codec, clock, passed, restored.get(step_id), watermark)
             node.operator.open(context)
             node.resume(watermark)
@@ -272,11 +279,19 @@ class WorkerTask:
         """Dead letters of a source."""
         self._sources[source_id].emit_side("dead_letters", records)
 
-    def advance(self, source_id: str, watermark: Micros) -> None:
-        """The watermark of a source; it never falls."""
-        node = self._sources[source_id]
-        if node.watermark is None or watermark > node.watermark:
-            node.tell(watermark)
+    def rest_partition(self, source_id: str, partition: str, *, idle: bool) -> None:
+        """Nothing has come from a partition for a while, or something again."""
+        for node in self._timestamps[source_id]:
+            node.rest(partition, idle=idle)
+            node.settle()
+
+    def advance(self, source_id: str, watermark: Micros | None, *, idle: bool) -> None:
+        """The watermark of a source, which never falls, and whether all of it is idle."""
+        self._sources[source_id].tell(watermark, idle=idle)
+
+    def reached(self, source_id: str) -> Micros | None:
+        """How far event time has come in a source."""
+        return self._sources[source_id].watermark
 
     def end(self) -> None:
         """All inputs have ended: operators emit what is left, in the order of the graph."""

@@ -40,8 +40,11 @@ def stream(partitions, *, batch_size, delay_us):
         lowest = min((marks[number] for number in live if marks[number] is not None), default=LAST)
         behind = [number for number in live if marks[number] is None or marks[number] <= lowest]
         found = {number: read(number) for number in behind}
-        if not any(records is None or records for records in found.values()):
-            found.update({number: read(number) for number in live if number not in behind})
+        ahead = [number for number in live if number not in behind]
+        while ahead and not any(records is None or records for records in found.values()):
+            lowest = min(marks[number] for number in ahead)
+            found.update({number: read(number) for number in ahead if marks[number] <= lowest})
+            ahead = [number for number in ahead if marks[number] > lowest]
         for number, records in sorted(found.items()):
             if records is None:
                 ended[number], marks[number] = True, LAST

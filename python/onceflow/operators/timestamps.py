@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
@@ -15,7 +15,7 @@ from onceflow.connectors.event_time import EventTimeParser, arrow_micros
 from onceflow.exceptions import OnceflowError
 from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
 from onceflow.operators.calls import dead_letter, failed
-from onceflow.types import END_OF_TIME, Batch, Micros
+from onceflow.types import Batch, Micros
 from onceflow.watermarks import PartitionWatermark
 
 __all__ = ["AssignTimestamps"]
@@ -55,15 +55,10 @@ class AssignTimestamps(Operator):
         partition = self._partitions.setdefault(self.partition, PartitionWatermark(self._delay))
         out.emit(records, partition.take(values))
 
-    def watermark(self, partitions: Iterable[str]) -> Micros | None:
-        """The lowest of these partitions; None if one has none yet, the end of time if there are none left."""
-        lowest = END_OF_TIME
-        for name in partitions:
-            known = self._partitions.get(name)
-            if known is None or known.value is None:
-                return None
-            lowest = min(lowest, known.value)
-        return lowest
+    def watermark(self, partition: str) -> Micros | None:
+        """Of a partition; None if it has none yet."""
+        known = self._partitions.get(partition)
+        return None if known is None else known.value
 
     def _read(self, records: Batch) -> npt.NDArray[np.int64] | None:
         """The times of all records at once; None if one has no valid time."""
