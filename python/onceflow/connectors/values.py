@@ -38,6 +38,7 @@ __all__ = [
 #: A time as JSON has it that is not known to be in UTC: of a datetime with another zone or none, or a text like that.
 _NO_UTC = re.compile(rb'T\d\d:\d\d:\d\d(?:\.\d{6})?(?:[+-]\d\d:\d\d(?::\d\d(?:\.\d{6})?)?)?"')
 _SCALARS = frozenset({NoneType, bool, int, float, str, bytes, date, time, timedelta, Decimal, UUID})
+_PLAIN = _SCALARS | {dict, list}
 _DATES = ("Y", "M", "W", "D")
 _FIRST, _LAST = np.datetime64(datetime.min, "us"), np.datetime64(datetime.max, "us")
 #: Kinds whose ``str`` is their text.
@@ -87,11 +88,18 @@ def json_line(record: Any) -> bytes:
 
 
 def _are_plain(rows: Sequence[Any]) -> bool:
-    """Whether it is seen quickly that there is no time in rows: what looked like one is text."""
-    kinds = set(map(type, rows))
-    if kinds == {dict}:
-        kinds = set(map(type, chain.from_iterable(map(dict.values, rows))))
-    return kinds <= _SCALARS
+    """Whether there is no time in rows, in lists and dicts of them either: what looked like one is text."""
+    while True:
+        kinds = set(map(type, rows))
+        if not kinds <= _PLAIN:
+            return False
+        dicts = [row for row in rows if type(row) is dict] if dict in kinds else []
+        lists = [row for row in rows if type(row) is list] if list in kinds else []
+        if not dicts and not lists:
+            return True
+        if not set(map(type, chain.from_iterable(dicts))) <= _SCALARS:
+            return False
+        rows = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(lists)]
 
 
 def _in_utc(value: Any) -> Any:

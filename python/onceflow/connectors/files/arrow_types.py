@@ -73,13 +73,17 @@ def _plain(value: Any) -> Any:
         return msgspec.to_builtins(value, builtin_types=(bytes, datetime, date, time, timedelta, Decimal, UUID))
 
 
-def _normal(values: Sequence[Any]) -> tuple[Sequence[Any], set[type | None]]:
-    """Values that Arrow knows, and which kinds there are of them besides None."""
-    found = set(map(type, values)) - {NoneType}
+def _normal(values: Sequence[Any]) -> tuple[Sequence[Any], set[type | None], bool]:
+    """Values that Arrow knows, which kinds there are of them besides None, and whether there is None."""
+    found = set(map(type, values))
+    has_none = NoneType in found
+    found.discard(NoneType)
     if any(_kind_of(kind) is None for kind in found):
         values = [_plain(value) if _kind_of(type(value)) is None and value is not None else value for value in values]
-        found = set(map(type, values)) - {NoneType}
-    return values, {_kind_of(kind) for kind in found}
+        found = set(map(type, values))
+        has_none = NoneType in found
+        found.discard(NoneType)
+    return values, {_kind_of(kind) for kind in found}, has_none
 
 
 def _natural(values: Sequence[Any]) -> Any:
@@ -112,7 +116,7 @@ def settle(agreed: Any, values: Sequence[Any]) -> Any:
     """The type with what is open in it settled by the first values that are not None."""
     if not is_open(agreed):
         return agreed
-    values, _ = _normal(values)
+    values, kinds, _ = _normal(values)
     if kinds_of.is_null(agreed):
         first = next((value for value in values if value is not None), None)
         if first is None:
@@ -126,16 +130,22 @@ def settle(agreed: Any, values: Sequence[Any]) -> Any:
         else:
             return _type_of(first)
     if kinds_of.is_struct(agreed):
-        records = [value for value in values if isinstance(value, Mapping)]
+        # What is no dict does not fit, which is found when it is converted.
+        records = [value for value in values if value is not None] if kinds == {dict} else []
         return pa.struct(
-            [member.with_type(settle(member.type, [row.get(member.name) for row in records])) for member in agreed]
+            [
+                member.with_type(settle(member.type, [row.get(member.name) for row in records]))
+                if is_open(member.type)
+                else member
+                for member in agreed
+            ]
         )
     return pa.list_(settle(agreed.value_type, list(_items(values))))
 
 
 def widen(agreed: Any, values: Sequence[Any]) -> Any:
     """The type that holds what it held before and these values too; raises ``MisfitError`` if there is none."""
-    values, kinds = _normal(values)
+    values, kinds, _ = _normal(values)
     if not kinds:
         return agreed
     if kinds == {dict} and (kinds_of.is_struct(agreed) or kinds_of.is_null(agreed)):
@@ -206,13 +216,15 @@ def convert(values: Sequence[Any], agreed: Any) -> Any:
         MisfitError: A value does not fit.
         pyarrow.ArrowException, and what it raises for values that it does not know.
     """
-    values, kinds = _normal(values)
+    values, kinds, has_none = _normal(values)
     if not kinds:
         return pa.nulls(len(values), agreed)
-    if kinds_of.is_struct(agreed):
-        return _structs(values, kinds, agreed)
-    if _is_list(agreed):
-        return _lists(values, kinds, agreed)
+    for made, belongs in ((dict, kinds_of.is_struct), (list, _is_list)):
+        if belongs(agreed):
+            for value in values if kinds != {made} else ():
+                if value is not None and _kind_of(type(value)) is not made:
+                    raise MisfitError(type(value).__name__, agreed)
+            return (_structs if made is dict else _lists)(values, has_none, agreed)
     if kinds_of.is_nested(agreed):
         return pa.array(values, agreed)
     for kind in (dict, list):
@@ -228,36 +240,26 @@ def convert(values: Sequence[Any], agreed: Any) -> Any:
     return pa.concat_arrays(parts).take(pa.array(owner * len(values) + np.arange(len(values))))
 
 
-def _structs(values: Sequence[Any], kinds: set[type | None], agreed: Any) -> Any:
-    names = {member.name for member in agreed}
-    for value in values:
-        if value is not None and not isinstance(value, Mapping):
-            raise MisfitError(type(value).__name__, agreed)
-        if value is not None and not value.keys() <= names:
-            new = next(name for name in value if name not in names)
-            raise MisfitError(f"the new member {new!r}", agreed)
-    children = [
-        convert([None if value is None else value.get(member.name) for value in values], member.type)
-        for member in agreed
-    ]
-    mask = pa.array([value is None for value in values], pa.bool_())
+def _structs(values: Sequence[Any], has_none: bool, agreed: Any) -> Any:
+    records = [value for value in values if value is not None] if has_none else values
+    new = set(chain.from_iterable(records)) - {member.name for member in agreed}
+    if new:
+        first = next(name for record in records for name in record if name in new)
+        raise MisfitError(f"the new member {first!r}", agreed)
+    rows: Sequence[Any] = [value or {} for value in values] if has_none else values
+    children = [convert([row.get(member.name) for row in rows], member.type) for member in agreed]
+    mask = pa.array([value is None for value in values], pa.bool_()) if has_none or not children else None
     return pa.StructArray.from_arrays(children, fields=list(agreed), mask=mask)
 
 
-def _lists(values: Sequence[Any], kinds: set[type | None], agreed: Any) -> Any:
-    offsets: list[int | None] = []
-    end = 0
-    for value in values:
-        if value is not None and _kind_of(type(value)) is not list:
-            raise MisfitError(type(value).__name__, agreed)
-        offsets.append(None if value is None else end)
-        end += 0 if value is None else len(value)
-    offsets.append(end)
+def _lists(values: Sequence[Any], has_none: bool, agreed: Any) -> Any:
     large = kinds_of.is_large_list(agreed)
-    children = convert(list(_items(values)), agreed.value_type)
-    return (pa.LargeListArray if large else pa.ListArray).from_arrays(
-        pa.array(offsets, pa.int64() if large else pa.int32()), children, type=agreed
-    )
+    lists: Sequence[Any] = [() if value is None else value for value in values] if has_none else values
+    ends = np.cumsum([0, *map(len, lists)])
+    missing = np.array([*(value is None for value in values), False]) if has_none else None
+    offsets = pa.array(ends, pa.int64() if large else pa.int32(), mask=missing)
+    children = convert(list(chain.from_iterable(lists)), agreed.value_type)
+    return (pa.LargeListArray if large else pa.ListArray).from_arrays(offsets, children, type=agreed)
 
 
 def fit(array: Any, agreed: Any) -> Any:

@@ -126,8 +126,9 @@ class ParquetWriter(PartWriter):
         first = records[0]
         names = list(first) if isinstance(first, Mapping) else None
         keys = set(names or ())
+        known = {kind for kind in set(map(type, records)) if issubclass(kind, Mapping)}
         for record in records:
-            if names is None or not isinstance(record, Mapping) or (record.keys() != keys and not self._widens):
+            if names is None or type(record) not in known or (record.keys() != keys and not self._widens):
                 shown = list(record) if isinstance(record, Mapping) else record
                 raise SinkError(f"a record has the fields {shown!r}, the first one {names}; Parquet needs equal ones")
         if self._widens:

@@ -120,7 +120,8 @@ class _PartSinkWriter(TransactionalSinkWriter):
         self._stats: dict[PartName, tuple[int, ...]] = {}
         #: The newest checkpoint of this lineage with output.
         self._sealed: int | None = None
-        restored: Any = context.restored_state or {}
+        # Of another kind of sink, if the dataflow was changed.
+        restored: Any = context.restored_state if isinstance(context.restored_state, dict) else {}
         if restored.get("lineage") == context.lineage:
             self._sealed = restored["sealed"]
         if restored.get("learnt") is not None:
