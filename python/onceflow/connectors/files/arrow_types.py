@@ -131,7 +131,8 @@ def settle(agreed: Any, values: Sequence[Any]) -> Any:
             return _type_of(first)
     if kinds_of.is_struct(agreed):
         # What is no dict does not fit, which is found when it is converted.
-        records = [value for value in values if value is not None] if kinds == {dict} else []
+        only_dicts = kinds == {dict}
+        records = [value for value in values if value is not None and (only_dicts or _kind_of(type(value)) is dict)]
         return pa.struct(
             [
                 member.with_type(settle(member.type, [row.get(member.name) for row in records]))
