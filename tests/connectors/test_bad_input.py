@@ -489,7 +489,7 @@ def test_types_are_those_of_all_files(tmp_path):
         ({"delimiter": ";;"}, "give one character"),
         ({"delimiter": '"'}, "give one character, no quote and no line end"),
         ({"columns": ["a", "a"]}, "names a column twice"),
-        ({"max_record_bytes": 0}, "max_record_bytes=0: give at least 1"),
+        ({"max_record_bytes": 0}, "max_record_bytes=0: give a whole number of bytes, at least 1"),
     ],
 )
 def test_settings_that_cannot_be(arguments, message):
@@ -678,3 +678,27 @@ def test_types_stay_what_they_were_at_the_start(tmp_path):
     written(path, "n\n1\n2\n3.5\n")
     with pytest.raises(MalformedRecordError, match=r"has '3.5' in column 'n', which is int"):
         read(source, position=position)
+
+
+SETTINGS = {
+    "max_record_bytes": (TEXT, ["1", 0, -1, 1.5, True, None]),
+    "on_malformed": (ALL, ["ignore", None, 5, ["skip"]]),
+    "encoding": ([CsvSource, TextSource], [None, 5, "utf-99", "a\0b", "", "hex", "ä" * 300]),
+    "event_time": (ALL, [5, "", ["at"]]),
+    "columns": ([CsvSource, ParquetSource, ArrowIpcSource], [[], "ab", 5, [1], ["a", "a"]]),
+    "names": ([CsvSource], [[], "ab", 5, [None], ["a", "a"]]),
+    "null_values": ([CsvSource], ["NA", 5, [1], [None]]),
+    "delimiter": ([CsvSource], [5, None, "", ",,", '"', "\n"]),
+    "types": ([CsvSource], [["int"], "int", 5, {"a": "integer"}, {"a": int}, {"a": ["int"]}]),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value"),
+    [(kind, name, value) for name, (kinds, values) in SETTINGS.items() for kind in kinds for value in values],
+    ids=lambda value: getattr(value, "__name__", repr(value)[:20]),
+)
+def test_a_setting_that_cannot_be(kind, setting, value):
+    """Typed errors that name the setting: null_values="NA" meant "N" and "A", columns=[] all of them."""
+    with pytest.raises(ConfigurationError, match=f"{setting}|no superset of ASCII|unknown types"):
+        kind("in", **{setting: value})

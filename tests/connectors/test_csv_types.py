@@ -375,7 +375,7 @@ def test_names_that_cannot_be(tmp_path):
         read(CsvSource(path, names=["n", "u"]), position=position)
     for names, message in [
         (["a", "a"], "names a column twice"),
-        ("ab", "give a list of names"),
+        ("ab", "give a list of str"),
         (["n", "t"], r"names has no column \['at'\]; it has \['n', 't'\]"),
     ]:
         with pytest.raises(ConfigurationError, match=message):

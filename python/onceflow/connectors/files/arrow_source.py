@@ -26,6 +26,7 @@ from onceflow.connectors.event_time import arrow_micros, arrow_reason, in_range
 from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.content import Content
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
+from onceflow.connectors.files.names import check_names
 from onceflow.connectors.files.partitions import FileSource, Paths, open_file
 from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_columns
 from onceflow.exceptions import SourceChangedError, SourceError
@@ -68,7 +69,7 @@ class _ArrowFileSource(FileSource):
     ) -> None:
         super().__init__(paths)
         self._event_time = check_event_time(event_time)
-        self._columns = None if columns is None else list(columns)
+        self._columns = None if columns is None else check_names("columns", columns)
         self._policy: MalformedPolicy = check_policy(on_malformed)
         self.has_event_time = event_time is not None
         self.deterministic = not callable(event_time)

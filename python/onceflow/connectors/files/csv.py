@@ -17,6 +17,7 @@ from onceflow.connectors.files.csv_records import CsvRecord, CsvRecords
 from onceflow.connectors.files.csv_types import COLUMN_TYPES, TypeGuess, convert
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, check_encoding
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
+from onceflow.connectors.files.names import check_names, check_texts
 from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_columns, times_of_records
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
@@ -35,6 +36,15 @@ def _arrow_type(kind: str) -> Any:
     return {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "datetime": pa.timestamp("us")}.get(
         kind, pa.string()
     )
+
+
+def _checked_types(types: Any) -> dict[str, str]:
+    if not isinstance(types, Mapping):
+        raise ConfigurationError(f"types={types!r}: give names of columns and their types, such as {{'n': 'int'}}")
+    unknown = {name: kind for name, kind in types.items() if not isinstance(kind, str) or kind not in COLUMN_TYPES}
+    if unknown:
+        raise ConfigurationError(f"unknown types {unknown}: choose from {', '.join(COLUMN_TYPES)}")
+    return dict(types)
 
 
 class CsvSource(FileSource):
@@ -92,26 +102,18 @@ class CsvSource(FileSource):
         self._agreed: _Agreed | None = None
         self.event_time = check_event_time(event_time)
         self._time_column = event_time if isinstance(event_time, str) else None
-        self.types = dict(types or {})
-        self.columns = None if columns is None else list(columns)
-        self.names = None if names is None else list(names)
-        self.null_values = frozenset(null_values)
+        self.types = _checked_types({} if types is None else types)
+        self.columns = None if columns is None else check_names("columns", columns)
+        self.names = None if names is None else check_names("names", names)
+        self.null_values = frozenset(check_texts("null_values", null_values))
         self.as_columns = as_columns
         self.has_event_time = event_time is not None
         self.deterministic = not callable(event_time)
         self.has_dead_letters = self._policy == "dead_letter"
-        unknown = {name: kind for name, kind in self.types.items() if kind not in COLUMN_TYPES}
-        if unknown:
-            raise ConfigurationError(f"unknown types {unknown}: choose from {', '.join(COLUMN_TYPES)}")
-        if len(delimiter) != 1 or delimiter in '"\r\n':
+        if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
             raise ConfigurationError(f"delimiter={delimiter!r}: give one character, no quote and no line end")
-        for setting, listed in (("columns", columns), ("names", names)):
-            if isinstance(listed, str):
-                raise ConfigurationError(f"{setting}={listed!r}: give a list of names")
-            if listed is not None and len(set(listed)) != len(listed):
-                raise ConfigurationError(f"{setting}={list(listed)} names a column twice")
-        if names is not None:
-            self._check_named("names", list(names))
+        if self.names is not None:
+            self._check_named("names", self.names)
         if as_columns:
             require_arrow()
 

@@ -53,13 +53,15 @@ def check_encoding(encoding: str) -> str:
     Raises:
         ConfigurationError: Unknown, or not a superset of ASCII, so that lines could not be told apart by bytes.
     """
+    if not isinstance(encoding, str):
+        raise ConfigurationError(f"encoding={encoding!r}: give the name of an encoding, such as 'utf-8'")
     try:
         name = codecs.lookup(encoding).name
         plain = _PLAIN.decode(name) == _PLAIN.decode("ascii")
-    except LookupError:
-        raise ConfigurationError(f"encoding={encoding!r}: Python knows no such encoding") from None
     except (UnicodeDecodeError, TypeError):
         plain = False
+    except (LookupError, ValueError):
+        raise ConfigurationError(f"encoding={encoding!r}: Python knows no such encoding") from None
     if not plain:
         raise ConfigurationError(f"encoding={encoding!r} is no superset of ASCII; convert the files to utf-8 first")
     return "utf-8" if name == "utf-8-sig" else name

@@ -24,8 +24,8 @@ def check_policy(policy: str) -> MalformedPolicy:
 
 def check_record_bytes(max_record_bytes: int) -> int:
     """The bound, if it is one."""
-    if max_record_bytes < 1:
-        raise ConfigurationError(f"max_record_bytes={max_record_bytes}: give at least 1")
+    if not isinstance(max_record_bytes, int) or isinstance(max_record_bytes, bool) or max_record_bytes < 1:
+        raise ConfigurationError(f"max_record_bytes={max_record_bytes!r}: give a whole number of bytes, at least 1")
     return max_record_bytes
 
 

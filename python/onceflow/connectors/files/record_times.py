@@ -21,7 +21,7 @@ EventTime: TypeAlias = str | Callable[[Any], Any]
 
 def check_event_time(event_time: EventTime | None) -> EventTime | None:
     """The setting, if it is one."""
-    if event_time is None or isinstance(event_time, str) or callable(event_time):
+    if event_time is None or (isinstance(event_time, str) and event_time) or callable(event_time):
         return event_time
     raise ConfigurationError(f"event_time={event_time!r}: give a name, or a function of a record")
 
