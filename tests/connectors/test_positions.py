@@ -288,6 +288,15 @@ def test_a_quoted_field_that_was_cut_by_the_end_is_no_longer_exact(tmp_path):
     assert read(source, position=before).records == [{"n": 2, "t": "b\n3,c\n"}]
     with pytest.raises(SourceChangedError, match="ended inside a quoted field"):
         read(source, position=position)
+    # While it is read too, if its writer is quick.
+    path.write_bytes(b'n,t\n1,a\n2,"b\n3,c\n')
+    reader = source.open(str(path), None)
+    assert [row["n"] for row in reader.read(10).records] == [1, 3]
+    with path.open("ab") as file:
+        file.write(b'"\n')
+    with pytest.raises(SourceChangedError, match="ended inside a quoted field"):
+        reader.read(10)
+    reader.close()
 
 
 # -- several files -----------------------------------------------------------------------------

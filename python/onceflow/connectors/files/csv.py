@@ -20,7 +20,7 @@ from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, che
 from onceflow.connectors.files.names import check_names, check_texts
 from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_columns, times_of_records
-from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
+from onceflow.exceptions import ConfigurationError, SourceError
 from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
 
@@ -179,12 +179,8 @@ class CsvSource(FileSource):
             agreed.check_types(
                 partition, {*(self.columns or header), *([self._time_column] if self._time_column else [])}
             )
-            if start.get("open_quote_at") not in (None, lines.size()):
-                raise SourceChangedError(
-                    f"{partition} ended inside a quoted field when the checkpoint was taken, and has grown since: rows "
-                    "were cut for good at its end, so resuming would not be exact. Start over with fresh state"
-                )
             records.open_quote_at = start.get("open_quote_at")
+            records.check_open_quote()
             return _CsvReader(self, self._policy, lines, records, header, agreed, start.get("record", 0))
         except BaseException:
             lines.close()
@@ -318,6 +314,7 @@ class _CsvReader(SourceReader):
         if found is not None:
             rows, lines = found
             if not lines and self._lines.is_complete():
+                self._records.check_open_quote()
                 return None
             try:
                 batch, times = self._batch(rows)

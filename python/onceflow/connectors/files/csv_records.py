@@ -14,6 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from onceflow.connectors.files.lines import LineReader, LongLine
+from onceflow.exceptions import SourceChangedError
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -59,6 +60,15 @@ class CsvRecords:
         self.open_quote_at: int | None = None
         # The module's own limit, which is one for the whole process, must not refuse what is allowed here.
         csv.field_size_limit(max(csv.field_size_limit(), max_record_bytes))
+
+    def check_open_quote(self) -> None:
+        """Raises ``SourceChangedError`` if the file has grown since it ended inside a quoted field."""
+        if self.open_quote_at not in (None, self._lines.size()):
+            raise SourceChangedError(
+                f"{self._lines.path} ended inside a quoted field when it was read, and has grown since: rows were cut "
+                "for good at its end, so nothing exact can follow. Start over with fresh state, and let the file's "
+                "writer finish its rows first"
+            )
 
     def peek_all(self, count: int) -> tuple[list[list[str]], int] | None:
         """The fields of the records that begin in the next ``count`` lines, in one go, and their lines, to be taken.
