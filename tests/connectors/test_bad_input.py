@@ -159,6 +159,19 @@ def test_a_directory_that_may_not_be_entered(tmp_path, kind, request):
         read(kind(tmp_path / "private" / "in.csv"))
 
 
+@pytest.mark.parametrize("pattern", ["*/*.csv", "**/*.csv", "closed/*.csv"])
+def test_a_pattern_over_a_directory_that_may_not_be_entered(tmp_path, request, pattern):
+    """Silent loss: the files of such a directory were left out. The advice is followed."""
+    for name in ("closed", "open"):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name / "in.csv", "a\n1\n").chmod(0o644)
+    (tmp_path / "closed").chmod(0)
+    request.getfixturevalue("nobody")
+    with pytest.raises(SourceError, match=r"directory .*closed cannot be read, .* give a pattern that leaves it out"):
+        CsvSource(tmp_path / pattern).partitions()
+    assert len(CsvSource(tmp_path / "[!c]*" / "*.csv").partitions()) == 1
+
+
 def test_empty_files(tmp_path):
     path = written(tmp_path / "in.csv", "")
     assert read(TextSource(path)).records == []

@@ -53,6 +53,7 @@ class FileSource(Source):
         for path in self._paths:
             matches = [path]
             if glob.has_magic(path) and not os.path.lexists(path):
+                _check_directories(path)
                 matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - absolute patterns too
                 if not matches:
                     raise SourceError(f"no file matches {path!r}; check the pattern and the working directory")
@@ -80,6 +81,19 @@ class FileSource(Source):
         """See ``Source``."""
         paths = [path.encode("utf-8", "backslashreplace").decode() for path in self._paths]
         return {"type": type(self).__name__, "paths": paths}
+
+
+def _check_directories(pattern: str) -> None:
+    """Raises ``SourceError`` for a directory that cannot be listed: what it holds would be left out."""
+    directory = os.path.dirname(pattern)  # noqa: PTH120 - as glob takes patterns apart
+    while directory:
+        for match in glob.glob(directory, recursive=True):  # noqa: PTH207
+            if os.path.isdir(match) and not os.access(match, os.R_OK | os.X_OK, effective_ids=True):  # noqa: PTH112
+                raise SourceError(
+                    f"directory {match} cannot be read, so it is not known which files of {pattern!r} it holds; allow "
+                    "it, or give a pattern that leaves it out"
+                )
+        directory = os.path.dirname(directory) if glob.has_magic(directory) else ""  # noqa: PTH120
 
 
 def open_file(path: str) -> BinaryIO:
