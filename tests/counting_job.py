@@ -59,6 +59,7 @@ def run(
     *,
     take_over: bool = False,
     fresh: bool = False,
+    from_checkpoint: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> of.JobResult:
     """One life of the job, in this process.
@@ -68,6 +69,7 @@ def run(
         kind: Of sink.
         take_over: See ``run``.
         fresh: See ``run``.
+        from_checkpoint: See ``run``.
         on_batch: Called with the number of each batch of this life, from 1 on, where users' functions are called.
     """
     numbers = itertools.count(1)
@@ -88,7 +90,13 @@ def run(
         # Many a life finds that the job was at its end.
         warnings.simplefilter("ignore", FinishedJobWarning)
         return run_flow(
-            flow, root / "state", checkpoint_interval_s=1e-6, batch_size=BATCH, take_over=take_over, fresh=fresh
+            flow,
+            root / "state",
+            checkpoint_interval_s=1e-6,
+            batch_size=BATCH,
+            take_over=take_over,
+            fresh=fresh,
+            from_checkpoint=from_checkpoint,
         )
 
 

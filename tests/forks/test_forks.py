@@ -70,7 +70,7 @@ def test_children_at_each_point_change_nothing(tmp_path, kind, where):
     noted = (root / "children").read_text().splitlines()
     assert "a child came through the run" not in noted
     passed = {line.split()[0] for line in noted}
-    assert where == "python" or len({line.split()[0] for line in noted if "function" in line}) > 3
+    assert where == "python" or any(line.split()[1] == "function" for line in noted)
     assert len(noted) >= len(passed) * len(forking_job.WAYS)
     assert where == "python" or passed >= points, points - passed
     assert where == "core" or passed >= python_points(kind), python_points(kind) - passed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 import signal
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ ATTEMPTS = 10
 PARTS = {
     "csv": ("state", "state/data/data.mdb", "out", "out/.onceflow"),
     "parquet": ("state", "out"),
-    "log": ("state/data/data.mdb", "out/data/data.mdb"),
+    "log": ("state", "state/data/data.mdb", "out", "out/data/data.mdb"),
     "sqlite": ("state", "state/data/data.mdb"),
 }
 #: How a life ends, one after the other: killed at a point, stopped after so many batches, or at the job's end.
@@ -126,3 +127,34 @@ def test_an_older_copy_is_refused_or_exact(history, old, new):
         if not right:
             wrong.append(f"{part}: {said[0]} … {len(said)}: {said[-1]}")
     assert not wrong
+
+
+@pytest.mark.parametrize("history", ["csv"], indirect=True)
+def test_older_state_of_a_file_sink_goes_on_as_the_message_says(history):
+    """The advice to move away what came later and to go on from the state's checkpoint gives the exact output."""
+    kind, history = history
+    job = put_back(history, "state", 1, 3)
+    said = value_of(attempts, job, kind)[-1]
+    advised = re.search(r"part files that came after checkpoint (\d+) away, .*with from_checkpoint=(\d+) ", said)
+    assert advised is not None, said
+    for path in (job / "out").glob("part-*"):
+        if int(path.stem.rpartition("-")[2]) > int(advised[1]):
+            path.unlink()
+    life = Life(partial(run, job, kind, from_checkpoint=int(advised[2])))
+    assert life.wait() == "done", life.error
+    assert value_of(shown, job, kind) == history.calm
+
+
+@pytest.mark.parametrize("history", ["log"], indirect=True)
+def test_older_state_of_a_topic_goes_on_as_the_message_says(history):
+    """A topic keeps what was written later, as the message says, and all of it comes again."""
+    kind, history = history
+    job = put_back(history, "state", 1, 3)
+    said = value_of(attempts, job, kind)[-1]
+    advised = re.search(r"run it once with from_checkpoint=(\d+) .*stays in the topic, and is written again", said)
+    assert advised is not None, said
+    life = Life(partial(run, job, kind, from_checkpoint=int(advised[1])))
+    assert life.wait() == "done", life.error
+    for (_, found), (_, calm) in zip(value_of(shown, job, kind), history.calm, strict=True):
+        assert len(found) > len(calm)
+        assert list(dict.fromkeys(found)) == calm

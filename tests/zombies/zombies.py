@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 import random
 import shutil
 import sys
@@ -15,7 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import msgspec
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -59,17 +59,17 @@ def main() -> None:
     for kind in given.kind or KINDS:
         shares = {}
         for process in range(given.processes):
-            report = top / f"{kind}-{process}.json"
+            report = top / f"{kind}-{process}.pickle"
             shares[report] = os.fork()
             if shares[report] == 0:
                 of = given.processes * given.one_of
                 said = play_share(top / f"{kind}-{process}", kind, process * given.one_of, of)
-                report.write_bytes(msgspec.json.encode(said))
+                report.write_bytes(pickle.dumps(said))
                 os._exit(0)
         for report, pid in shares.items():
             if os.waitpid(pid, 0)[1]:
                 raise SystemExit(f"a player of {kind} failed; see {top}")
-            tally, bad = msgspec.json.decode(report.read_bytes(), type=tuple[Tally, list[str]])
+            tally, bad = pickle.loads(report.read_bytes())
             total.add(tally)
             wrong += len(bad)
         console.print(f"{kind}: {total.pairs:,} pairs so far, {wrong} of them wrong", highlight=False)
