@@ -83,7 +83,9 @@ def plain(value):
     return value.item() if isinstance(value, np.generic) else value
 
 
-@pytest.mark.parametrize(("form", "batch_size"), [(None, 1), (None, 100), (as_columns, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("form", "batch_size"), [(None, 1), (None, 100), (as_columns, 3)], ids=["rows-1", "rows-100", "columns-3"]
+)
 @pytest.mark.parametrize("name", [*KEYS, *(f"({name})" for name in TUPLES)])
 def test_every_step(state, name, form, batch_size):
     """A key that was None, a bool or a date ended the run, also where it came late."""
