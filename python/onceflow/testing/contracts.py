@@ -207,7 +207,9 @@ class SourceContract(ABC):
             counts.append((len(seen.records), len(seen.times), len(seen.rejected), seen.skipped))
         reader.close()
         for position, (records, times, rejected, skipped) in zip(positions, counts, strict=True):
-            rest = self._rest(self.make_source(directory), partition, position)
+            resumed = self.make_source(directory)
+            resumed.restore({name: position if name == partition else None for name in resumed.partitions()})
+            rest = self._rest(resumed, partition, position)
             expected = (seen.records[records:], seen.times[times:], seen.rejected[rejected:], seen.skipped - skipped)
             _must(
                 rest.all == expected,
@@ -228,6 +230,7 @@ class SourceContract(ABC):
                 kept = msgspec.msgpack.encode(given)
                 again = reader.position()
                 _must(_same(given, again), "position() asked twice gives the same", given, again)
+                _must(source.same_position(given, again), "a position is the same place as itself", given, again)
                 with contextlib.suppress(StopRun):
                     reader.read(1)
                 reader.position()
