@@ -102,7 +102,7 @@ macro_rules! integers {
     )*};
 }
 
-integers!(u16, u64, i64, usize);
+integers!(u16, u32, u64, i32, i64, usize);
 
 impl Readable for f64 {
     fn read(value: &Bound<'_, PyAny>) -> Result<Self, String> {
@@ -149,11 +149,11 @@ impl<T: Readable> Readable for Option<T> {
     }
 }
 
-impl<T: Readable> Readable for (T, T) {
+impl<T: Readable, U: Readable> Readable for (T, U) {
     fn read(value: &Bound<'_, PyAny>) -> Result<Self, String> {
         let (first, second): (Bound<'_, PyAny>, Bound<'_, PyAny>) =
             value.extract().map_err(|_| given(value, "a pair"))?;
-        Ok((T::read(&first)?, T::read(&second)?))
+        Ok((T::read(&first)?, U::read(&second)?))
     }
 }
 

@@ -17,6 +17,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::args::{Arg, optional, read};
 use crate::error::{invalid_argument, to_py};
 use crate::log_producer::{Offset, Place, commit_offsets, places};
 use crate::log_records::{Input, PyLogRecords};
@@ -85,31 +86,32 @@ fn changed(
 ) -> PyResult<TopicSettings> {
     for (name, value) in changes.into_iter().flatten() {
         let name: String = name.extract()?;
-        set(&mut settings, &name, &value)
-            .map_err(|error| argument(call, &name, error, value.py()))?;
+        set(call, &mut settings, &name, &value)?;
     }
     Ok(settings)
 }
 
-fn set(settings: &mut TopicSettings, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+fn set(
+    call: &str,
+    settings: &mut TopicSettings,
+    name: &str,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<()> {
     match name {
-        "partitions" => settings.partitions = value.extract()?,
-        "retention_ms" => settings.retention_ms = value.extract()?,
-        "retention_bytes" => settings.retention_bytes = value.extract()?,
-        "cleanup_policy" => settings.cleanup_policy = cleanup_policy(value.extract()?)?,
-        "delete_retention_ms" => settings.delete_retention_ms = value.extract()?,
-        "max_record_bytes" => settings.max_record_bytes = value.extract()?,
-        _ => return Err(PyTypeError::new_err("there is no such setting")),
+        "partitions" => settings.partitions = read(name, value)?,
+        "retention_ms" => settings.retention_ms = read(name, value)?,
+        "retention_bytes" => settings.retention_bytes = read(name, value)?,
+        "cleanup_policy" => {
+            settings.cleanup_policy = cleanup_policy(&read::<String>(name, value)?)?
+        }
+        "delete_retention_ms" => settings.delete_retention_ms = read(name, value)?,
+        "max_record_bytes" => settings.max_record_bytes = read(name, value)?,
+        _ => {
+            let text = format!("{call}() got an unexpected keyword argument {name:?}");
+            return Err(PyTypeError::new_err(text));
+        }
     }
     Ok(())
-}
-
-/// A TypeError names its argument, as Python's own do.
-fn argument(call: &str, name: &str, error: PyErr, py: Python<'_>) -> PyErr {
-    if !error.get_type(py).is(py.get_type::<PyTypeError>()) {
-        return error;
-    }
-    PyTypeError::new_err(format!("{call}() argument {name:?}: {}", error.value(py)))
 }
 
 fn strategy(name: &str) -> PyResult<Strategy> {
@@ -166,7 +168,7 @@ fn millis(what: &str, seconds: f64) -> PyResult<i64> {
 
 /// A part of a request of the producers' protocol.
 #[derive(FromPyObject)]
-struct PartArgument<'py>(String, u32, i32, Bound<'py, PyAny>);
+struct PartArgument<'py>(Arg<String>, Arg<u32>, Arg<i32>, Bound<'py, PyAny>);
 
 /// The inputs of parts, which their writes borrow.
 struct Parts<'py> {
@@ -176,8 +178,9 @@ struct Parts<'py> {
 impl<'py> Parts<'py> {
     fn read(parts: Vec<PartArgument<'py>>, now_ms: i64) -> PyResult<Self> {
         let read = |PartArgument(topic, partition, first_sequence, values)| {
+            let (topic, partition) = (topic.named("topic")?, partition.named("partition")?);
             let input = Input::read(Some(&values), None, None, None, now_ms)?;
-            Ok((topic, partition, first_sequence, input))
+            Ok((topic, partition, first_sequence.named("first_sequence")?, input))
         };
         Ok(Self { inputs: parts.into_iter().map(read).collect::<PyResult<_>>()? })
     }
@@ -202,34 +205,52 @@ impl PyLog {
     #[pyo3(signature = (
         path,
         *,
-        create = true,
-        read_only = false,
-        map_size_bytes = 256 << 30,
-        commit_timeout_s = 10.0,
-        producer_expiry_ms = 24 * 3600 * 1000,
-        transactional_id_expiry_ms = 7 * 24 * 3600 * 1000,
-        group_expiry_ms = 7 * 24 * 3600 * 1000,
-        max_producers = 100_000,
-        max_transaction_bytes = 64 << 30,
-        max_transaction_timeout_ms = 3600 * 1000,
-        max_producer_epoch = i32::MAX - 1,
-    ))]
+        create = Arg::of(true),
+        read_only = Arg::of(false),
+        map_size_bytes = Arg::of(256 << 30),
+        commit_timeout_s = Arg::of(10.0),
+        producer_expiry_ms = Some(Arg::of(24 * 3600 * 1000)),
+        transactional_id_expiry_ms = Some(Arg::of(7 * 24 * 3600 * 1000)),
+        group_expiry_ms = Some(Arg::of(7 * 24 * 3600 * 1000)),
+        max_producers = Arg::of(100_000),
+        max_transaction_bytes = Arg::of(64 << 30),
+        max_transaction_timeout_ms = Arg::of(3600 * 1000),
+        max_producer_epoch = Arg::of(i32::MAX - 1),
+    ), text_signature = "(path, *, create=True, read_only=False, \
+            map_size_bytes=274877906944, commit_timeout_s=10.0, producer_expiry_ms=86400000, \
+            transactional_id_expiry_ms=604800000, group_expiry_ms=604800000, \
+            max_producers=100000, max_transaction_bytes=68719476736, \
+            max_transaction_timeout_ms=3600000, max_producer_epoch=2147483646)")]
     #[allow(clippy::too_many_arguments)]
     fn open(
         py: Python<'_>,
-        path: PathBuf,
-        create: bool,
-        read_only: bool,
-        map_size_bytes: usize,
-        commit_timeout_s: f64,
-        producer_expiry_ms: Option<u64>,
-        transactional_id_expiry_ms: Option<u64>,
-        group_expiry_ms: Option<u64>,
-        max_producers: u64,
-        max_transaction_bytes: u64,
-        max_transaction_timeout_ms: u64,
-        max_producer_epoch: i32,
+        path: Arg<PathBuf>,
+        create: Arg<bool>,
+        read_only: Arg<bool>,
+        map_size_bytes: Arg<usize>,
+        commit_timeout_s: Arg<f64>,
+        producer_expiry_ms: Option<Arg<u64>>,
+        transactional_id_expiry_ms: Option<Arg<u64>>,
+        group_expiry_ms: Option<Arg<u64>>,
+        max_producers: Arg<u64>,
+        max_transaction_bytes: Arg<u64>,
+        max_transaction_timeout_ms: Arg<u64>,
+        max_producer_epoch: Arg<i32>,
     ) -> PyResult<Self> {
+        let path = path.named("path")?;
+        let create = create.named("create")?;
+        let read_only = read_only.named("read_only")?;
+        let map_size_bytes = map_size_bytes.named("map_size_bytes")?;
+        let commit_timeout_s = commit_timeout_s.named("commit_timeout_s")?;
+        let producer_expiry_ms = optional("producer_expiry_ms", producer_expiry_ms)?;
+        let transactional_id_expiry_ms =
+            optional("transactional_id_expiry_ms", transactional_id_expiry_ms)?;
+        let group_expiry_ms = optional("group_expiry_ms", group_expiry_ms)?;
+        let max_producers = max_producers.named("max_producers")?;
+        let max_transaction_bytes = max_transaction_bytes.named("max_transaction_bytes")?;
+        let max_transaction_timeout_ms =
+            max_transaction_timeout_ms.named("max_transaction_timeout_ms")?;
+        let max_producer_epoch = max_producer_epoch.named("max_producer_epoch")?;
         let options = LogOptions {
             create,
             read_only,
@@ -265,7 +286,9 @@ impl PyLog {
         self.log.lock().is_none()
     }
 
-    fn time_ms(&self, py: Python<'_>, monotonic_s: f64, wall_s: f64) -> PyResult<i64> {
+    fn time_ms(&self, py: Python<'_>, monotonic_s: Arg<f64>, wall_s: Arg<f64>) -> PyResult<i64> {
+        let monotonic_s = monotonic_s.named("monotonic_s")?;
+        let wall_s = wall_s.named("wall_s")?;
         let reading = Reading {
             boot: &BOOT,
             monotonic_ms: millis("monotonic_s", monotonic_s)?,
@@ -280,9 +303,11 @@ impl PyLog {
     fn create_topic(
         &self,
         py: Python<'_>,
-        name: &str,
+        name: Arg<String>,
         settings: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
+        let name = name.named("name")?;
+        let name = name.as_str();
         let settings = changed("create_topic", TopicSettings::default(), settings)?;
         self.with(py, |log| log.create_topic(name, &settings))
     }
@@ -291,15 +316,19 @@ impl PyLog {
     fn alter_topic(
         &self,
         py: Python<'_>,
-        name: &str,
+        name: Arg<String>,
         changes: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
+        let name = name.named("name")?;
+        let name = name.as_str();
         let present = self.with(py, |log| log.topic(name))?.settings;
         let settings = changed("alter_topic", present, changes)?;
         self.with(py, |log| log.alter_topic(name, &settings))
     }
 
-    fn delete_topic(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+    fn delete_topic(&self, py: Python<'_>, name: Arg<String>) -> PyResult<()> {
+        let name = name.named("name")?;
+        let name = name.as_str();
         self.with(py, |log| log.delete_topic(name))
     }
 
@@ -307,26 +336,50 @@ impl PyLog {
         Ok(self.with(py, Log::topics)?.into_iter().map(PyLogTopic::new).collect())
     }
 
-    fn topic(&self, py: Python<'_>, name: &str) -> PyResult<PyLogTopic> {
+    fn topic(&self, py: Python<'_>, name: Arg<String>) -> PyResult<PyLogTopic> {
+        let name = name.named("name")?;
+        let name = name.as_str();
         self.with(py, |log| log.topic(name)).map(PyLogTopic::new)
     }
 
-    fn partition(&self, py: Python<'_>, name: &str, partition: u32) -> PyResult<PyLogPartition> {
+    fn partition(
+        &self,
+        py: Python<'_>,
+        name: Arg<String>,
+        partition: Arg<u32>,
+    ) -> PyResult<PyLogPartition> {
+        let name = name.named("name")?;
+        let name = name.as_str();
+        let partition = partition.named("partition")?;
         self.with(py, |log| log.partition(name, partition)).map(|info| PyLogPartition { info })
     }
 
     // ---- reading -------------------------------------------------------------------------
 
-    #[pyo3(signature = (topic, partition, offset, *, max_records = 100_000, max_bytes = 8 << 20))]
+    #[pyo3(signature = (
+        topic,
+        partition,
+        offset,
+        *,
+        max_records = Arg::of(100_000),
+        max_bytes = Arg::of(8 << 20),
+    ), text_signature = "($self, topic, partition, offset, *, max_records=100000, \
+            max_bytes=8388608)")]
     fn fetch(
         &self,
         py: Python<'_>,
-        topic: &str,
-        partition: u32,
-        offset: u64,
-        max_records: usize,
-        max_bytes: usize,
+        topic: Arg<String>,
+        partition: Arg<u32>,
+        offset: Arg<u64>,
+        max_records: Arg<usize>,
+        max_bytes: Arg<usize>,
     ) -> PyResult<PyLogRecords> {
+        let topic = topic.named("topic")?;
+        let topic = topic.as_str();
+        let partition = partition.named("partition")?;
+        let offset = offset.named("offset")?;
+        let max_records = max_records.named("max_records")?;
+        let max_bytes = max_bytes.named("max_bytes")?;
         let limits = FetchLimits { max_records, max_bytes };
         PyLogRecords::new(self.with(py, |log| log.fetch(topic, partition, offset, limits))?)
     }
@@ -334,21 +387,30 @@ impl PyLog {
     fn offset_for_timestamp(
         &self,
         py: Python<'_>,
-        topic: &str,
-        partition: u32,
-        timestamp_ms: i64,
+        topic: Arg<String>,
+        partition: Arg<u32>,
+        timestamp_ms: Arg<i64>,
     ) -> PyResult<Option<u64>> {
+        let topic = topic.named("topic")?;
+        let topic = topic.as_str();
+        let partition = partition.named("partition")?;
+        let timestamp_ms = timestamp_ms.named("timestamp_ms")?;
         self.with(py, |log| log.offset_for_timestamp(topic, partition, timestamp_ms))
     }
 
     fn wait(
         &self,
         py: Python<'_>,
-        positions: Vec<(String, u32, u64)>,
-        timeout_s: f64,
+        positions: Vec<(Arg<String>, Arg<u32>, Arg<u64>)>,
+        timeout_s: Arg<f64>,
     ) -> PyResult<bool> {
+        let timeout_s = timeout_s.named("timeout_s")?;
         let log = self.get()?;
         let timeout = seconds("timeout_s", timeout_s)?;
+        let named = |(topic, partition, offset): (Arg<String>, Arg<u32>, Arg<u64>)| {
+            Ok((topic.named("topic")?, partition.named("partition")?, offset.named("offset")?))
+        };
+        let positions = positions.into_iter().map(named).collect::<PyResult<Vec<_>>>()?;
         let start = Instant::now();
         loop {
             let left = timeout.saturating_sub(start.elapsed());
@@ -365,15 +427,22 @@ impl PyLog {
 
     // ---- producers' protocol -----------------------------------------------------------------
 
-    #[pyo3(signature = (transactional_id, *, now_ms, timeout_ms = 60_000, expected = None))]
+    #[pyo3(signature = (transactional_id, *, now_ms, timeout_ms = Arg::of(60_000), expected = None),
+        text_signature = "($self, transactional_id, *, now_ms, timeout_ms=60000, \
+            expected=None)")]
     fn init_producer(
         &self,
         py: Python<'_>,
-        transactional_id: Option<&str>,
-        now_ms: i64,
-        timeout_ms: u64,
-        expected: Option<(i64, i32)>,
+        transactional_id: Option<Arg<String>>,
+        now_ms: Arg<i64>,
+        timeout_ms: Arg<u64>,
+        expected: Option<Arg<(i64, i32)>>,
     ) -> PyResult<(i64, i32)> {
+        let transactional_id = optional("transactional_id", transactional_id)?;
+        let transactional_id = transactional_id.as_deref();
+        let now_ms = now_ms.named("now_ms")?;
+        let timeout_ms = timeout_ms.named("timeout_ms")?;
+        let expected = optional("expected", expected)?;
         self.with(py, |log| log.init_producer(transactional_id, timeout_ms, expected, now_ms))
     }
 
@@ -382,9 +451,11 @@ impl PyLog {
         &self,
         py: Python<'_>,
         parts: Vec<PartArgument<'_>>,
-        now_ms: i64,
-        producer: Option<(i64, i32)>,
+        now_ms: Arg<i64>,
+        producer: Option<Arg<(i64, i32)>>,
     ) -> PyResult<Vec<(u64, bool)>> {
+        let now_ms = now_ms.named("now_ms")?;
+        let producer = optional("producer", producer)?;
         let parts = Parts::read(parts, now_ms)?;
         let writes = parts.writes()?;
         let placed = self.with(py, |log| log.append(producer, &writes, now_ms))?;
@@ -396,13 +467,19 @@ impl PyLog {
     fn stage(
         &self,
         py: Python<'_>,
-        transactional_id: &str,
-        producer: (i64, i32),
-        started_ms: i64,
-        first_sequence: i32,
+        transactional_id: Arg<String>,
+        producer: Arg<(i64, i32)>,
+        started_ms: Arg<i64>,
+        first_sequence: Arg<i32>,
         parts: Vec<PartArgument<'_>>,
-        now_ms: i64,
+        now_ms: Arg<i64>,
     ) -> PyResult<()> {
+        let transactional_id = transactional_id.named("transactional_id")?;
+        let transactional_id = transactional_id.as_str();
+        let producer = producer.named("producer")?;
+        let started_ms = started_ms.named("started_ms")?;
+        let first_sequence = first_sequence.named("first_sequence")?;
+        let now_ms = now_ms.named("now_ms")?;
         let (id, epoch) = producer;
         let transaction = TransactionId { transactional_id, id, epoch, started_ms };
         let parts = Parts::read(parts, now_ms)?;
@@ -417,29 +494,41 @@ impl PyLog {
         commit,
         started_ms,
         now_ms,
-        first_sequence = 0,
+        first_sequence = Arg::of(0),
         parts = Vec::new(),
         group = None,
         offsets = Vec::new(),
         member = None,
         generation = None,
-    ))]
+    ), text_signature = "($self, transactional_id, producer, *, commit, started_ms, now_ms, \
+            first_sequence=0, parts=..., group=None, offsets=..., member=None, \
+            generation=None)")]
     #[allow(clippy::too_many_arguments)]
     fn end_transaction(
         &self,
         py: Python<'_>,
-        transactional_id: &str,
-        producer: (i64, i32),
-        commit: bool,
-        started_ms: i64,
-        now_ms: i64,
-        first_sequence: i32,
+        transactional_id: Arg<String>,
+        producer: Arg<(i64, i32)>,
+        commit: Arg<bool>,
+        started_ms: Arg<i64>,
+        now_ms: Arg<i64>,
+        first_sequence: Arg<i32>,
         parts: Vec<PartArgument<'_>>,
-        group: Option<String>,
+        group: Option<Arg<String>>,
         offsets: Vec<Offset>,
-        member: Option<String>,
-        generation: Option<u64>,
+        member: Option<Arg<String>>,
+        generation: Option<Arg<u64>>,
     ) -> PyResult<(i64, i32, Vec<Place>)> {
+        let transactional_id = transactional_id.named("transactional_id")?;
+        let transactional_id = transactional_id.as_str();
+        let producer = producer.named("producer")?;
+        let commit = commit.named("commit")?;
+        let started_ms = started_ms.named("started_ms")?;
+        let now_ms = now_ms.named("now_ms")?;
+        let first_sequence = first_sequence.named("first_sequence")?;
+        let group = optional("group", group)?;
+        let member = optional("member", member)?;
+        let generation = optional("generation", generation)?;
         let (id, epoch) = producer;
         let transaction = TransactionId { transactional_id, id, epoch, started_ms };
         let parts = Parts::read(parts, now_ms)?;
@@ -465,12 +554,16 @@ impl PyLog {
     fn commit_offsets(
         &self,
         py: Python<'_>,
-        group: String,
+        group: Arg<String>,
         offsets: Vec<Offset>,
-        now_ms: i64,
-        member: Option<String>,
-        generation: Option<u64>,
+        now_ms: Arg<i64>,
+        member: Option<Arg<String>>,
+        generation: Option<Arg<u64>>,
     ) -> PyResult<()> {
+        let group = group.named("group")?;
+        let now_ms = now_ms.named("now_ms")?;
+        let member = optional("member", member)?;
+        let generation = optional("generation", generation)?;
         let commit = commit_offsets(group, offsets, member, generation, now_ms)?;
         self.with(py, |log| log.commit_offsets(&commit))
     }
@@ -478,10 +571,15 @@ impl PyLog {
     fn committed(
         &self,
         py: Python<'_>,
-        group: &str,
-        topic: &str,
-        partition: u32,
+        group: Arg<String>,
+        topic: Arg<String>,
+        partition: Arg<u32>,
     ) -> PyResult<Option<(u64, String, i64)>> {
+        let group = group.named("group")?;
+        let group = group.as_str();
+        let topic = topic.named("topic")?;
+        let topic = topic.as_str();
+        let partition = partition.named("partition")?;
         let found = self.with(py, |log| log.committed(group, topic, partition))?;
         Ok(found
             .map(|Committed { offset, metadata, committed_ms }| (offset, metadata, committed_ms)))
@@ -494,21 +592,27 @@ impl PyLog {
         *,
         now_ms,
         strategy = "sticky",
-        session_timeout_ms = 45_000,
-        rebalance_timeout_ms = 300_000,
-    ))]
+        session_timeout_ms = Arg::of(45_000),
+        rebalance_timeout_ms = Arg::of(300_000),
+    ), text_signature = "($self, group, member, topics, *, now_ms, strategy='sticky', \
+            session_timeout_ms=45000, rebalance_timeout_ms=300000)")]
     #[allow(clippy::too_many_arguments)]
     fn join_group(
         &self,
         py: Python<'_>,
-        group: String,
-        member: String,
+        group: Arg<String>,
+        member: Arg<String>,
         topics: Vec<String>,
-        now_ms: i64,
+        now_ms: Arg<i64>,
         strategy: &str,
-        session_timeout_ms: u64,
-        rebalance_timeout_ms: u64,
+        session_timeout_ms: Arg<u64>,
+        rebalance_timeout_ms: Arg<u64>,
     ) -> PyResult<(u64, Vec<(String, u32)>)> {
+        let group = group.named("group")?;
+        let member = member.named("member")?;
+        let now_ms = now_ms.named("now_ms")?;
+        let session_timeout_ms = session_timeout_ms.named("session_timeout_ms")?;
+        let rebalance_timeout_ms = rebalance_timeout_ms.named("rebalance_timeout_ms")?;
         let strategy = self::strategy(strategy)?;
         let join = Join {
             group,
@@ -527,10 +631,15 @@ impl PyLog {
     fn heartbeat(
         &self,
         py: Python<'_>,
-        group: &str,
-        member: &str,
-        now_ms: i64,
+        group: Arg<String>,
+        member: Arg<String>,
+        now_ms: Arg<i64>,
     ) -> PyResult<(u64, bool)> {
+        let group = group.named("group")?;
+        let group = group.as_str();
+        let member = member.named("member")?;
+        let member = member.as_str();
+        let now_ms = now_ms.named("now_ms")?;
         let beat = self.with(py, |log| log.heartbeat(group, member, now_ms))?;
         Ok((beat.generation, beat.rebalance))
     }
@@ -538,9 +647,13 @@ impl PyLog {
     fn group_target(
         &self,
         py: Python<'_>,
-        group: &str,
-        member: &str,
+        group: Arg<String>,
+        member: Arg<String>,
     ) -> PyResult<Vec<(String, u32)>> {
+        let group = group.named("group")?;
+        let group = group.as_str();
+        let member = member.named("member")?;
+        let member = member.as_str();
         let places = self.with(py, |log| log.target(group, member))?;
         self.names(py, places)
     }
@@ -549,21 +662,40 @@ impl PyLog {
     fn sync_group(
         &self,
         py: Python<'_>,
-        group: &str,
-        member: &str,
-        generation: u64,
-        now_ms: i64,
+        group: Arg<String>,
+        member: Arg<String>,
+        generation: Arg<u64>,
+        now_ms: Arg<i64>,
     ) -> PyResult<(u64, Vec<(String, u32)>)> {
+        let group = group.named("group")?;
+        let group = group.as_str();
+        let member = member.named("member")?;
+        let member = member.as_str();
+        let generation = generation.named("generation")?;
+        let now_ms = now_ms.named("now_ms")?;
         let assigned = self.with(py, |log| log.sync_group(group, member, generation, now_ms))?;
         self.named(py, assigned)
     }
 
     #[pyo3(signature = (group, member, *, now_ms))]
-    fn leave_group(&self, py: Python<'_>, group: &str, member: &str, now_ms: i64) -> PyResult<()> {
+    fn leave_group(
+        &self,
+        py: Python<'_>,
+        group: Arg<String>,
+        member: Arg<String>,
+        now_ms: Arg<i64>,
+    ) -> PyResult<()> {
+        let group = group.named("group")?;
+        let group = group.as_str();
+        let member = member.named("member")?;
+        let member = member.as_str();
+        let now_ms = now_ms.named("now_ms")?;
         self.with(py, |log| log.leave_group(group, member, now_ms))
     }
 
-    fn delete_group(&self, py: Python<'_>, group: &str) -> PyResult<()> {
+    fn delete_group(&self, py: Python<'_>, group: Arg<String>) -> PyResult<()> {
+        let group = group.named("group")?;
+        let group = group.as_str();
         self.with(py, |log| log.delete_group(group))
     }
 
@@ -577,14 +709,18 @@ impl PyLog {
 
     // ---- upkeep ------------------------------------------------------------------------------
 
-    #[pyo3(signature = (*, now_ms, batches = 64, entries = 1000))]
+    #[pyo3(signature = (*, now_ms, batches = Arg::of(64), entries = Arg::of(1000)),
+        text_signature = "($self, *, now_ms, batches=64, entries=1000)")]
     fn maintain(
         &self,
         py: Python<'_>,
-        now_ms: i64,
-        batches: usize,
-        entries: usize,
+        now_ms: Arg<i64>,
+        batches: Arg<usize>,
+        entries: Arg<usize>,
     ) -> PyResult<PyLogMaintained> {
+        let now_ms = now_ms.named("now_ms")?;
+        let batches = batches.named("batches")?;
+        let entries = entries.named("entries")?;
         let done = self.with(py, |log| log.maintain(now_ms, Budget { batches, entries }))?;
         Ok(PyLogMaintained {
             timed_out: done.timed_out,
@@ -601,7 +737,8 @@ impl PyLog {
         Ok((size.file_bytes, size.used_bytes))
     }
 
-    fn backup(&self, py: Python<'_>, target: PathBuf) -> PyResult<()> {
+    fn backup(&self, py: Python<'_>, target: Arg<PathBuf>) -> PyResult<()> {
+        let target = target.named("target")?;
         self.with(py, |log| log.backup(&target))
     }
 

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
+use crate::args::{Arg, optional};
 use crate::error::{invalid_argument, to_py};
 use crate::keys::unsigned;
 use crate::log::PyLog;
@@ -51,7 +52,7 @@ pub(crate) fn places(placed: Vec<Placed>) -> Vec<Place> {
 }
 
 /// Topic, partition, offset, metadata.
-pub(crate) type Offset = (String, u32, u64, String);
+pub(crate) type Offset = (Arg<String>, Arg<u32>, Arg<u64>, Arg<String>);
 
 pub(crate) fn commit_offsets(
     group: String,
@@ -65,15 +66,15 @@ pub(crate) fn commit_offsets(
         (None, None) => None,
         _ => return Err(invalid_argument("give member and generation, or neither")),
     };
-    let offsets = offsets
-        .into_iter()
-        .map(|(topic, partition, offset, metadata)| OffsetCommit {
-            topic,
-            partition,
-            offset,
-            metadata,
+    let named = |(topic, partition, offset, metadata): Offset| {
+        Ok(OffsetCommit {
+            topic: topic.named("topic")?,
+            partition: partition.named("partition")?,
+            offset: offset.named("offset")?,
+            metadata: metadata.named("metadata")?,
         })
-        .collect();
+    };
+    let offsets = offsets.into_iter().map(named).collect::<PyResult<_>>()?;
     Ok(CommitOffsets { group, membership, offsets, now_ms })
 }
 
@@ -85,17 +86,22 @@ impl PyLogProducer {
         *,
         now_ms,
         transactional_id = None,
-        transaction_timeout_ms = 60_000,
-        max_buffered_bytes = 16 << 20,
-    ))]
+        transaction_timeout_ms = Arg::of(60_000),
+        max_buffered_bytes = Arg::of(16 << 20),
+    ), text_signature = "(log, *, now_ms, transactional_id=None, \
+            transaction_timeout_ms=60000, max_buffered_bytes=16777216)")]
     fn new(
         py: Python<'_>,
         log: &PyLog,
-        now_ms: i64,
-        transactional_id: Option<String>,
-        transaction_timeout_ms: u64,
-        max_buffered_bytes: usize,
+        now_ms: Arg<i64>,
+        transactional_id: Option<Arg<String>>,
+        transaction_timeout_ms: Arg<u64>,
+        max_buffered_bytes: Arg<usize>,
     ) -> PyResult<Self> {
+        let now_ms = now_ms.named("now_ms")?;
+        let transactional_id = optional("transactional_id", transactional_id)?;
+        let transaction_timeout_ms = transaction_timeout_ms.named("transaction_timeout_ms")?;
+        let max_buffered_bytes = max_buffered_bytes.named("max_buffered_bytes")?;
         let log = log.get()?;
         let options =
             ProducerOptions { transactional_id, transaction_timeout_ms, max_buffered_bytes };
@@ -119,12 +125,14 @@ impl PyLogProducer {
     }
 
     #[pyo3(signature = (*, now_ms))]
-    fn init_transactions(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
+    fn init_transactions(&self, py: Python<'_>, now_ms: Arg<i64>) -> PyResult<()> {
+        let now_ms = now_ms.named("now_ms")?;
         self.with(py, |producer| producer.init_transactions(now_ms))
     }
 
     #[pyo3(signature = (*, now_ms))]
-    fn begin_transaction(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
+    fn begin_transaction(&self, py: Python<'_>, now_ms: Arg<i64>) -> PyResult<()> {
+        let now_ms = now_ms.named("now_ms")?;
         self.with(py, |producer| producer.begin_transaction(now_ms))
     }
 
@@ -143,15 +151,19 @@ impl PyLogProducer {
     fn produce(
         &self,
         py: Python<'_>,
-        topic: &str,
+        topic: Arg<String>,
         values: Option<&Bound<'_, PyAny>>,
-        now_ms: i64,
-        wall_ms: Option<i64>,
+        now_ms: Arg<i64>,
+        wall_ms: Option<Arg<i64>>,
         keys: Option<&Bound<'_, PyAny>>,
         timestamps: Option<&Bound<'_, PyAny>>,
         headers: Option<&Bound<'_, PyAny>>,
         partition: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Vec<Place>> {
+        let topic = topic.named("topic")?;
+        let topic = topic.as_str();
+        let now_ms = now_ms.named("now_ms")?;
+        let wall_ms = optional("wall_ms", wall_ms)?;
         let now = Now { log_ms: now_ms, wall_ms: wall_ms.unwrap_or(now_ms) };
         let input = Input::read(values, keys, timestamps, headers, now.wall_ms)?;
         let records = input.records()?;
@@ -180,7 +192,8 @@ impl PyLogProducer {
     }
 
     #[pyo3(signature = (*, now_ms))]
-    fn flush(&self, py: Python<'_>, now_ms: i64) -> PyResult<Vec<Place>> {
+    fn flush(&self, py: Python<'_>, now_ms: Arg<i64>) -> PyResult<Vec<Place>> {
+        let now_ms = now_ms.named("now_ms")?;
         self.with(py, |producer| producer.flush(now_ms)).map(places)
     }
 
@@ -188,23 +201,29 @@ impl PyLogProducer {
     fn send_offsets(
         &self,
         py: Python<'_>,
-        group: String,
+        group: Arg<String>,
         offsets: Vec<Offset>,
-        now_ms: i64,
-        member: Option<String>,
-        generation: Option<u64>,
+        now_ms: Arg<i64>,
+        member: Option<Arg<String>>,
+        generation: Option<Arg<u64>>,
     ) -> PyResult<()> {
+        let group = group.named("group")?;
+        let now_ms = now_ms.named("now_ms")?;
+        let member = optional("member", member)?;
+        let generation = optional("generation", generation)?;
         let offsets = commit_offsets(group, offsets, member, generation, now_ms)?;
         self.with(py, |producer| producer.send_offsets(offsets))
     }
 
     #[pyo3(signature = (*, now_ms))]
-    fn commit_transaction(&self, py: Python<'_>, now_ms: i64) -> PyResult<Vec<Place>> {
+    fn commit_transaction(&self, py: Python<'_>, now_ms: Arg<i64>) -> PyResult<Vec<Place>> {
+        let now_ms = now_ms.named("now_ms")?;
         self.with(py, |producer| producer.commit_transaction(now_ms)).map(places)
     }
 
     #[pyo3(signature = (*, now_ms))]
-    fn abort_transaction(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
+    fn abort_transaction(&self, py: Python<'_>, now_ms: Arg<i64>) -> PyResult<()> {
+        let now_ms = now_ms.named("now_ms")?;
         self.with(py, |producer| producer.abort_transaction(now_ms))
     }
 

@@ -32,7 +32,7 @@ use super::gate::Gate;
 use super::wake::deadline;
 use super::{LOOK_AGAIN, Log};
 use crate::Result;
-use crate::store::files::io_error;
+use crate::store::files::{io_error, open_regular};
 
 /// The file's name in the directory.
 const CLOCK: &str = "clock";
@@ -184,7 +184,8 @@ impl Clock {
 
     fn load(&self) -> Result<Option<Noted>> {
         let mut bytes = [0; BYTES];
-        let read = File::open(&self.path).and_then(|file| file.read_exact_at(&mut bytes, 0));
+        let read = open_regular(File::options().read(true), &self.path)
+            .and_then(|file| file.read_exact_at(&mut bytes, 0));
         match read.map_err(|error| (error.kind(), error)) {
             Ok(()) => Ok(Noted::decode(&bytes)),
             Err((io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof, _)) => Ok(None),
@@ -194,12 +195,8 @@ impl Clock {
 
     fn write(&self, noted: &Noted, sync: bool) -> Result<()> {
         let mut options = File::options();
-        options
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&self.path)
+        options.write(true).create(true).truncate(false).mode(0o600);
+        open_regular(&mut options, &self.path)
             .and_then(|file| {
                 file.write_all_at(&noted.encode(), 0)?;
                 if sync { file.sync_data() } else { Ok(()) }

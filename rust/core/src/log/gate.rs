@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
-use crate::store::files::io_error;
+use crate::store::files::{io_error, open_regular};
 use crate::{Error, ErrorKind, Result};
 
 /// The lock's name in the directory.
@@ -32,14 +32,10 @@ pub(super) struct Passed<'g> {
 impl Gate {
     pub(super) fn open(directory: &Path) -> Result<Self> {
         let path = directory.join(COMMIT_LOCK);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| io_error("open", &path, &error))?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file =
+            open_regular(&mut options, &path).map_err(|error| io_error("open", &path, &error))?;
         Ok(Self { file, path })
     }
 

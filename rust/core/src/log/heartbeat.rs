@@ -3,11 +3,13 @@
 //! A heartbeat must reach the other processes of this machine, not survive a power cut: after one,
 //! all members are gone. So it costs no commit.
 
+use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::open::enter_private_directory;
 use crate::Result;
-use crate::store::files::{create_private_directory, exists, io_error, remove};
+use crate::store::files::{io_error, open_regular, remove};
 
 const MEMBERS: &str = "members";
 
@@ -19,12 +21,8 @@ pub(super) struct Heartbeats {
 impl Heartbeats {
     pub(super) fn open(directory: &Path, read_only: bool) -> Result<Self> {
         let directory = directory.join(MEMBERS);
-        if !read_only && !exists(&directory)? {
-            match create_private_directory(&directory) {
-                // Another process was faster.
-                Err(_) if directory.is_dir() => {}
-                other => other?,
-            }
+        if !read_only {
+            enter_private_directory(&directory)?;
         }
         Ok(Self { directory })
     }
@@ -32,12 +30,9 @@ impl Heartbeats {
     /// Notes that a member is alive.
     pub(super) fn beat(&self, group: &str, member: &str, now_ms: i64) -> Result<()> {
         let path = self.path(group, member);
-        std::fs::File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        open_regular(&mut options, &path)
             .and_then(|file| file.write_all_at(&now_ms.to_le_bytes(), 0))
             .map_err(|error| io_error("write", &path, &error))
     }
@@ -45,7 +40,7 @@ impl Heartbeats {
     /// When a member was last alive, if it ever said so.
     pub(super) fn last(&self, group: &str, member: &str) -> Option<i64> {
         let mut bytes = [0; 8];
-        let file = std::fs::File::open(self.path(group, member)).ok()?;
+        let file = open_regular(File::options().read(true), &self.path(group, member)).ok()?;
         file.read_exact_at(&mut bytes, 0).ok()?;
         Some(i64::from_le_bytes(bytes))
     }

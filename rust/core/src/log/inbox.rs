@@ -34,9 +34,10 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::layout::{Applied, Table};
+use super::open::enter_private_directory;
 use super::request::{Answer, Request};
 use super::view::{Step, View, Work, decode, encode};
-use crate::store::files::{create_private_directory, exists, io_error, remove};
+use crate::store::files::{io_error, open_regular, remove};
 use crate::{Error, ErrorKind, Result};
 
 const INBOX: &str = "inbox";
@@ -111,12 +112,8 @@ enum Noted {
 impl Inboxes {
     pub(super) fn open(directory: &Path, read_only: bool) -> Result<Self> {
         let directory = directory.join(INBOX);
-        if !read_only && !exists(&directory)? {
-            match create_private_directory(&directory) {
-                // Another process was faster.
-                Err(_) if directory.is_dir() => {}
-                other => other?,
-            }
+        if !read_only {
+            enter_private_directory(&directory)?;
         }
         Ok(Self { directory, state: Mutex::default() })
     }
@@ -163,7 +160,8 @@ impl Inboxes {
             let Some(id) = id.filter(|id| Some(*id) != own) else { continue };
             let (file, applied) = match others.entry(id) {
                 Slot::Occupied(slot) => slot.into_mut(),
-                Slot::Vacant(slot) => match File::open(entry.path()) {
+                Slot::Vacant(slot) => match open_regular(File::options().read(true), &entry.path())
+                {
                     Ok(file) => slot.insert((file, 0)),
                     // It may be gone again.
                     Err(_) => continue,

@@ -18,6 +18,7 @@ use super::view::{head, put_head};
 use super::wake::Wake;
 use super::{LogOptions, Shared};
 use crate::store::creation::{self, Found, discard_leftovers, look};
+use crate::store::files::{create_private_directory, exists, io_error};
 use crate::store::lmdb::{Access, Environment, Read};
 use crate::store::lock::{FileId, OwnerLock, holder_of};
 use crate::store::manifest::{Kind, Manifest, newer_format};
@@ -141,6 +142,20 @@ fn create(directory: &Path, options: &LogOptions, map_size_bytes: usize) -> Resu
         }
         drop(lock);
         return Ok(());
+    }
+}
+
+/// Makes a directory of ours within that of the log, unless it is there; a link is none.
+pub(super) fn enter_private_directory(path: &Path) -> Result<()> {
+    let made = match exists(path)? {
+        true => Ok(()),
+        false => create_private_directory(path),
+    };
+    // Another process may have been faster.
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(io_error("enter", path, &std::io::Error::other("it is not a directory"))),
+        Err(error) => made.and(Err(io_error("enter", path, &error))),
     }
 }
 

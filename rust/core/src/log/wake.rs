@@ -5,7 +5,7 @@
 //! there is something for it, so that a commit in between is not missed.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,7 +17,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::inotify;
 
 use crate::Result;
-use crate::store::files::{create_private_file, exists, io_error};
+use crate::store::files::{io_error, open_regular};
 
 /// The file's name in the directory.
 pub(super) const WAKE: &str = "wake";
@@ -50,13 +50,12 @@ impl Wake {
         let path = directory.join(WAKE);
         let file = match read_only {
             true => None,
-            false if exists(&path)? => Some(
-                File::options()
-                    .write(true)
-                    .open(&path)
-                    .map_err(|error| io_error("open", &path, &error))?,
-            ),
-            false => Some(create_private_file(&path)?),
+            false => {
+                let mut options = File::options();
+                options.write(true).create(true).truncate(false).mode(0o600);
+                let file = open_regular(&mut options, &path);
+                Some(file.map_err(|error| io_error("open", &path, &error))?)
+            }
         };
         Ok(Self { path, file, shared: Arc::default(), watcher: Mutex::default() })
     }
@@ -96,7 +95,8 @@ impl Wake {
         let failed = |error: rustix::io::Errno| io_error("watch", &self.path, &error.into());
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         let events = inotify::init(flags).map_err(failed)?;
-        inotify::add_watch(&events, &self.path, inotify::WatchFlags::MODIFY).map_err(failed)?;
+        let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::DONT_FOLLOW;
+        inotify::add_watch(&events, &self.path, flags).map_err(failed)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(failed)?;
         let stopped = stop.try_clone().map_err(|error| io_error("watch", &self.path, &error))?;
         let shared = Arc::clone(&self.shared);
