@@ -1060,6 +1060,8 @@ class Log:
 
 @final
 class LogTopic:
+    """A topic and its settings."""
+
     @property
     def name(self) -> str: ...
     @property
@@ -1080,6 +1082,8 @@ class LogTopic:
 
 @final
 class LogPartition:
+    """Where a partition begins and ends, and what it holds."""
+
     @property
     def start(self) -> int:
         """The first offset that can be read."""
@@ -1208,6 +1212,8 @@ class LogProducer:
 
 @final
 class LogProducerInfo:
+    """A transactional producer, as it is listed. Times are by the log's clock."""
+
     @property
     def transactional_id(self) -> str: ...
     @property
@@ -1229,6 +1235,8 @@ class LogProducerInfo:
 
 @final
 class LogGroup:
+    """A consumer group, as it is listed: its members, and what it has committed."""
+
     @property
     def group(self) -> str: ...
     @property
@@ -1243,6 +1251,8 @@ class LogGroup:
 
 @final
 class LogMember:
+    """A member of a consumer group, as it is listed. Times are by the log's clock."""
+
     @property
     def member(self) -> str: ...
     @property
@@ -1258,6 +1268,8 @@ class LogMember:
 
 @final
 class LogMaintained:
+    """What a slice of upkeep did."""
+
     @property
     def timed_out(self) -> int:
         """Transactions aborted because they were open for too long."""

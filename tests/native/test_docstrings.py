@@ -18,9 +18,9 @@ STUB = ast.parse(Path(_native.__file__).with_name("_native.pyi").read_text(encod
 def documented():
     """Name and docstring of each function, class, method and property of the stub."""
     for node in STUB.body:
-        if isinstance(node, ast.FunctionDef) and node.name != "partition_of":
+        if isinstance(node, ast.FunctionDef):
             yield node.name, ast.get_docstring(node)
-        elif isinstance(node, ast.ClassDef) and hasattr(_native, node.name) and not node.name.startswith("Log"):
+        elif isinstance(node, ast.ClassDef) and hasattr(_native, node.name):
             yield node.name, ast.get_docstring(node)
             for member in node.body:
                 # Python itself has the texts of special methods.

@@ -25,7 +25,11 @@ use crate::log_records::{Input, PyLogRecords};
 /// How often a waiting thread looks for signals.
 const SIGNALS_EVERY: Duration = Duration::from_millis(200);
 
-/// See `onceflow._native.Log`.
+/// An embedded log: one directory, opened by any number of processes.
+///
+/// In one process all handles of a directory share one log, with the options of the first; it is
+/// closed with the last handle (a producer holds one). Safe to call from several threads: their
+/// commits share a sync.
 #[pyclass(name = "Log", module = "onceflow._native", frozen)]
 pub(crate) struct PyLog {
     path: PathBuf,
@@ -201,6 +205,29 @@ impl<'py> Parts<'py> {
 
 #[pymethods]
 impl PyLog {
+    /// Opens or creates a log. Give every process the same bounds.
+    ///
+    /// Args:
+    ///     path: The directory; made private to the owner.
+    ///     create: Whether to create what is missing.
+    ///     read_only: Only read.
+    ///     map_size_bytes: Address space reserved for the file (sparse), default 256 GiB.
+    ///     commit_timeout_s: How long to wait while another process commits.
+    ///     producer_expiry_ms: A producer that was silent for so long in a partition counts as
+    ///         unknown there; default one day, None: never.
+    ///     transactional_id_expiry_ms: A transactional id that nobody has used for so long is
+    ///         forgotten; default seven days, None: never.
+    ///     group_expiry_ms: A group that has no members and commits nothing for so long is
+    ///         forgotten with its offsets; default seven days, None: never.
+    ///     max_producers: Transactional ids, and producers of each partition, at most.
+    ///     max_transaction_bytes: Size of one transaction, default 64 GiB.
+    ///     max_transaction_timeout_ms: Longest timeout a producer may ask for, default one hour.
+    ///     max_producer_epoch: After it a producer gets a new id; for tests.
+    ///
+    /// Raises:
+    ///     StoreMissingError, StoreMismatchError (a job's state), StoreFormatError,
+    ///     StoreCorruptError, StoreLockedError, StoreReadOnlyError, StoreNetworkFilesystemError,
+    ///     StoreFullError, ConfigurationError, StoreIOError.
     #[staticmethod]
     #[pyo3(signature = (
         path,
@@ -276,6 +303,7 @@ impl PyLog {
         self.path.display().to_string()
     }
 
+    /// Its identity, made with it. Copies have the same.
     #[getter]
     fn id(&self) -> PyResult<String> {
         Ok(self.get()?.id().to_owned())
@@ -286,6 +314,18 @@ impl PyLog {
         self.log.lock().is_none()
     }
 
+    /// What the log's clock shows, in milliseconds: what durations are measured by, in all processes.
+    ///
+    /// It began as the wall clock when the log was made, and goes on with the monotonic clock, whatever the wall clock
+    /// is set to; over a boot by what the wall clock says has passed.
+    ///
+    /// Args:
+    ///     monotonic_s: Seconds of a clock that all processes of this boot share and that cannot be set.
+    ///     wall_s: Seconds since 1970 by the wall clock.
+    ///
+    /// Raises:
+    ///     ConfigurationError: Not times.
+    ///     LogTimeoutError: It is the first reading since the boot, and another process holds the log.
     fn time_ms(&self, py: Python<'_>, monotonic_s: Arg<f64>, wall_s: Arg<f64>) -> PyResult<i64> {
         let monotonic_s = monotonic_s.named("monotonic_s")?;
         let wall_s = wall_s.named("wall_s")?;
@@ -299,6 +339,21 @@ impl PyLog {
 
     // ---- topics --------------------------------------------------------------------------
 
+    /// A new topic.
+    ///
+    /// Args:
+    ///     name: ASCII letters, digits, ``.``, ``_``, ``-``; at most 249.
+    ///     settings: ``partitions``: 1 (default) to 10,000; more can be added later.
+    ///         ``retention_ms``: batches whose newest record is older go, one from the future when
+    ///         it was appended that long ago; None: never by age.
+    ///         ``retention_bytes``: the oldest batches of a partition go while it holds more.
+    ///         ``cleanup_policy``: ``"delete"``, or ``"compact"``: the newest record of each key
+    ///         stays. ``delete_retention_ms``: how long ``"compact"`` keeps a null value from when
+    ///         it saw it first; default one day. ``max_record_bytes``: key, value and headers
+    ///         together; default and at most about 1 MiB.
+    ///
+    /// Raises:
+    ///     TopicExistsError, ConfigurationError.
     #[pyo3(signature = (name, **settings))]
     fn create_topic(
         &self,
@@ -312,6 +367,7 @@ impl PyLog {
         self.with(py, |log| log.create_topic(name, &settings))
     }
 
+    /// Changes the settings that are given; there can be more partitions, not fewer.
     #[pyo3(signature = (name, **changes))]
     fn alter_topic(
         &self,
@@ -326,12 +382,14 @@ impl PyLog {
         self.with(py, |log| log.alter_topic(name, &settings))
     }
 
+    /// Removes a topic; ``maintain`` frees its space.
     fn delete_topic(&self, py: Python<'_>, name: Arg<String>) -> PyResult<()> {
         let name = name.named("name")?;
         let name = name.as_str();
         self.with(py, |log| log.delete_topic(name))
     }
 
+    /// By name.
     fn topics(&self, py: Python<'_>) -> PyResult<Vec<PyLogTopic>> {
         Ok(self.with(py, Log::topics)?.into_iter().map(PyLogTopic::new).collect())
     }
@@ -342,6 +400,7 @@ impl PyLog {
         self.with(py, |log| log.topic(name)).map(PyLogTopic::new)
     }
 
+    /// Where a partition begins and ends: its watermark offsets.
     fn partition(
         &self,
         py: Python<'_>,
@@ -356,6 +415,15 @@ impl PyLog {
 
     // ---- reading -------------------------------------------------------------------------
 
+    /// Records from ``offset`` on, in order; none at the end. All of them are committed.
+    ///
+    /// Args:
+    ///     max_bytes: Of keys, values and headers, default 8 MiB; one record always comes.
+    ///
+    /// Raises:
+    ///     UnknownTopicOrPartitionError.
+    ///     OffsetOutOfRangeError: Retention has removed it, or it lies behind the end.
+    ///     StoreCorruptError: The batch is damaged.
     #[pyo3(signature = (
         topic,
         partition,
@@ -384,6 +452,7 @@ impl PyLog {
         PyLogRecords::new(self.with(py, |log| log.fetch(topic, partition, offset, limits))?)
     }
 
+    /// The first offset whose record is not older; None if all are older.
     fn offset_for_timestamp(
         &self,
         py: Python<'_>,
@@ -398,6 +467,9 @@ impl PyLog {
         self.with(py, |log| log.offset_for_timestamp(topic, partition, timestamp_ms))
     }
 
+    /// Waits until one of (topic, partition, offset) has a record at its offset or behind it.
+    ///
+    /// Woken by commits of any process, without polling. False: the time is over.
     fn wait(
         &self,
         py: Python<'_>,
@@ -427,6 +499,11 @@ impl PyLog {
 
     // ---- producers' protocol -----------------------------------------------------------------
 
+    /// Producer id and epoch: the protocol below ``LogProducer``.
+    ///
+    /// With a transactional id it is the next epoch, which fences all older ones; ``expected`` is
+    /// the id and epoch that the caller believes to have: a retry gets the same answer, a zombie
+    /// ProducerFencedError.
     #[pyo3(signature = (transactional_id, *, now_ms, timeout_ms = Arg::of(60_000), expected = None),
         text_signature = "($self, transactional_id, *, now_ms, timeout_ms=60000, \
             expected=None)")]
@@ -446,6 +523,15 @@ impl PyLog {
         self.with(py, |log| log.init_producer(transactional_id, timeout_ms, expected, now_ms))
     }
 
+    /// Appends outside of a transaction, all parts or none.
+    ///
+    /// Returns the offset of each part's first record, and whether it was there already.
+    /// Without ``producer`` nobody recognises a retry.
+    ///
+    /// Raises:
+    ///     OutOfOrderSequenceError, ProducerFencedError, InvalidTransactionStateError,
+    ///     UnknownTopicOrPartitionError, RecordTooLargeError, CapacityExceededError,
+    ///     LogTimeoutError.
     #[pyo3(signature = (parts, *, now_ms, producer = None))]
     fn append(
         &self,
@@ -462,6 +548,9 @@ impl PyLog {
         Ok(placed.into_iter().map(|(placed, again)| (placed.first_offset, again)).collect())
     }
 
+    /// Stages records of a transaction. ``first_sequence`` counts over all its records from 0.
+    ///
+    /// Raises as ``append``, and TransactionTimedOutError.
     #[pyo3(signature = (transactional_id, producer, *, started_ms, first_sequence, parts, now_ms))]
     #[allow(clippy::too_many_arguments)]
     fn stage(
@@ -487,6 +576,7 @@ impl PyLog {
         self.with(py, |log| log.stage(transaction, first_sequence, &writes, now_ms))
     }
 
+    /// Ends a transaction; (producer id, epoch) for the next one, and where its records are.
     #[pyo3(signature = (
         transactional_id,
         producer,
@@ -543,6 +633,7 @@ impl PyLog {
         Ok((ended.id, ended.epoch, places(ended.placed)))
     }
 
+    /// The transactional producers, by their ids.
     fn producers(&self, py: Python<'_>) -> PyResult<Vec<PyLogProducerInfo>> {
         let producers = self.with(py, Log::producers)?;
         Ok(producers.into_iter().map(|info| PyLogProducerInfo { info }).collect())
@@ -550,6 +641,10 @@ impl PyLog {
 
     // ---- consumer groups -------------------------------------------------------------------
 
+    /// Commits offsets of a group; from outside only while it has no members.
+    ///
+    /// Raises:
+    ///     UnknownMemberError, IllegalGenerationError, UnknownTopicOrPartitionError.
     #[pyo3(signature = (group, offsets, *, now_ms, member = None, generation = None))]
     fn commit_offsets(
         &self,
@@ -568,6 +663,7 @@ impl PyLog {
         self.with(py, |log| log.commit_offsets(&commit))
     }
 
+    /// (offset, metadata, committed_ms), or None.
     fn committed(
         &self,
         py: Python<'_>,
@@ -585,6 +681,11 @@ impl PyLog {
             .map(|Committed { offset, metadata, committed_ms }| (offset, metadata, committed_ms)))
     }
 
+    /// Joins a group (or changes the topics of a member); (generation, partitions to read).
+    ///
+    /// ``member`` is an id of the caller's choice, unique for ever. Partitions that other members
+    /// have not let go of come later: ``heartbeat`` says when. Topics need not exist yet.
+    /// ``strategy``: ``"sticky"``, ``"range"`` or ``"roundrobin"``.
     #[pyo3(signature = (
         group,
         member,
@@ -627,6 +728,13 @@ impl PyLog {
         self.named(py, assigned)
     }
 
+    /// (newest generation, whether to rebalance). Cheap: no commit. Declares dead who is.
+    ///
+    /// To rebalance: stop reading what is not in ``group_target``, commit its offsets (with the
+    /// generation that the member has), then ``sync_group``.
+    ///
+    /// Raises:
+    ///     UnknownMemberError: It was declared dead; its partitions are others' now. Join again.
     #[pyo3(signature = (group, member, *, now_ms))]
     fn heartbeat(
         &self,
@@ -644,6 +752,7 @@ impl PyLog {
         Ok((beat.generation, beat.rebalance))
     }
 
+    /// What the member shall read when the rebalance is over.
     fn group_target(
         &self,
         py: Python<'_>,
@@ -658,6 +767,9 @@ impl PyLog {
         self.names(py, places)
     }
 
+    /// Takes up the newest generation; (generation, partitions to read).
+    ///
+    /// ``generation`` is the one that the member has taken up before.
     #[pyo3(signature = (group, member, generation, *, now_ms))]
     fn sync_group(
         &self,
@@ -677,6 +789,7 @@ impl PyLog {
         self.named(py, assigned)
     }
 
+    /// Leaves; the partitions go to others at once.
     #[pyo3(signature = (group, member, *, now_ms))]
     fn leave_group(
         &self,
@@ -693,6 +806,7 @@ impl PyLog {
         self.with(py, |log| log.leave_group(group, member, now_ms))
     }
 
+    /// Removes a group without members, and its offsets.
     fn delete_group(&self, py: Python<'_>, group: Arg<String>) -> PyResult<()> {
         let group = group.named("group")?;
         let group = group.as_str();
@@ -709,6 +823,10 @@ impl PyLog {
 
     // ---- upkeep ------------------------------------------------------------------------------
 
+    /// One bounded slice of upkeep; call it now and then, and again while ``more``.
+    ///
+    /// Aborts transactions that are open for too long, deletes what they left and what retention
+    /// and deleted topics leave, forgets silent producers.
     #[pyo3(signature = (*, now_ms, batches = Arg::of(64), entries = Arg::of(1000)),
         text_signature = "($self, *, now_ms, batches=64, entries=1000)")]
     fn maintain(
@@ -732,11 +850,13 @@ impl PyLog {
         })
     }
 
+    /// (file_bytes, used_bytes).
     fn size(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         let size = self.with(py, Log::size)?;
         Ok((size.file_bytes, size.used_bytes))
     }
 
+    /// A consistent copy into a directory that does not exist yet, while running.
     fn backup(&self, py: Python<'_>, target: Arg<PathBuf>) -> PyResult<()> {
         let target = target.named("target")?;
         self.with(py, |log| log.backup(&target))
@@ -762,7 +882,7 @@ impl PyLog {
     }
 }
 
-/// See `onceflow._native.LogTopic`.
+/// A topic and its settings.
 #[pyclass(name = "LogTopic", module = "onceflow._native", frozen)]
 pub(crate) struct PyLogTopic {
     info: TopicInfo,
@@ -781,6 +901,7 @@ impl PyLogTopic {
         &self.info.name
     }
 
+    /// Never given out again, unlike the name.
     #[getter]
     fn number(&self) -> u32 {
         self.info.number
@@ -824,7 +945,7 @@ impl PyLogTopic {
     }
 }
 
-/// See `onceflow._native.LogPartition`.
+/// Where a partition begins and ends, and what it holds.
 #[pyclass(name = "LogPartition", module = "onceflow._native", frozen)]
 pub(crate) struct PyLogPartition {
     info: PartitionInfo,
@@ -832,11 +953,13 @@ pub(crate) struct PyLogPartition {
 
 #[pymethods]
 impl PyLogPartition {
+    /// The first offset that can be read.
     #[getter]
     fn start(&self) -> u64 {
         self.info.start
     }
 
+    /// The offset that the next record gets.
     #[getter]
     fn end(&self) -> u64 {
         self.info.end
@@ -867,7 +990,7 @@ impl PyLogPartition {
     }
 }
 
-/// See `onceflow._native.LogProducerInfo`.
+/// A transactional producer, as it is listed. Times are by the log's clock.
 #[pyclass(name = "LogProducerInfo", module = "onceflow._native", frozen)]
 pub(crate) struct PyLogProducerInfo {
     info: log::ProducerInfo,
@@ -900,6 +1023,7 @@ impl PyLogProducerInfo {
         self.info.updated_ms
     }
 
+    /// When the open transaction began, if some of it is staged (else nobody knows of it).
     #[getter]
     fn started_ms(&self) -> Option<i64> {
         self.info.staged.map(|(started_ms, _)| started_ms)
@@ -910,19 +1034,21 @@ impl PyLogProducerInfo {
         self.info.staged.map_or(0, |(_, bytes)| bytes)
     }
 
+    /// ``"committed"``, ``"aborted"`` or ``"timed_out"``.
     #[getter]
     fn last_outcome(&self) -> Option<&'static str> {
         self.info.ended.map(outcome_name)
     }
 }
 
-/// See `onceflow._native.LogGroup`.
+/// A consumer group, as it is listed: its members, and what it has committed.
 #[pyclass(name = "LogGroup", module = "onceflow._native", frozen, get_all)]
 pub(crate) struct PyLogGroup {
     group: String,
     generation: u64,
     strategy: &'static str,
     members: Vec<PyLogMember>,
+    /// (topic, partition) -> (offset, metadata, committed_ms).
     offsets: BTreeMap<(String, u32), (u64, String, i64)>,
 }
 
@@ -951,7 +1077,7 @@ impl PyLogGroup {
     }
 }
 
-/// See `onceflow._native.LogMember`.
+/// A member of a consumer group, as it is listed. Times are by the log's clock.
 #[pyclass(name = "LogMember", module = "onceflow._native", frozen, get_all)]
 #[derive(Clone)]
 pub(crate) struct PyLogMember {
@@ -963,18 +1089,24 @@ pub(crate) struct PyLogMember {
     session_timeout_ms: u64,
 }
 
-/// See `onceflow._native.LogMaintained`.
+/// What a slice of upkeep did.
 #[pyclass(name = "LogMaintained", module = "onceflow._native", frozen, get_all)]
 pub(crate) struct PyLogMaintained {
+    /// Transactions aborted because they were open for too long.
     timed_out: u64,
+    /// Staged batches of ended transactions that were deleted.
     discarded: u64,
+    /// Batches that were deleted because of retention, or with their topic.
     removed: u64,
+    /// Producers and groups that were forgotten.
     forgotten: u64,
+    /// Records that compaction removed.
     compacted: u64,
+    /// Whether there is more to do right now.
     more: bool,
 }
 
-/// See `onceflow._native.partition_of`.
+/// The partition of a key: the same in every process and version.
 #[pyfunction]
 #[pyo3(name = "partition_of")]
 pub(crate) fn py_partition_of(key: &[u8], partitions: u32) -> PyResult<u32> {

@@ -16,7 +16,13 @@ use crate::keys::unsigned;
 use crate::log::PyLog;
 use crate::log_records::Input;
 
-/// See `onceflow._native.LogProducer`.
+/// An idempotent producer or, with a transactional id, a transactional one.
+///
+/// Every method that writes returns when it is durable. One transaction at a time; safe to call
+/// from several threads, one after the other. A call that raises LogTimeoutError or StoreIOError
+/// got no answer: it is kept, and repeated by the next call (``flush`` does only that); do not
+/// produce its records again. After an unanswered commit only the commit may be repeated, after an
+/// unanswered abort only the abort. After a refused record in a transaction it must be aborted.
 #[pyclass(name = "LogProducer", module = "onceflow._native", frozen)]
 pub(crate) struct PyLogProducer {
     options: ProducerOptions,
@@ -114,6 +120,7 @@ impl PyLogProducer {
         self.options.transactional_id.as_deref()
     }
 
+    /// (producer id, epoch), once it has them.
     #[getter]
     fn identity(&self, py: Python<'_>) -> PyResult<Option<(i64, i32)>> {
         self.with(py, |producer| Ok(producer.identity()))
@@ -124,6 +131,7 @@ impl PyLogProducer {
         self.with(py, |producer| Ok(producer.in_transaction()))
     }
 
+    /// Fences every older producer of the transactional id and aborts what it left open.
     #[pyo3(signature = (*, now_ms))]
     fn init_transactions(&self, py: Python<'_>, now_ms: Arg<i64>) -> PyResult<()> {
         let now_ms = now_ms.named("now_ms")?;
@@ -136,6 +144,21 @@ impl PyLogProducer {
         self.with(py, |producer| producer.begin_transaction(now_ms))
     }
 
+    /// Produces a batch of records. Outside of transactions it says where they are.
+    ///
+    /// Args:
+    ///     values: One a record; None: all null.
+    ///     keys: One a record. Without ``partition`` a key chooses it (see ``partition_of``);
+    ///         records without a key go to one partition a call, in turn.
+    ///     wall_ms: Now by the wall clock; None: ``now_ms``.
+    ///     timestamps: An int for all, or integers, one a record; None: ``wall_ms``.
+    ///     headers: One a record: a dict, a list of (str, bytes or None), or None.
+    ///     partition: An int for all, or one a record.
+    ///
+    /// Raises:
+    ///     UnknownTopicOrPartitionError, RecordTooLargeError, LengthMismatchError,
+    ///     TypeMismatchError, InvalidTransactionStateError, ProducerFencedError,
+    ///     TransactionTimedOutError, LogTimeoutError.
     #[pyo3(signature = (
         topic,
         values = None,
@@ -191,12 +214,14 @@ impl PyLogProducer {
         self.with(py, produce).map(places)
     }
 
+    /// Repeats what got no answer; outside of transactions it says where those records are.
     #[pyo3(signature = (*, now_ms))]
     fn flush(&self, py: Python<'_>, now_ms: Arg<i64>) -> PyResult<Vec<Place>> {
         let now_ms = now_ms.named("now_ms")?;
         self.with(py, |producer| producer.flush(now_ms)).map(places)
     }
 
+    /// Offsets that become committed with the transaction, if the member is still one then.
     #[pyo3(signature = (group, offsets, *, now_ms, member = None, generation = None))]
     fn send_offsets(
         &self,
@@ -215,6 +240,13 @@ impl PyLogProducer {
         self.with(py, |producer| producer.send_offsets(offsets))
     }
 
+    /// Makes the transaction visible at once, durably; says where its records are.
+    ///
+    /// Raises:
+    ///     ProducerFencedError, TransactionTimedOutError: Nothing of it is there.
+    ///     InvalidTransactionStateError, UnknownMemberError, IllegalGenerationError,
+    ///     UnknownTopicOrPartitionError, CapacityExceededError: Nothing either; abort it.
+    ///     LogTimeoutError, StoreIOError: Not known; call it again.
     #[pyo3(signature = (*, now_ms))]
     fn commit_transaction(&self, py: Python<'_>, now_ms: Arg<i64>) -> PyResult<Vec<Place>> {
         let now_ms = now_ms.named("now_ms")?;
@@ -227,6 +259,7 @@ impl PyLogProducer {
         self.with(py, |producer| producer.abort_transaction(now_ms))
     }
 
+    /// Lets go of the log, without ending an open transaction.
     fn close(&self, py: Python<'_>) {
         // It has a handle of the log, which the last one closes.
         let producer = self.producer.lock().take();

@@ -323,7 +323,10 @@ fn decode_headers<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyL
 
 // ---- what was read -----------------------------------------------------------------------
 
-/// See `onceflow._native.LogRecords`.
+/// Records that were read, as columns.
+///
+/// Also an Arrow array: ``pyarrow.record_batch(records)`` has the columns ``offset``,
+/// ``timestamp_ms`` (i64), ``key``, ``value`` (large_binary), without copying.
 #[pyclass(name = "LogRecords", module = "onceflow._native", frozen)]
 pub(crate) struct PyLogRecords {
     offsets: Int64Array,
@@ -332,6 +335,7 @@ pub(crate) struct PyLogRecords {
     values: LargeBinaryArray,
     headers: LargeBinaryArray,
     #[pyo3(get)]
+    /// Where to read on.
     next_offset: u64,
 }
 
@@ -395,6 +399,7 @@ impl PyLogRecords {
         Ok(rows)
     }
 
+    /// Bytes of keys, values and headers.
     #[getter]
     fn nbytes(&self) -> usize {
         let columns = [&self.keys, &self.values, &self.headers];
