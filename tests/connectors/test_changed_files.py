@@ -348,3 +348,26 @@ def test_a_place_is_the_same_whenever_the_file_was_touched(tmp_path, kind, monke
     assert source.same_position(again, old)
     assert not source.same_position(again, position_after(source, [5_501])[0])
     assert not source.same_position(again, None)
+
+
+def test_nested_columns_and_names_with_dots(tmp_path):
+    """The checksum is of all that makes up the columns that are read, of a struct each member, and of no others."""
+    path = tmp_path / "in"
+    rows = pa.array([{"x": row, "y": [row, 777_777]} for row in range(100)])
+    table = pa.table({"s": rows, "s.x": list(range(100)), "t": list(range(100))})
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, row_group_size=10, **options)
+    data = path.read_bytes()
+    old, new = (np.array([3, value], np.int64).tobytes() for value in (777_777, 888_888))
+    assert data.count(old) == 1
+    for columns in (["s"], ["s.x"], ["t"], ["t", "s"]):
+        path.write_bytes(data)
+        source = ParquetSource(path, columns=columns)
+        position, _ = position_after(source, [55])
+        assert len(read(source, position=position).records) == 45
+        path.write_bytes(data.replace(old, new))
+        if "s" in columns:
+            with pytest.raises(SourceChangedError, match="has other content before byte"):
+                read(source, position=position)
+        elif columns == ["t"]:
+            assert len(read(source, position=position).records) == 45

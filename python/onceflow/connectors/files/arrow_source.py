@@ -187,6 +187,7 @@ class _ParquetGroups(_Groups):
         self.schema = self._file.schema_arrow
         self.count = self._file.num_row_groups
         self._columns: list[str] = []
+        self._read_leaves: list[int] = []
         #: How many groups the content has.
         self._loaded = 0
 
@@ -197,21 +198,27 @@ class _ParquetGroups(_Groups):
         before = start.get("columns", columns)
         for names, kept in ((before, start), (columns, None)) if before != columns else ((columns, start),):
             # What was read before is the same; of other columns than then, there is a new checksum.
-            ranges = [footer, *(chunk for number in range(self._loaded) for chunk in self._chunks(number, names))]
+            leaves = self._leaves(names)
+            ranges = [footer, *(chunk for number in range(self._loaded) for chunk in self._chunks(number, leaves))]
             self.content = Content(self._binary, self._path, ranges, kept)
         self.content.keep(footer[0], self._window.fetch(footer[0], footer[1] - footer[0]))
-        self._columns = columns
+        self._columns, self._read_leaves = columns, leaves
 
-    def _chunks(self, number: int, columns: list[str]) -> list[tuple[int, int]]:
-        """Where the columns of a row group lie, as few ranges."""
+    def _leaves(self, columns: list[str]) -> list[int]:
+        """Numbers of the columns of the file that make up these, as pyarrow chooses them: nested ones have several."""
+        schema, wanted = self._metadata.schema, set(columns)
+        paths = [schema.column(number).path for number in range(self._metadata.num_columns)]
+        return [
+            number
+            for number, path in enumerate(paths)
+            if path in wanted or any(path.startswith(f"{column}.") for column in columns)
+        ]
+
+    def _chunks(self, number: int, leaves: list[int]) -> list[tuple[int, int]]:
+        """Where these columns of a row group lie, as few ranges."""
         group = self._metadata.row_group(number)
-        wanted = set(columns)
         ranges: list[tuple[int, int]] = []
-        for chunk in map(group.column, range(group.num_columns)):
-            name = chunk.path_in_schema
-            # As pyarrow chooses them: nested ones, and those with a dot in their name.
-            if name not in wanted and not any(name.startswith(f"{column}.") for column in columns):
-                continue
+        for chunk in map(group.column, leaves):
             start = chunk.data_page_offset
             if chunk.has_dictionary_page and chunk.dictionary_page_offset:
                 start = min(start, chunk.dictionary_page_offset)
@@ -223,7 +230,7 @@ class _ParquetGroups(_Groups):
         return ranges
 
     def load(self, number: int, columns: list[str]) -> Any:
-        for start, stop in self._chunks(number, columns):
+        for start, stop in self._chunks(number, self._read_leaves):
             data = self._window.fetch(start, stop - start)
             if number >= self._loaded:
                 self.content.add(start, data)
