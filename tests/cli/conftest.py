@@ -176,7 +176,7 @@ def damage_chunk(state: Path, checkpoint: int) -> None:
     """Flips a bit in a chunk that only this checkpoint refers to; its record stays sound."""
 
     def wanted(damage) -> bool:
-        return [number for number, _ in damage] == [checkpoint] and "ChunkKey" in damage[0][1]
+        return [number for number, _ in damage] == [checkpoint] and "of table" in damage[0][1]
 
     _damage(state, wanted)
 

@@ -112,7 +112,7 @@ def test_a_damaged_chunk_is_a_verdict(home, onceflow):
     ran = onceflow("checkpoints", "verify", "state")
     assert ran.returncode == 1
     assert f"sound checkpoints: {older}\n" in ran.stdout
-    assert f"damaged: checkpoint {newest}: ChunkKey" in ran.stdout
+    assert f"damaged: checkpoint {newest}: chunk" in ran.stdout
     shown = onceflow("checkpoints", "verify", "state", "--json")
     assert shown.returncode == 1
     report = json.loads(shown.stdout)

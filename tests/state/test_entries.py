@@ -17,6 +17,7 @@ from onceflow.exceptions import StoreCorruptError
 from onceflow.keys import KeySelector
 from onceflow.operators.base import OperatorContext
 from onceflow.operators.keyed_state import Process
+from onceflow.passed_time import PassedTime
 from onceflow.state import ListState, MapState, Processor
 from onceflow.testing import ABORT, EOF, AbortedError, TestingSource, TransactionalTestingSink
 
@@ -58,7 +59,8 @@ class Step:
     def __init__(self, backend, codec=None, make=Collect):
         self.backend, self.codec, self.out = backend, codec or MsgpackCodec(), []
         self.step = Process(KeySelector(lambda record: record[0]), None, make)
-        self.step.open(OperatorContext("step", backend, self.codec, ManualClock(0), None))
+        clock = ManualClock()
+        self.step.open(OperatorContext("step", backend, self.codec, clock, PassedTime(clock), restored=None))
 
     def emit(self, records, times=None):
         self.out.extend(records)

@@ -81,8 +81,8 @@ def dump(
         rows = backend.table(table, key=schema.key, columns=schema.columns)
         with _opened(output) as file:
             write(file, rows, backend.key_groups, codec)
-    if output is not None:
-        note(f"{output}: {count_text(len(rows))} rows")
+        if output is not None:
+            note(f"{output}: {count_text(len(rows))} rows")
 
 
 def _tell_damage(backend: StateBackend) -> None:
