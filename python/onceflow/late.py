@@ -28,7 +28,7 @@ def warn_of_late(step_id: str, first: FirstLate) -> None:
         LateRecordsWarning(
             f"step {step_id!r}: records come too late for their windows and are left out; the first one is of "
             f"{_text(first.time)}, {when}. JobResult.late counts them. To take them, add flow.late({step_id!r})"
-            f".sink(...); to wait for them, raise the source's max_out_of_orderness{more}, or the window's "
+            f".sink(...); to wait for them, raise max_out_of_orderness{more}, or the window's "
             "allowed_lateness"
         ),
         stacklevel=_STACK_OF_RUN,

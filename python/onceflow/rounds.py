@@ -104,6 +104,12 @@ class Rounds:
         self._by_source = {
             step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
         }
+        #: Those that have not ended, by source; who reads in a round must not cost what all partitions together do.
+        self._live = {step_id: list(tasks) for step_id, tasks in self._by_source.items()}
+        self._some_ended: set[str] = set()
+        self._numbers = {task.name: number for number, task in enumerate(self._tasks)}
+        #: Numbers of the tasks with something in their channels.
+        self._filled: set[int] = set()
         self._is_replayable = all(step.source.replayable for step in graph.sources())
         self._can_be_cut = self._is_replayable and not any(step.goes_by_batches for step in graph.operators())
         self._pace = Pace()
@@ -153,7 +159,7 @@ class Rounds:
     @property
     def ended(self) -> bool:
         """Whether all sources have ended."""
-        return all(task.ended for task in self._tasks)
+        return not any(self._live.values())
 
     @property
     def records_in(self) -> int:
@@ -217,7 +223,7 @@ class Rounds:
         a job resumes change nothing in who reads beside whom.
         """
         self._stopping = False
-        if interrupted := [task for task in self._tasks if task.has_turn]:
+        if interrupted := [task for tasks in self._live.values() for task in tasks if task.has_turn]:
             return self._finish_round(interrupted, listener)
         places = [task.place for task in self._in_turn() if not task.has_arrived]
         lowest = min((place for place in places if place is not None), default=END_OF_TIME)
@@ -263,14 +269,16 @@ class Rounds:
 
     def _in_turn(self) -> Iterator[SourceTask]:
         """The tasks whose turn it is; those that end meanwhile make room for others."""
-        places = {step_id: tasks[0].step.source.max_open_partitions for step_id, tasks in self._by_source.items()}
-        for task in self._tasks:
-            left = places[task.step.step_id]
-            if task.ended or left == 0:
-                continue
-            yield task
-            if not task.ended and left is not None:
-                places[task.step.step_id] = left - 1
+        for tasks in self._live.values():
+            left = len(tasks)
+            if tasks and tasks[0].step.source.max_open_partitions is not None:
+                left = tasks[0].step.source.max_open_partitions
+            for task in tasks:
+                if left == 0:
+                    break
+                if not task.ended:
+                    yield task
+                    left -= not task.ended
 
     def _read(self, task: SourceTask, listener: RoundsListener) -> bool:
         """One batch; false if there was nothing to read."""
@@ -280,8 +288,10 @@ class Rounds:
             # Not progress: who reads beside it must not depend on whether a run ends here.
             listener.stop()
             self._stopping, progressed = True, False
+        self._filled.add(self._numbers[task.name])
         if task.ended:
             self._positions[task.name] = task.snapshot()
+            self._some_ended.add(task.step.step_id)
         was_idle = task.idle
         task.rest(found=progressed, now_s=self._clock.monotonic())
         if task.idle != was_idle:
@@ -291,7 +301,7 @@ class Rounds:
 
     def wait(self, longest_s: float) -> None:
         """Nothing was there to read: until there may be something, for so long at most."""
-        waiting = [task for task in self._tasks if not task.ended]
+        waiting = [task for tasks in self._live.values() for task in tasks]
         if len({task.step.step_id for task in waiting}) == 1:
             waiting[0].wait({task.partition: task.position for task in waiting}, longest_s)
         else:
@@ -300,8 +310,9 @@ class Rounds:
 
     def inject(self, checkpoint_id: int, now_s: float, listener: RoundsListener) -> None:
         """Puts a barrier behind the last batch of each task, and takes what lies before it."""
-        live = [task for task in self._tasks if not task.ended]
+        live = [task for tasks in self._live.values() for task in tasks]
         for task in live:
+            self._filled.add(self._numbers[task.name])
             self._positions[task.name] = task.snapshot_of_taken() if task.is_behind else task.snapshot()
             task.inject(checkpoint_id, now_s)
             crash_point("barrier.mid_inject")
@@ -328,7 +339,8 @@ class Rounds:
     def _consume(self, listener: RoundsListener) -> None:
         now = self._clock.monotonic
         aligner = self._aligner
-        for number, task in enumerate(self._tasks):
+        for number in sorted(self._filled):
+            task = self._tasks[number]
             while len(task.channel) and not aligner.is_blocked(number):
                 event = task.channel.pop()
                 if isinstance(event, BatchEvent) and self._is_left(number, listener):
@@ -348,6 +360,11 @@ class Rounds:
                         self._deliver(self._tasks[action.channel or 0], action.item, listener)
                     elif action.kind == "trigger":
                         listener.cut()
+
+        self._filled = {number for number in self._filled if len(self._tasks[number].channel)}
+        for step_id in self._some_ended:
+            self._live[step_id] = [task for task in self._live[step_id] if not task.ended]
+        self._some_ended.clear()
 
     def _is_left(self, number: int, listener: RoundsListener) -> bool:
         """Whether the round is left before the batch of this task."""
@@ -420,7 +437,7 @@ class Rounds:
 
     def _advance(self, step_id: str) -> None:
         """Tells the worker a source's watermark: that of its partitions together."""
-        watermark, idle = combined((task.delivered, task.idle) for task in self._by_source[step_id])
+        watermark, idle = combined((task.delivered, task.idle) for task in self._live[step_id])
         self._worker.advance(step_id, watermark, idle=idle)
 
 

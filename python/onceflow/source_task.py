@@ -301,6 +301,8 @@ class SourceTask:
         if not self.step.source.has_event_time:
             return None
         times = batch.event_times
+        if times is None and not len(batch.records):
+            return None
         if not isinstance(times, np.ndarray) or times.dtype != np.int64 or times.shape != (len(batch.records),):
             raise SourceError(
                 f"source {self.step.step_id!r} promised an event time for each record: event_times of a batch of "

@@ -66,21 +66,20 @@ def combined(inputs: Iterable[tuple[Micros | None, bool]]) -> tuple[Micros | Non
             end of time.
     """
     lowest, highest = END_OF_TIME, None
-    live = active = unknown = False
+    live = active = False
     for watermark, idle in inputs:
         if watermark == END_OF_TIME:
             continue
         live = True
         if not idle:
-            active = True
             if watermark is None:
-                unknown = True
-            else:
-                lowest = min(lowest, watermark)
+                return None, False
+            active = True
+            lowest = min(lowest, watermark)
         elif watermark is not None:
             highest = watermark if highest is None else max(highest, watermark)
     if not live or active:
-        return None if unknown else lowest, False
+        return lowest, False
     return highest, True
 
 
