@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import date, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Context, Decimal, DivisionByZero, FloatOperation, Inexact, InvalidOperation, Overflow
 from typing import Any
 
@@ -22,6 +22,8 @@ _EXACT = Context(prec=_DIGITS, traps=[DivisionByZero, FloatOperation, Inexact, I
 _QUOTIENT = Context(prec=28)
 
 _ADDED = (int, float, Decimal, timedelta)
+#: Types of which each value compares with each other one, or raises; floats and Decimals may be NaN.
+_QUICKLY_ORDERED = frozenset({int, bool, str, bytes, date, datetime, time, timedelta})
 _ORDERED = (int, float, Decimal, str, bytes, date, time, timedelta, tuple, list)
 
 
@@ -42,6 +44,10 @@ def fold(kind: str, totals: dict[Any, Any], keys: list[Any], values: Values) -> 
         changed = dict(zip(keys, objects, strict=True))
         totals.update(changed)
         return changed
+    quick = _quick(kind, totals, keys, objects)
+    if quick is not None:
+        totals.update(quick)
+        return quick
     changed = {}
     step, takes = _STEPS[kind]
     index = 0
@@ -58,6 +64,38 @@ def fold(kind: str, totals: dict[Any, Any], keys: list[Any], values: Values) -> 
         beside = "" if before is _NONE else f", with {before!r} before it"
         raise RefusedValueError(values.row(index), f"which {kind} cannot take{beside}: {error}. {_ADVICE}") from error
     return changed
+
+
+def _quick(kind: str, totals: dict[Any, Any], keys: list[Any], objects: list[Any]) -> dict[Any, Any] | None:
+    """What changes, without a call for each value, where all are of types that need no look at each; else None."""
+    kinds = {*map(type, objects), *map(type, totals.values())}
+    now = dict(totals)
+    get = now.get
+    changed: dict[Any, Any] = {}
+    try:
+        if kind == "sum" and kinds <= {int, float}:
+            for key, value in zip(keys, objects, strict=True):
+                before = get(key)
+                now[key] = changed[key] = value if before is None else before + value
+            return changed if all(map(math.isfinite, changed.values())) else None
+        if len(kinds) != 1 or not kinds <= _QUICKLY_ORDERED:
+            return None
+        if kind == "min":
+            for key, value in zip(keys, objects, strict=True):
+                before = get(key)
+                if before is None or value < before:
+                    now[key] = changed[key] = value
+            return changed
+        if kind == "max":
+            for key, value in zip(keys, objects, strict=True):
+                before = get(key)
+                if before is None or value > before:
+                    now[key] = changed[key] = value
+            return changed
+    except (TypeError, OverflowError):
+        # Said of the value by a look at each.
+        pass
+    return None
 
 
 def quotient(total: Any, number: int) -> Any:

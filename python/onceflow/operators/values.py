@@ -164,13 +164,22 @@ def _of_list(  # noqa: PLR0911 - one a kind
         return _floats(np.array(values, dtype=np.float64), nan, outer)
     if all(issubclass(kind, int) for kind in kinds) and (count_bools or bool not in kinds):
         return Values(list(map(int, values)), "i64")
-    bad = [index for index, value in enumerate(values) if is_nan(value)] if nan != "keep" else []
+    bad = [] if nan == "keep" else _nans(values, kinds)
     if not bad:
         return Values(values, None)
     if nan == "refuse":
         raise RefusedValueError(_row(bad[0], outer), _NAN)
     rows = np.setdiff1d(np.arange(len(values)), bad)
     return _within(_of_list([values[row] for row in rows.tolist()], nan, count_bools), rows)
+
+
+def _nans(values: list[Any], kinds: set[type]) -> list[int]:
+    """Where NaN is."""
+    if kinds <= {int, float, bool}:
+        return [index for index, value in enumerate(values) if value != value]  # noqa: PLR0124 - only NaN does
+    if not any(issubclass(kind, (float, Decimal)) for kind in kinds):
+        return []
+    return [index for index, value in enumerate(values) if is_nan(value)]
 
 
 def _floats(array: npt.NDArray[Any], nan: str, outer: npt.NDArray[np.int64] | None) -> Values:
