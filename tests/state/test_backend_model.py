@@ -43,6 +43,12 @@ class Backend(RuleBasedStateMachine):
         #: Complete checkpoints: number → (tables, positions, name of the savepoint).
         self.checkpoints = {}
         self.pending = None
+        #: Where the job has gone on from another checkpoint than the newest: that one (0: from nothing), and the number
+        #: from which on checkpoints are the new lineage's. What lies between is left.
+        self.splits = []
+        self.lineage = 1
+        #: Such a choice before it is durable.
+        self.choice = None
         self.steps = 0
         self.backend = StateBackend.open(self.state, retain=retain)
 
@@ -90,6 +96,19 @@ class Backend(RuleBasedStateMachine):
         self.backend.drop_table(name)
         del self.tables[name]
 
+    def left(self, number):
+        return any(base < number < first for base, first in self.splits)
+
+    def newest(self):
+        """The checkpoint that is resumed from."""
+        return max((number for number in self.checkpoints if not self.left(number)), default=None)
+
+    def begin_lineage(self):
+        if self.choice is not None:
+            base, first = self.choice
+            self.splits = [split for split in self.splits if split[1] <= base] + [(base, first)]
+            self.lineage, self.choice = self.backend.lineage, None
+
     def settle(self):
         """The checkpoint under way, if any, is complete."""
         if self.pending is None:
@@ -99,16 +118,22 @@ class Backend(RuleBasedStateMachine):
         stats = pending.wait(30)
         assert stats.id == pending.id
         assert pending.done
+        complete = int(cut[2] is None)
+        for number in sorted(self.checkpoints, reverse=True):
+            if self.checkpoints[number][2] is not None:
+                continue
+            if complete >= self.retain:
+                del self.checkpoints[number]
+            elif not self.left(number):
+                complete += 1
         self.checkpoints[pending.id] = cut
-        plain = [number for number, (_, _, savepoint) in self.checkpoints.items() if savepoint is None]
-        for number in plain[: -self.retain]:
-            del self.checkpoints[number]
 
     @rule(wait=st.booleans(), savepoint=st.sampled_from([None, None, None, "keep", "keep too"]))
     def checkpoint(self, wait, savepoint):
         self.settle()
         self.steps += 1
         positions = {"number": self.steps, "text": f"at {self.steps}", "bytes": bytes([self.steps % 256])}
+        self.begin_lineage()
         pending = self.backend.checkpoint(positions, savepoint=savepoint)
         self.pending = (pending, (copy.deepcopy(self.tables), positions, savepoint))
         if wait:
@@ -117,6 +142,7 @@ class Backend(RuleBasedStateMachine):
     @rule(name=NAMES, key=st.integers(-40, 40))
     def abort(self, name, key):
         self.settle()
+        self.begin_lineage()
         pending = self.backend.begin_checkpoint()
         pending.put_blob("lost", b"lost")
         pending.freeze()
@@ -129,6 +155,7 @@ class Backend(RuleBasedStateMachine):
 
     def reopen(self, restored, **settings):
         self.settle()
+        self.choice = None
         self.backend.close()
         self.backend = StateBackend.open(self.state, retain=self.retain, **settings)
         tables, positions = {}, {}
@@ -141,38 +168,39 @@ class Backend(RuleBasedStateMachine):
         # A table without rows is still there.
         assert set(self.backend.tables()) >= {name for name, rows in self.tables.items() if rows}
 
-    def newest_lineage(self):
-        """Of the newest checkpoint; 0 without one."""
-        self.settle()
-        return max((info.lineage for info in self.backend.checkpoints()), default=0)
-
     @rule()
     def close_and_open(self):
-        lineage = self.newest_lineage()
-        self.reopen(max(self.checkpoints, default=None))
-        assert self.backend.lineage == max(lineage, 1)
+        self.settle()
+        self.reopen(self.newest())
+        assert self.backend.lineage == self.lineage
 
     @rule(data=st.data())
     def open_from_any_checkpoint(self, data):
-        lineage = self.newest_lineage()
+        self.settle()
         if self.checkpoints:
             number = data.draw(st.sampled_from(sorted(self.checkpoints)))
             self.reopen(number, checkpoint=number)
-            # Going back on purpose is another history.
-            assert self.backend.lineage == lineage + (number != max(self.checkpoints))
+            # Choosing is another history, also from the newest one.
+            assert self.backend.lineage == self.lineage + 1
+            self.choice = (number, max(self.checkpoints) + 1)
 
     @rule()
     def start_over(self):
-        lineage = self.newest_lineage()
+        self.settle()
+        history = self.newest()
         self.reopen(None, checkpoint="none")
-        assert self.backend.lineage == lineage + 1
+        # Over nothing there is nothing to be left.
+        assert self.backend.lineage == self.lineage + (history is not None)
+        if history is not None:
+            self.choice = (0, max(self.checkpoints) + 1)
 
     @rule(data=st.data())
     def open_some_key_groups(self, data):
         self.settle()
         first = data.draw(st.integers(0, 127))
         end = data.draw(st.integers(first + 1, 128))
-        newest = max(self.checkpoints, default=None)
+        newest = self.newest()
+        self.choice = None
         self.backend.close()
         with StateBackend.open(self.state, read_only=True, restore_key_groups=(first, end)) as part:
             tables = {} if newest is None else self.checkpoints[newest][0]
@@ -190,7 +218,7 @@ class Backend(RuleBasedStateMachine):
             with pytest.raises(CheckpointNotFoundError):
                 self.backend.delete_checkpoint(1)
             return
-        newest = max(self.checkpoints)
+        newest = self.newest()
         number = data.draw(st.sampled_from(sorted(self.checkpoints)))
         if number == newest:
             with pytest.raises(CheckpointStateError, match="newest"):
@@ -202,7 +230,8 @@ class Backend(RuleBasedStateMachine):
     @rule()
     def backup(self):
         """While it runs, maybe while a checkpoint is being written: opens as the newest one that was complete."""
-        cuts = [self.checkpoints[max(self.checkpoints)] if self.checkpoints else ({}, {}, None)]
+        newest = self.newest()
+        cuts = [({}, {}, None) if newest is None else self.checkpoints[newest]]
         if self.pending is not None:
             cuts.append(self.pending[1])
         target = self.directory / "backup"
