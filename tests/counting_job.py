@@ -60,6 +60,7 @@ def run(
     take_over: bool = False,
     fresh: bool = False,
     from_checkpoint: int | None = None,
+    pace_s: float = 0.002,
     on_batch: Callable[[int], None] | None = None,
 ) -> of.JobResult:
     """One life of the job, in this process.
@@ -70,13 +71,13 @@ def run(
         take_over: See ``run``.
         fresh: See ``run``.
         from_checkpoint: See ``run``.
+        pace_s: What each batch takes at least, so that a few checkpoints fall within a run.
         on_batch: Called with the number of each batch of this life, from 1 on, where users' functions are called.
     """
     numbers = itertools.count(1)
 
     def slowly(batch):
-        # So that a few checkpoints fall within a run.
-        time.sleep(0.002)
+        time.sleep(pace_s)
         if on_batch is not None and len(batch):
             on_batch(next(numbers))
         return batch

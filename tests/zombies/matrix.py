@@ -8,6 +8,9 @@ A pair is played like this:
 4. The second one is woken and goes on, or is killed there.
 5. A third run comes to the end, and the output is exactly what an undisturbed job shows.
 
+Or the second run begins anew, on purpose, after what was visible was moved away: then the first one is of a timeline
+that was left.
+
 One of the two must have been refused, by an error that says why. It is the first, unless it was stopped before it had
 taken the job's epoch: then it may be the newer one.
 
@@ -21,6 +24,7 @@ import random
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from counting_job import run, shown, write_input
@@ -50,6 +54,8 @@ LOCKED = {
     "snap.state.pre_commit",
     "txn.end.partial",
 }
+#: Sinks whose visible output can be moved away, or is replaced.
+CAN_BEGIN_ANEW = {"csv", "jsonl", "parquet", "sqlite"}
 #: Points that a run passes before it has taken the job's epoch.
 BEFORE_THE_EPOCH = {"manifest.replace.pre_rename", "owner.replace.pre_rename", "recover.pre_fence"}
 #: How long a run that waits for such a lock is watched before the other one is woken.
@@ -67,6 +73,7 @@ class Pair:
         first: Point and how often to pass it.
         second: The same of the second run.
         killed: The second run is killed at its point instead of woken.
+        anew: The second run begins anew, when what was visible has been moved away.
     """
 
     kind: str
@@ -74,6 +81,7 @@ class Pair:
     first: str
     second: str
     killed: bool
+    anew: bool = False
 
 
 @dataclass(slots=True)
@@ -162,16 +170,24 @@ def sample_of(kind: str, prepared: Prepared, *, one_of: int = 1) -> list[Pair]:
 
 def firsts_of(kind: str, prepared: Prepared) -> list[list[Pair]]:
     """For each point of a first run, its pairs."""
-    seconds = {name: times for name, times in prepared.points["fresh"].items() if not name.startswith("env.create.")}
+    fresh = prepared.points["fresh"]
+    seconds = [name for name in fresh if not name.startswith("env.create.")]
+    # Before it has recovered its sinks nobody knows of the new timeline there.
+    later = seconds[seconds.index("recover.post_open") :]
+    ways = [(situation, points, seconds, False) for situation, points in prepared.points.items()]
+    if kind in CAN_BEGIN_ANEW:
+        # One that is woken to let go of a lock may publish once more, and then the second run is right to refuse.
+        unlocked = {name: times for name, times in fresh.items() if name not in LOCKED}
+        ways.append(("fresh", unlocked, later, True))
     number = 0
     firsts = []
-    for situation, points in prepared.points.items():
+    for situation, points, others, anew in ways:
         for first, times in points.items():
             pairs = []
-            for second, other_times in seconds.items():
+            for second in others:
                 number += 1
-                nth, other = 1 + (number % 2 if times > 2 else 0), 1 + (number // 2 % 2 if other_times > 2 else 0)
-                pairs.append(Pair(kind, situation, f"{first}:{nth}", f"{second}:{other}", number % 3 == 0))
+                nth, other = 1 + (number % 2 if times > 2 else 0), 1 + (number // 2 % 2 if fresh[second] > 2 else 0)
+                pairs.append(Pair(kind, situation, f"{first}:{nth}", f"{second}:{other}", number % 3 == 0, anew))
             firsts.append(pairs)
     return firsts
 
@@ -180,16 +196,20 @@ def firsts_of(kind: str, prepared: Prepared) -> list[list[Pair]]:
 def play(top: Path, pair: Pair, prepared: Prepared, tally: Tally) -> None:
     """Plays a pair in a directory of its own under ``top``, which stays if it goes wrong: AssertionError."""
     root = top / f"{pair.kind}-{random.randrange(1 << 40):x}"
-    for _ in range(3):
+    for attempt in range(5):
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(top / f"{pair.kind}-{pair.situation}", root)
-        first = Life(lambda: run(root, pair.kind), STOP_AT=pair.first)
+        # Some points need several checkpoints, which take their time on a busy machine.
+        first = Life(partial(run, root, pair.kind, pace_s=0.002 * 3**attempt), STOP_AT=pair.first)
         if first.step(_LONG_S) == "stopped":
             break
         assert first.end == "done", f"{pair}: the first run, which nobody disturbed: {first.error}"
     else:
         raise AssertionError(f"{pair}: the first run never came to its point")
-    second = Life(lambda: run(root, pair.kind, take_over=True), STOP_AT=pair.second)
+    if pair.anew:
+        for path in root.glob("out/part-*"):
+            path.unlink()
+    second = Life(partial(run, root, pair.kind, take_over=True, fresh=pair.anew), STOP_AT=pair.second)
     came = _watch(second, pair.first)
     first.wake()
     if came is None:
