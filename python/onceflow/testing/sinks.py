@@ -104,7 +104,7 @@ class TransactionalTestingSink(TransactionalSink):
         self.committed: dict[int, list[Any]] = {}
         self.prepared: dict[int, list[Any]] = {}
         #: Who may write.
-        self.lineage = 0
+        self.lineage: int | None = None
         self.epoch = 0
         #: What is visible: lineage and checkpoint.
         self.newest = (0, 0)
@@ -150,10 +150,11 @@ class _TransactionalWriter(TransactionalSinkWriter):
 
     def _check_epoch(self) -> None:
         sink, context = self._sink, self._context
-        if (context.lineage, context.job_epoch) < (sink.lineage, sink.epoch):
+        lineage = context.lineage if sink.lineage is None else sink.lineage
+        if (context.lineage, context.job_epoch) < (lineage, sink.epoch):
             raise FencedError(
                 f"epoch {sink.epoch} of job {context.job!r} writes here; this writer has epoch {context.job_epoch} "
-                f"(lineages {sink.lineage} and {context.lineage}) and must stop"
+                f"(lineages {lineage} and {context.lineage}) and must stop"
             )
 
     def write(self, records: Batch) -> None:
