@@ -53,7 +53,7 @@ def test_comparing_and_computing(kind):
         ),
         (pa.array([timedelta(1), None, timedelta(2)]), "m8[us]", lambda v: v > np.timedelta64(1, "D"), [timedelta(2)]),
     ],
-    ids=str,
+    ids=["double", "int", "text", "bytes", "bool", "dictionary", "time", "duration"],
 )
 def test_numpy_of_each_type(array, kind, condition, kept):
     columns = Columns({"v": array})
