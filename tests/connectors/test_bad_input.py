@@ -637,7 +637,6 @@ def test_event_times_of_text(tmp_path):
     start = 1_704_067_200_000_000
     expected = [start, start + 1_000_000, start + 2_000_000, start + 3_500_000]
     assert read(CsvSource(path, event_time="at")).times == expected
-    assert read(CsvSource(path, event_time="at", columns=[])).times == expected
     written(path, "at\n1704067200\n1704067200.25\n-1\n")
     assert read(CsvSource(path, event_time="at")).times == [start, start + 250_000, -1_000_000]
     written(path, '{"at": 1704067200}\n{"at": "2024-01-01T00:00:01Z"}\n{"at": 0.5}\n')

@@ -60,7 +60,7 @@ class FileSource(Source):
             for match in matches:
                 # "a.csv", "./a.csv" and a link to it are one file; reading it twice would count it twice. A link is
                 # another one's name soon, as latest.csv is.
-                file = os.path.realpath(match)
+                file = match if "\0" in match else os.path.realpath(match)
                 known = found.get(file)
                 if known is None or (os.path.islink(known) and not os.path.islink(match)):  # noqa: PTH114
                     found.pop(file, None)
