@@ -211,3 +211,30 @@ def test_an_older_copy_of_the_data_file_alone(used, tmp_path, age):
     shutil.copy(copies[-1], used / "data/data.mdb")
     with StateBackend.open(used) as backend:
         assert backend.positions == {"p": 5}
+
+
+def test_an_older_copy_of_a_logs_data_file_alone(tmp_path):
+    """A log opened with 100 of 200 acknowledged records: its manifest had last been raised when it was opened."""
+    log = tmp_path / "log"
+    script = textwrap.dedent(
+        """
+        import os, shutil, sys
+        from onceflow.log import Log, Producer
+        log = Log.open(sys.argv[1])
+        log.create_topic("t", partitions=1)
+        producer = Producer(log)
+        for part in ("older", "newest"):
+            for n in range(100):
+                producer.produce("t", value=b"%d" % n)
+            producer.flush()
+            shutil.copy(sys.argv[1] + "/data/data.mdb", sys.argv[2] + "/" + part)
+        os.kill(os.getpid(), 9)
+        """
+    )
+    subprocess.run([sys.executable, "-c", script, str(log), str(tmp_path)], check=False)
+    shutil.copy(tmp_path / "older", log / "data/data.mdb")
+    for _ in range(3):
+        with pytest.raises(StoreCorruptError, match="older one"):
+            Log.open(log)
+    shutil.copy(tmp_path / "newest", log / "data/data.mdb")
+    Log.open(log).close()
