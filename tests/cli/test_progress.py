@@ -92,6 +92,8 @@ def test_a_replay_and_a_stop_are_told(told):
     assert "the state of checkpoint 8 is damaged: its input is replayed" in text
     progress.on_event(Stopping())
     assert "stopping with a last checkpoint" in told()
+    progress.on_event(Stopping(8192))
+    assert told().splitlines()[1] == "  the batch under way, of 8,192 records, is finished first"
 
 
 def test_a_line_that_says_nothing_new_is_not_printed(told):

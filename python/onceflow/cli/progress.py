@@ -78,8 +78,9 @@ class JobProgress:
             self._recovered(event)
         elif isinstance(event, Stopping):
             self._stopping = True
-            after = f" after this batch of {count_text(event.finishing)} records" if event.finishing else ""
-            note(f"stopping{after} with a last checkpoint; Ctrl-C once more stops at once, which is safe too")
+            note("stopping with a last checkpoint; Ctrl-C once more stops at once, which is safe too")
+            if event.finishing:
+                note(f"  the batch under way, of {count_text(event.finishing)} records, is finished first")
         else:
             self._count(event)
 
