@@ -174,17 +174,17 @@ def plain_keys(keys: Any) -> Any:
     if isinstance(keys, np.ndarray):
         is_masked = isinstance(keys, np.ma.MaskedArray)
         return keys if keys.dtype.kind in "iu" and not is_masked else _listed(keys)
-    kind = str(keys.type)
-    is_native = kind.startswith(
-        ("int", "uint", "string", "large_string", "binary", "large_binary", "fixed_size_binary")
-    )
+    kind = str(keys.type.value_type if str(keys.type).startswith("dictionary") else keys.type)
+    is_native = kind.startswith(("int", "uint", "string", "large_string", "binary", "large_binary"))
     return keys if is_native and not keys.null_count else _listed(keys)
 
 
 def _listed(array: Any) -> list[Any]:
     if isinstance(array, np.ndarray) and array.dtype.kind in "fc":
         raise TypeMismatchError(f"an array of {array.dtype} holds no keys; {_KEYS_ARE}. Convert it first")
-    return list(map(plain_key, to_list(array)))
+    listed = to_list(array)
+    # Only objects may still be numpy's.
+    return list(map(plain_key, listed)) if isinstance(array, np.ndarray) and array.dtype.kind == "O" else listed
 
 
 def plain_key(key: Any) -> Any:

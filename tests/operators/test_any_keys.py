@@ -225,6 +225,29 @@ def test_columns_of_numpy(state, array):
         assert {row["k"] for row in sink.records} == set(array.tolist())
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array(["b", "a", "b"]).dictionary_encode(),
+        pa.array(["b", None, "b"]).dictionary_encode(),
+        pa.array([2, 1, 2]).dictionary_encode(),
+        pa.array([b"b", b"a", b"b"], type=pa.binary(1)),
+        np.array(["b", "a", "b"]),
+        np.array([2, 1, 2], dtype="u1"),
+        np.ma.array([2, 0, 2], mask=[False, True, False]),
+    ],
+    ids=lambda array: str(getattr(array, "type", "") or array.dtype),
+)
+def test_columns_of_other_kinds(state, array):
+    """Dictionaries, strings of one size, strings of numpy and masked arrays hold the keys that their values are."""
+    flow, sink = Dataflow("flow"), TransactionalTestingSink()
+    stream = flow.source("in", TestingSource([0, 1, 2])).map_batch(lambda batch: Columns({"k": array.take(batch)}))
+    stream.key_by("k").aggregate("t", emit="final", n=count()).sink("o", sink)
+    run(flow, state)
+    wanted = array.tolist()
+    assert [(plain(row["k"]), row["n"]) for row in sink.records] == [(wanted[1], 1), (wanted[0], 2)]
+
+
 ELEMENTS = [
     st.none() | st.booleans(),
     st.none() | st.integers(-(2**70), 2**70),
