@@ -117,4 +117,8 @@ def _aggregate(kind: str, field: Field, column: str | None, known: tuple[str, ..
 
 def shape_of(aggregates: Mapping[str, Aggregate]) -> str:
     """What is computed under which name."""
-    return ", ".join(f"{name}={aggregates[name].kind}" for name in sorted(aggregates))
+    return ", ".join(f"{name}={_shape(aggregates[name])}" for name in sorted(aggregates))
+
+
+def _shape(aggregate: Aggregate) -> str:
+    return "count of a field" if aggregate.kind == "count" and aggregate.field is not None else aggregate.kind

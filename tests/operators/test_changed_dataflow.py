@@ -60,6 +60,11 @@ CHANGES = {
         lambda s: totals(s.key_by("a"), n=max("v")),
         r"'step' was aggregate by a, n=sum and is aggregate by a, n=max",
     ),
+    "what is there instead of all records": (
+        lambda s: totals(s.key_by("a"), n=count()),
+        lambda s: totals(s.key_by("a"), n=count("v")),
+        r"'step' was aggregate by a, n=count and is aggregate by a, n=count of a field",
+    ),
     "an aggregate more": (
         lambda s: totals(s.key_by("a"), n=count()),
         lambda s: totals(s.key_by("a"), n=count(), avg=mean("v")),
