@@ -18,10 +18,17 @@ from hypothesis import strategies as st
 from reading import read
 
 from onceflow._native import Log, LogProducer
-from onceflow.connectors.event_time import EventTimeParser, arrow_micros, arrow_reason, micros, out_of_range
+from onceflow.connectors.event_time import (
+    EventTimeParser,
+    arrow_micros,
+    arrow_reason,
+    micros,
+    millis_to_micros,
+    out_of_range,
+)
 from onceflow.connectors.files import CsvSource, JsonLinesSource
 from onceflow.connectors.log import LogSource
-from onceflow.exceptions import MalformedRecordError, SourceError
+from onceflow.exceptions import ConfigurationError, MalformedRecordError, SourceError
 from onceflow.types import FIRST_MICROS, LAST_MICROS
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -176,28 +183,24 @@ def test_sources_refuse_them_under_their_policy(tmp_path):
             read(source)
 
 
-@pytest.mark.parametrize("as_columns", [False, True], ids=["rows", "columns"])
-@pytest.mark.parametrize("policy", ["fail", "skip", "dead_letter"])
-def test_timestamps_of_a_log_that_are_no_times(tmp_path, as_columns, policy):
-    """Milliseconds of far years wrapped when they became microseconds."""
+@pytest.mark.parametrize("stamp", [LAST_MICROS // 1000 + 1, 2**62, -(2**62)])
+def test_timestamps_of_a_log_that_are_no_times(tmp_path, stamp):
+    """Milliseconds of far years wrapped when they became microseconds: the log takes none, and nothing of the call."""
     with Log.open(tmp_path / "log") as log:
         log.create_topic("t")
         producer = LogProducer(log, now_ms=1)
-        for number, stamp in enumerate([1, LAST_MICROS // 1000 + 1, 2**62, 4]):
-            producer.produce("t", [str(number)], timestamps=stamp, now_ms=1)
-    source = LogSource(tmp_path / "log", "t", as_columns=as_columns, event_time="timestamp", on_malformed=policy)
-    reader = source.open("0", None)
-    if policy == "fail":
-        with pytest.raises(MalformedRecordError, match="0:1: has the timestamp 253402300800000 ms, which is not in"):
-            reader.read(10)
-    else:
-        batch = reader.read(10)
-        assert len(batch.records) == 2
-        assert batch.event_times.tolist() == [1_000, 4_000]
-        assert (batch.skipped, [one.position for one in batch.rejected]) == (
-            (2, []) if policy == "skip" else (0, ["0:1", "0:2"])
-        )
-    reader.close()
+        with pytest.raises(ConfigurationError, match=f"record 1 has the timestamp {stamp}, which lies outside of the"):
+            producer.produce("t", ["0", "1"], timestamps=np.array([1, stamp]), now_ms=1)
+        producer.produce("t", ["0", "1"], timestamps=np.array([1, LAST_MICROS // 1000]), now_ms=1)
+    found = read(LogSource(tmp_path / "log", "t", event_time="timestamp"))
+    assert found.times == [1_000, LAST_MICROS // 1000 * 1000]
+
+
+def test_timestamps_of_a_log_of_the_version_before():
+    """It took any number; what is no time is told from what is."""
+    times, valid = millis_to_micros(np.array([1, LAST_MICROS // 1000 + 1, 2**62, -(2**62), 4]))
+    assert valid.tolist() == [True, False, False, False, True]
+    assert times[valid].tolist() == [1_000, 4_000]
 
 
 def test_a_function_for_columns_is_held_to_its_word(tmp_path):
