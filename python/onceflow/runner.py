@@ -23,7 +23,9 @@ from onceflow.exceptions import (
     CheckpointError,
     CheckpointNotFoundError,
     ConfigurationError,
+    FencedError,
     FinishedJobWarning,
+    OnceflowError,
     SourceError,
     StoreCorruptError,
 )
@@ -144,7 +146,27 @@ def run(
                 raise
             raise told from error
         resources.push(closing(backend.close))
-        return _Job(flow, backend, options, resources).run()
+        try:
+            return _Job(flow, backend, options, resources).run()
+        except Exception as error:
+            _refuse_if_replaced(backend, error)
+            raise
+
+
+def _refuse_if_replaced(backend: StateBackend, error: Exception) -> None:
+    """Raises ``FencedError`` if a newer run has taken over: then it is why this one failed, whatever it fell over.
+
+    Its successor may have removed a file that it was about to rename, or taken its producer's epoch.
+    """
+    if isinstance(error, FencedError):
+        return
+    try:
+        backend.check_epoch()
+    except FencedError as fenced:
+        raise fenced from error
+    except OnceflowError:
+        # The directory cannot say, such as in a forked child: the error itself does.
+        return
 
 
 def _numbered(state: str | PathLike[str], job: str, checkpoint: int | str | None) -> int | None:

@@ -251,7 +251,7 @@ def _watch(life: Life, other: str) -> str | None:
 
 def _is_expected(life: Life) -> bool:
     """Whether a run may end like this: at its end, killed, or refused because of the other one."""
-    return life.end in {"done", "killed", "FencedError", "StoreLockedError"} or "has taken over" in life.error
+    return life.end in {"done", "killed", "FencedError", "StoreLockedError"}
 
 
 def _name(point: str) -> str:
