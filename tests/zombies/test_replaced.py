@@ -50,3 +50,20 @@ def test_what_fails_in_a_run_that_nobody_replaced_is_told_as_it_is(tmp_path):
 
     with pytest.raises(UserFunctionError, match="a reason"):
         run(root, "csv", on_batch=fail)
+
+
+@no_survivors()
+def test_a_run_that_is_stopped_while_it_makes_its_directory_is_not_advised_to_be_taken_over(tmp_path, crash_points):
+    """The kind of fault: advice to do what has just been done, and was refused."""
+    write_input(tmp_path)
+    root = tmp_path / "job"
+    root.mkdir()
+    first = Life(lambda: run(root, "csv"), STOP_AT="env.create.pre_sync")
+    assert first.step(60) == "stopped"
+    second = Life(lambda: run(root, "csv", take_over=True))
+    assert second.wait() == "StoreLockedError"
+    assert f"is being created by process {first.pid}, so there is nothing to take over yet" in second.error
+    assert "let it go on, or kill it, and open the store again" in second.error
+    first.kill()
+    third = Life(lambda: run(root, "csv"))
+    assert third.wait() == "done", third.error

@@ -10,7 +10,7 @@ use super::creation::{self, DATA, Found};
 use super::files::{exists, io_error, refuse_irregular, refuse_network_filesystem, sync_directory};
 use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally, open_value};
 use super::lmdb::{self, Access, DATA_FILE, Environment, Failure, LOCK_FILE, Read};
-use super::lock::{Claim, FileId, OwnerLock, ReaderLock, holder_of, locked, slot};
+use super::lock::{Claim, FileId, OwnerLock, ReaderLock, holder_of, slot};
 use super::manifest::{Kind, Manifest, newer_format};
 use super::values::{head_of, put_head, read_head};
 use super::{Store, StoreOptions, Writer, corrupt, reserve_ids, whole_pages};
@@ -112,7 +112,7 @@ impl Store {
         // Again, under the lock: another process may have created it meanwhile.
         if creation::look(&directory)? == Found::Nothing {
             if lock.is_none() {
-                return Err(locked(&directory, holder_of(&directory)));
+                return Err(being_created(&directory));
             }
             creation::create(&directory, options)?;
         }
@@ -187,6 +187,20 @@ impl Store {
             writer: Mutex::new(Writer::default()),
         })
     }
+}
+
+/// Where there is no store yet there is no epoch that could be raised over its creator's.
+fn being_created(directory: &Path) -> Error {
+    let creator =
+        holder_of(directory).map_or("another process".to_owned(), |pid| format!("process {pid}"));
+    Error::new(
+        ErrorKind::StoreLocked,
+        format!(
+            "{} is being created by {creator}, so there is nothing to take over yet: let it go on, \
+             or kill it, and open the store again",
+            directory.display()
+        ),
+    )
 }
 
 fn check_options(options: &StoreOptions) -> Result<()> {
