@@ -244,7 +244,7 @@ def play(top: Path, pair: Pair, prepared: Prepared, tally: Tally) -> None:
 def _watch(life: Life, other: str) -> str | None:
     """What it comes to while the other run is stopped at its point; None if it waits for that one's lock."""
     locked = _name(other) in LOCKED
-    came = life.step(_WATCH_S if locked else 5.0)
+    came = life.step(_WATCH_S if locked else _LONG_S)
     assert locked or came is not None, f"a run waits for one that is stopped at {other}; is that point within a lock?"
     return came
 
