@@ -87,13 +87,25 @@ def _check_directories(pattern: str) -> None:
     """Raises ``SourceError`` for a directory that cannot be listed: what it holds would be left out."""
     directory = os.path.dirname(pattern)  # noqa: PTH120 - as glob takes patterns apart
     while directory:
-        for match in glob.glob(directory, recursive=True):  # noqa: PTH207
-            if os.path.isdir(match) and not os.access(match, os.R_OK | os.X_OK, effective_ids=True):  # noqa: PTH112
+        # One that lies behind a closed directory does not match, as if it were not there.
+        matches = glob.glob(directory, recursive=True) if glob.has_magic(directory) else [directory]  # noqa: PTH207
+        for match in matches:
+            if _is_closed(match):
                 raise SourceError(
                     f"directory {match} cannot be read, so it is not known which files of {pattern!r} it holds; allow "
                     "it, or give a pattern that leaves it out"
                 )
         directory = os.path.dirname(directory) if glob.has_magic(directory) else ""  # noqa: PTH120
+
+
+def _is_closed(directory: str) -> bool:
+    try:
+        mode = os.stat(directory).st_mode  # noqa: PTH116 - a path may be more than Path takes
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISDIR(mode) and not os.access(directory, os.R_OK | os.X_OK, effective_ids=True)
 
 
 def open_file(path: str) -> BinaryIO:
