@@ -464,7 +464,7 @@ def _open_sources(graph: Graph, blobs: Mapping[str, bytes], batch_size: int, res
     if known:
         raise SourceError(
             f"partitions that the checkpoint has positions of are gone: {sorted(known)}; put the files back, or "
-            "start over with fresh state"
+            "start over with fresh=True"
         )
     # What cannot be read says so before anything is processed, of as many as are read at first.
     for step in graph.sources():

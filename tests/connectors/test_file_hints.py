@@ -83,7 +83,7 @@ def test_put_the_file_back_or_start_over(tmp_path, state, how, change):
         run_into(sink, CsvSource(path, types={"n": "int"}), state)
         assert [row["n"] for row in sink.records] == [1, 2, 3]
         return
-    with pytest.raises(SourceChangedError, match="Put the file back, or start over with fresh state"):
+    with pytest.raises(SourceChangedError, match="Put the file back, or start over with fresh=True"):
         run_into(sink, CsvSource(path, types={"n": "int"}), state)
     if how == "put back":
         path.write_text(data + "\n")

@@ -377,13 +377,13 @@ class Process(_CachedStep):
             renamed = f" (was one renamed to {added}?)" if added else ""
             raise DataflowChangedError(
                 f"step {self._step_id!r} has states that its processor no longer declares: {gone}{renamed}. Give them "
-                "back their names, or start over with fresh state"
+                "back their names, or start over with fresh=True"
             )
         for name, kind in known.items():
             if declared[name] != kind:
                 raise DataflowChangedError(
                     f"step {self._step_id!r}: the state {name!r} was a {kind} and is a {declared[name]}. Give it "
-                    "another name beside the old one, or start over with fresh state"
+                    "another name beside the old one, or start over with fresh=True"
                 )
 
     def _make_cache(self) -> _KeyedCache:

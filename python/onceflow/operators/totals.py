@@ -81,7 +81,7 @@ class Totals:
         if aggregate.type is not None and kind is not None and aggregate.type != kind:
             raise DataflowChangedError(
                 f"step {self._step_id!r} has state of type {kind} for {aggregate.kind} {result!r}, which now asks for "
-                f"type {aggregate.type}. Give the step another id, or start over with fresh state"
+                f"type {aggregate.type}. Give the step another id, or start over with fresh=True"
             )
 
     def update(self, keys: Any, key_type: KeyType, values: Mapping[str, Values]) -> None:

@@ -66,7 +66,7 @@ class Content:
         if known is not None and known != self._crc:
             raise SourceChangedError(
                 f"{path} has other content before byte {self.end} than when the checkpoint was taken, so resuming "
-                "would not be exact. Put the file back, or start over with fresh state"
+                "would not be exact. Put the file back, or start over with fresh=True"
             )
 
     @property
@@ -150,11 +150,11 @@ class Content:
         if size < read:
             raise SourceChangedError(
                 f"{self._path} shrank from {read} to {size} bytes while it was read. Put the file back, or start "
-                "over with fresh state"
+                "over with fresh=True"
             )
         raise SourceChangedError(
             f"{self._path} was written over while it was read: before byte {offset + 1} it has other content than was "
-            "read, so no result would be exact. Start over with fresh state, and let nobody change the file but by "
+            "read, so no result would be exact. Start over with fresh=True, and let nobody change the file but by "
             "adding to its end"
         )
 

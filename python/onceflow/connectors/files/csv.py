@@ -142,7 +142,7 @@ class CsvSource(FileSource):
             if types.get(name, kind) != kind and (kind, types[name]) != ("datetime", "datetime_utc"):
                 raise ConfigurationError(
                     f"types={{{name!r}: {kind!r}}}, and the job has begun with {types[name]!r} for this column: give "
-                    "that, or start over with fresh state"
+                    "that, or start over with fresh=True"
                 )
             types.setdefault(name, kind)
         times = {name: kind for name, kind in types.items() if kind == "datetime"}
@@ -171,7 +171,7 @@ class CsvSource(FileSource):
                 if self.names is not None and self.names != header:
                     raise ConfigurationError(
                         f"names={self.names}, and the job has begun with {header} in {partition}: give these, or "
-                        "start over with fresh state"
+                        "start over with fresh=True"
                     )
             else:
                 header = self._header(lines, records)
@@ -277,7 +277,7 @@ class _Agreed:
         if unknown:
             raise SourceError(
                 f"{path}: the job has begun without the columns {unknown}; say their types by types={{...}}, or start "
-                "over with fresh state"
+                "over with fresh=True"
             )
 
 
@@ -358,7 +358,7 @@ class _CsvReader(SourceReader):
                     return reason
                 return (
                     f"{reason} by the first {_SAMPLE_ROWS} rows of each file. Read it so by types={{{name!r}: "
-                    f"{kind!r}}}, or start over with fresh state and {{{name!r}: 'str'}}"
+                    f"{kind!r}}}, or start over with fresh=True and {{{name!r}: 'str'}}"
                 )
         return None
 

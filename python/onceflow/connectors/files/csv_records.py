@@ -66,7 +66,7 @@ class CsvRecords:
         if self.open_quote_at not in (None, self._lines.size()):
             raise SourceChangedError(
                 f"{self._lines.path} ended inside a quoted field when it was read, and has grown since: rows were cut "
-                "for good at its end, so nothing exact can follow. Start over with fresh state, and let the file's "
+                "for good at its end, so nothing exact can follow. Start over with fresh=True, and let the file's "
                 "writer finish its rows first"
             )
 

@@ -165,7 +165,7 @@ class LogSource(Source):
                 raise SourceChangedError(
                     f"offset {last[0]} of partition {partition} of {self._topic!r} has another record than the one "
                     "that was read before the checkpoint: the log was put back from an older copy, or made anew, and "
-                    "written to since. Put the newest log back; to go on with this one, start over with fresh state"
+                    "written to since. Put the newest log back; to go on with this one, start over with fresh=True"
                 )
 
     def _resumed(self, number: int, partition: int, position: Plain) -> tuple[int, int | None]:
@@ -173,14 +173,14 @@ class LogSource(Source):
         if fields["topic"] != number:
             raise SourceChangedError(
                 f"topic {self._topic!r} was deleted and made again since the checkpoint, so offset "
-                f"{fields['offset']} of partition {partition} means nothing any more; start over with fresh state"
+                f"{fields['offset']} of partition {partition} means nothing any more; start over with fresh=True"
             )
         return fields["offset"], fields["end"]
 
 
 def _fields(position: Plain) -> dict[str, Any]:
     if not isinstance(position, dict) or not isinstance(position.get("offset"), int):
-        raise SourceError(f"{position!r} is no position in a topic; start over with fresh state")
+        raise SourceError(f"{position!r} is no position in a topic; start over with fresh=True")
     return position
 
 
@@ -191,7 +191,7 @@ def _digest(timestamp: int, key: bytes | None, value: bytes | None) -> str:
 
 _REMOVED = (
     "retention has removed what is between. Give the topic a longer retention; to go on without these records, start "
-    "over with fresh state"
+    "over with fresh=True"
 )
 
 
