@@ -174,7 +174,7 @@ fn check(cell: &str, script: &str, state: &Path, said: &Said, expected: Expected
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    let expected = ["data", "manifest.json", "owner.lock"].map(str::to_owned);
+    let expected = ["bounds", "data", "manifest.json", "owner.lock"].map(str::to_owned);
     assert_eq!(names, BTreeSet::from(expected), "{cell}");
     found
 }
