@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from onceflow.exceptions import OnceflowError
 from onceflow.log.membership import ConsumerGroupMetadata
+from onceflow.log.settings import told
 from onceflow.log.topic_partition import Place, TopicPartition
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ class Committer:
             error = None
             try:
                 commit(self._log, offsets, metadata, now_ms=self._time.now_ms())
-            except OnceflowError as failed:
-                error = failed
+            except Exception as failed:
+                error = told(failed)
             with self._changed:
                 self._busy = False
                 self.results.append((error, offsets))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from contextlib import ExitStack
 from types import TracebackType
@@ -111,7 +112,9 @@ class Log:
             ConfigurationError: A bound that cannot be.
         """
         if upkeep_interval_s is not None:
-            check_seconds("upkeep_interval_s", upkeep_interval_s, above=True)
+            check_seconds("upkeep_interval_s", upkeep_interval_s, above=True, most=threading.TIMEOUT_MAX)
+        if "commit_timeout_s" in bounds:
+            check_seconds("commit_timeout_s", bounds["commit_timeout_s"], most=threading.TIMEOUT_MAX)
         native = _native.Log.open(path, create=create, read_only=read_only, **bounds)
         return cls(native, clock or SystemClock(), None if read_only else upkeep_interval_s)
 

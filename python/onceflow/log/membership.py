@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from onceflow.exceptions import GroupFencedError, OnceflowError, StoreError, UnknownMemberError
 from onceflow.log.forgetting import when_forgotten
+from onceflow.log.settings import told
 from onceflow.log.topic_partition import Place
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ class Membership:
         except OnceflowError:
             # A busy log: the next heartbeat is soon enough.
             return
+        except Exception as error:
+            self.error = told(error)
         else:
             self._beaten_s = beaten_s
             self._rebalance = self._rebalance or rebalance

@@ -38,7 +38,7 @@ from onceflow.log.log import Log
 from onceflow.log.log_time import LogTime
 from onceflow.log.membership import ConsumerGroupMetadata
 from onceflow.log.message import Headers
-from onceflow.log.settings import check_log, check_name, check_seconds, check_whole
+from onceflow.log.settings import check_log, check_name, check_seconds, check_whole, told
 from onceflow.log.topic_partition import Positions, TopicPartition
 from onceflow.types import FIRST_MICROS, LAST_MICROS
 
@@ -678,7 +678,9 @@ class Producer:
         try:
             self._settle_before()
             places = self._append(batch)
-        except OnceflowError as error:
+        except Exception as failed:
+            # Whatever it is: the records are counted as waiting, and who flushes would wait for ever.
+            error = told(failed)
             if self._transactional_id is not None:
                 # The commit will tell.
                 self._refused = self._refused or error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from onceflow.exceptions import ConfigurationError
+from onceflow.exceptions import ConfigurationError, LogError, OnceflowError
 
-__all__ = ["check_log", "check_name", "check_seconds", "check_whole"]
+__all__ = ["check_log", "check_name", "check_seconds", "check_whole", "told"]
 
 #: Whole numbers of settings stay below it, in milliseconds as in bytes.
 _MOST = 1 << 62
@@ -71,15 +72,17 @@ def check_whole(name: str, given: Any, least: int = 1) -> None:
         raise ConfigurationError(f"{name} is {given!r}; give a whole number from {least} on")
 
 
-def check_seconds(name: str, given: Any, *, above: bool = False) -> None:
-    """Refuses what is not a duration in seconds; infinity is one.
+def check_seconds(name: str, given: Any, *, above: bool = False, most: float = math.inf) -> None:
+    """Refuses what is not a duration in seconds; infinity is one, unless there is a bound.
 
     Raises:
         ConfigurationError: Names the setting.
     """
     number = isinstance(given, (int, float)) and not isinstance(given, bool)
-    if not number or not (given > 0 if above else given >= 0):
+    if not number or not (given > 0 if above else given >= 0) or not (given <= _MOST or given == math.inf):
         raise ConfigurationError(f"{name} is {given!r}; give seconds, {'above 0' if above else '0 or more'}")
+    if given > most:
+        raise ConfigurationError(f"{name} is {given!r}; give at most {int(most)} seconds")
 
 
 def check_name(name: str, given: Any) -> None:
@@ -90,6 +93,15 @@ def check_name(name: str, given: Any) -> None:
     """
     if given is not None and not isinstance(given, str):
         raise ConfigurationError(f"{name} is {given!r}; give a str, or None")
+
+
+def told(error: Exception) -> OnceflowError:
+    """What a background thread ran into, as an error that the next call can raise."""
+    if isinstance(error, OnceflowError):
+        return error
+    found = LogError(f"a background thread of the log failed: {type(error).__name__}: {error}")
+    found.__cause__ = error
+    return found
 
 
 def _argument(name: str, unit: float, value: Any) -> str:

@@ -7,7 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from onceflow.exceptions import LogTimeoutError, OnceflowError
+from onceflow.exceptions import BackendClosedError, LogTimeoutError
 from onceflow.log.forgetting import when_forgotten
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ _LOGGER = logging.getLogger("onceflow.log")
 class Upkeep:
     """Calls ``maintain`` at an interval. Every process may do so: each call is one slice of whatever is due.
 
-    The thread ends with ``stop``, when the object is forgotten, or at an error other than a busy log: a log that cannot
-    be written tells its producers.
+    The thread ends with ``stop``, or when the object is forgotten. It goes on after an error, and warns of it; of one
+    that stays the same, once.
     """
 
     def __init__(self, log: _native.Log, time: LogTime, interval_s: float) -> None:
@@ -44,12 +44,18 @@ class Upkeep:
 
 def _run(log: _native.Log, time: LogTime, interval_s: float, stop: threading.Event) -> None:
     more = False
+    warned = ""
     while not stop.wait(0 if more else interval_s):
         try:
             more = log.maintain(now_ms=time.now_ms()).more
         except LogTimeoutError:
             more = False
-        except OnceflowError as error:
-            if not stop.is_set():
-                _LOGGER.warning("the upkeep of %s has stopped: %s", log.path, error)
+        except BackendClosedError:
             return
+        except Exception as error:
+            # Whatever it is: without upkeep a log grows, and nobody would know why.
+            more = False
+            told = f"{type(error).__name__}: {error}"
+            if told != warned and not stop.is_set():
+                warned = told
+                _LOGGER.warning("the upkeep of %s failed and is tried again: %s", log.path, told)
