@@ -193,7 +193,9 @@ def _datetime(value: datetime) -> tuple[int, bytes]:
     zone = value.tzinfo
     # A ``timezone`` is equal to another one of the same offset, but may have a name.
     nameless = zone is None or (type(zone) is timezone and repr(zone) == repr(timezone(zone.utcoffset(None))))
-    if nameless and not value.fold:
+    # Python does not read every offset back that has parts of a second.
+    offset = None if zone is None else value.utcoffset()
+    if nameless and not value.fold and not (offset and offset.microseconds):
         return _DATETIME, value.isoformat().encode()
     return _ZONED, _ENCODER.encode([value.replace(tzinfo=None).isoformat(), value.fold, _zone_mark(zone)])
 

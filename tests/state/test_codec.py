@@ -148,6 +148,15 @@ def test_a_datetime_keeps_its_zone_and_its_side_of_the_clock_change():
     assert codec.decode(codec.encode(datetime(2024, 1, 1, tzinfo=timezone(timedelta(0), "here")))).tzname() == "here"
 
 
+@pytest.mark.parametrize("micros", [7, -7, 999_999, 1_000_007, -3_600_000_001])
+def test_an_offset_with_parts_of_a_second_comes_back(micros):
+    """Kind: a value of the state is another one after a restart. Python reads some of these offsets as UTC."""
+    codec = MsgpackCodec()
+    value = datetime(2024, 1, 1, 12, tzinfo=timezone(timedelta(microseconds=micros)))
+    back = codec.decode(codec.encode(value))
+    assert (back, back.utcoffset(), back.isoformat()) == (value, value.utcoffset(), value.isoformat())
+
+
 def test_a_zone_that_would_be_another_object_is_refused():
     """Datetimes of two objects for one zone compare in another way than those of one: a lookup would miss."""
     for zone in (ZoneInfo.no_cache("Europe/Berlin"), Elsewhere()):
