@@ -68,7 +68,8 @@ def sum(field: Field, *, type: str | None = None, nan: str = "refuse") -> Aggreg
 def min(field: Field, *, type: str | None = None, nan: str = "refuse") -> Aggregate:
     """Least value of a field of anything ordered: numbers, strings, bytes, times, Decimals, bools, tuples.
 
-    Of equal values the first one. Arguments as for ``sum``; a NaN that is kept is greater than all numbers.
+    Of equal values the first one; datetimes with a zone are compared as instants. Arguments as for ``sum``; a NaN that
+    is kept is greater than all numbers.
     """
     return _aggregate("min", field, type, _NUMBERS, nan)
 
@@ -87,7 +88,9 @@ def mean(field: Field, *, nan: str = "refuse") -> Aggregate:
 
 
 def first(field: Field, *, type: str | None = None, nan: str = "keep") -> Aggregate:
-    """The value that came first; any value that the codec knows.
+    """The value that came first, in the order in which records are read; any value that the codec knows.
+
+    Partitions have an order each, and none between them: how they are read together depends on batches.
 
     Args:
         field: Column or function.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "KeyType",
     "agree",
     "all_fit",
+    "as_instants",
     "can_be_written",
     "check_key_type",
     "decode_key",
@@ -33,6 +35,7 @@ __all__ = [
     "first_type",
     "fits",
     "holds_other_keys",
+    "is_finer",
     "is_native",
     "is_text",
     "key_list",
@@ -56,6 +59,7 @@ _INTEGERS = {"i64": (-(1 << 63), (1 << 63) - 1), "u64": (0, (1 << 64) - 1)}
 _NATIVE = frozenset({*_INTEGERS, "str", "bytes"})
 _KINDS = (*_INTEGERS, "str", "bytes", "bool", "date", "datetime", "naive datetime")
 
+_TOO_FAR = "a key is a time that in UTC is outside of the years 1 to 9999"
 _KEYS_ARE = "keys are int, str, bytes, bool, date, datetime, None, or tuples of two or more of these"
 
 
@@ -147,10 +151,29 @@ def _kind(value: Any) -> str | None:  # noqa: PLR0911 - one a kind
     if isinstance(value, bytes):
         return "bytes"
     if isinstance(value, datetime):
-        return "naive datetime" if value.utcoffset() is None else "datetime"
+        return "naive datetime" if _offset(value) is None else "datetime"
     if isinstance(value, date):
         return "date"
     raise _no_key(value)
+
+
+def is_finer(key: Any) -> bool:
+    """True for a time with parts below a microsecond, such as pandas has; of NaT they are NaN."""
+    return bool(getattr(key, "nanosecond", 0) > 0)
+
+
+def _offset(moment: datetime) -> timedelta | None:
+    """What it is away from UTC; None: it has no zone.
+
+    Raises:
+        TypeMismatchError: It is no moment, as pandas' NaT is none, or one below a microsecond, which would be cut.
+    """
+    if is_finer(moment):
+        raise _no_key(moment)
+    try:
+        return moment.utcoffset()
+    except Exception as error:
+        raise _no_key(moment) from error
 
 
 def _no_key(key: Any) -> TypeMismatchError:
@@ -194,6 +217,36 @@ def plain_key(key: Any) -> Any:
     if isinstance(key, (np.datetime64, np.timedelta64)):
         return to_list(np.asarray([key]))[0]
     return key.item() if isinstance(key, np.generic) else key
+
+
+def as_instants(keys: list[Any]) -> list[Any]:
+    """The keys, with datetimes that have a zone in UTC.
+
+    Python compares datetimes of one zone by what the clock shows: of the hour that it shows twice, when summer time
+    ends, two instants would be one key until a restart tells them apart.
+
+    Raises:
+        TypeMismatchError: A datetime that is no key.
+    """
+    kinds = set(map(type, keys))
+    if any(issubclass(kind, tuple) for kind in kinds):
+        parts = chain.from_iterable(key if isinstance(key, tuple) else (key,) for key in keys)
+        kinds = set(map(type, parts))
+    return list(map(_as_instant, keys)) if any(issubclass(kind, datetime) for kind in kinds) else keys
+
+
+def _as_instant(key: Any) -> Any:
+    if isinstance(key, tuple):
+        return tuple(map(_as_instant, key))
+    if not isinstance(key, datetime) or (type(key) is datetime and (key.tzinfo is None or key.tzinfo is UTC)):
+        return key
+    try:
+        moment = key.replace(tzinfo=None) if _offset(key) is None else key.astimezone(UTC)
+    except OverflowError:
+        raise TypeMismatchError(_TOO_FAR) from None
+    day = (moment.year, moment.month, moment.day)
+    # Of a subclass, too, only the moment is the key.
+    return datetime(*day, moment.hour, moment.minute, moment.second, moment.microsecond, moment.tzinfo)
 
 
 def first_type(keys: Any) -> AgreedType:
@@ -352,7 +405,7 @@ def _encode_time(tag: int, since: timedelta) -> bytes:
     try:
         _EPOCH + since
     except OverflowError:
-        raise TypeMismatchError("a key is a time that in UTC is outside of the years 1 to 9999") from None
+        raise TypeMismatchError(_TOO_FAR) from None
     return bytes([tag]) + (since // _MICROSECOND + _TIME_OFFSET).to_bytes(_TIME_BYTES, "big")
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Context, Decimal, DivisionByZero, FloatOperation, Inexact, InvalidOperation, Overflow
+from itertools import chain
 from typing import Any
 
 from onceflow.operators.values import RefusedValueError, Values, is_nan
@@ -80,6 +81,8 @@ def _quick(kind: str, totals: dict[Any, Any], keys: list[Any], objects: list[Any
             return changed if all(map(math.isfinite, changed.values())) else None
         if len(kinds) != 1 or not kinds <= _QUICKLY_ORDERED:
             return None
+        if kinds == {datetime} and not all(map(_is_instant, chain(objects, totals.values()))):
+            return None
         if kind == "min":
             for key, value in zip(keys, objects, strict=True):
                 before = get(key)
@@ -146,10 +149,32 @@ def _sum_of_mean(total: Any, value: Any) -> Any:
     return _sum(total, value)
 
 
+def _is_instant(value: datetime) -> bool:
+    """True if it compares with others as the instant that it is, whatever their zone."""
+    return value.tzinfo is None or type(value.tzinfo) is timezone
+
+
+def _placed(value: Any) -> Any:
+    """What to compare a value by.
+
+    Python compares datetimes of one zone by what the clock shows, which in the hour that it shows twice, when summer
+    time ends, is another order than that of the instants.
+    """
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_placed, value)) if type(value) in (tuple, list) else value
+    if not isinstance(value, datetime) or _is_instant(value) or value.utcoffset() is None:
+        return value
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        # At either end of the years: of no hour that is shown twice.
+        return value
+
+
 def _least(least: Any, value: Any) -> Any:
     if least is _NONE or is_nan(least):
         return value
-    return least if is_nan(value) or not value < least else value
+    return least if is_nan(value) or not _placed(value) < _placed(least) else value
 
 
 def _greatest(greatest: Any, value: Any) -> Any:
@@ -157,7 +182,7 @@ def _greatest(greatest: Any, value: Any) -> Any:
         return value
     if is_nan(greatest):
         return greatest
-    return value if is_nan(value) or value > greatest else greatest
+    return value if is_nan(value) or _placed(value) > _placed(greatest) else greatest
 
 
 def _first(first: Any, value: Any) -> Any:

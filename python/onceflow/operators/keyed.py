@@ -16,9 +16,11 @@ from onceflow.keys import (
     KeySelector,
     KeyType,
     agree,
+    as_instants,
     encode_key,
     first_type,
     fits,
+    is_finer,
     is_native,
     is_text,
     key_list,
@@ -118,6 +120,8 @@ class KeyedOperator(Operator):
         keys = self._selector.keys(self._step_id, records)
         try:
             keys = plain_keys(keys)
+            if isinstance(keys, list):
+                keys = as_instants(keys)
             if self._key_type is None or self._restored:
                 found = first_type(keys)
                 if self._restored and not same_kind(self._key_type, found):
@@ -205,7 +209,8 @@ class KeyedOperator(Operator):
                     kind = key_type_of(plain_key(key))
                 except TypeMismatchError:
                     return self._refused_key(row, key, records)
-                if not same_kind(self._key_type, kind) or not self._takes(key):
+                is_other = self._key_type is not None and not same_kind(self._key_type, kind)
+                if is_other or not self._takes(key):
                     return self._refused_key(row, key, records)
         return UserFunctionError(f"step {self._step_id!r}: {error}{hint}", step_id=self._step_id)
 
@@ -215,6 +220,12 @@ class KeyedOperator(Operator):
             text = (
                 f"step {self._step_id!r}: a record has the key {key!r}, whose lone surrogates cannot be written as "
                 f"UTF-8. Make the key another one, such as bytes, or filter such records out; {where}"
+            )
+        elif any(map(is_finer, _parts(key))):
+            text = (
+                f"step {self._step_id!r}: a record has the key {key!r}, a time with parts below a microsecond, which "
+                "keys do not have. Give key_by a function that rounds it, or makes it a number of nanoseconds, or "
+                f"filter such records out; {where}"
             )
         else:
             wanted = "" if self._key_type is None else f" and the step has keys of type {key_type_name(self._key_type)}"
