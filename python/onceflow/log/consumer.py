@@ -30,7 +30,15 @@ from onceflow.log.membership import Assignor, ConsumerGroupMetadata, Membership
 from onceflow.log.message import Message
 from onceflow.log.reader import OffsetReset, Reader
 from onceflow.log.records import Records
-from onceflow.log.settings import check_log, check_name, check_whole
+from onceflow.log.settings import (
+    check_callback,
+    check_clock,
+    check_items,
+    check_log,
+    check_name,
+    check_timeout,
+    check_whole,
+)
 from onceflow.log.topic_partition import (
     OFFSET_END,
     OFFSET_INVALID,
@@ -113,6 +121,8 @@ class Consumer:
         check_whole("session_timeout_ms", session_timeout_ms)
         check_whole("max_poll_interval_ms", max_poll_interval_ms)
         check_whole("fetch_max_bytes", fetch_max_bytes)
+        check_callback("on_commit", on_commit)
+        check_clock("clock", clock)
         if not isinstance(enable_auto_commit, bool):
             raise ConfigurationError(f"enable_auto_commit is {enable_auto_commit!r}; give True or False")
         if enable_auto_commit and group_id is None:
@@ -173,7 +183,10 @@ class Consumer:
         Raises:
             ConfigurationError: No group, or no topics.
         """
-        names = list(dict.fromkeys(topics if not isinstance(topics, str) else [topics]))
+        given = [topics] if isinstance(topics, str) else check_items("subscribe: topics", topics, str, "['payments']")
+        names = list(dict.fromkeys(given))
+        for what, callback in (("on_assign", on_assign), ("on_revoke", on_revoke), ("on_lost", on_lost)):
+            check_callback(f"subscribe: {what}", callback)
         if self._group_id is None:
             raise ConfigurationError("subscribe shares partitions within a group: give group_id, or use assign")
         for name in names:
@@ -209,6 +222,7 @@ class Consumer:
             UnknownTopicOrPartitionError: No such partition.
             ConfigurationError: The consumer has subscribed to topics.
         """
+        partitions = _partitions("assign", partitions)
         with self._lock:
             self._check_usable()
             if self._topics:
@@ -230,6 +244,7 @@ class Consumer:
         Raises:
             ConfigurationError: Not one of this consumer's partitions.
         """
+        partitions = _partitions("pause", partitions)
         with self._lock:
             for place in self._own(partitions):
                 self._reader.pause(place)
@@ -240,6 +255,7 @@ class Consumer:
         Raises:
             ConfigurationError: Not one of this consumer's partitions.
         """
+        partitions = _partitions("resume", partitions)
         with self._lock:
             for place in self._own(partitions):
                 self._reader.resume(place)
@@ -250,6 +266,7 @@ class Consumer:
         Raises:
             ConfigurationError: Not one of this consumer's partitions.
         """
+        _check_partition("seek", partition)
         with self._lock:
             self._check_usable()
             (place,) = self._own([partition])
@@ -268,6 +285,7 @@ class Consumer:
 
     def position(self, partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
         """The same partitions with their positions; ``OFFSET_INVALID`` where they are not read."""
+        partitions = _partitions("position", partitions)
         with self._lock:
             found = []
             for each in partitions:
@@ -293,6 +311,7 @@ class Consumer:
             UnknownTopicOrPartitionError: A partition of ``assign`` has been deleted.
             StoreCorruptError: What lies at the position is damaged.
         """
+        check_timeout("poll: timeout", timeout)
         with self._lock:
             self._attend()
             message = self._reader.message()
@@ -307,6 +326,7 @@ class Consumer:
                 it does not wait.
         """
         check_whole("num_messages", num_messages)
+        check_timeout("consume: timeout", timeout)
         return self._await(lambda: self._reader.messages(num_messages), timeout) or []
 
     def consume_batch(self, max_records: int = 100_000, timeout: float | None = None) -> Records | None:
@@ -322,6 +342,7 @@ class Consumer:
             None if there was none in time.
         """
         check_whole("max_records", max_records)
+        check_timeout("consume_batch: timeout", timeout)
         return self._await(lambda: self._reader.records(max_records), timeout)
 
     def _await(self, take: Callable[[], _T | None], timeout: float | None) -> _T | None:
@@ -502,6 +523,10 @@ class Consumer:
         """
         if message is not None and offsets is not None:
             raise ConfigurationError("give message or offsets, not both")
+        if message is not None and not isinstance(message, Message):
+            raise ConfigurationError(f"commit: message is {message!r}; give a Message, or a list as offsets=")
+        if offsets is not None:
+            offsets = _partitions("commit", offsets, "offsets")
         with self._lock:
             self._check_usable()
             if message is not None:
@@ -553,6 +578,7 @@ class Consumer:
 
     def committed(self, partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
         """The same partitions with the offsets that the group has committed; ``OFFSET_INVALID`` where none."""
+        partitions = _partitions("committed", partitions)
         group = self._metadata().group_id
         found = []
         for each in partitions:
@@ -588,6 +614,7 @@ class Consumer:
         Raises:
             UnknownTopicOrPartitionError: No such partition.
         """
+        _check_partition("get_watermark_offsets", partition)
         found = self._log.partition(*partition.place)
         return found.start, found.end
 
@@ -603,6 +630,7 @@ class Consumer:
         Raises:
             UnknownTopicOrPartitionError: No such partition.
         """
+        partitions = _partitions("offsets_for_times", partitions)
         found = []
         for each in partitions:
             offset = self._log.offset_for_timestamp(*each.place, each.offset)
@@ -664,6 +692,15 @@ class Consumer:
 
     def __repr__(self) -> str:
         return f"Consumer({self._log.path!r}, group_id={self._group_id!r}{', closed' if self._closed else ''})"
+
+
+def _partitions(method: str, given: Iterable[TopicPartition], name: str = "partitions") -> list[TopicPartition]:
+    return check_items(f"{method}: {name}", given, TopicPartition, "[TopicPartition('payments', 0)]")
+
+
+def _check_partition(method: str, given: TopicPartition) -> None:
+    if not isinstance(given, TopicPartition):
+        raise ConfigurationError(f"{method}: partition is {given!r}; give one such as TopicPartition('payments', 0)")
 
 
 def _check_choice(name: str, given: str, choices: object) -> None:

@@ -14,7 +14,7 @@ from onceflow._native import LogGroup, LogMaintained, LogPartition, LogProducerI
 from onceflow.clock import Clock, SystemClock
 from onceflow.exceptions import TopicExistsError
 from onceflow.log.log_time import LogTime
-from onceflow.log.settings import check_seconds
+from onceflow.log.settings import check_clock, check_seconds
 from onceflow.log.upkeep import Upkeep
 
 __all__ = ["Log", "TopicSettings"]
@@ -111,6 +111,7 @@ class Log:
             StoreError: Its subclasses say why the directory cannot be used.
             ConfigurationError: A bound that cannot be.
         """
+        check_clock("clock", clock)
         if upkeep_interval_s is not None:
             check_seconds("upkeep_interval_s", upkeep_interval_s, above=True, most=threading.TIMEOUT_MAX)
         if "commit_timeout_s" in bounds:

@@ -38,7 +38,18 @@ from onceflow.log.log import Log
 from onceflow.log.log_time import LogTime
 from onceflow.log.membership import ConsumerGroupMetadata
 from onceflow.log.message import Headers
-from onceflow.log.settings import check_log, check_name, check_seconds, check_whole, told
+from onceflow.log.settings import (
+    check_callback,
+    check_clock,
+    check_items,
+    check_log,
+    check_name,
+    check_number,
+    check_seconds,
+    check_timeout,
+    check_whole,
+    told,
+)
 from onceflow.log.topic_partition import Positions, TopicPartition
 from onceflow.types import FIRST_MICROS, LAST_MICROS
 
@@ -52,6 +63,8 @@ _UNANSWERED = (LogTimeoutError, StoreIOError)
 _OVERHEAD_BYTES = 100
 #: How long to wait between repetitions of a call that got no answer because of the disk.
 _REPEAT_AFTER_S = 0.05
+#: How columns can be read, by what they have.
+_COLUMN = ("__iter__", "__arrow_c_array__", "__arrow_c_stream__", "__array__")
 
 
 class Producer:
@@ -105,6 +118,7 @@ class Producer:
         check_seconds("linger_s", linger_s)
         check_seconds("max_block_s", max_block_s)
         check_seconds("delivery_timeout_s", delivery_timeout_s)
+        check_clock("clock", clock)
         self._log_time = LogTime(log.native, clock or log.clock)
         self._log = log.native
         self._native = _native.LogProducer(
@@ -221,6 +235,10 @@ class Producer:
         if timestamp is not None:
             timestamp = _checked_timestamp(timestamp)
         size = _OVERHEAD_BYTES + (0 if value is None else len(value)) + (0 if key is None else len(key))
+        if type(topic) is not str or type(partition) is not int or on_delivery is not None:
+            _check_topic("produce", topic)
+            partition = check_number("produce: partition", partition)
+            check_callback("produce: on_delivery", on_delivery)
         known = self._topics.get(topic)
         if known is None or partition >= known.partitions or partition < -1 or size > known.max_record_bytes:
             self._check_record(topic, partition, size - _OVERHEAD_BYTES)
@@ -273,6 +291,10 @@ class Producer:
             BufferFullError: An earlier batch still has no answer; none of these was taken. ``flush``, then produce
                 them again.
         """
+        _check_topic("produce_many", topic)
+        for name, column in (("values", values), ("keys", keys), ("headers", headers)):
+            if column is not None and not any(hasattr(column, way) for way in _COLUMN):
+                raise TypeMismatchError(f"produce_many: {name} is {column!r}; give a list or a column, one a record")
         one_for_all = isinstance(partition, int)
         with self._sending:
             self._check_usable()
@@ -292,6 +314,10 @@ class Producer:
             except _UNANSWERED:
                 self._unanswered = True
                 raise
+            except (UnicodeEncodeError, TypeError, OverflowError) as error:
+                if isinstance(error, OnceflowError):
+                    raise
+                raise TypeMismatchError(f"produce_many takes none of these records: {error}") from error
             return self._produced(places)
 
     def poll(self, timeout: float = 0.0) -> int:
@@ -306,6 +332,9 @@ class Producer:
         Raises:
             LogError: What became of earlier records without a callback.
         """
+        check_timeout("poll: timeout", timeout)
+        if timeout is None:
+            raise ConfigurationError("poll: timeout is None; give seconds, such as 1.0")
         if timeout > 0:
             with self._lock:
                 timeout = min(timeout, threading.TIMEOUT_MAX)
@@ -314,13 +343,13 @@ class Producer:
         self._raise_failure()
         return served
 
-    def flush(self, timeout: float = -1) -> int:
+    def flush(self, timeout: float | None = -1) -> int:
         """Waits until all records are acknowledged, and calls what their ``on_delivery`` says.
 
         In a transaction records are acknowledged by its end; there it only empties the buffer.
 
         Args:
-            timeout: At most so many seconds; -1: as long as it takes.
+            timeout: At most so many seconds; -1 or None: as long as it takes.
 
         Returns:
             Records that are still waiting.
@@ -329,8 +358,9 @@ class Producer:
             LogError: What became of records without a callback.
             LogTimeoutError, StoreIOError: A batch of ``produce_many`` still has no answer; call it again.
         """
+        check_timeout("flush: timeout", timeout)
         self._check_usable()
-        if timeout < 0:
+        if timeout is None or timeout < 0:
             with self._sending:
                 self._drain()
                 self._settle(self._delivery_timeout_s)
@@ -370,6 +400,7 @@ class Producer:
             ProducerFencedError: A newer producer has taken over.
             LogTimeoutError: Another process held the log for too long; call it again.
         """
+        check_timeout("init_transactions: timeout", timeout)
         self._repeated(lambda: self._native.init_transactions(now_ms=self._now_ms()), timeout)
 
     def begin_transaction(self) -> None:
@@ -410,6 +441,15 @@ class Producer:
             InvalidTransactionStateError: No transaction is open.
             ConfigurationError: Not clear which group.
         """
+        check_name("send_offsets_to_transaction: group_id", group_id)
+        if group_metadata is not None and not isinstance(group_metadata, ConsumerGroupMetadata):
+            raise ConfigurationError(
+                f"send_offsets_to_transaction: group_metadata is {group_metadata!r}; give what "
+                "Consumer.consumer_group_metadata() returns"
+            )
+        chosen = check_items(
+            "send_offsets_to_transaction: positions", positions, TopicPartition, "consumer.positions()"
+        )
         if group_metadata is None and isinstance(positions, Positions):
             group_metadata = positions.group_metadata
         if group_metadata is None and group_id is None:
@@ -419,7 +459,7 @@ class Producer:
                 f"these are positions of group {group_metadata.group_id!r}; they cannot be committed for {group_id!r}"
             )
         metadata = group_metadata or ConsumerGroupMetadata(str(group_id))
-        offsets = [(each.topic, each.partition, _real_offset(each), each.metadata) for each in positions]
+        offsets = [(each.topic, each.partition, _real_offset(each), each.metadata) for each in chosen]
         with self._sending:
             self._check_usable()
             self._native.send_offsets(
@@ -442,6 +482,7 @@ class Producer:
             GroupFencedError: The consumer whose offsets it has is no member any more; abort it.
             LogTimeoutError, StoreIOError: Nobody knows; only ``commit_transaction`` may be called, again.
         """
+        check_timeout("commit_transaction: timeout", timeout)
         with self._sending:
             self._check_usable()
             self._accepting = False
@@ -472,6 +513,7 @@ class Producer:
             LogTimeoutError, StoreIOError: Nobody knows; only ``abort_transaction`` may be called, again. The
                 transaction will not appear.
         """
+        check_timeout("abort_transaction: timeout", timeout)
         with self._sending:
             self._check_usable()
             self._accepting = False
@@ -522,15 +564,16 @@ class Producer:
 
     # ---- the end -----------------------------------------------------------------------------------
 
-    def close(self, timeout: float = -1) -> None:
+    def close(self, timeout: float | None = -1) -> None:
         """Writes what is in the buffer and ends the background thread. An open transaction is aborted.
 
         Args:
-            timeout: How long to wait for what is in the buffer, in seconds; -1: as long as it takes.
+            timeout: How long to wait for what is in the buffer, in seconds; -1 or None: as long as it takes.
 
         Raises:
             LogError: What became of records without a callback. The producer is closed nevertheless.
         """
+        check_timeout("close: timeout", timeout)
         if self._closed:
             return
         if self._pid != os.getpid():
@@ -839,11 +882,19 @@ def _real_offset(position: TopicPartition) -> int:
     return position.offset
 
 
+def _check_topic(method: str, given: object) -> None:
+    if not isinstance(given, str):
+        raise ConfigurationError(f"{method}: topic is {given!r}; give the name of a topic, a str")
+
+
 def _as_bytes(what: str, given: object) -> bytes | None:
     if given is None or isinstance(given, bytes):
         return given
     if isinstance(given, str):
-        return given.encode()
+        try:
+            return given.encode()
+        except UnicodeEncodeError as error:
+            raise TypeMismatchError(f"the {what} cannot be UTF-8, give bytes: {error}") from error
     if isinstance(given, (bytearray, memoryview)):
         return bytes(given)
     raise TypeMismatchError(f"the {what} is a {type(given).__name__}, not bytes, str or None; encode it first")

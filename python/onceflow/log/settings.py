@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from onceflow.exceptions import ConfigurationError, LogError, OnceflowError
 
-__all__ = ["check_log", "check_name", "check_seconds", "check_whole", "told"]
+__all__ = [
+    "check_callback",
+    "check_clock",
+    "check_items",
+    "check_log",
+    "check_name",
+    "check_number",
+    "check_seconds",
+    "check_timeout",
+    "check_whole",
+    "told",
+]
+
+_T = TypeVar("_T")
 
 #: Whole numbers of settings stay below it, in milliseconds as in bytes.
 _MOST = 1 << 62
@@ -93,6 +108,65 @@ def check_name(name: str, given: Any) -> None:
     """
     if given is not None and not isinstance(given, str):
         raise ConfigurationError(f"{name} is {given!r}; give a str, or None")
+
+
+def check_timeout(name: str, given: Any) -> None:
+    """Refuses what is not a time to wait in seconds; None and what is below 0 have a meaning of their own.
+
+    Raises:
+        ConfigurationError: Names the argument.
+    """
+    if given is None:
+        return
+    number = isinstance(given, (int, float, np.integer)) and not isinstance(given, bool)
+    if not number or not (given <= _MOST or given == math.inf):
+        raise ConfigurationError(f"{name} is {given!r}; give seconds, such as 1.0")
+
+
+def check_number(name: str, given: Any) -> int:
+    """A whole number, also one of numpy.
+
+    Raises:
+        ConfigurationError: It is something else; names the argument.
+    """
+    if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, np.integer)):
+        raise ConfigurationError(f"{name} is {given!r}; give an int")
+    return int(given)
+
+
+def check_items(name: str, given: Any, kind: type[_T], example: str) -> list[_T]:
+    """The items of a list or another iterable, all of one kind.
+
+    Raises:
+        ConfigurationError: Names the argument, and shows what to give.
+    """
+    if not isinstance(given, Iterable) or isinstance(given, (str, bytes)):
+        raise ConfigurationError(f"{name} is {given!r}; give a list, such as {example}")
+    items = list(given)
+    for item in items:
+        if not isinstance(item, kind):
+            raise ConfigurationError(f"{name} has {item!r} among them; give a list such as {example}")
+    return items
+
+
+def check_callback(name: str, given: Any) -> None:
+    """Refuses what is neither a function nor None.
+
+    Raises:
+        ConfigurationError: Names the argument.
+    """
+    if given is not None and not callable(given):
+        raise ConfigurationError(f"{name} is {given!r}; give a function, or None")
+
+
+def check_clock(name: str, given: Any) -> None:
+    """Refuses what is neither a clock nor None.
+
+    Raises:
+        ConfigurationError: Names the argument.
+    """
+    if given is not None and not all(callable(getattr(given, of, None)) for of in ("monotonic", "now")):
+        raise ConfigurationError(f"{name} is {given!r}; give a Clock, such as SystemClock(), or None")
 
 
 def told(error: Exception) -> OnceflowError:

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from onceflow.exceptions import ConfigurationError
+from onceflow.log.settings import check_number
+
 if TYPE_CHECKING:
     from onceflow.log.membership import ConsumerGroupMetadata
 
@@ -41,12 +44,22 @@ class TopicPartition:
         partition: From 0.
         offset: As a position: the next one to read.
         metadata: A text that is kept with a committed offset.
+
+    Raises:
+        ConfigurationError: A topic that is no str, or numbers that are none.
     """
 
     topic: str
     partition: int
     offset: int = OFFSET_INVALID
     metadata: str = ""
+
+    def __post_init__(self) -> None:
+        for name, text in (("topic", self.topic), ("metadata", self.metadata)):
+            if not isinstance(text, str):
+                raise ConfigurationError(f"TopicPartition: {name} is {text!r}; give a str")
+        check_number("TopicPartition: partition", self.partition)
+        check_number("TopicPartition: offset", self.offset)
 
     @property
     def place(self) -> Place:
