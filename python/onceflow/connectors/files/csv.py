@@ -330,15 +330,30 @@ class _CsvReader(SourceReader):
         return SourceBatch(batch, times, rejections.records, rejections.skipped, first)
 
     def _good(self, records: list[CsvRecord], rejections: Rejections) -> list[list[str]]:
-        """The rows that can be handed out; the others are refused."""
-        rows = []
-        for record in records:
-            reason = record.reason or self._why_not(record.fields)
-            if reason is not None:
-                rejections.add(record.line, reason, record.data)
-            elif record.fields:
-                rows.append(record.fields)
-        return rows
+        """The rows that can be handed out; the others are refused.
+
+        They are found by halves, so that a bad row among thousands does not have each of them converted alone.
+        """
+        if self._are_good(records):
+            return [record.fields for record in records if record.fields]
+        if len(records) > 1:
+            half = len(records) // 2
+            return [*self._good(records[:half], rejections), *self._good(records[half:], rejections)]
+        (record,) = records
+        reason = record.reason or self._why_not(record.fields)
+        if reason is None:
+            return [record.fields]
+        rejections.add(record.line, reason, record.data)
+        return []
+
+    def _are_good(self, records: list[CsvRecord]) -> bool:
+        if any(record.reason is not None for record in records):
+            return False
+        try:
+            self._batch([record.fields for record in records])
+        except (ValueError, KeyError, OverflowError):
+            return False
+        return True
 
     def _why_not(self, row: list[str]) -> str | None:
         if not row:
