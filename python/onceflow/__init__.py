@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from onceflow.runner import run
     from onceflow.types import Guarantee
 
+    __version__: str
+
 __all__ = [  # noqa: RUF022 - sorted by what they are
     "Dataflow",
     "Guarantee",
@@ -94,6 +96,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("onceflow")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

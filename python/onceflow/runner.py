@@ -94,8 +94,8 @@ def run(
         checkpoint_interval_s: Seconds from one checkpoint's start to the next one's. A checkpoint waits for the one
             before.
         guarantee: What the output promises; refused before the first record if a path cannot keep it.
-        batch_size: Records that a source is asked for at once. Keep it from run to run: output that depends on batches
-            is the same only then.
+        batch_size: Records that a source is asked for at once. It belongs to the job, and another one is refused when
+            it is resumed: output that goes by batches (``map_batch``, changes of totals) is the same only then.
         codec: How values of user state become bytes: ``"msgpack"``, or ``"pickle"`` for any object (reading pickles
             runs code).
         retain: Complete checkpoints kept besides savepoints.

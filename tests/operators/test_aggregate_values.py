@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from onceflow import Columns, Dataflow, StateBackend, count, first, last, max, mean, min, run, sum
+from onceflow.connectors.files import CsvSource
 from onceflow.exceptions import ConfigurationError, DataflowChangedError, UserFunctionError
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 from onceflow.windows import Tumbling
@@ -327,3 +328,21 @@ def test_polars_and_chunked_columns(state):
 def test_settings_that_cannot_be(make):
     with pytest.raises(ConfigurationError, match=r"choose from|needs a column's name"):
         make()
+
+
+def test_a_column_of_texts_is_told_what_to_do(tmp_path, state):
+    """A CSV column with nan and 1e3 is text; the advice was to filter one record out. The advice is followed."""
+    path = tmp_path / "in.csv"
+    path.write_text("k,v\na,1\na,nan\na,1e3\n")
+
+    def build(**settings):
+        flow, sink = Dataflow("flow"), TransactionalTestingSink()
+        keyed = flow.source("in", CsvSource(path, **settings)).key_by("k")
+        keyed.aggregate("t", emit="final", m=mean("v", nan="skip")).sink("o", sink)
+        return flow, sink
+
+    with pytest.raises(UserFunctionError, match=r"say its type at the source \(types=\{\.\.\.\}\)"):
+        run(build()[0], state)
+    flow, sink = build(types={"v": "float"})
+    run(flow, state.with_name("typed"))
+    assert sink.records == [{"k": "a", "m": 500.5}]

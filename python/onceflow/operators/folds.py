@@ -110,7 +110,11 @@ def quotient(total: Any, number: int) -> Any:
 
 _NONE: Any = object()
 
-_ADVICE = "Make the values of one kind by a function in place of the field's name, or filter such records out"
+_ADVICE = (
+    "If the whole column is text, as where CsvSource found values that are not plain numbers, say its type at the "
+    "source (types={...}); else make the values of one kind by a function in place of the field's name, or filter such "
+    "records out"
+)
 
 
 def _sum(total: Any, value: Any) -> Any:

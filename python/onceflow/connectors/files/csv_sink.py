@@ -28,8 +28,9 @@ _TEXTS = ("string", "large_string")
 class CsvSink(PartSink):
     """Part files of CSV in utf-8, each with a header; see ``onceflow.connectors.files``.
 
-    Records are dicts, tuples, or columns. None becomes an empty field; times become ISO text in UTC. Bytes and
-    containers have no text of their own and are refused.
+    Records are dicts, tuples, or columns. None becomes an empty field, as the empty text does (ParquetSink and
+    JsonLinesSink keep them apart); times become ISO text in UTC. Bytes and containers have no text of their own and are
+    refused.
 
     Args:
         directory: Made if missing; belongs to one sink of one job.
