@@ -232,6 +232,14 @@ def _zone(mark: Any) -> tzinfo | None:
     return timezone(offset) if name is None else timezone(offset, name)
 
 
+#: How a value of a subclass becomes a plain one; a datetime is a date, too.
+_PLAIN_TIMES: dict[type, str] = {
+    datetime: "datetime.combine(x.date(), x.timetz())",
+    date: "date(x.year, x.month, x.day)",
+    timedelta: "timedelta(x.days, x.seconds, x.microseconds)",
+}
+
+
 def _instead(value: Any) -> str:  # noqa: PLR0911 - one a kind
     """What to keep instead of a value of a kind that is not supported."""
     kind = type(value)
@@ -249,7 +257,13 @@ def _instead(value: Any) -> str:  # noqa: PLR0911 - one a kind
         return "Keep a dict: dataclasses.asdict(x), or ask for codec='pickle'"
     if isinstance(value, msgspec.Struct):
         return "Keep a dict: msgspec.structs.asdict(x), or ask for codec='pickle'"
-    for base in (bool, int, float, str, bytes, tuple, list, dict, set, frozenset, timedelta, Decimal):
+    if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0):
+        # Of pandas; those of NaT are NaN.
+        return "A time has whole microseconds here: round it, keep None for NaT, or ask for codec='pickle'"
+    for base, plain in _PLAIN_TIMES.items():
+        if isinstance(value, base):
+            return f"It is a subclass of {base.__name__}: keep {plain}, or ask for codec='pickle'"
+    for base in (bool, int, float, str, bytes, tuple, list, dict, set, frozenset, Decimal):
         if isinstance(value, base):
             return f"It is a subclass of {base.__name__}: keep {base.__name__}(x), or ask for codec='pickle'"
     return _ADVICE

@@ -6,7 +6,7 @@ import enum
 import math
 from collections import OrderedDict, namedtuple
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -90,6 +90,18 @@ class Record:
 
 class Payload(msgspec.Struct):
     x: int
+
+
+class Moment(datetime):
+    pass
+
+
+class Day(date):
+    pass
+
+
+class Span(timedelta):
+    pass
 
 
 class Text(str):
@@ -206,6 +218,36 @@ def test_what_the_refusal_advises_is_taken(value, instead):
         codec.encode(value)
     plain = instead(value)
     assert same(codec.decode(codec.encode(plain)), plain)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Moment(2024, 11, 3, 1, 45, 5, 7, ZoneInfo("America/New_York"), fold=1),
+        Moment(2024, 11, 3),
+        Day(2024, 11, 3),
+        Span(-1, 2, 3),
+    ],
+    ids=stable,
+)
+def test_the_advised_form_of_a_time_is_the_same_time(value):
+    """It advised timedelta(x), which Python does not take, and nothing for dates and datetimes."""
+    codec = MsgpackCodec()
+    with pytest.raises(SerializationError, match=r"It is a subclass of \w+: keep .*, or ask") as refusal:
+        codec.encode(value)
+    advised = str(refusal.value).partition(": keep ")[2].partition(", or ask")[0]
+    plain = eval(advised, {"datetime": datetime, "date": date, "timedelta": timedelta, "x": value})
+    assert type(plain) in (datetime, date, timedelta)
+    assert plain == value
+    assert same(codec.decode(codec.encode(plain)), plain)
+
+
+def test_nanoseconds_are_to_be_rounded():
+    """What is cut is not advised: parts below a microsecond would be gone without a word."""
+    value = Moment(2024, 11, 3)
+    value.nanosecond = 1
+    with pytest.raises(SerializationError, match="round it, keep None for NaT"):
+        MsgpackCodec().encode(value)
 
 
 @pytest.mark.parametrize(
