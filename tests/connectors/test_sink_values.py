@@ -20,8 +20,9 @@ import pytest
 
 from onceflow import Columns
 from onceflow.connectors.files import CsvSink, JsonLinesSink, ParquetSink, read_parts
+from onceflow.connectors.log.fields import Fields
 from onceflow.connectors.stdout import StdoutSink
-from onceflow.exceptions import SinkError
+from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.sinks import Committable, SinkContext
 
 
@@ -197,7 +198,7 @@ def test_times_deep_in_json(tmp_path):
         {"v": Pair(1, NAIVE)},
         {"v": Point(1, NAIVE)},
         {"v": np.array([1, 2])},
-        {"v": {"a": float("nan"), "b": b"x"}, "at": NAIVE},
+        {"v": {"a": None, "b": b"x"}, "at": NAIVE},
     ]
     at = "2024-01-01T12:00:00Z"
     assert json_of(tmp_path / "out", rows) == [
@@ -223,3 +224,223 @@ def test_parquet_takes_the_same_types(tmp_path):
             assert found[f"c{number}"] in (plain, value)
     assert found["bytes"] == b"x"
     assert found["list"] == [1, 2]
+
+
+class Fine(datetime):
+    """As pandas has it."""
+
+    nanosecond = 1
+
+
+class FineSpan(timedelta):
+    nanoseconds = 1
+
+
+class Loud(int):
+    def __str__(self):
+        return "999"
+
+    __repr__ = __int__ = __index__ = __str__
+
+
+class LoudFloat(float):
+    def __str__(self):
+        return "999"
+
+    __repr__ = __float__ = __str__
+
+
+class LoudText(str):
+    def __str__(self):
+        return "999"
+
+
+class Moment(datetime):
+    def isoformat(self, *_args):
+        return "999"
+
+
+class Day(date):
+    def __str__(self):
+        return "999"
+
+
+class Span(timedelta):
+    def __str__(self):
+        return "999"
+
+
+class Clock(time):
+    def __str__(self):
+        return "999"
+
+
+class Amount(Decimal):
+    def __str__(self):
+        return "999"
+
+
+class Level(int, enum.Enum):
+    HIGH = 5
+
+    def __str__(self):
+        return "999"
+
+
+class Loudness(enum.Enum):
+    HIGH = Loud(5)
+
+
+SINKS = [CsvSink, JsonLinesSink, ParquetSink]
+
+
+def found_in(sink, *batches):
+    """The column v of what a sink wrote."""
+    data = written(sink, *batches)
+    if isinstance(sink, ParquetSink):
+        return [row["v"] for row in pq.read_table(sink.describe()["directory"]).to_pylist()]
+    text = data.decode()
+    if isinstance(sink, JsonLinesSink):
+        return [json.loads(line)["v"] for line in text.splitlines()]
+    return [row["v"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+
+
+@pytest.mark.parametrize("kind", SINKS)
+@pytest.mark.parametrize(
+    "value",
+    [Fine(2024, 1, 1), FineSpan(1), np.datetime64(1, "ns"), np.timedelta64(1, "ns")],
+    ids=lambda value: type(value).__name__,
+)
+def test_parts_below_a_microsecond_are_refused(tmp_path, kind, value):
+    """Kind: nanoseconds are cut without a word by one sink, and refused or kept by others."""
+    for number, rows in enumerate([[{"v": value}], [{"v": NAIVE}, {"v": value}]]):
+        with pytest.raises(SinkError, match="below a microsecond"):
+            written(kind(tmp_path / str(number)), rows)
+
+
+@pytest.mark.parametrize("kind", SINKS)
+@pytest.mark.parametrize(
+    ("value", "base"),
+    [
+        (Loud(5), 5),
+        (LoudFloat(0.5), 0.5),
+        (LoudText("x"), "x"),
+        (Moment(2024, 1, 1, 12), NAIVE),
+        (Moment(2024, 1, 1, 12, tzinfo=UTC), NAIVE.replace(tzinfo=UTC)),
+        (Day(2024, 1, 1), date(2024, 1, 1)),
+        (Span(1), timedelta(1)),
+        (Clock(1), time(1)),
+        (Amount("1.10"), Decimal("1.10")),
+        (Level.HIGH, 5),
+        (Loudness.HIGH, 5),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_subclass_is_written_as_its_base(tmp_path, kind, value, base):
+    """Kind: what is written is the notation of a subclass, 999 for 5, in one sink, and refused by another."""
+    expected = found_in(kind(tmp_path / "base"), [{"v": base}])
+    assert found_in(kind(tmp_path / "rows"), [{"v": value}]) == expected
+    if not isinstance(value, LoudText):
+        assert found_in(kind(tmp_path / "column"), Columns({"v": np.array([value], object)})) == expected
+    if kind is not CsvSink:
+        deep = [{"v": [{"a": value}]}]
+        assert found_in(kind(tmp_path / "deep"), deep) == [[{"a": expected[0]}]]
+
+
+@pytest.mark.parametrize("value", [bytearray(b"a\xff"), memoryview(b"a\xff")], ids=["bytearray", "memoryview"])
+def test_buffers_are_bytes(tmp_path, value):
+    """Kind: ParquetSink makes base64 text of bytes, and a column of text for them."""
+    assert found_in(ParquetSink(tmp_path / "p"), [{"v": value}, {"v": b"b"}]) == [b"a\xff", b"b"]
+    assert found_in(JsonLinesSink(tmp_path / "j"), [{"v": value}, {"v": b"a\xff"}]) == ["Yf8="] * 2
+    with pytest.raises(SinkError, match="CSV cannot hold"):
+        written(CsvSink(tmp_path / "c"), [{"v": value}])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), np.float64("nan"), np.float32("inf")])
+def test_json_has_no_nan(tmp_path, value, capsys):
+    """Kind: a NaN or an infinity becomes null without a word. It is refused, or null where that was asked for."""
+    forms = [
+        [{"v": value}],
+        [{"v": 1.0}, {"v": [(value,)]}],
+        [{"v": {"a": {value: 1}}}],
+        [{"v": Point(value, NAIVE)}],
+        Columns({"v": np.array([1, value], "f8")}),
+        Columns({"v": np.array([value], "f4")}),
+        Columns({"v": pa.array([float(value), None])}),
+    ]
+    for number, batch in enumerate(forms):
+        with pytest.raises(SinkError, match=r'is no value of JSON: map it to None.*nan="null"'):
+            written(JsonLinesSink(tmp_path / str(number)), batch)
+        with pytest.raises(SinkError, match="is no value of JSON: map it to None"):
+            StdoutSink().open(SinkContext("job", "out", 1, 1)).write(batch)
+        with pytest.raises(SinkError, match="is no value of JSON: map it to None"):
+            Fields(None, None, None, None, None).part(batch)
+    assert capsys.readouterr().out == ""
+    asked = JsonLinesSink(tmp_path / "asked", nan="null")
+    assert found_in(asked, [{"v": value}, {"v": [value]}, {"v": Loud(5)}], forms[4]) == [None, [None], 5, 1.0, None]
+    assert found_in(JsonLinesSink(tmp_path / "mapped"), [{"v": None}]) == [None]
+    with pytest.raises(ConfigurationError, match="nan='skip'"):
+        JsonLinesSink(tmp_path / "no", nan="skip")
+
+
+def test_offsets_with_parts_of_a_second(tmp_path):
+    """Kind: an instant is written as another one, a few microseconds off."""
+    at = datetime(2024, 1, 1, tzinfo=timezone(timedelta(microseconds=7)))
+    text = "2023-12-31T23:59:59.999993Z"
+    for kind in (CsvSink, JsonLinesSink):
+        assert found_in(kind(tmp_path / kind.__name__), [{"v": at}]) == [text]
+    for number, rows in enumerate([[at], [NAIVE.replace(tzinfo=UTC), at], [at, NAIVE.replace(tzinfo=BERLIN)]]):
+        assert found_in(ParquetSink(tmp_path / str(number)), [{"v": row} for row in rows]) == rows
+    clock = time(1, tzinfo=timezone(timedelta(seconds=7, microseconds=7)))
+    for kind in (CsvSink, JsonLinesSink):
+        assert found_in(kind(tmp_path / f"{kind.__name__}-time"), [{"v": clock}]) == [str(clock)]
+
+
+def test_parquet_has_no_zone_for_times_of_day(tmp_path):
+    """Kind: the zone of a time of day is dropped."""
+    for number, rows in enumerate([[time(1, tzinfo=UTC)], [time(1), time(1, tzinfo=UTC)]]):
+        with pytest.raises(SinkError, match="times of day in Parquet have none: map it to text"):
+            written(ParquetSink(tmp_path / str(number)), [{"v": row} for row in rows])
+
+
+@pytest.mark.parametrize("kind", SINKS)
+def test_times_outside_of_the_years_are_refused_in_utc(tmp_path, kind):
+    """Kind: one sink takes an instant that the others refuse."""
+    west, east = timezone(timedelta(hours=-5)), timezone(timedelta(hours=5))
+    for number, value in enumerate([datetime.max.replace(tzinfo=west), datetime.min.replace(tzinfo=east)]):
+        with pytest.raises(SinkError, match=r"cannot hold|out of range"):
+            written(kind(tmp_path / str(number)), [{"v": value}])
+    assert len(found_in(kind(tmp_path / "in"), [{"v": datetime.max.replace(tzinfo=east)}])) == 1
+
+
+@pytest.mark.parametrize(
+    "names", [(1, "1"), (LoudText("a"), 1, "1"), (1.5, "1.5"), (np.int64(1), "1"), (Level.HIGH, "5")], ids=str
+)
+def test_names_that_become_the_same_are_refused(tmp_path, names):
+    """Kind: two members or columns of one name, of which a reader sees one."""
+    record = dict.fromkeys(names, "a")
+    for number, rows in enumerate([[record], [{"v": [record]}], [{"v": 1}, record]]):
+        with pytest.raises(SinkError, match="are the same in JSON: name them apart"):
+            written(JsonLinesSink(tmp_path / str(number)), rows)
+
+
+def test_columns_of_csv_that_become_the_same_are_refused(tmp_path):
+    """Kind: the header is 1,1."""
+    with pytest.raises(SinkError, match="are the same in CSV: name them apart"):
+        written(CsvSink(tmp_path / "out"), [{1: "a", "1": "b"}])
+    with pytest.raises(ConfigurationError, match="each once"):
+        CsvSink(tmp_path / "other", columns=[1, "1"])
+
+
+@pytest.mark.parametrize("values", [(2**64 - 1, -1), (5, 2**64 - 1), (2**64 - 1, 5)], ids=str)
+def test_wider_integers_stay_exact_in_batches_of_any_size(tmp_path, values):
+    """Kind: integers become floats, and one size of batches is refused where another one is written."""
+    results = []
+    for size in (1, 2):
+        sink = ParquetSink(tmp_path / str(size), on_new_types="widen")
+        batches = [[{"v": value} for value in values[n : n + size]] for n in range(0, 2, size)]
+        try:
+            results.append(found_in(sink, *batches))
+        except SinkError:
+            results.append("refused")
+    assert results == [list(values) if values[1] == 5 else "refused"] * 2

@@ -1,18 +1,20 @@
 """Values as sinks hold them: one set of types for all, in rows and in columns alike.
 
 None, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID, members of enumerations (as their
-values), and numpy's scalars (as Python's); in JSON and Parquet also lists and mappings of them. Times are instants:
-formats of text get them as ISO 8601 in UTC, and one without a zone is UTC. CSV has no text for bytes and containers.
+values), bytearray and memoryview (as bytes), subclasses of these (as the type itself), and numpy's scalars (as
+Python's); in JSON and Parquet also lists and mappings of them. Times are instants: formats of text get them as ISO 8601
+in UTC, and one without a zone is UTC. What has parts below a microsecond, or is outside of the years 1 to 9999 in UTC,
+is refused. CSV has no text for bytes and containers, JSON none for NaN and infinities.
 """
 
 from __future__ import annotations
 
 import enum
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import chain
+from math import isfinite
 from types import NoneType
 from typing import Any
 from uuid import UUID
@@ -22,27 +24,28 @@ import numpy as np
 import numpy.typing as npt
 
 from onceflow.columns import Columns, to_list
+from onceflow.exceptions import TypeMismatchError
 from onceflow.types import Batch
 
 __all__ = [
     "arrow_arrays",
+    "base_value",
     "csv_value",
     "has_csv_text",
     "iso_text",
     "json_line",
     "json_lines",
     "plain_columns",
-    "plain_value",
 ]
 
-#: A time as JSON has it that is not known to be in UTC: of a datetime with another zone or none, or a text like that.
-_NO_UTC = re.compile(rb'T\d\d:\d\d:\d\d(?:\.\d{6})?(?:[+-]\d\d:\d\d(?::\d\d(?:\.\d{6})?)?)?"')
-_SCALARS = frozenset({NoneType, bool, int, float, str, bytes, date, time, timedelta, Decimal, UUID})
-_PLAIN = _SCALARS | {dict, list}
+#: Scalars that JSON gets as they are; floats if they are finite, datetimes if they are in UTC.
+_PLAIN_SCALARS = frozenset({NoneType, bool, int, float, str, bytes, date, datetime, timedelta, Decimal, UUID})
+_PLAIN = _PLAIN_SCALARS | {dict, list, tuple}
 _DATES = ("Y", "M", "W", "D")
 _FIRST, _LAST = np.datetime64(datetime.min, "us"), np.datetime64(datetime.max, "us")
-#: Kinds whose ``str`` is their text.
-_CSV_KINDS = (NoneType, str, bool, int, float, Decimal, date, time, timedelta, UUID)
+#: Types whose ``str`` is their text.
+_CSV_TYPES = frozenset({NoneType, str, bool, int, float, Decimal, date, time, timedelta, UUID})
+_EXACT = _CSV_TYPES | {bytes, datetime}
 
 
 def iso_text(moment: datetime) -> str:
@@ -51,91 +54,175 @@ def iso_text(moment: datetime) -> str:
     return moment.isoformat().removesuffix("+00:00") + "Z"
 
 
-def plain_value(value: Any) -> Any:
-    """A numpy scalar or array, or a member of an enumeration, as Python's value; anything else raises ``TypeError``."""
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, np.ndarray) and value.ndim:
-        return [plain_value(item) for item in value]
+def _numpy_value(value: Any) -> Any:
+    """A numpy scalar as Python's value; anything else raises ``TypeError``."""
     if isinstance(value, (np.datetime64, np.timedelta64)):
         return to_list(np.array([value]))[0]
-    plain = value.item() if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "biufSUO" else value
+    is_scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.ndim)
+    plain = value.item() if is_scalar and value.dtype.kind in "biufSUO" else value
     if plain is value or isinstance(plain, (np.generic, np.ndarray)):
         raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
     return plain
 
 
-_encoder = msgspec.json.Encoder(enc_hook=plain_value)
+def base_value(value: Any) -> Any:
+    """A scalar as a value of the type itself that it is of; what a subclass makes of ``str`` and the like is not it.
+
+    Raises:
+        TypeError: It is no scalar.
+        ValueError: It has parts below a microsecond, or is no time (NaT).
+    """
+    if type(value) in _EXACT:
+        return value
+    if isinstance(value, enum.Enum):
+        return base_value(value.value)
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, (datetime, timedelta)):
+        return _micros_only(value)
+    for base, make in _BASES:
+        if isinstance(value, base):
+            return make(value)
+    return _numpy_value(value)
 
 
-def json_lines(records: Batch) -> bytes:
+def _micros_only(value: datetime | timedelta) -> datetime | timedelta:
+    if value != value:  # noqa: PLR0124 - true of NaT alone
+        raise ValueError(f"{value!r} is no time: map it to None")
+    if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0):
+        raise ValueError(f"{value!r} has parts below a microsecond: round it to microseconds")
+    if isinstance(value, timedelta):
+        return timedelta(value.days, value.seconds, value.microseconds)
+    day = (value.year, value.month, value.day)
+    clock = (value.hour, value.minute, value.second, value.microsecond)
+    return datetime(*day, *clock, tzinfo=value.tzinfo, fold=value.fold)
+
+
+#: Base types, and what makes a value of the type itself of one of a subclass, whatever that overrides.
+_BASES: list[tuple[Any, Callable[[Any], Any]]] = [
+    (int, int.__int__),
+    (float, float.__float__),
+    (str, str.__str__),
+    (bytes, lambda value: bytes.__getitem__(value, slice(None))),
+    (date, lambda value: date(value.year, value.month, value.day)),
+    (
+        time,
+        lambda value: time(
+            value.hour, value.minute, value.second, value.microsecond, tzinfo=value.tzinfo, fold=value.fold
+        ),
+    ),
+    (Decimal, Decimal),
+    (UUID, lambda value: UUID(int=value.int)),
+]
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def json_lines(records: Batch, *, nan_is_null: bool = False) -> bytes:
     """Records as JSON, one a line.
+
+    Args:
+        records: The records.
+        nan_is_null: NaN and infinities become null instead of being refused.
 
     Raises:
         TypeError, ValueError, OverflowError, RecursionError: JSON cannot hold one.
     """
     rows = plain_columns(records).to_rows() if isinstance(records, Columns) else records
-    data = _encoder.encode_lines(rows)
-    if _NO_UTC.search(data) and not _are_plain(rows):
-        data = _encoder.encode_lines([_in_utc(row) for row in rows])
-    return data
+    try:
+        data = _encoder.encode_lines(rows)
+        # What is nested too deeply, or in itself, is refused before it is looked through.
+        if _are_plain(rows, nan_is_null or b"null" not in data):
+            return data
+    except TypeError:
+        pass
+    return _encoder.encode_lines([_plain_json(row, nan_is_null) for row in rows])
 
 
 def json_line(record: Any) -> bytes:
     """One record as JSON, without the end of the line; raises as ``json_lines``."""
-    data = _encoder.encode(record)
-    return _encoder.encode(_in_utc(record)) if _NO_UTC.search(data) else data
+    return json_lines([record])[:-1]
 
 
-def _are_plain(rows: Sequence[Any]) -> bool:
-    """Whether there is no time in rows, in lists and dicts of them either: what looked like one is text."""
-    while True:
+def _are_plain(rows: Sequence[Any], nan_is_null: bool) -> bool:
+    """Whether JSON has all that is in rows, in lists and dicts of them too, as the encoder writes it."""
+    while rows:
         kinds = set(map(type, rows))
         if not kinds <= _PLAIN:
             return False
-        dicts = [row for row in rows if type(row) is dict] if dict in kinds else []
-        lists = [row for row in rows if type(row) is list] if list in kinds else []
-        if not dicts and not lists:
-            return True
-        if not set(map(type, chain.from_iterable(dicts))) <= _SCALARS:
+        if float in kinds and not nan_is_null and not all(map(isfinite, [row for row in rows if type(row) is float])):
             return False
+        if datetime in kinds and any(row.tzinfo is not UTC for row in rows if type(row) is datetime):
+            return False
+        if kinds <= _PLAIN_SCALARS:
+            return True
+        dicts = [row for row in rows if type(row) is dict]
+        if not set(map(type, chain.from_iterable(dicts))) <= {str}:
+            return False
+        lists = [row for row in rows if type(row) in (list, tuple)] if kinds & {list, tuple} else []
         rows = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(lists)]
+    return True
 
 
-def _in_utc(value: Any) -> Any:
-    kind = type(value)
-    if kind in _SCALARS:
-        return value
-    if isinstance(value, datetime):
-        return iso_text(value)
+def _plain_json(value: Any, nan_is_null: bool) -> Any:
+    """The value with what the encoder would bend, or write twice, made plain or refused."""
     if isinstance(value, Mapping):
-        return {_in_utc(key): _in_utc(item) for key, item in value.items()}
-    if kind in (list, tuple, set, frozenset):
-        return [_in_utc(item) for item in value]
-    plain = msgspec.to_builtins(value, builtin_types=(datetime,), enc_hook=plain_value)
-    return plain if type(plain) is kind else _in_utc(plain)
+        return _plain_members(value, nan_is_null)
+    if isinstance(value, (list, tuple, set, frozenset)) or (isinstance(value, np.ndarray) and value.ndim):
+        return [_plain_json(item, nan_is_null) for item in value]
+    try:
+        plain = base_value(value)
+    except TypeError:
+        plain = msgspec.to_builtins(value, builtin_types=_BUILTINS, enc_hook=base_value)
+        if type(plain) is type(value):
+            raise
+        return _plain_json(plain, nan_is_null)
+    if isinstance(plain, datetime):
+        return iso_text(plain)
+    if isinstance(plain, time) and plain.tzinfo is not None:
+        # The encoder rounds offsets to minutes.
+        text = plain.isoformat()
+        return text.removesuffix("+00:00") + "Z" if plain.tzinfo is UTC else text
+    if isinstance(plain, float) and not isfinite(plain) and not nan_is_null:
+        raise ValueError(f"{plain!r} is no value of JSON: map it to None, or to a text")
+    return plain if type(plain) in _EXACT else _plain_json(plain, nan_is_null)
+
+
+def _plain_members(value: Mapping[Any, Any], nan_is_null: bool) -> dict[Any, Any]:
+    names = [name if type(name) is str else _plain_json(name, nan_is_null) for name in value]
+    texts = names if set(map(type, names)) <= {str} else [_encoder.encode({name: 0}) for name in names]
+    if len(set(texts)) != len(texts):
+        raise ValueError(f"the members {list(value)!r} have names that are the same in JSON: name them apart")
+    return {name: _plain_json(item, nan_is_null) for name, item in zip(names, value.values(), strict=True)}
+
+
+#: What ``msgspec.to_builtins`` leaves for ``base_value``.
+_BUILTINS = (bytes, bytearray, memoryview, datetime, date, time, timedelta, Decimal, UUID)
 
 
 def has_csv_text(kinds: Iterable[type]) -> bool:
     """Whether ``str`` of values of these types is their text in CSV."""
-    return all(
-        issubclass(kind, _CSV_KINDS) and not issubclass(kind, (datetime, np.generic, enum.Enum)) for kind in kinds
-    )
+    return _CSV_TYPES.issuperset(kinds)
 
 
 def csv_value(value: Any) -> Any:
     """A value whose ``str`` is its text.
 
     Raises:
-        TypeError: It has none.
+        TypeError, ValueError: It has none.
     """
-    if isinstance(value, (np.generic, enum.Enum)):
-        value = plain_value(value)
-    if isinstance(value, datetime):
-        return iso_text(value)
-    if not isinstance(value, _CSV_KINDS):
+    try:
+        plain = base_value(value)
+    except TypeMismatchError:
+        raise
+    except TypeError as error:
+        raise TypeError(f"CSV cannot hold {type(value).__name__}") from error
+    if isinstance(plain, datetime):
+        return iso_text(plain)
+    if type(plain) not in _CSV_TYPES:
         raise TypeError(f"CSV cannot hold {type(value).__name__}")
-    return value
+    return plain
 
 
 def plain_columns(columns: Columns) -> Columns:

@@ -8,9 +8,8 @@ else is a ``MisfitError``, or makes the type wider where that was asked for.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import chain
 from types import NoneType
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import types as kinds_of
 
-from onceflow.connectors.values import plain_value
+from onceflow.connectors.values import base_value
 
 __all__ = ["MisfitError", "convert", "fit", "is_open", "settle", "widen", "wider"]
 
@@ -60,17 +59,40 @@ def _kind_of(kind: type) -> type | None:
         found = dict
     elif issubclass(kind, (list, tuple, set, frozenset)):
         found = list
-    elif not issubclass(kind, (enum.Enum, np.datetime64, np.timedelta64)):
-        found = next((scalar for scalar in _SCALARS if issubclass(kind, scalar)), None)
+    elif kind in _SCALARS:
+        found = kind
     _KINDS[kind] = found
     return found
 
 
 def _plain(value: Any) -> Any:
     try:
-        return plain_value(value)
+        return base_value(value)
     except TypeError:
-        return msgspec.to_builtins(value, builtin_types=(bytes, datetime, date, time, timedelta, Decimal, UUID))
+        if isinstance(value, np.ndarray):
+            return list(value)
+        return msgspec.to_builtins(value, builtin_types=(*_SCALARS[4:], bytearray, memoryview), enc_hook=base_value)
+
+
+def _in_years(value: datetime) -> datetime:
+    """A datetime that Arrow reads as its instant; raises ``OverflowError`` outside of the years 1 to 9999."""
+    if value.tzinfo is None or value.tzinfo is UTC:
+        return value
+    moment = value.astimezone(UTC)
+    offset = value.utcoffset()
+    # Arrow does not know offsets with parts of a second.
+    return moment if offset is not None and offset.microseconds else value
+
+
+def _without_zone(value: time) -> time:
+    if value.tzinfo is not None:
+        raise ValueError(
+            f"{value!r} has a zone, and times of day in Parquet have none: map it to text, or to a datetime"
+        )
+    return value
+
+
+_CHECKED: dict[type, Callable[[Any], Any]] = {datetime: _in_years, time: _without_zone}
 
 
 def _normal(values: Sequence[Any]) -> tuple[Sequence[Any], set[type | None], bool]:
@@ -83,6 +105,9 @@ def _normal(values: Sequence[Any]) -> tuple[Sequence[Any], set[type | None], boo
         found = set(map(type, values))
         has_none = NoneType in found
         found.discard(NoneType)
+    for kind, checked in _CHECKED.items():
+        if kind in found:
+            values = [checked(value) if type(value) is kind else value for value in values]
     return values, {_kind_of(kind) for kind in found}, has_none
 
 
@@ -159,9 +184,18 @@ def widen(agreed: Any, values: Sequence[Any]) -> Any:
     for kind in sorted(kinds, key=str):
         if kind in (dict, list):
             raise MisfitError(kind.__name__, agreed)
-        found = _natural([value for value in values if _kind_of(type(value)) is kind]).type
-        agreed = wider(agreed, found)
+        some = [value for value in values if _kind_of(type(value)) is kind]
+        if not (kind is int and kinds_of.is_integer(agreed) and _holds(agreed, some)):
+            agreed = wider(agreed, _natural(some).type)
     return agreed
+
+
+def _holds(agreed: Any, ints: Sequence[int]) -> bool:
+    try:
+        pa.array(ints, agreed)
+    except (pa.ArrowInvalid, OverflowError):
+        return False
+    return True
 
 
 def wider(agreed: Any, found: Any) -> Any:
@@ -190,7 +224,8 @@ def _wider_float(agreed: Any, found: Any) -> Any:
 def _wider_number(agreed: Any, found: Any) -> Any:
     kinds = (agreed, found)
     if not any(map(kinds_of.is_decimal, kinds)):
-        return pa.float64()
+        # No integer of 64 bits holds both uint64 and a negative one, and a float would not hold them exactly.
+        return None if all(map(kinds_of.is_integer, kinds)) else pa.float64()
     if any(map(kinds_of.is_floating, kinds)):
         return None
     pairs = [

@@ -48,7 +48,7 @@ class CsvSink(PartSink):
         self, directory: str | PathLike[str], *, columns: Sequence[str] | None = None, delimiter: str = ","
     ) -> None:
         super().__init__(directory)
-        if isinstance(columns, str) or (columns is not None and len(set(columns)) != len(columns)):
+        if isinstance(columns, str) or (columns is not None and len(set(map(str, columns))) != len(columns)):
             raise ConfigurationError(f"columns={columns!r}: give a list of names, each once")
         self._columns = None if columns is None else tuple(columns)
         self._delimiter = delimiter
@@ -110,6 +110,8 @@ class _CsvWriter(PartWriter):
 
     def _names(self, found: tuple[str, ...]) -> tuple[str, ...]:
         if self._columns is None:
+            if len(set(map(str, found))) != len(found):
+                raise SinkError(f"the fields {list(found)!r} have names that are the same in CSV: name them apart")
             self._columns = found
         elif set(found) != set(self._columns):
             raise SinkError(
@@ -158,5 +160,5 @@ def _column(array: Any) -> list[Any]:
 def _text_errors() -> Iterator[None]:
     try:
         yield
-    except (TypeError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SinkError(f"{error}; map it to text first") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.parts import PartSink, PartWriter
 from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_records
 from onceflow.connectors.values import json_lines
-from onceflow.exceptions import SinkError
+from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
 
@@ -143,26 +143,38 @@ class _JsonLinesReader(SourceReader):
 class JsonLinesSink(PartSink):
     """Part files of JSON Lines; see ``onceflow.connectors.files``.
 
-    Records are whatever JSON can hold; times become ISO text in UTC, bytes base64, and NaN
-    and infinities null, since JSON has none.
+    Records are whatever JSON can hold; times become ISO text in UTC, bytes base64.
 
     Args:
         directory: Made if missing; belongs to one sink of one job.
+        nan: What becomes of NaN and infinities, which JSON has not: ``"refuse"`` ends the run, ``"null"`` writes null.
+
+    Raises:
+        ConfigurationError: Settings that cannot be.
     """
 
     suffix = ".jsonl"
 
-    def __init__(self, directory: str | PathLike[str]) -> None:
+    def __init__(self, directory: str | PathLike[str], *, nan: Literal["refuse", "null"] = "refuse") -> None:
         super().__init__(directory)
+        if nan not in ("refuse", "null"):
+            raise ConfigurationError(f'nan={nan!r}: give "refuse" or "null"')
+        self._nan_is_null = nan == "null"
 
     def writer(self) -> PartWriter:
         """See ``PartSink``."""
-        return _JsonLinesWriter()
+        return _JsonLinesWriter(self._nan_is_null)
 
 
 class _JsonLinesWriter(PartWriter):
+    def __init__(self, nan_is_null: bool) -> None:
+        self._nan_is_null = nan_is_null
+
     def encode(self, records: Batch) -> bytes:
         try:
-            return json_lines(records)
+            return json_lines(records, nan_is_null=self._nan_is_null)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise SinkError(f"JSON cannot hold a record: {error}; map it to plain values first") from error
+            raise SinkError(
+                f"JSON cannot hold a record: {error}; map it to plain values first (NaN and infinities can become null "
+                'by JsonLinesSink(..., nan="null"))'
+            ) from error

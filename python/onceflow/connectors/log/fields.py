@@ -112,6 +112,8 @@ def _text(what: str, item: Any) -> bytes | None:
         return item
     if isinstance(item, str):
         return item.encode()
+    if isinstance(item, (bytearray, memoryview)):
+        return bytes(item)
     try:
         return json_line(item)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
