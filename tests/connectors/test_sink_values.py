@@ -444,3 +444,37 @@ def test_wider_integers_stay_exact_in_batches_of_any_size(tmp_path, values):
         except SinkError:
             results.append("refused")
     assert results == [list(values) if values[1] == 5 else "refused"] * 2
+
+
+@pytest.mark.parametrize(
+    ("agreed", "wrap"),
+    [
+        (lambda kind: pa.map_(pa.string(), kind), lambda value: {"a": value}),
+        (lambda kind: pa.list_(kind, 1), lambda value: [value]),
+    ],
+    ids=["map", "list of one size"],
+)
+def test_values_in_maps_are_the_same(tmp_path, agreed, wrap):
+    """Kind: Arrow converts the values in types that the sink does not know, and cuts what is refused elsewhere."""
+    at = datetime(2024, 1, 1, tzinfo=timezone(timedelta(microseconds=7)))
+    utc = pa.timestamp("us", "UTC")
+    for number, (kind, value) in enumerate([(utc, Fine(2024, 1, 1)), (pa.time64("us"), time(1, tzinfo=UTC))]):
+        with pytest.raises(SinkError, match=r"below a microsecond|times of day in Parquet have none"):
+            written(ParquetSink(tmp_path / f"no{number}", types={"v": agreed(kind)}), [{"v": wrap(value)}])
+    for number, (kind, value) in enumerate([(utc, at), (pa.int64(), Loud(5)), (pa.binary(), bytearray(b"x"))]):
+        sink = ParquetSink(tmp_path / f"yes{number}", types={"v": agreed(kind)})
+        written(sink, [{"v": wrap(value)}, {"v": None}])
+        column = pq.read_table(sink.describe()["directory"]).column("v").to_pylist()
+        expected = 5 if kind == pa.int64() else value
+        assert [row if row is None else dict(row)["a"] if isinstance(row[0], tuple) else row[0] for row in column] == [
+            expected,
+            None,
+        ]
+
+
+def test_columns_of_dictionaries_can_be_asked_for(tmp_path):
+    """Kind: a type that may be given ends the run with an error of the interpreter, the depth of recursion."""
+    sink = ParquetSink(tmp_path / "out", types={"v": pa.dictionary(pa.int32(), pa.string())})
+    assert found_in(sink, [{"v": "a"}, {"v": None}, {"v": "b"}, {"v": "a"}]) == ["a", None, "b", "a"]
+    with pytest.raises(SinkError, match="int64 does not fit string"):
+        written(ParquetSink(tmp_path / "no", types={"v": pa.dictionary(pa.int32(), pa.string())}), [{"v": 1}])

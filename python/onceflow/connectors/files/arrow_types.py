@@ -262,7 +262,8 @@ def convert(values: Sequence[Any], agreed: Any) -> Any:
                     raise MisfitError(type(value).__name__, agreed)
             return (_structs if made is dict else _lists)(values, has_none, agreed)
     if kinds_of.is_nested(agreed):
-        return pa.array(values, agreed)
+        # Maps, lists of one size and the like, of which Arrow itself converts the values.
+        return pa.array(list(map(_deeply_plain, values)), agreed)
     for kind in (dict, list):
         if kind in kinds:
             raise MisfitError(kind.__name__, agreed)
@@ -274,6 +275,14 @@ def convert(values: Sequence[Any], agreed: Any) -> Any:
     ]
     owner = np.array([next((n for n, part in enumerate(parts) if part[row].is_valid), 0) for row in range(len(values))])
     return pa.concat_arrays(parts).take(pa.array(owner * len(values) + np.arange(len(values))))
+
+
+def _deeply_plain(value: Any) -> Any:
+    (value,), _, _ = _normal([value])
+    kind = _kind_of(type(value))
+    if kind is dict:
+        return {_deeply_plain(name): _deeply_plain(item) for name, item in value.items()}
+    return tuple(map(_deeply_plain, value)) if kind is list else value
 
 
 def _structs(values: Sequence[Any], has_none: bool, agreed: Any) -> Any:
@@ -307,7 +316,9 @@ def fit(array: Any, agreed: Any) -> Any:
         return array
     if kinds_of.is_null(found):
         return pa.nulls(len(array), agreed)
-    if kinds_of.is_nested(found) or kinds_of.is_dictionary(agreed):
+    if kinds_of.is_dictionary(agreed):
+        return fit(array, agreed.value_type).dictionary_encode().cast(agreed)
+    if kinds_of.is_nested(found):
         return convert(array.to_pylist(), agreed)
     if not _is_convertible(found, agreed):
         raise MisfitError(found, agreed)
