@@ -461,6 +461,9 @@ def test_values_in_maps_are_the_same(tmp_path, agreed, wrap):
     for number, (kind, value) in enumerate([(utc, Fine(2024, 1, 1)), (pa.time64("us"), time(1, tzinfo=UTC))]):
         with pytest.raises(SinkError, match=r"below a microsecond|times of day in Parquet have none"):
             written(ParquetSink(tmp_path / f"no{number}", types={"v": agreed(kind)}), [{"v": wrap(value)}])
+    for number, (kind, value) in enumerate([(pa.int64(), 1.5), (pa.string(), b"x")]):
+        with pytest.raises(SinkError, match="does not fit"):
+            written(ParquetSink(tmp_path / f"bent{number}", types={"v": agreed(kind)}), [{"v": wrap(value)}])
     for number, (kind, value) in enumerate([(utc, at), (pa.int64(), Loud(5)), (pa.binary(), bytearray(b"x"))]):
         sink = ParquetSink(tmp_path / f"yes{number}", types={"v": agreed(kind)})
         written(sink, [{"v": wrap(value)}, {"v": None}])
@@ -470,6 +473,26 @@ def test_values_in_maps_are_the_same(tmp_path, agreed, wrap):
             expected,
             None,
         ]
+
+
+@pytest.mark.parametrize(
+    ("agreed", "good", "bad"),
+    [
+        (
+            pa.map_(pa.string(), pa.list_(pa.int64())),
+            [[("a", [1]), ("b", None)], None, []],
+            [{"a": 1}, "a", [1], [("a",)]],
+        ),
+        (pa.list_(pa.int64(), 2), [[1, 2], None, [None, 3]], [[1], [1, 2, 3], "ab", 1]),
+    ],
+    ids=["map", "list of one size"],
+)
+def test_maps_and_lists_of_one_size(tmp_path, agreed, good, bad):
+    """Kind: what does not fit is bent, or ends the run with an error without a type."""
+    assert found_in(ParquetSink(tmp_path / "good", types={"v": agreed}), [{"v": value} for value in good]) == good
+    for number, value in enumerate([*bad, {None: [1]}]):
+        with pytest.raises(SinkError, match="does not fit"):
+            written(ParquetSink(tmp_path / str(number), types={"v": agreed}), [{"v": good[0]}, {"v": value}])
 
 
 def test_columns_of_dictionaries_can_be_asked_for(tmp_path):

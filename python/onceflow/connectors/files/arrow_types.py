@@ -245,7 +245,7 @@ def _wider_time(agreed: Any, found: Any) -> Any:
 # -- converting --------------------------------------------------------------------------------
 
 
-def convert(values: Sequence[Any], agreed: Any) -> Any:
+def convert(values: Sequence[Any], agreed: Any) -> Any:  # noqa: PLR0911 - one a kind
     """Python's values as an array of the agreed type, exactly.
 
     Raises:
@@ -262,7 +262,11 @@ def convert(values: Sequence[Any], agreed: Any) -> Any:
                     raise MisfitError(type(value).__name__, agreed)
             return (_structs if made is dict else _lists)(values, has_none, agreed)
     if kinds_of.is_nested(agreed):
-        # Maps, lists of one size and the like, of which Arrow itself converts the values.
+        if kinds_of.is_map(agreed):
+            return _maps(values, agreed)
+        if kinds_of.is_fixed_size_list(agreed):
+            return _tuples(values, agreed)
+        # Unions and the like, of which Arrow itself converts the values.
         return pa.array(list(map(_deeply_plain, values)), agreed)
     for kind in (dict, list):
         if kind in kinds:
@@ -275,6 +279,37 @@ def convert(values: Sequence[Any], agreed: Any) -> Any:
     ]
     owner = np.array([next((n for n, part in enumerate(parts) if part[row].is_valid), 0) for row in range(len(values))])
     return pa.concat_arrays(parts).take(pa.array(owner * len(values) + np.arange(len(values))))
+
+
+def _maps(values: Sequence[Any], agreed: Any) -> Any:
+    pairs = [
+        () if value is None else list(value.items()) if isinstance(value, Mapping) else _sized(value, agreed)
+        for value in values
+    ]
+    flat = list(chain.from_iterable(pairs))
+    if any(_kind_of(type(pair)) is not list or len(pair) != 2 for pair in flat):
+        raise MisfitError("what is no pair", agreed)
+    missing = np.array([*(value is None for value in values), False])
+    offsets = pa.array(np.cumsum([0, *map(len, pairs)]), pa.int32(), mask=missing)
+    names = convert([name for name, _ in flat], agreed.key_type)
+    items = convert([item for _, item in flat], agreed.item_type)
+    if names.null_count:
+        raise MisfitError("None as a key", agreed)
+    return pa.MapArray.from_arrays(offsets, names, items).cast(agreed)
+
+
+def _tuples(values: Sequence[Any], agreed: Any) -> Any:
+    size = agreed.list_size
+    rows = [(None,) * size if value is None else _sized(value, agreed, size) for value in values]
+    children = convert(list(chain.from_iterable(rows)), agreed.value_type)
+    missing = pa.array([value is None for value in values], pa.bool_())
+    return pa.FixedSizeListArray.from_arrays(children, type=agreed, mask=missing)
+
+
+def _sized(value: Any, agreed: Any, size: int | None = None) -> Sequence[Any]:
+    if _kind_of(type(value)) is not list or (size is not None and len(value) != size):
+        raise MisfitError(type(value).__name__ if size is None else f"what has not {size} items", agreed)
+    return list(value)
 
 
 def _deeply_plain(value: Any) -> Any:
