@@ -30,12 +30,16 @@ class Columns:
 
     Raises:
         LengthMismatchError: if the columns differ in length.
-        TypeMismatchError: if a column is something else, such as a list.
+        TypeMismatchError: if a column is something else, such as a list, or ``arrays`` is no mapping.
     """
 
     __slots__ = ("_arrays", "_length")
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
+        if not isinstance(arrays, Mapping):
+            raise TypeMismatchError(
+                f"Columns takes a dict of names and arrays, such as {{'price': np.array([1.5])}}, not {arrays!r}"
+            )
         self._arrays: dict[str, Any] = {name: _column(name, array) for name, array in arrays.items()}
         lengths = {name: len(array) for name, array in self._arrays.items()}
         if len(set(lengths.values())) > 1:
@@ -48,7 +52,8 @@ class Columns:
     def __getitem__(self, name: str) -> Any:
         try:
             return self._arrays[name]
-        except KeyError:
+        except (KeyError, TypeError):
+            # Of what cannot be a name it is a TypeError.
             known = ", ".join(map(repr, self._arrays)) or "none"
             raise UnknownNameError(f"no column {name!r} in this batch; it has {known}") from None
 

@@ -88,7 +88,7 @@ class Dataflow:
         Of a source with ``on_malformed="dead_letter"``: ``source``, ``partition``, ``position``, ``reason``, ``text``.
         Of a function with ``dead_letters=step_id``: ``step``, ``reason`` and the ``record`` that it raised for.
         """
-        step = self._graph.steps.get(step_id)
+        step = self._step(step_id)
         if not isinstance(step, SourceStep) and not (isinstance(step, OperatorStep) and "dead_letters" in step.sides):
             raise ConfigurationError(
                 f"{step_id!r} has no dead letters; they come from sources, and from steps with dead_letters={step_id!r}"
@@ -97,7 +97,7 @@ class Dataflow:
 
     def late(self, step_id: str) -> Stream:
         """The records that came too late for a window step."""
-        step = self._graph.steps.get(step_id)
+        step = self._step(step_id)
         if not isinstance(step, OperatorStep) or "late" not in step.sides:
             raise ConfigurationError(f"{step_id!r} is no window step of this dataflow")
         return Stream(self, Input(step_id, "late"))
@@ -110,6 +110,9 @@ class Dataflow:
         from onceflow.planner import explain  # noqa: PLC0415 - the planner knows dataflows
 
         return explain(self._graph, Guarantee(guarantee))
+
+    def _step(self, step_id: str) -> SourceStep | OperatorStep | SinkStep | None:
+        return self._graph.steps.get(step_id) if isinstance(step_id, str) else None
 
     def _add(self, step: SourceStep | OperatorStep | SinkStep) -> None:
         if step.step_id in self._graph.steps:
@@ -194,6 +197,9 @@ class Stream:
 
     def union(self, *others: Stream) -> Stream:
         """The records of this and other streams."""
+        for other in others:
+            if not isinstance(other, Stream):
+                raise ConfigurationError(f"union takes streams of this dataflow, not {other!r}")
         if any(other._flow is not self._flow for other in others):
             raise ConfigurationError("streams of two dataflows cannot be joined")
         origins = (self._origin, *(other._origin for other in others))

@@ -8,7 +8,7 @@ order of the keys, None first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain
 from operator import itemgetter
@@ -79,9 +79,9 @@ class KeySelector:
             self.function = by
             self.names: tuple[str, ...] = ()
         else:
-            self.names = tuple(by)
+            self.names = tuple(by) if isinstance(by, Iterable) else ()
             if not self.names or not all(isinstance(name, str) for name in self.names):
-                raise ConfigurationError(f"key_by needs a function or names of columns, not {by!r}")
+                raise ConfigurationError(f"a key is a function, or names of columns such as ['user'], not {by!r}")
             self.function = None if not self.names else itemgetter(*self.names)
 
     @property

@@ -103,7 +103,8 @@ def run(
         from_checkpoint: Resume from this number, or savepoint of this name, instead of the newest checkpoint. Starts a
             new lineage: outputs after it are written again.
         fresh: Start from nothing, in a new lineage.
-        take_over: Fence a running or paused process of this job instead of being refused.
+        take_over: Fence a running or paused process of this job instead of being refused. One that was stopped in the
+            middle of a commit cannot be fenced: ``StoreLockedError`` names it; kill it (``kill -9``) or let it go on.
         on_event: Called on the job's thread.
         clock: Where the time comes from.
 

@@ -60,6 +60,8 @@ class ParquetSink(PartSink):
             raise ConfigurationError(f"schema={schema!r}: give a pyarrow.Schema")
         if schema is not None and len(set(schema.names)) != len(schema.names):
             raise ConfigurationError(f"schema={schema.names}: give each field once")
+        if types is not None and not isinstance(types, Mapping):
+            raise ConfigurationError(f"types={types!r}: give names of fields and a pyarrow.DataType for each")
         self._types = dict(types or {})
         for name, given in self._types.items():
             if not isinstance(name, str) or not isinstance(given, pa.DataType):

@@ -48,16 +48,23 @@ class CsvSink(PartSink):
         self, directory: str | PathLike[str], *, columns: Sequence[str] | None = None, delimiter: str = ","
     ) -> None:
         super().__init__(directory)
-        if isinstance(columns, str) or (columns is not None and len(set(map(str, columns))) != len(columns)):
-            raise ConfigurationError(f"columns={columns!r}: give a list of names, each once")
-        self._columns = None if columns is None else tuple(columns)
+        self._columns = None if columns is None else _names(columns)
         self._delimiter = delimiter
-        if len(delimiter) != 1 or delimiter in '"\r\n':
+        if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
             raise ConfigurationError(f"delimiter={delimiter!r}: give one character, no quote and no line end")
 
     def writer(self) -> PartWriter:
         """See ``PartSink``."""
         return _CsvWriter(self._columns, self._delimiter)
+
+
+def _names(columns: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(columns, Iterable) and not isinstance(columns, (str, bytes)):
+        names = tuple(columns)
+        # The keys of dicts can be numbers, too.
+        if all(isinstance(name, (str, int)) for name in names) and len(set(map(str, names))) == len(names):
+            return names
+    raise ConfigurationError(f"columns={columns!r}: give a list of names, each once")
 
 
 class _CsvWriter(PartWriter):

@@ -25,7 +25,7 @@ from onceflow.connectors.files.part_directory import (
     sync_directory,
 )
 from onceflow.crash import crash_point
-from onceflow.exceptions import FencedError, MissingOutputWarning, SinkError
+from onceflow.exceptions import ConfigurationError, FencedError, MissingOutputWarning, SinkError
 from onceflow.sinks import Committable, SinkContext, TransactionalSink, TransactionalSinkWriter
 from onceflow.types import Batch, Plain
 
@@ -74,12 +74,18 @@ class PartSink(TransactionalSink):
 
     Args:
         directory: Made if missing; belongs to one sink of one job.
+
+    Raises:
+        ConfigurationError: It is no path.
     """
 
     suffix: ClassVar[str]
 
     def __init__(self, directory: str | PathLike[str]) -> None:
-        self._directory = Path(fspath(directory))
+        path = fspath(directory) if isinstance(directory, (str, PathLike)) else None
+        if not isinstance(path, str):
+            raise ConfigurationError(f"{type(self).__name__}: directory={directory!r}: give a path, such as 'out/'")
+        self._directory = Path(path)
 
     @abstractmethod
     def writer(self) -> PartWriter:
