@@ -10,6 +10,7 @@ import pytest
 
 from onceflow import Columns, Dataflow
 from onceflow.connectors.files import CsvSink, JsonLinesSink, ParquetSink
+from onceflow.connectors.log import LogSink, LogSource
 from onceflow.exceptions import ConfigurationError, TypeMismatchError, UnknownNameError
 from onceflow.testing import TestingSource
 
@@ -80,3 +81,10 @@ def test_types_of_a_parquet_sink_that_cannot_be(tmp_path, given):
     pytest.importorskip("pyarrow")
     with pytest.raises(ConfigurationError, match=r"types=.*give names of fields"):
         ParquetSink(tmp_path, types=given)
+
+
+@pytest.mark.parametrize("given", [None, 5, b"log", [], OBJECT])
+@pytest.mark.parametrize("connector", [LogSink, LogSource])
+def test_connectors_of_what_is_no_log(connector, given):
+    with pytest.raises(ConfigurationError, match="give the directory of a log"):
+        connector(given, "topic")

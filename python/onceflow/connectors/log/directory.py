@@ -6,6 +6,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from onceflow.exceptions import ConfigurationError
+
 __all__ = ["LogDirectory", "directory_of"]
 
 
@@ -19,5 +21,12 @@ LogDirectory: TypeAlias = str | PathLike[str] | _HasPath
 
 
 def directory_of(log: LogDirectory) -> Path:
-    """The directory of the log."""
-    return Path(fspath(log) if isinstance(log, (str, PathLike)) else log.path)
+    """The directory of the log.
+
+    Raises:
+        ConfigurationError: It is neither a path nor a log.
+    """
+    path = fspath(log) if isinstance(log, (str, PathLike)) else getattr(log, "path", None)
+    if not isinstance(path, str):
+        raise ConfigurationError(f"log={log!r}: give the directory of a log, such as 'events/', or an open log")
+    return Path(path)
