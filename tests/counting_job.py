@@ -15,7 +15,7 @@ import onceflow as of
 from onceflow._native import Log
 from onceflow.connectors.files import CsvSink, CsvSource, JsonLinesSink, ParquetSink, read_parts
 from onceflow.connectors.log import LogSink
-from onceflow.exceptions import FinishedJobWarning
+from onceflow.exceptions import FinishedJobWarning, RepeatedOutputWarning
 from onceflow.runner import run as run_flow
 from onceflow.sinks import Sink
 
@@ -90,6 +90,7 @@ def run(
     with warnings.catch_warnings():
         # Many a life finds that the job was at its end.
         warnings.simplefilter("ignore", FinishedJobWarning)
+        warnings.simplefilter("ignore", RepeatedOutputWarning)
         return run_flow(
             flow,
             root / "state",

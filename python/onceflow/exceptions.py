@@ -55,7 +55,7 @@
 
 Each class has a stable ``kind``, under which the Rust core and logs know it. Warnings are for what a user must hear of
 while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``LateRecordsWarning``,
-``MissingOutputWarning``.
+``MissingOutputWarning``, ``RepeatedOutputWarning``.
 """
 
 from __future__ import annotations
@@ -401,6 +401,13 @@ class DamagedCheckpointWarning(UserWarning):
 
 class MissingOutputWarning(UserWarning):
     """The output of the checkpoint that a job goes on from, on purpose, is not where it was written."""
+
+
+class RepeatedOutputWarning(UserWarning):
+    """A job goes back on purpose, and what a sink holds from after that point stays there and is written again.
+
+    Raised before any sink is touched: as an error it stops the run with nothing changed.
+    """
 
 
 class FinishedJobWarning(UserWarning):

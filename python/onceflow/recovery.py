@@ -133,6 +133,7 @@ def open_legs(
     ]
     # Where newer state is damaged the sinks hold more than what was restored, and have learnt from it.
     learnt_from = next((record for record in reversed(known) if record.damage is None), restored)
+    left = _left(backend)
     legs: dict[str, SinkLeg] = {}
     for step in graph.sinks():
         blob = None if learnt_from is None else learnt_from.blobs.get(f"{SINK_BLOB}{step.step_id}")
@@ -145,12 +146,22 @@ def open_legs(
             max((record.id for record in known), default=None),
             backend.store_id,
             None if blob is None else msgspec.msgpack.decode(blob),
+            left[-1].id if left else None,
         )
         with sink_errors(step.step_id, "open"):
             leg = open_leg(step.sink, context, guarantee, codec, backend.check_epoch)
         resources.push(closing(leg.close))
         legs[step.step_id] = leg
     return legs
+
+
+def _left(backend: StateBackend) -> list[CheckpointInfo]:
+    """The checkpoints that a new lineage leaves by beginning with an older one."""
+    restored = backend.recovery.restored
+    if restored is None or restored.lineage == backend.lineage:
+        return []
+    known = backend.checkpoints()
+    return [record for record in known if record.id > restored.id and record.lineage in (0, restored.lineage)]
 
 
 def plan_recovery(backend: StateBackend, graph: Graph, legs: Mapping[str, SinkLeg]) -> Plan:
@@ -227,8 +238,7 @@ def recover_legs(backend: StateBackend, legs: Mapping[str, SinkLeg], plan: Plan)
     restored = backend.recovery.restored
     if restored is not None and restored.lineage != backend.lineage:
         # The new lineage begins with it. As the last one of its own it may be decided and not committed yet.
-        left = [record for record in known if record.id > restored.id and record.lineage in (0, restored.lineage)]
-        decided = [*([] if left else [restored]), *decided]
+        decided = [*([] if _left(backend) else [restored]), *decided]
     for step_id, leg in legs.items():
         crash_point("recover.pre_commit")
         with sink_errors(step_id, "recover"):

@@ -35,7 +35,10 @@ from a backup while the target has gone on. A sink is exact through both if it
 - keeps in its target the newest (lineage, checkpoint) that it made visible, and refuses in ``open``, at every attempt,
   a state of an older lineage, or one of the same lineage whose ``newest_decided`` is below that. The way on is a new
   lineage, chosen on purpose (``from_checkpoint`` or ``fresh``), and the message says so;
-- takes what was prepared and is not there for lost, unless it knows that it was committed.
+- takes what was prepared and is not there for lost, unless it knows that it was committed;
+- keeps by ``snapshot`` what it has written so far, and refuses (or warns of, where it cannot know) a target that lacks
+  what the restored checkpoint says was there, also in a new lineage; and warns where a new lineage writes again, by
+  ``RepeatedOutputWarning``, what stays in the target.
 """
 
 from __future__ import annotations
@@ -73,6 +76,8 @@ class SinkContext:
             be read or not; None if there is none. What a target holds beyond it comes from a newer state.
         state_id: Identity of the state directory; a copy or a backup of it has the same. Empty if it is not known.
         restored_state: What ``snapshot`` returned for the checkpoint that the output goes on from; None if nothing.
+        newest_left: In a new lineage the newest checkpoint that is left by going back to ``restored_checkpoint``; None
+            if nothing is: then the output of that checkpoint may still have to be committed.
     """
 
     job: str
@@ -83,6 +88,7 @@ class SinkContext:
     newest_decided: int | None = None
     state_id: str = ""
     restored_state: Plain = None
+    newest_left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from datetime import UTC, datetime
 
 import msgspec
@@ -25,6 +26,7 @@ from onceflow.exceptions import (
     ConfigurationError,
     FencedError,
     MalformedRecordError,
+    RepeatedOutputWarning,
     SinkError,
     SourceChangedError,
     SourceError,
@@ -455,10 +457,59 @@ def test_the_way_on_that_a_refused_state_is_told(log, tmp_path):
     with pytest.raises((SinkError, FencedError)) as told:
         of.run(numbered(log), state)
     number = int(re.search(r"from_checkpoint=(\d+)", str(told.value)).group(1))
-    of.run(numbered(log), state, from_checkpoint=number)
+    with pytest.warns(
+        RepeatedOutputWarning, match=rf"topic 'out' of .* after {number}, up to \d+, .*'out' writes it a"
+    ):
+        of.run(numbered(log), state, from_checkpoint=number)
     while not of.run(numbered(log), state).finished:
         pass
     assert values(log, "out") == [b"0", b"1", b"2", b"3", *(b"%d" % each for each in range(2, 8))]
+
+
+def test_the_ways_on_where_nothing_may_be_written_twice(log, tmp_path):
+    """Kind: what was told for one sink was followed, and the topic beside it got its records twice without a word. As
+    an error the warning stops the run with nothing changed; then the topic is deleted, and all is written once."""
+    state = tmp_path / "state"
+    run_until(log, state, 2)
+    shutil.copytree(state, tmp_path / "backup")
+    run_until(log, state, 2)
+    shutil.rmtree(state)
+    shutil.copytree(tmp_path / "backup", state)
+    with of.StateBackend.open(state, read_only=True) as backend:
+        number = backend.checkpoints()[-1].id
+    before = {group.group: dict(group.offsets) for group in log.groups()}
+    for _ in range(2):
+        with (
+            warnings.catch_warnings(action="error", category=RepeatedOutputWarning),
+            pytest.raises(SinkError, match=r"delete the topic, .* run the job once with fresh=True"),
+        ):
+            of.run(numbered(log), state, from_checkpoint=number)
+    assert {group.group: dict(group.offsets) for group in log.groups()} == before
+    log.delete_topic("out")
+    of.run(numbered(log), state, fresh=True)
+    while not of.run(numbered(log), state).finished:
+        pass
+    assert values(log, "out") == [b"%d" % each for each in range(8)]
+
+
+def test_going_back_to_a_checkpoint_that_an_older_log_lacks(tmp_path):
+    """Kind: a log that was put back was refused, but going back to a checkpoint that it does not know either was
+    accepted, and what it lacked up to there was lost without a word."""
+    state, log = tmp_path / "state", tmp_path / "log"
+    first = of.run(numbered(log), state, retain=8).last_checkpoint
+    shutil.copytree(log, tmp_path / "copy")
+    numbers = [of.run(numbered(log), state, retain=8).last_checkpoint for _ in range(3)]
+    shutil.rmtree(log)
+    shutil.copytree(tmp_path / "copy", log)
+    for number in numbers[:2]:
+        with pytest.raises(SinkError, match=rf"had the output of checkpoint {number} .* up to {first} now") as caught:
+            of.run(numbered(log), state, retain=8, from_checkpoint=number)
+    assert str(caught.value).endswith(f"to go on without what is lost, from {numbers[-1]}")
+    of.run(numbered(log), state, retain=8, from_checkpoint=first)
+    while not of.run(numbered(log), state, retain=8).finished:
+        pass
+    with Log.open(log) as opened:
+        assert values(opened, "out") == [b"%d" % each for each in range(8)]
 
 
 def test_another_state_directory_is_refused_before_it_touches_anything(log, tmp_path):

@@ -385,9 +385,51 @@ def test_a_directory_that_was_put_back(tmp_path, how):
         with pytest.raises(OnceflowError, match=r"the output of checkpoint \d+ is lost: .* does not know it") as caught:
             again()
     number = int(re.search(r"from_checkpoint=(\d+)", str(caught.value))[1])
-    again(from_checkpoint=number)
+    with pytest.warns(MissingOutputWarning, match=r"the output of checkpoint \d+ is lost"):
+        again(from_checkpoint=number)
     assert again().finished
     assert read_parts(out).endswith(b"3\n")
+
+
+@pytest.mark.parametrize("retain", [2, 8])
+def test_going_back_to_a_checkpoint_that_an_older_directory_lacks(tmp_path, retain):
+    """Kind: a directory that was put back was refused, and going back to a checkpoint that it does not know either was
+    accepted: what it lacked up to there was lost without a word. What the message advises is followed."""
+    out, state = tmp_path / "out", tmp_path / "state"
+    records = [1, EOF, 2, EOF, 3, EOF, 4, EOF, 5]
+    first = run(flow_of(out, records), state, retain=retain).last_checkpoint
+    shutil.copytree(out, tmp_path / "copy")
+    numbers = [run(flow_of(out, records), state, retain=retain).last_checkpoint for _ in range(3)]
+    shutil.rmtree(out)
+    shutil.copytree(tmp_path / "copy", out)
+    told = rf"the output of checkpoint {numbers[1]} is lost: .* up to checkpoint {first}\. "
+    for choice in ({}, {"from_checkpoint": numbers[1]}) * 2:
+        with pytest.raises(SinkError, match=told) as caught:
+            run(flow_of(out, records), state, retain=retain, **choice)
+        assert f"from_checkpoint from {first}, the newest checkpoint that the directory has" in str(caught.value)
+        assert f"from_checkpoint={numbers[-1]} " in str(caught.value)
+    if retain == 8:
+        run(flow_of(out, records), state, retain=retain, from_checkpoint=first)
+    else:
+        for path in out.glob("part-*"):
+            path.rename(tmp_path / path.name)
+        run(flow_of(out, records), state, retain=retain, fresh=True)
+    while not run(flow_of(out, records), state, retain=retain).finished:
+        pass
+    assert read_parts(out) == b"1\n2\n3\n4\n5\n"
+
+
+def test_a_checkpoint_of_another_lineage_whose_output_was_moved_away(tmp_path):
+    """Nobody can know whether what was moved away to go back is there again: it is warned of by name."""
+    out, state = tmp_path / "out", tmp_path / "state"
+    records = [1, EOF, 2, EOF, 3, EOF, 4]
+    numbers = [run(flow_of(out, records), state, retain=8).last_checkpoint for _ in range(2)]
+    last = out / f"part-0001-{numbers[1]:012d}.jsonl"
+    last.rename(tmp_path / last.name)
+    later = run(flow_of(out, records), state, retain=8, from_checkpoint=numbers[0]).last_checkpoint
+    (out / f"part-0002-{later:012d}.jsonl").unlink()
+    with pytest.warns(MissingOutputWarning, match=rf"{re.escape(last.name)}, the output of checkpoint"):
+        run(flow_of(out, records), state, retain=8, from_checkpoint=numbers[1])
 
 
 # -- what an older version has left ------------------------------------------------------------

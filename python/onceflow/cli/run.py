@@ -22,7 +22,9 @@ from onceflow.exceptions import (
     DamagedCheckpointWarning,
     FinishedJobWarning,
     LateRecordsWarning,
+    MissingOutputWarning,
     OnceflowError,
+    RepeatedOutputWarning,
     StoreLockedError,
     StoreMissingError,
 )
@@ -44,6 +46,10 @@ _OPTIONS = {
     "guarantee=": "--guarantee",
     "codec=": "--codec",
 }
+
+
+#: Warnings that are lines of their own.
+_TOLD = (LateRecordsWarning, MissingOutputWarning, RepeatedOutputWarning)
 
 
 class _Codec(StrEnum):
@@ -108,7 +114,8 @@ def run(
             # What it says is told by the progress, as a line without a place in our code.
             warnings.simplefilter("ignore", DamagedCheckpointWarning)
             warnings.simplefilter("ignore", FinishedJobWarning)
-            warnings.simplefilter("always", LateRecordsWarning)
+            for category in _TOLD:
+                warnings.simplefilter("always", category)
             warnings.showwarning = _told(warnings.showwarning)
             result = run_job(
                 flow,
@@ -157,7 +164,7 @@ def _told(otherwise: Callable[..., None]) -> Callable[..., None]:
     """Shows our own warnings as lines, without a place in our code; ``otherwise`` shows others."""
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, LateRecordsWarning):
+        if issubclass(category, _TOLD):
             warning(str(message))
         else:
             otherwise(message, category, *place, **more)
@@ -206,7 +213,7 @@ def _tell_repeated_output(flow: Dataflow, state: Path, wanted: int | str) -> Non
         newest = backend.checkpoints()[-1]
     number = chosen.id
     if newest.id == number:
-        note(f"checkpoint {number} is the newest one: no output is written again")
+        note(f"checkpoint {number} is the newest one of this state: no output that it knows of is written again")
         return
     sinks = ", ".join(step.step_id for step in flow.graph.sinks())
     then, now = (None if info.damage else job_record(info) for info in (chosen, newest))

@@ -32,13 +32,14 @@ import os
 import re
 import secrets
 import stat
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
 from onceflow._native import _crc32
-from onceflow.exceptions import FencedError, SinkError
+from onceflow.exceptions import FencedError, MissingOutputWarning, SinkError
 from onceflow.sinks import SinkContext
 
 __all__ = ["OpenPart", "PartDirectory", "PartName", "checksum_of", "sink_errors", "sync_directory"]
@@ -169,11 +170,12 @@ class PartDirectory:
 
     # -- who may write ---------------------------------------------------------------------------
 
-    def check(self, sealed: int | None) -> None:
+    def check(self, newest: tuple[int, int] | None, before: tuple[int, int] | None) -> None:
         """Whether this run may write here; changes nothing.
 
         Args:
-            sealed: The newest checkpoint of this lineage that had output, as far as the state knows.
+            newest: (lineage, checkpoint) of the newest output, as far as the state knows.
+            before: Of the one before it.
 
         Raises:
             FencedError: A newer run writes here.
@@ -186,7 +188,7 @@ class PartDirectory:
         if newer is not None and (newer.lineage, newer.epoch) >= (self._run.lineage, self._run.epoch):
             raise FencedError(f"{self._fenced(newer)}. If none does, {self._older_state()}")
         self._check_visible(staging)
-        self._check_complete(staging, sealed)
+        self._check_complete(staging, newest, before)
 
     def take(self) -> None:
         """From now on nobody older may write here."""
@@ -341,18 +343,59 @@ class PartDirectory:
                 f"newest one of this run's state is {decided or 'none'}: {self._older_state()}"
             )
 
-    def _check_complete(self, staging: _Staging, sealed: int | None) -> None:
-        """That what was written is there, or was; of the newest decided checkpoint the recovery finds out."""
-        number = self._context.newest_decided
-        if sealed is None or number is None or sealed >= number:
+    def _check_complete(
+        self, staging: _Staging, newest: tuple[int, int] | None, before: tuple[int, int] | None
+    ) -> None:
+        """That what was written is there, or was; of an output that the recovery commits it finds out itself."""
+        context = self._context
+        parts = {part[:2] for part in self.parts()}
+        there = max(max(parts, default=(0, 0)), staging.newest or (0, 0))
+
+        def known(rank: tuple[int, int]) -> bool:
+            return rank in parts or (rank <= there and rank[0] == there[0])
+
+        if newest is None or known(newest):
             return
-        newest = max((part[:2] for part in self.parts()), default=(0, 0))
-        if max(newest, staging.newest or (0, 0)) < (self._run.lineage, sealed):
-            raise SinkError(
-                f"the output of checkpoint {sealed} is lost: {self.path} does not know it. It was emptied, or put back "
-                "from an older copy. Put the newest one back; or, to go on without what is missing, run it once with "
-                f"from_checkpoint={number} (--from-checkpoint {number})"
+        end = context.newest_decided or (context.restored_checkpoint if context.newest_left is None else None)
+        lost = newest
+        if end is not None and newest[1] >= end:
+            if before is None or known(before):
+                return
+            lost = before
+        if context.newest_decided is not None:
+            # Where this lineage goes on from was looked at when it began.
+            if lost[0] == context.lineage:
+                raise SinkError(self._incomplete(lost, there, context.newest_decided))
+        elif context.newest_left is not None and staging.runs and there < lost:
+            raise SinkError(self._incomplete(lost, there, context.newest_left))
+        else:
+            # Made anew, or left by another lineage; or the end of a lineage, from where a person goes on all the same.
+            warnings.warn(
+                MissingOutputWarning(
+                    f"{self._lost(lost, there)}, and this run goes on after checkpoint {context.restored_checkpoint}. "
+                    "If nobody has taken it away on purpose it is missing: put it back, or resume from a checkpoint "
+                    "that the directory has in full"
+                ),
+                stacklevel=2,
             )
+
+    def _lost(self, lost: tuple[int, int], there: tuple[int, int]) -> str:
+        lineage = "" if there[0] in (0, lost[0]) else f" of lineage {there[0]}"
+        holds = f"it has the output up to checkpoint {there[1]}{lineage}" if there[1] else "it has no output"
+        return f"the output of checkpoint {lost[1]} is lost: {self.path} does not know it; {holds}"
+
+    def _incomplete(self, lost: tuple[int, int], there: tuple[int, int], newest: int) -> str:
+        again = "move part files that are left away, and run it once with fresh=True (--fresh)"
+        if there[1]:
+            again = (
+                f"resume with from_checkpoint from {there[1]}, the newest checkpoint that the directory has in full, "
+                f"or from one before it; or, if the state has none of them any more, {again}"
+            )
+        return (
+            f"{self._lost(lost, there)}. It was emptied, or put back from an older copy. Put the newest one back; or "
+            f"write what is missing again: {again}; or, to go on without what is missing, run it once with "
+            f"from_checkpoint={newest} (--from-checkpoint {newest})"
+        )
 
     def _older_state(self) -> str:
         """How to go on with a state that is older than the output."""

@@ -124,16 +124,17 @@ class _PartSinkWriter(TransactionalSinkWriter):
         self._full: list[OpenPart] = []
         #: Parts that this run has prepared: what the file system said of them.
         self._stats: dict[PartName, tuple[int, ...]] = {}
-        #: The newest checkpoint of this lineage with output.
-        self._sealed: int | None = None
         # Of another kind of sink, if the dataflow was changed.
         restored: Any = context.restored_state if isinstance(context.restored_state, dict) else {}
-        if restored.get("lineage") == context.lineage:
-            self._sealed = restored["sealed"]
+        #: (lineage, checkpoint) of the newest output, and of the one before it.
+        self._sealed, self._before = _rank_of(restored.get("newest")), _rank_of(restored.get("before"))
+        if self._sealed is None:
+            # An older version.
+            self._sealed = _rank_of([restored.get("lineage"), restored.get("sealed")])
         if restored.get("learnt") is not None:
             writer.restore(restored["learnt"])
         self._directory = PartDirectory(directory, context)
-        self._directory.check(self._sealed)
+        self._directory.check(self._sealed, self._before)
 
     def applied(self, checkpoint_id: int) -> bool | None:
         return self._directory.applied(checkpoint_id)
@@ -178,11 +179,13 @@ class _PartSinkWriter(TransactionalSinkWriter):
         self._finish()
         parts, self._full = self._full, []
         if parts:
-            self._sealed = checkpoint_id
+            self._before, self._sealed = self._sealed, (self._context.lineage, checkpoint_id)
         return parts or None
 
     def snapshot(self) -> Plain:
-        return {"lineage": self._context.lineage, "sealed": self._sealed, "learnt": self._writer.snapshot()}
+        ranks: list[Plain] = [None if rank is None else list(rank) for rank in (self._sealed, self._before)]
+        newest, before = ranks
+        return {"newest": newest, "before": before, "learnt": self._writer.snapshot()}
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
         directory, epoch = self._directory, self._context.job_epoch
@@ -248,8 +251,10 @@ class _PartSinkWriter(TransactionalSinkWriter):
                 )
         except FileNotFoundError:
             # Renamed before, maybe in this moment by the run that is being replaced; and once it was visible, whoever
-            # reads it may have taken it away.
-            if not was_visible and not os.path.lexists(final):
+            # reads it may have taken it away. What a later lineage made visible says nothing of an earlier one, which
+            # was left.
+            known = was_visible and newest is not None and newest[0] == name.lineage
+            if not known and not os.path.lexists(final):
                 self._missing(part)
 
     def _verify(self, part: _Prepared, path: Path, prepared: tuple[int, ...] | None) -> None:
@@ -309,6 +314,13 @@ class _PartSinkWriter(TransactionalSinkWriter):
             for part in (*self._full, *([self._open] if self._open else [])):
                 part.discard()
         self._full, self._open = [], None
+
+
+def _rank_of(stored: Any) -> tuple[int, int] | None:
+    """(lineage, checkpoint) as ``snapshot`` keeps it."""
+    if isinstance(stored, list | tuple) and len(stored) == 2 and all(isinstance(number, int) for number in stored):
+        return stored[0], stored[1]
+    return None
 
 
 def _stat_of(path: Path) -> tuple[int, ...]:

@@ -69,6 +69,7 @@ from onceflow.exceptions import (
     LogError,
     MissingOutputWarning,
     ProducerFencedError,
+    RepeatedOutputWarning,
     SinkError,
     StateError,
     StoreError,
@@ -170,7 +171,9 @@ class _LogSinkWriter(TransactionalSinkWriter):
         with _sink_errors(directory):
             self._log = Log.open(directory, create=partitions is not None)
             try:
-                self._check(self._markers())
+                markers = self._markers()
+                self._check(markers)
+                self._check_new_lineage(markers)
                 if partitions is not None:
                     with contextlib.suppress(TopicExistsError):
                         self._log.create_topic(topic, partitions=partitions)
@@ -237,6 +240,42 @@ class _LogSinkWriter(TransactionalSinkWriter):
         for topic, marker in markers.items():
             self._check_checkpoint(topic, marker)
 
+    def _check_new_lineage(self, markers: dict[str, Marker]) -> None:
+        """Where a job goes back on purpose: that a topic has what the output goes on from, and what it has after it.
+
+        Once, before any sink is touched: afterwards the markers are of the new lineage.
+        """
+        mine = self._context
+        restored = mine.restored_checkpoint
+        if restored is None or mine.newest_decided is not None:
+            return
+        marker = markers.get(self._topic)
+        if marker is None:
+            return
+        if marker.lineage != mine.lineage and marker.checkpoint > restored:
+            warnings.warn(
+                RepeatedOutputWarning(
+                    f"topic {self._topic!r} of {self._directory} holds the output of checkpoints after {restored}, up "
+                    f"to {marker.checkpoint}, of job {mine.job!r}: it stays there, and sink {mine.sink!r} writes it "
+                    "again, so readers find it twice. Where that must not be, run the job with its newest state "
+                    "instead; or delete the topic, move away what other sinks hold, and run the job once with "
+                    "fresh=True (--fresh), which writes all of it once"
+                ),
+                stacklevel=2,
+            )
+        if mine.restored_state is None:
+            return
+        known = msgspec.convert(mine.restored_state, Written)
+        there = self._standing(marker)
+        anew = known.log != self._log.id or self._number(self._topic) > known.number
+        # Without a checkpoint that is left, the output of the restored one may have to be committed yet.
+        if mine.newest_left is not None and known.topic == self._topic and there < known.newest and not anew:
+            error = self._older_log(self._topic, known.newest, there, mine.newest_left)
+            if marker.lineage == known.lineage:
+                raise error
+            # Another lineage has gone on from before it.
+            warnings.warn(MissingOutputWarning(str(error)), stacklevel=2)
+
     def _check_state(self, topic: str, marker: Marker) -> None:
         mine = self._context.state_id
         if marker.state and mine and marker.state != mine:
@@ -300,13 +339,17 @@ class _LogSinkWriter(TransactionalSinkWriter):
         if mine.restored_state is None:
             return
         known = msgspec.convert(mine.restored_state, Written)
-        if (known.lineage, known.topic) != (mine.lineage, self._topic):
+        if known.topic != self._topic or (known.lineage != mine.lineage and mine.newest_left is not None):
             return
         # A topic, or a log, that was deleted and made anew has none of it on purpose.
         anew = known.log != self._log.id or self._number(self._topic) > known.number
         there = visible.get(self._topic, 0)
         if there < known.newest and not anew:
-            raise self._older_log(self._topic, known.newest, there)
+            error = self._older_log(self._topic, known.newest, there)
+            if known.lineage == mine.lineage:
+                raise error
+            # From the end of a lineage a person goes on all the same.
+            warnings.warn(MissingOutputWarning(str(error)), stacklevel=2)
 
     def _standing(self, marker: Marker) -> int:
         """The newest checkpoint of this timeline whose output a topic has."""
@@ -319,8 +362,8 @@ class _LogSinkWriter(TransactionalSinkWriter):
         """What has the markers, and how to delete it."""
         return f"the group {self._group!r} (Log.open({str(self._directory)!r}).delete_group({self._group!r}))"
 
-    def _older_log(self, topic: str, expected: int, there: int) -> SinkError:
-        number = self._context.restored_checkpoint
+    def _older_log(self, topic: str, expected: int, there: int, newest: int | None = None) -> SinkError:
+        number = newest or self._context.restored_checkpoint
         return SinkError(
             f"topic {topic!r} of {self._directory} had the output of checkpoint {expected} of job "
             f"{self._context.job!r}, and has it up to {there or 'none'} now: the log is older than the job's state, as "
