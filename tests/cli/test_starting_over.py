@@ -55,7 +55,8 @@ def test_yes_starts_over_in_a_new_lineage(home, onceflow, terminal, finished):
     assert screen.wait() == 0, screen.text
     assert "started from nothing" in screen.text
     assert read_parts(home / "out") == finished
-    assert {info.lineage for info in checkpoints(home / "state")} == {2}
+    # How many of the lineage that was left are still there depends on how many the new one has.
+    assert max(checkpoints(home / "state"), key=lambda info: info.id).lineage == 2
 
 
 def test_yes_given_beforehand(home, onceflow, finished):
