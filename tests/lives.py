@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 
-__all__ = ["Life", "no_survivors"]
+__all__ = ["Life", "killed_until_done", "no_survivors"]
 
 _PR_SET_PDEATHSIG = 1
 _OUR_VARIABLES = ("CRASH_AT", "STOP_AT", "HOLD_AT", "HOLD_IN", "TRACE_POINTS")
@@ -114,3 +115,22 @@ def no_survivors() -> Iterator[None]:
     finally:
         for life in list(_LIVING):
             life.kill()
+
+
+def killed_until_done(function: Callable[[], object], *, longest_s: float, at_most: int, moments: random.Random) -> int:
+    """Kills one life after another at a random moment, until one gets through; how many were killed.
+
+    Args:
+        function: What a life does.
+        longest_s: A life is killed after so long at most: about as long as an undisturbed one takes on this machine,
+            so that neither all of them are through nor all of them have hardly begun.
+        at_most: So many are killed at most.
+        moments: Of the kills.
+    """
+    for kills in range(at_most):
+        life = Life(function)
+        if life.step(moments.uniform(0, longest_s)) is None and life.kill() == "killed":
+            continue
+        assert life.end == "done", life.error
+        return kills
+    return at_most

@@ -59,7 +59,10 @@ def build(root: Path) -> of.Dataflow:
     return flow
 
 
+def run_job(root: Path, interval_ms: float) -> bool:
+    """One life of the job; whether it has finished."""
+    return of.run(build(root), root / "state", checkpoint_interval_s=interval_ms / 1000, batch_size=20).finished
+
+
 if __name__ == "__main__":
-    place, interval_ms = Path(sys.argv[1]), float(sys.argv[2])
-    result = of.run(build(place), place / "state", checkpoint_interval_s=interval_ms / 1000, batch_size=20)
-    sys.exit(0 if result.finished else 3)
+    sys.exit(0 if run_job(Path(sys.argv[1]), float(sys.argv[2])) else 3)

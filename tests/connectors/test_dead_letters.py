@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -11,11 +12,13 @@ import subprocess
 import sys
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from poison_job import LINES, SOURCES, build, write_input
+from lives import Life, killed_until_done
+from poison_job import LINES, SOURCES, build, run_job, write_input
 
 from onceflow import Columns, Dataflow, count, run
 from onceflow.connectors.files import CsvSource, read_parts
@@ -37,16 +40,12 @@ CELLS = [
 ]
 
 
-def life(root: Path, *, crash_at: str | None = None, kill_after_s: float | None = None) -> int:
+def life(root: Path, *, crash_at: str | None = None) -> int:
     env = {name: value for name, value in os.environ.items() if name not in ("CRASH_AT", "STOP_AT")}
     if crash_at is not None:
         env["CRASH_AT"] = crash_at
     job = [sys.executable, str(Path(__file__).with_name("poison_job.py")), str(root), "2"]
-    with subprocess.Popen(job, env=env) as process:
-        if kill_after_s is not None:
-            time.sleep(kill_after_s)
-            process.kill()
-        return process.wait(timeout=120)
+    return subprocess.run(job, env=env, check=False, timeout=120).returncode
 
 
 def check(root: Path) -> None:
@@ -89,16 +88,20 @@ def test_killed_at_a_crash_point(tmp_path, point, nth):
 
 
 def test_killed_at_random_moments(tmp_path):
-    random.seed(7)
+    moments = random.Random(7)
+    write_input(tmp_path / "timed")
+    start = time.monotonic()
+    assert Life(partial(run_job, tmp_path / "timed", 2)).wait() == "done"
+    longest_s = time.monotonic() - start
     kills = 0
-    for number in range(2):
+    for number in itertools.count(1):
         root = tmp_path / str(number)
         write_input(root)
-        for _ in range(8):
-            kills += life(root, kill_after_s=random.uniform(0.15, 0.5)) == -signal.SIGKILL
+        kills += killed_until_done(partial(run_job, root, 2), longest_s=longest_s, at_most=8, moments=moments)
         assert life(root) == 0
         check(root)
-    assert kills > 5
+        if kills >= 12:
+            break
 
 
 def test_counts(tmp_path):

@@ -88,13 +88,17 @@ def build(root: Path, kind: str) -> of.Dataflow:
     return flow
 
 
-if __name__ == "__main__":
-    root, guarantee, kind, interval_ms = Path(sys.argv[1]), *sys.argv[2:5]
-    result = of.run(
+def run_job(root: Path, guarantee: str, kind: str, interval_ms: float) -> bool:
+    """One life of the job; whether it has finished."""
+    return of.run(
         build(root, kind),
         root / "state",
         guarantee=guarantee,
-        checkpoint_interval_s=float(interval_ms) / 1000,
+        checkpoint_interval_s=interval_ms / 1000,
         batch_size=50,
-    )
-    sys.exit(0 if result.finished else 3)
+    ).finished
+
+
+if __name__ == "__main__":
+    top, promise, sink_kind, interval = sys.argv[1:]
+    sys.exit(0 if run_job(Path(top), promise, sink_kind, float(interval)) else 3)

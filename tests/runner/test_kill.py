@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -10,9 +11,12 @@ import subprocess
 import sys
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
+from job import run_job
+from lives import Life, killed_until_done
 from support import JOB, ROWS, ids, life, outputs, write_input
 
 POINTS = tomllib.loads(Path(__file__).with_name("crash_points.toml").read_text())
@@ -56,22 +60,21 @@ def test_killed_at_a_crash_point(tmp_path, calm, point, nth):
 
 def test_killed_at_random_moments(tmp_path, calm):
     """200 kills in all, spread over jobs that each are killed until they get through."""
-    random.seed(20_240_101)
+    moments = random.Random(20_240_101)
+    write_input(tmp_path / "timed")
+    start = time.monotonic()
+    assert Life(partial(run_job, tmp_path / "timed", "exactly_once", "transactional", 1)).wait() == "done"
+    longest_s = time.monotonic() - start
     kills = 0
-    number = 0
-    while kills < 200:
+    for number in itertools.count():
         root = tmp_path / str(number)
-        number += 1
         write_input(root)
-        for _ in range(25):
-            with subprocess.Popen(
-                [sys.executable, str(JOB), str(root), "exactly_once", "transactional", "1"]
-            ) as process:
-                time.sleep(random.uniform(0.12, 0.45))
-                process.kill()
-                kills += process.wait() == -signal.SIGKILL
-        assert life(root, "exactly_once", "transactional") == 0
+        job = partial(run_job, root, "exactly_once", "transactional", 1)
+        kills += killed_until_done(job, longest_s=longest_s, at_most=25, moments=moments)
+        assert Life(job).wait() == "done"
         assert outputs(root) == calm
+        if kills >= 200:
+            break
 
 
 def take_over(root, kind):
