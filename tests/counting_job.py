@@ -16,7 +16,7 @@ from onceflow._native import Log
 from onceflow.connectors.files import CsvSink, CsvSource, JsonLinesSink, ParquetSink, read_parts
 from onceflow.connectors.log import LogSink
 from onceflow.exceptions import FinishedJobWarning, RepeatedOutputWarning
-from onceflow.runner import run as run_flow
+from onceflow.runtime.run import run as run_flow
 from onceflow.sinks import Sink
 
 __all__ = ["KINDS", "ROWS", "run", "shown", "write_input"]

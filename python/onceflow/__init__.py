@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from onceflow.dataflow import Dataflow
     from onceflow.events import JobResult
     from onceflow.log import Consumer, Log, Producer
-    from onceflow.runner import run
+    from onceflow.runtime.run import run
     from onceflow.types import Guarantee
 
     __version__: str
@@ -68,7 +68,7 @@ _HOMES = {
     "Guarantee": "onceflow.types",
     "JobResult": "onceflow.events",
     "Columns": "onceflow.columns",
-    "run": "onceflow.runner",
+    "run": "onceflow.runtime.run",
     "count": "onceflow.aggregates",
     "first": "onceflow.aggregates",
     "last": "onceflow.aggregates",

@@ -10,11 +10,11 @@ from typing import Any
 
 from onceflow.aggregates import Aggregate, shape_of
 from onceflow.exceptions import ConfigurationError
-from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
-from onceflow.keys import KeySelector, KeyType, check_key_type
+from onceflow.graph.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
 from onceflow.operators.aggregate import AggregateKeys, AggregateWindows
 from onceflow.operators.base import Operator
 from onceflow.operators.keyed_state import DropDuplicates, Process, StatefulMap
+from onceflow.operators.keys import KeySelector, KeyType, check_key_type
 from onceflow.operators.stateless import Filter, FilterBatch, FlatMap, Inspect, Map, MapBatch, Union
 from onceflow.operators.timestamps import AssignTimestamps
 from onceflow.sinks import IdempotentSink, PlainSink, Sink, TransactionalSink
@@ -107,7 +107,7 @@ class Dataflow:
 
         Of more than 100 paths the first one from each source to each sink, which stands for all between them.
         """
-        from onceflow.planner import explain  # noqa: PLC0415 - the planner knows dataflows
+        from onceflow.graph.guarantees import explain  # noqa: PLC0415 - the planner knows dataflows
 
         return explain(self._graph, Guarantee(guarantee))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from counting_job import run
 
-import onceflow.runner  # noqa: F401 - loaded late otherwise
+import onceflow.runtime.run  # noqa: F401 - loaded late otherwise
 from onceflow import crash
 
 WAYS = ("exception", "exit", "_exit", "exec", "outlive")

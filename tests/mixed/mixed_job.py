@@ -22,7 +22,7 @@ import onceflow as of
 from onceflow._native import Log, LogProducer
 from onceflow.connectors.files import CsvSink, ParquetSink, read_parts
 from onceflow.connectors.log import LogSink, LogSource
-from onceflow.runner import run as run_flow
+from onceflow.runtime.run import run as run_flow
 
 __all__ = ["PRODUCERS", "check", "create", "produce", "run"]
 

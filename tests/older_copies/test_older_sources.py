@@ -21,7 +21,7 @@ from onceflow.connectors.files import CsvSink, CsvSource, JsonLinesSource, read_
 from onceflow.connectors.log import LogSource
 from onceflow.exceptions import OnceflowError
 from onceflow.log import Log, Producer
-from onceflow.runner import run as run_flow
+from onceflow.runtime.run import run as run_flow
 from onceflow.sources import Source
 
 ATTEMPTS = 10

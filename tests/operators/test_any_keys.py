@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from onceflow import Columns, Dataflow, count, last, run, sum
 from onceflow.exceptions import ConfigurationError, DataflowChangedError, UserFunctionError
-from onceflow.keys import decode_key, encode_key, key_order
+from onceflow.operators.keys import decode_key, encode_key, key_order
 from onceflow.state import Processor, ValueState
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 from onceflow.windows import Tumbling

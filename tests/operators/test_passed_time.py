@@ -12,7 +12,7 @@ import pytest
 
 from onceflow import Dataflow, run
 from onceflow.clock import SystemClock
-from onceflow.passed_time import PassedTime
+from onceflow.operators.passed_time import PassedTime
 from onceflow.state import Processor, ValueState
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 

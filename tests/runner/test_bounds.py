@@ -14,9 +14,9 @@ import pytest
 
 from onceflow import Columns, Dataflow, run
 from onceflow.events import CheckpointCompleted, Progress
-from onceflow.runner import _Job
+from onceflow.runtime.run import _Job
+from onceflow.runtime.sizes import estimated_bytes
 from onceflow.sinks import IdempotentSink, PlainSink, SinkWriter, TransactionalSink, TransactionalSinkWriter
-from onceflow.sizes import estimated_bytes
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.testing import TransactionalTestingSink
 
@@ -133,7 +133,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _bound(monkeypatch):
-    monkeypatch.setattr("onceflow.runner._MAX_HELD_BYTES", BOUND)
+    monkeypatch.setattr("onceflow.runtime.run._MAX_HELD_BYTES", BOUND)
 
 
 @pytest.mark.parametrize("guarantee", KINDS)
@@ -217,7 +217,7 @@ def test_a_batch_whose_output_is_larger_than_the_bound_is_left_for_a_checkpoint(
     # A piece of a batch has 64 records at first, and 300 here at most.
     assert max(sizes) < BOUND + 400 * RECORD_BYTES
     assert len(sizes) >= 2 * partitions
-    monkeypatch.setattr("onceflow.runner._MAX_HELD_BYTES", 1 << 40)
+    monkeypatch.setattr("onceflow.runtime.run._MAX_HELD_BYTES", 1 << 40)
     assert numbers == numbered(state.with_name("calm"), partitions)
     assert len(numbers) == 700 * partitions
 

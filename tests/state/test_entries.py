@@ -14,10 +14,10 @@ from onceflow.clock import ManualClock
 from onceflow.codec import MsgpackCodec, PickleCodec
 from onceflow.entries import CHUNK_ENTRIES, ListEntries, MapEntries
 from onceflow.exceptions import StoreCorruptError
-from onceflow.keys import KeySelector
 from onceflow.operators.base import OperatorContext
 from onceflow.operators.keyed_state import Process
-from onceflow.passed_time import PassedTime
+from onceflow.operators.keys import KeySelector
+from onceflow.operators.passed_time import PassedTime
 from onceflow.state import ListState, MapState, Processor
 from onceflow.testing import ABORT, EOF, AbortedError, TestingSource, TransactionalTestingSink
 

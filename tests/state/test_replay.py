@@ -14,8 +14,8 @@ from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.log import LogSource
 from onceflow.events import Progress
 from onceflow.exceptions import DamagedCheckpointWarning, SinkError, SourceChangedError, StoreCorruptError
+from onceflow.graph.guarantees import why_not_repeatable
 from onceflow.log import Log, Producer
-from onceflow.planner import why_not_repeatable
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onceflow.exceptions import CheckpointNotFoundError, OnceflowError
-from onceflow.job_record import JOB_BLOB, JobRecord
+from onceflow.runtime.job_record import JOB_BLOB, JobRecord
 
 if TYPE_CHECKING:
     from onceflow._native import CheckpointInfo, StateBackend

@@ -19,7 +19,7 @@ def explain(
 ) -> None:
     """Show, path by path, which guarantee holds and what it stands on. Exit code 1 if it is not kept."""
     from onceflow.exceptions import DeliveryGuaranteeError  # noqa: PLC0415 - only here
-    from onceflow.planner import plan  # noqa: PLC0415 - loads numpy
+    from onceflow.graph.guarantees import plan  # noqa: PLC0415 - loads numpy
 
     flow = load_target(target)
     typer.echo(flow.explain(guarantee))

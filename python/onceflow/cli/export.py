@@ -21,7 +21,7 @@ import numpy as np
 from onceflow._native import Batch, Table
 from onceflow.codec import MsgpackCodec
 from onceflow.exceptions import ConfigurationError, SerializationError
-from onceflow.keys import decode_key, holds_other_keys
+from onceflow.operators.keys import decode_key, holds_other_keys
 
 __all__ = ["write_arrow", "write_csv", "write_jsonl"]
 

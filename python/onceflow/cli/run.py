@@ -106,7 +106,7 @@ def run(
         _tell_repeated_output(flow, state, _checkpoint(from_checkpoint))
 
     from onceflow.cli.progress import JobProgress  # noqa: PLC0415 - loads the extension
-    from onceflow.runner import run as run_job  # noqa: PLC0415 - loads numpy and the extension
+    from onceflow.runtime.run import run as run_job  # noqa: PLC0415 - loads numpy and the extension
 
     progress = JobProgress(flow.name)
     try:

@@ -23,10 +23,10 @@ from onceflow.exceptions import (
     TypeMismatchError,
     UserFunctionError,
 )
-from onceflow.keys import KeySelector, KeyType, decode_key, key_list, key_order, other_keys, plain_key
 from onceflow.operators.base import EventTimes, OperatorContext, Output
 from onceflow.operators.calls import each, shown
 from onceflow.operators.keyed import KeyedOperator
+from onceflow.operators.keys import KeySelector, KeyType, decode_key, key_list, key_order, other_keys, plain_key
 from onceflow.operators.totals import Totals
 from onceflow.operators.values import RefusedValueError, Values, pick, read_values
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, FIRST_MICROS, LAST_MICROS, Batch, Micros

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 from onceflow._native import PendingCheckpoint, StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
-from onceflow.passed_time import PassedTime
+from onceflow.operators.passed_time import PassedTime
 from onceflow.types import Batch, Micros
 from onceflow.watermarks import Times
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onceflow._native import StateBackend, Table
-from onceflow.keys import (
+from onceflow.operators.keys import (
     AgreedType,
     all_fit,
     decode_key,

@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from onceflow._native import StateBackend, Table
 from onceflow.exceptions import DataflowChangedError, OnceflowError, StateError, TypeMismatchError, UserFunctionError
-from onceflow.keys import (
+from onceflow.operators.base import Operator
+from onceflow.operators.calls import shown
+from onceflow.operators.keys import (
     AgreedType,
     KeySelector,
     KeyType,
@@ -30,8 +32,6 @@ from onceflow.keys import (
     plain_keys,
     same_kind,
 )
-from onceflow.operators.base import Operator
-from onceflow.operators.calls import shown
 from onceflow.types import Batch
 
 __all__ = ["KeyedOperator"]

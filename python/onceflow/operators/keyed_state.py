@@ -18,13 +18,22 @@ from onceflow.exceptions import (
     StateError,
     StoreCorruptError,
 )
-from onceflow.keys import AgreedType, KeySelector, KeyType, all_fit, encode_key, key_list, key_order, plain_key
 from onceflow.operators.aggregate import _pick
 from onceflow.operators.base import EventTimes, OperatorContext, Output
 from onceflow.operators.calls import failed
 from onceflow.operators.expiry import Sweep
 from onceflow.operators.key_table import KeyTable
 from onceflow.operators.keyed import KeyedOperator
+from onceflow.operators.keys import (
+    AgreedType,
+    KeySelector,
+    KeyType,
+    all_fit,
+    encode_key,
+    key_list,
+    key_order,
+    plain_key,
+)
 from onceflow.state import ListState, MapState, Processor
 from onceflow.types import Batch, Micros
 

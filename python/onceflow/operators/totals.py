@@ -28,8 +28,8 @@ from onceflow.exceptions import (
     StateOverflowError,
     TypeMismatchError,
 )
-from onceflow.keys import KeyType, can_be_written, key_list
 from onceflow.operators.folds import fold, quotient
+from onceflow.operators.keys import KeyType, can_be_written, key_list
 from onceflow.operators.values import RefusedValueError, Values, is_nan, pick
 
 __all__ = ["Totals"]

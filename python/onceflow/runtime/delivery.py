@@ -27,6 +27,7 @@ from onceflow.columns import rows_of
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, FencedError, SinkError, StoreForkedError, described
 from onceflow.process import HomeProcess
+from onceflow.runtime.sizes import estimated_bytes
 from onceflow.sinks import (
     Committable,
     IdempotentSink,
@@ -37,7 +38,6 @@ from onceflow.sinks import (
     TransactionalSink,
     TransactionalSinkWriter,
 )
-from onceflow.sizes import estimated_bytes
 from onceflow.types import Batch, Guarantee
 
 __all__ = ["SinkLeg", "open_leg", "sink_errors"]

@@ -10,13 +10,13 @@ from onceflow._native import PendingCheckpoint, StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
-from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
+from onceflow.graph.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
+from onceflow.graph.guarantees import origins
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
+from onceflow.operators.passed_time import PassedTime
 from onceflow.operators.timestamps import AssignTimestamps
-from onceflow.passed_time import PassedTime
-from onceflow.planner import origins
 from onceflow.process import HomeProcess
-from onceflow.sink_legs import SinkLeg, sink_errors
+from onceflow.runtime.delivery import SinkLeg, sink_errors
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros
 from onceflow.watermarks import combined
 

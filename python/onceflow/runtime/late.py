@@ -6,8 +6,8 @@ import warnings
 from datetime import UTC, datetime, timedelta
 
 from onceflow.exceptions import LateRecordsWarning
+from onceflow.runtime.pipeline import FirstLate
 from onceflow.types import FIRST_MICROS, LAST_MICROS, Micros
-from onceflow.worker_task import FirstLate
 
 __all__ = ["warn_of_late"]
 

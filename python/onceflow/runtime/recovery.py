@@ -19,11 +19,11 @@ from onceflow._native import CheckpointInfo, StateBackend, recovery_plan
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, OnceflowError, StoreCorruptError
-from onceflow.graph import Graph
-from onceflow.job_record import JOB_BLOB, SINK_BLOB, JobRecord
-from onceflow.planner import check_resume, why_not_repeatable
+from onceflow.graph.graph import Graph
+from onceflow.graph.guarantees import check_resume, why_not_repeatable
 from onceflow.process import closing
-from onceflow.sink_legs import SinkLeg, open_leg, sink_errors
+from onceflow.runtime.delivery import SinkLeg, open_leg, sink_errors
+from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord
 from onceflow.sinks import SinkContext
 from onceflow.types import Guarantee
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from onceflow.exceptions import ConfigurationError, DataflowChangedError, DeliveryGuaranteeError
-from onceflow.graph import Graph, Input, OperatorStep, SinkStep, SourceStep, Step
+from onceflow.graph.graph import Graph, Input, OperatorStep, SinkStep, SourceStep, Step
 from onceflow.types import Guarantee
 
 __all__ = ["check_resume", "explain", "fingerprint", "origins", "plan", "why_not_repeatable"]

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onceflow._native import CheckpointCoordinator, CheckpointStats, CoordinatorEffect, PendingCheckpoint, StateBackend
-from onceflow.checkpoint_thread import CheckpointThread
 from onceflow.clock import Clock
 from onceflow.crash import crash_point
 from onceflow.exceptions import CheckpointError
-from onceflow.job_record import SINK_BLOB
 from onceflow.process import HomeProcess
-from onceflow.sink_legs import SinkLeg, sink_errors
+from onceflow.runtime.checkpoint_thread import CheckpointThread
+from onceflow.runtime.delivery import SinkLeg, sink_errors
+from onceflow.runtime.job_record import SINK_BLOB
 
 __all__ = ["Checkpointing"]
 

@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from onceflow.channel import BarrierEvent, BatchEvent, Channel, EndEvent
 from onceflow.exceptions import OnceflowError, SourceChangedError, SourceError, described
-from onceflow.graph import SourceStep
+from onceflow.graph.graph import SourceStep
 from onceflow.operators.base import EventTimes
 from onceflow.process import HomeProcess
+from onceflow.runtime.channel import BarrierEvent, BatchEvent, Channel, EndEvent
 from onceflow.sources import SourceBatch, SourceReader, StopRun
 from onceflow.types import END_OF_TIME, Micros, Plain
 from onceflow.watermarks import PartitionWatermark

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from os import PathLike, fspath
 
 from onceflow._native import StateBackend
-from onceflow.checkpointing import Checkpointing
 from onceflow.clock import Clock, SystemClock
 from onceflow.crash import crash_point
 from onceflow.dataflow import Dataflow
@@ -29,12 +28,13 @@ from onceflow.exceptions import (
     SourceError,
     StoreCorruptError,
 )
-from onceflow.job_options import JobOptions
-from onceflow.job_record import JOB_BLOB, JobRecord
-from onceflow.late import warn_of_late
-from onceflow.planner import fingerprint, plan
+from onceflow.graph.guarantees import fingerprint, plan
 from onceflow.process import closing, quick_switches, stop_on_signals
-from onceflow.recovery import (
+from onceflow.runtime.checkpoints import Checkpointing
+from onceflow.runtime.job_record import JOB_BLOB, JobRecord
+from onceflow.runtime.late import warn_of_late
+from onceflow.runtime.options import JobOptions
+from onceflow.runtime.recovery import (
     Plan,
     Replay,
     nothing_to_restore,
@@ -44,7 +44,7 @@ from onceflow.recovery import (
     resumed_job,
     warn_of_damage,
 )
-from onceflow.rounds import Rounds
+from onceflow.runtime.worker import Rounds
 from onceflow.sources import PAUSE_S
 from onceflow.types import Guarantee
 

@@ -16,21 +16,21 @@ from typing import Protocol
 import msgspec
 
 from onceflow._native import BarrierAligner, PendingCheckpoint, StateBackend
-from onceflow.channel import BarrierEvent, BatchEvent, Event
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.exceptions import SourceError, UserFunctionError
-from onceflow.graph import Graph, SourceStep
-from onceflow.pace import Pace
-from onceflow.passed_time import PassedTime
+from onceflow.graph.graph import Graph, SourceStep
+from onceflow.operators.passed_time import PassedTime
 from onceflow.process import closing
-from onceflow.sink_legs import SinkLeg
-from onceflow.source_task import SourceTask, source_errors
+from onceflow.runtime.channel import BarrierEvent, BatchEvent, Event
+from onceflow.runtime.delivery import SinkLeg
+from onceflow.runtime.pace import Pace
+from onceflow.runtime.pipeline import FirstLate, WorkerTask
+from onceflow.runtime.source_task import SourceTask, source_errors
 from onceflow.sources import PAUSE_S, SourceBatch, StopRun
 from onceflow.types import END_OF_TIME, Micros
 from onceflow.watermarks import combined
-from onceflow.worker_task import FirstLate, WorkerTask
 
 __all__ = ["Rounds", "RoundsListener"]
 

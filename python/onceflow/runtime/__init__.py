@@ -1,0 +1,1 @@
+"""How a job runs: private. Only ``run`` and the command line begin here."""
