@@ -11,12 +11,15 @@ from typing import Any
 from onceflow.aggregates import Aggregate, shape_of
 from onceflow.exceptions import ConfigurationError
 from onceflow.graph.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
-from onceflow.operators.aggregate import AggregateKeys, AggregateWindows
+from onceflow.operators.aggregate import AggregateKeys
 from onceflow.operators.base import Operator
-from onceflow.operators.keyed_state import DropDuplicates, Process, StatefulMap
+from onceflow.operators.deduplicate import DropDuplicates
 from onceflow.operators.keys import KeySelector, KeyType, check_key_type
+from onceflow.operators.process import Process
+from onceflow.operators.stateful_map import StatefulMap
 from onceflow.operators.stateless import Filter, FilterBatch, FlatMap, Inspect, Map, MapBatch, Union
 from onceflow.operators.timestamps import AssignTimestamps
+from onceflow.operators.window import AggregateWindows
 from onceflow.sinks import IdempotentSink, PlainSink, Sink, TransactionalSink
 from onceflow.sources import Source
 from onceflow.state import Processor

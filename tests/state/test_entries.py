@@ -15,9 +15,9 @@ from onceflow.codec import MsgpackCodec, PickleCodec
 from onceflow.entries import CHUNK_ENTRIES, ListEntries, MapEntries
 from onceflow.exceptions import StoreCorruptError
 from onceflow.operators.base import OperatorContext
-from onceflow.operators.keyed_state import Process
 from onceflow.operators.keys import KeySelector
 from onceflow.operators.passed_time import PassedTime
+from onceflow.operators.process import Process
 from onceflow.state import ListState, MapState, Processor
 from onceflow.testing import ABORT, EOF, AbortedError, TestingSource, TransactionalTestingSink
 

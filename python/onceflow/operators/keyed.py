@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from onceflow._native import StateBackend, Table
 from onceflow.exceptions import DataflowChangedError, OnceflowError, StateError, TypeMismatchError, UserFunctionError
-from onceflow.operators.base import Operator
+from onceflow.operators.base import Operator, OperatorContext
 from onceflow.operators.calls import shown
 from onceflow.operators.keys import (
     AgreedType,
     KeySelector,
     KeyType,
     agree,
+    all_fit,
     as_instants,
     encode_key,
     first_type,
@@ -34,7 +35,7 @@ from onceflow.operators.keys import (
 )
 from onceflow.types import Batch
 
-__all__ = ["KeyedOperator"]
+__all__ = ["KeyedOperator", "KeyedStep"]
 
 #: Most keys whose bytes are remembered, so that they are not written anew for each record.
 _MAX_REMEMBERED = 100_000
@@ -249,6 +250,26 @@ class KeyedOperator(Operator):
         if not all(isinstance(key, tuple) and len(key) == length for key in listed):
             raise TypeMismatchError(f"a key is no tuple of {length}")
         return tuple(map(list, zip(*listed, strict=True)))
+
+
+class KeyedStep(KeyedOperator):
+    """Base of the steps that keep a row a key in a table called like the step, with keys as Python objects."""
+
+    def open(self, context: OperatorContext) -> None:
+        self._context = context
+        self._step_id = context.step_id
+        known = context.backend.tables().get(context.step_id)
+        if known is not None:
+            self._resume(known.key)
+        self._resume_others(context.backend)
+
+    def _listed(self, records: Batch) -> list[Any]:
+        """The keys as Python objects, all of one type."""
+        listed = key_list(self._keys(records))
+        if not self._is_native or not all_fit(self._key_type, listed):
+            listed = list(map(plain_key, listed))
+            self._native_rows(listed, records)
+        return listed
 
 
 def _type_table(step_id: str) -> str:

@@ -21,13 +21,7 @@ from onceflow._native import Batch as Rows
 from onceflow._native import StateBackend, Table
 from onceflow.aggregates import Aggregate
 from onceflow.codec import Codec
-from onceflow.exceptions import (
-    DataflowChangedError,
-    NotANumberError,
-    StateError,
-    StateOverflowError,
-    TypeMismatchError,
-)
+from onceflow.exceptions import DataflowChangedError, NotANumberError, StateError, StateOverflowError, TypeMismatchError
 from onceflow.operators.folds import fold, quotient
 from onceflow.operators.keys import KeyType, can_be_written, key_list
 from onceflow.operators.values import RefusedValueError, Values, is_nan, pick

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onceflow.columns import to_list
+from onceflow.columns import Columns, to_list
+from onceflow.types import Batch
 
-__all__ = ["RefusedValueError", "Values", "is_nan", "pick", "read_values"]
+__all__ = ["RefusedValueError", "Values", "is_nan", "pick", "pick_records", "read_values"]
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 _MOST_UNSIGNED = (1 << 64) - 1
@@ -225,3 +226,8 @@ def pick(values: Any, rows: npt.NDArray[np.int64]) -> Any:
     if isinstance(values, list):
         return [values[row] for row in rows.tolist()]
     return values.take(rows)
+
+
+def pick_records(records: Batch, rows: npt.NDArray[np.int64]) -> Batch:
+    """The records of a batch at these rows, in the same form."""
+    return records.take(rows) if isinstance(records, Columns) else pick(records, rows)
