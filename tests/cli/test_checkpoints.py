@@ -7,7 +7,7 @@ import re
 import signal
 
 import pytest
-from conftest import SLOW, checkpoints, damage_chunk, damage_record, finish, wait_for_checkpoint
+from cli_job import SLOW, checkpoints, damage_chunk, damage_record, finish, wait_for_checkpoint
 
 from onceflow import StateBackend
 from onceflow.cli.verification import verify_in_child

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, SLOW, finish, wait_for_checkpoint
+from cli_job import QUICK, SLOW, finish, wait_for_checkpoint
 
 import onceflow as package
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import QUICK, SLOW, checkpoints, damage_chunk, finish
+from cli_job import QUICK, SLOW, checkpoints, damage_chunk, finish
 
 from onceflow.cli import console
 from onceflow.cli.progress import JobProgress

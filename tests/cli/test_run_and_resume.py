@@ -8,7 +8,7 @@ import time
 
 import msgspec
 import pytest
-from conftest import QUICK, ROWS, SLOW, checkpoints, finish, furnish, wait_for_checkpoint
+from cli_job import QUICK, ROWS, SLOW, checkpoints, finish, furnish, wait_for_checkpoint
 
 from onceflow.connectors.files import read_parts
 

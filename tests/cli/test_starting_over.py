@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from conftest import QUICK, checkpoints, finish
+from cli_job import QUICK, checkpoints, finish
 
 from onceflow import StateBackend
 from onceflow.connectors.files import read_parts

@@ -14,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import PROGRAM, SLOW, checkpoints, damage_chunk, finish, wait_for_checkpoint
+from cli_job import PROGRAM, SLOW, checkpoints, damage_chunk, finish, wait_for_checkpoint
 
 from onceflow import Dataflow, StateBackend, count, max, run
 from onceflow.testing import TestingSource, TransactionalTestingSink
