@@ -14,7 +14,7 @@ import pytest
 
 from onceflow import Columns, Dataflow, run
 from onceflow.events import CheckpointCompleted, Progress
-from onceflow.runtime.run import _Job
+from onceflow.runtime.job import Job
 from onceflow.runtime.sizes import estimated_bytes
 from onceflow.sinks import IdempotentSink, PlainSink, SinkWriter, TransactionalSink, TransactionalSinkWriter
 from onceflow.sources import Source, SourceBatch, SourceReader
@@ -133,7 +133,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _bound(monkeypatch):
-    monkeypatch.setattr("onceflow.runtime.run._MAX_HELD_BYTES", BOUND)
+    monkeypatch.setattr("onceflow.runtime.job._MAX_HELD_BYTES", BOUND)
 
 
 @pytest.mark.parametrize("guarantee", KINDS)
@@ -166,13 +166,13 @@ def test_checkpoints_begin_before_one_gets_too_large(state, guarantee, monkeypat
     flow = Dataflow("bounds")
     flow.source("in", Fast(2000)).sink("out", KINDS[guarantee](gate))
     most = []
-    holds_much = _Job._holds_much
+    holds_much = Job._holds_much
 
     def noted(job):
-        most.append(sum(leg.held_bytes for leg in job._legs.values()) + job._checkpoints.held_bytes)
+        most.append(sum(delivery.held_bytes for delivery in job._deliveries.values()) + job._checkpoints.held_bytes)
         return holds_much(job)
 
-    monkeypatch.setattr(_Job, "_holds_much", noted)
+    monkeypatch.setattr(Job, "_holds_much", noted)
     completed = []
     result = run(
         flow,
@@ -217,7 +217,7 @@ def test_a_batch_whose_output_is_larger_than_the_bound_is_left_for_a_checkpoint(
     # A piece of a batch has 64 records at first, and 300 here at most.
     assert max(sizes) < BOUND + 400 * RECORD_BYTES
     assert len(sizes) >= 2 * partitions
-    monkeypatch.setattr("onceflow.runtime.run._MAX_HELD_BYTES", 1 << 40)
+    monkeypatch.setattr("onceflow.runtime.job._MAX_HELD_BYTES", 1 << 40)
     assert numbers == numbered(state.with_name("calm"), partitions)
     assert len(numbers) == 700 * partitions
 

@@ -17,7 +17,7 @@ from onceflow.crash import crash_point
 from onceflow.exceptions import CheckpointError
 from onceflow.process import HomeProcess
 from onceflow.runtime.checkpoint_thread import CheckpointThread
-from onceflow.runtime.delivery import SinkLeg, sink_errors
+from onceflow.runtime.delivery import Delivery, sink_errors
 from onceflow.runtime.job_record import SINK_BLOB
 
 __all__ = ["Checkpointing"]
@@ -30,17 +30,19 @@ class Checkpointing:
 
     Args:
         backend: Where state and decisions are kept.
-        legs: The sinks by step id.
+        deliveries: The sinks by step id.
         tasks: Names of the tasks that acknowledge.
         clock: Where the time comes from.
     """
 
-    def __init__(self, backend: StateBackend, legs: Mapping[str, SinkLeg], tasks: Sequence[str], clock: Clock) -> None:
+    def __init__(
+        self, backend: StateBackend, deliveries: Mapping[str, Delivery], tasks: Sequence[str], clock: Clock
+    ) -> None:
         self._backend = backend
-        self._legs = legs
+        self._deliveries = deliveries
         self._clock = clock
         self._home = HomeProcess()
-        self._coordinator = CheckpointCoordinator(list(tasks), list(legs), timeout_s=_TIMEOUT_S)
+        self._coordinator = CheckpointCoordinator(list(tasks), list(deliveries), timeout_s=_TIMEOUT_S)
         self._thread = CheckpointThread(self._carry_out)
         self._pending: PendingCheckpoint | None = None
         self._sealed: dict[str, Any] = {}
@@ -70,12 +72,12 @@ class Checkpointing:
         """The cut: what was written to the sinks so far belongs to this checkpoint."""
         self._home.check()
         pending = self._under_way()
-        for step_id, leg in self._legs.items():
+        for step_id, delivery in self._deliveries.items():
             with sink_errors(step_id, "seal"):
-                self.held += leg.held
-                self.held_bytes += leg.held_bytes
-                self._sealed[step_id] = leg.seal(pending.id)
-                learnt = leg.snapshot()
+                self.held += delivery.held
+                self.held_bytes += delivery.held_bytes
+                self._sealed[step_id] = delivery.seal(pending.id)
+                learnt = delivery.snapshot()
             if learnt is not None:
                 pending.put_blob(f"{SINK_BLOB}{step_id}", learnt)
 
@@ -109,7 +111,7 @@ class Checkpointing:
             pending.abort()
             for step_id, sealed in self._sealed.items():
                 if sealed is not None:
-                    self._legs[step_id].abort(pending.id, sealed)
+                    self._deliveries[step_id].abort(pending.id, sealed)
 
     def _submit(self, effects: Sequence[CoordinatorEffect]) -> None:
         for effect in effects:
@@ -136,7 +138,7 @@ class Checkpointing:
         self._home.check()
         pending = self._under_way()
         if effect.kind == "prepare_sinks":
-            return [more for step_id in self._legs for more in self._prepare(step_id, pending)]
+            return [more for step_id in self._deliveries for more in self._prepare(step_id, pending)]
         if effect.kind == "decide":
             return self._decide(pending)
         if effect.kind == "commit_sink":
@@ -148,7 +150,7 @@ class Checkpointing:
         if sealed is not None:
             self._home.check()
             with sink_errors(step_id, "prepare"):
-                staged = self._legs[step_id].prepare(pending.id, sealed)
+                staged = self._deliveries[step_id].prepare(pending.id, sealed)
             if staged is not None:
                 self._staged[step_id] = staged
         crash_point("sink.post_prepare")
@@ -168,6 +170,6 @@ class Checkpointing:
         sealed = self._sealed[step_id]
         if sealed is not None:
             with sink_errors(step_id, "commit"):
-                self._legs[step_id].commit(pending.id, sealed, self._staged.get(step_id))
+                self._deliveries[step_id].commit(pending.id, sealed, self._staged.get(step_id))
         crash_point("sink.post_commit")
         return self._coordinator.committed(step_id, pending.id)

@@ -1,16 +1,16 @@
 """How a sink is written under a guarantee: what is visible when, and what the decision record keeps.
 
-==================  =======================================================================================
-leg                 output of checkpoint N becomes visible
-==================  =======================================================================================
-TransactionalLeg    prepared before the decision, committed after it; again by every recovery
-RecordedLeg         its records are part of the decision; written after it, and again by a recovery
-DirectLeg           at once; flushed before the decision. A crash in between repeats it
-HeldLeg             written after the decision, once. A crash in between loses it
-==================  =======================================================================================
+=====================  =======================================================================================
+delivery               output of checkpoint N becomes visible
+=====================  =======================================================================================
+TransactionalDelivery  prepared before the decision, committed after it; again by every recovery
+RecordedDelivery       its records are part of the decision; written after it, and again by a recovery
+DirectDelivery         at once; flushed before the decision. A crash in between repeats it
+BufferedDelivery       written after the decision, once. A crash in between loses it
+=====================  =======================================================================================
 
-``prepare`` and ``commit`` run on the checkpoint thread, everything else on the job's thread: ``open_leg``, ``applied``
-and ``recover`` before the first record, ``abort`` and ``close`` when the checkpoint thread has ended.
+``prepare`` and ``commit`` run on the checkpoint thread, everything else on the job's thread: ``open_delivery``,
+``applied`` and ``recover`` before the first record, ``abort`` and ``close`` when the checkpoint thread has ended.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from onceflow.sinks import (
 )
 from onceflow.types import Batch, Guarantee
 
-__all__ = ["SinkLeg", "open_leg", "sink_errors"]
+__all__ = ["Delivery", "open_delivery", "sink_errors"]
 
 
-class SinkLeg(ABC):
+class Delivery(ABC):
     """One sink under one guarantee."""
 
     #: Records, and bytes of them, held in memory since the last ``seal``: exact where they are held encoded, else as
@@ -88,7 +88,7 @@ class SinkLeg(ABC):
         """Releases the sink."""
 
 
-class _TransactionalLeg(SinkLeg):
+class _TransactionalDelivery(Delivery):
     stages = True
 
     def __init__(self, writer: TransactionalSinkWriter) -> None:
@@ -132,7 +132,7 @@ def _committable(checkpoint_id: int, staged: bytes) -> Committable:
     return Committable(checkpoint_id, msgspec.msgpack.decode(staged))
 
 
-class _RecordedLeg(SinkLeg):
+class _RecordedDelivery(Delivery):
     stages = True
 
     def __init__(self, writer: SinkWriter, codec: Codec, check_epoch: Callable[[], None]) -> None:
@@ -175,7 +175,7 @@ class _RecordedLeg(SinkLeg):
         self._writer.close()
 
 
-class _DirectLeg(SinkLeg):
+class _DirectDelivery(Delivery):
     def __init__(self, writer: SinkWriter, check_epoch: Callable[[], None]) -> None:
         self._writer = writer
         self._check_epoch = check_epoch
@@ -195,7 +195,7 @@ class _DirectLeg(SinkLeg):
         self._writer.close()
 
 
-class _HeldLeg(SinkLeg):
+class _BufferedDelivery(Delivery):
     def __init__(self, writer: SinkWriter) -> None:
         self._writer = writer
         self._home = HomeProcess()
@@ -225,23 +225,23 @@ class _HeldLeg(SinkLeg):
         self._writer.close()
 
 
-def open_leg(
+def open_delivery(
     sink: Sink, context: SinkContext, guarantee: Guarantee, codec: Codec, check_epoch: Callable[[], None]
-) -> SinkLeg:
-    """The leg of a sink whose fitness the planner has checked.
+) -> Delivery:
+    """How to write a sink whose fitness the planner has checked.
 
     ``check_epoch`` raises ``FencedError`` once a newer run has taken over. It is asked right before each write that a
     sink cannot refuse by itself, so that a process that wakes up does not write over what its successor wrote.
     """
     if isinstance(sink, TransactionalSink):
-        return _TransactionalLeg(sink.open(context))
+        return _TransactionalDelivery(sink.open(context))
     if not isinstance(sink, (PlainSink, IdempotentSink)):
         raise SinkError(f"sink {context.sink!r} is a {type(sink).__name__}: derive from one of the three kinds of sink")
     if guarantee is Guarantee.EXACTLY_ONCE:
-        return _RecordedLeg(sink.open(context), codec, check_epoch)
+        return _RecordedDelivery(sink.open(context), codec, check_epoch)
     if guarantee is Guarantee.AT_MOST_ONCE:
-        return _HeldLeg(sink.open(context))
-    return _DirectLeg(sink.open(context), check_epoch)
+        return _BufferedDelivery(sink.open(context))
+    return _DirectDelivery(sink.open(context), check_epoch)
 
 
 @contextmanager

@@ -16,11 +16,11 @@ from onceflow.operators.base import EventTimes, Operator, OperatorContext
 from onceflow.operators.passed_time import PassedTime
 from onceflow.operators.timestamps import AssignTimestamps
 from onceflow.process import HomeProcess
-from onceflow.runtime.delivery import SinkLeg, sink_errors
+from onceflow.runtime.delivery import Delivery, sink_errors
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros
 from onceflow.watermarks import combined
 
-__all__ = ["FirstLate", "WorkerTask"]
+__all__ = ["FirstLate", "Pipeline"]
 
 
 class _Consumer(Protocol):
@@ -166,9 +166,9 @@ class _TimestampsNode(_OperatorNode):
 
 
 class _SinkNode:
-    def __init__(self, step_id: str, leg: SinkLeg) -> None:
+    def __init__(self, step_id: str, delivery: Delivery) -> None:
         self._step_id = step_id
-        self._leg = leg
+        self._delivery = delivery
         self._home = HomeProcess()
         self.suppressed = False
         self.written = 0
@@ -179,7 +179,7 @@ class _SinkNode:
         if not self.suppressed:
             self._home.check()
             with sink_errors(self._step_id, "write"):
-                self._leg.write(records)
+                self._delivery.write(records)
 
     def advance(self) -> None:
         pass
@@ -188,21 +188,21 @@ class _SinkNode:
         pass
 
 
-class WorkerTask:
+class Pipeline:
     """All operators of a graph.
 
     Args:
         graph: What to run.
-        legs: By step id, how each sink is written.
+        deliveries: By step id, how each sink is written.
         partitions: By source, the names of the tasks that read its partitions.
     """
 
-    def __init__(self, graph: Graph, legs: dict[str, SinkLeg], partitions: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, graph: Graph, deliveries: dict[str, Delivery], partitions: Mapping[str, Sequence[str]]) -> None:
         self._sources = {step.step_id: _Node() for step in graph.sources()}
         #: By source, the steps where event time begins for its records, each before those behind it.
         self._timestamps: dict[str, list[_TimestampsNode]] = {source_id: [] for source_id in partitions}
         self._operators = {step.step_id: self._node(graph, step, partitions) for step in graph.operators()}
-        self._sinks = {step.step_id: _SinkNode(step.step_id, legs[step.step_id]) for step in graph.sinks()}
+        self._sinks = {step.step_id: _SinkNode(step.step_id, deliveries[step.step_id]) for step in graph.sinks()}
         for step in graph.steps.values():
             if isinstance(step, SourceStep):
                 continue

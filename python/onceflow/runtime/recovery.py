@@ -22,7 +22,7 @@ from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, On
 from onceflow.graph.graph import Graph
 from onceflow.graph.guarantees import check_resume, why_not_repeatable
 from onceflow.process import closing
-from onceflow.runtime.delivery import SinkLeg, open_leg, sink_errors
+from onceflow.runtime.delivery import Delivery, open_delivery, sink_errors
 from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord
 from onceflow.sinks import SinkContext
 from onceflow.types import Guarantee
@@ -31,9 +31,9 @@ __all__ = [
     "Plan",
     "Replay",
     "nothing_to_restore",
-    "open_legs",
+    "open_deliveries",
     "plan_recovery",
-    "recover_legs",
+    "recover_sinks",
     "resumed_job",
     "warn_of_damage",
 ]
@@ -122,9 +122,9 @@ def resumed_job(
     return job
 
 
-def open_legs(
+def open_deliveries(
     backend: StateBackend, graph: Graph, guarantee: Guarantee, codec: Codec, resources: ExitStack
-) -> dict[str, SinkLeg]:
+) -> dict[str, Delivery]:
     """All sinks by step id, checked and opened: each may be written by this run. No output is changed."""
     restored = backend.recovery.restored
     # A record that cannot be read does not say its lineage. Counted in it lets pass what is decided about damage.
@@ -134,7 +134,7 @@ def open_legs(
     # Where newer state is damaged the sinks hold more than what was restored, and have learnt from it.
     learnt_from = next((record for record in reversed(known) if record.damage is None), restored)
     left = _left(backend)
-    legs: dict[str, SinkLeg] = {}
+    deliveries: dict[str, Delivery] = {}
     for step in graph.sinks():
         blob = None if learnt_from is None else learnt_from.blobs.get(f"{SINK_BLOB}{step.step_id}")
         context = SinkContext(
@@ -149,10 +149,10 @@ def open_legs(
             left[-1].id if left else None,
         )
         with sink_errors(step.step_id, "open"):
-            leg = open_leg(step.sink, context, guarantee, codec, backend.check_epoch)
-        resources.push(closing(leg.close))
-        legs[step.step_id] = leg
-    return legs
+            delivery = open_delivery(step.sink, context, guarantee, codec, backend.check_epoch)
+        resources.push(closing(delivery.close))
+        deliveries[step.step_id] = delivery
+    return deliveries
 
 
 def _left(backend: StateBackend) -> list[CheckpointInfo]:
@@ -164,7 +164,7 @@ def _left(backend: StateBackend) -> list[CheckpointInfo]:
     return [record for record in known if record.id > restored.id and record.lineage in (0, restored.lineage)]
 
 
-def plan_recovery(backend: StateBackend, graph: Graph, legs: Mapping[str, SinkLeg]) -> Plan:
+def plan_recovery(backend: StateBackend, graph: Graph, deliveries: Mapping[str, Delivery]) -> Plan:
     """What keeps the output exact although checkpoints are damaged. Changes nothing.
 
     Raises:
@@ -182,7 +182,9 @@ def plan_recovery(backend: StateBackend, graph: Graph, legs: Mapping[str, SinkLe
     made = recovery_plan(
         restored=None if restored is None else base,
         decided_after=list(later),
-        applied={step_id: _applied(leg, step_id, base, later, unreadable) for step_id, leg in legs.items()},
+        applied={
+            step_id: _applied(delivery, step_id, base, later, unreadable) for step_id, delivery in deliveries.items()
+        },
         replayable_to_position=doubt is None and all(step.source.replayable for step in graph.sources()),
         unreadable=unreadable,
     )
@@ -210,19 +212,19 @@ def plan_recovery(backend: StateBackend, graph: Graph, legs: Mapping[str, SinkLe
 
 
 def _applied(
-    leg: SinkLeg, step_id: str, base: int, later: Mapping[int, CheckpointInfo], unreadable: Iterable[int]
+    delivery: Delivery, step_id: str, base: int, later: Mapping[int, CheckpointInfo], unreadable: Iterable[int]
 ) -> int | None:
     """The newest checkpoint that a sink has applied, as far as what is damaged goes; None if it cannot tell."""
     for number in sorted([*later, *unreadable], reverse=True):
-        if number in later and step_id not in later[number].staged and leg.stages:
+        if number in later and step_id not in later[number].staged and delivery.stages:
             continue  # It had no output there.
-        applied = leg.applied(number)
+        applied = delivery.applied(number)
         if applied is None or applied:
             return None if applied is None else number
     return base
 
 
-def recover_legs(backend: StateBackend, legs: Mapping[str, SinkLeg], plan: Plan) -> None:
+def recover_sinks(backend: StateBackend, deliveries: Mapping[str, Delivery], plan: Plan) -> None:
     """Commits the output of every decided checkpoint, and discards what else earlier runs have prepared.
 
     Only when all sinks are open and the run goes on: what is undone here cannot be done again.
@@ -239,14 +241,14 @@ def recover_legs(backend: StateBackend, legs: Mapping[str, SinkLeg], plan: Plan)
     if restored is not None and restored.lineage != backend.lineage:
         # The new lineage begins with it. As the last one of its own it may be decided and not committed yet.
         decided = [*([] if _left(backend) else [restored]), *decided]
-    for step_id, leg in legs.items():
+    for step_id, delivery in deliveries.items():
         crash_point("recover.pre_commit")
         with sink_errors(step_id, "recover"):
-            leg.recover([(record.id, record.staged[step_id]) for record in decided if step_id in record.staged])
+            delivery.recover([(record.id, record.staged[step_id]) for record in decided if step_id in record.staged])
         crash_point("recover.post_commit")
     for number in plan.given_up:
         # A run that was paused before the sinks were fenced may have gone on since they were asked.
-        late = [step_id for step_id, leg in legs.items() if leg.applied(number)]
+        late = [step_id for step_id, delivery in deliveries.items() if delivery.applied(number)]
         if late:
             raise StoreCorruptError(
                 f"{backend.path}: an older run of the job has made the output of checkpoint {number} visible in {late} "

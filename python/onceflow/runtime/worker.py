@@ -1,9 +1,8 @@
-"""The tasks of a job at work: each round source tasks read one batch each, and the worker task takes them in order.
+"""The tasks of a job at work: each round source tasks read one batch each, and the pipeline takes them in order.
 
-Partitions and sources are kept together in event time: who is most behind reads, so that how far apart they are is
-bounded by a batch, and neither the order in which sources were declared nor their speed decides results. Who reads in a
-round follows from where the tasks stand, so what the worker sees does not depend on where checkpoints fall. A barrier
-comes behind the same round on all channels; when the aligner has seen it on all of them, this is the cut.
+Who reads in a round follows from where the tasks stand (``turns``), so what the worker sees does not depend on where
+checkpoints fall. A barrier comes behind the same round on all channels; when the aligner has seen it on all of them,
+this is the cut.
 """
 
 from __future__ import annotations
@@ -19,20 +18,22 @@ from onceflow._native import BarrierAligner, PendingCheckpoint, StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
-from onceflow.exceptions import SourceError, UserFunctionError
-from onceflow.graph.graph import Graph, SourceStep
+from onceflow.exceptions import UserFunctionError
+from onceflow.graph.graph import Graph
 from onceflow.operators.passed_time import PassedTime
 from onceflow.process import closing
 from onceflow.runtime.channel import BarrierEvent, BatchEvent, Event
-from onceflow.runtime.delivery import SinkLeg
+from onceflow.runtime.delivery import Delivery
 from onceflow.runtime.pace import Pace
-from onceflow.runtime.pipeline import FirstLate, WorkerTask
-from onceflow.runtime.source_task import SourceTask, source_errors
-from onceflow.sources import PAUSE_S, SourceBatch, StopRun
+from onceflow.runtime.partitions import open_partitions
+from onceflow.runtime.pipeline import FirstLate, Pipeline
+from onceflow.runtime.source_task import SourceTask
+from onceflow.runtime.turns import Turns
+from onceflow.sources import SourceBatch, StopRun
 from onceflow.types import END_OF_TIME, Micros
 from onceflow.watermarks import combined
 
-__all__ = ["Rounds", "RoundsListener"]
+__all__ = ["RoundsListener", "Worker"]
 
 #: Name of the blob with the watermarks of sources and steps.
 _WATERMARKS_BLOB = "watermarks"
@@ -59,7 +60,7 @@ class RoundsListener(Protocol):
         """Everything before the barriers was processed and nothing behind them."""
 
 
-class Rounds:
+class Worker:
     """The source tasks and the worker task of one run, opened.
 
     Args:
@@ -68,7 +69,7 @@ class Rounds:
         codec: For their values.
         clock: Where the time comes from.
         blobs: Of the checkpoint to resume from; empty for the beginning.
-        legs: The sinks by step id.
+        deliveries: The sinks by step id.
         batch_size: Records that a source task is asked for.
         counts: What earlier runs had counted.
         waited: What ``waited`` was at the end of them.
@@ -86,7 +87,7 @@ class Rounds:
         codec: Codec,
         clock: Clock,
         blobs: Mapping[str, bytes],
-        legs: dict[str, SinkLeg],
+        deliveries: dict[str, Delivery],
         batch_size: int,
         counts: Mapping[str, int],
         waited: bool,
@@ -100,13 +101,11 @@ class Rounds:
         self._stopping = False
         self._counts = dict(counts)
         self._out_before, self._rejected_before = counts["records_out"], counts["rejected"]
-        self._tasks = _open_sources(graph, blobs, batch_size, resources)
+        self._tasks = open_partitions(graph, blobs, batch_size, resources)
         self._by_source = {
             step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
         }
-        #: Those that have not ended, by source; who reads in a round must not cost what all partitions together do.
-        self._live = {step_id: list(tasks) for step_id, tasks in self._by_source.items()}
-        self._some_ended: set[str] = set()
+        self._turns = Turns(self._by_source)
         self._numbers = {task.name: number for number, task in enumerate(self._tasks)}
         #: Numbers of the tasks with something in their channels.
         self._filled: set[int] = set()
@@ -119,11 +118,11 @@ class Rounds:
         self.finishing = 0
         self._aligner = BarrierAligner(len(self._tasks))
         partitions = {step_id: [task.name for task in tasks] for step_id, tasks in self._by_source.items()}
-        self._worker = WorkerTask(graph, legs, partitions)
-        resources.push(closing(self._worker.close))
+        self._pipeline = Pipeline(graph, deliveries, partitions)
+        resources.push(closing(self._pipeline.close))
         prefix = "operator/"
         self._passed = PassedTime(clock, blobs.get(_PASSED_BLOB))
-        self._worker.open(
+        self._pipeline.open(
             backend,
             codec,
             clock,
@@ -159,7 +158,7 @@ class Rounds:
     @property
     def ended(self) -> bool:
         """Whether all sources have ended."""
-        return not any(self._live.values())
+        return self._turns.all_ended
 
     @property
     def records_in(self) -> int:
@@ -169,24 +168,24 @@ class Rounds:
     @property
     def records_out(self) -> int:
         """Records that reached a sink."""
-        return self._out_before + self._worker.records_out
+        return self._out_before + self._pipeline.records_out
 
     def counts(self) -> dict[str, int]:
         """Records in, out, rejected and skipped, those of earlier runs included."""
-        rejected = self._rejected_before + self._worker.rejected
+        rejected = self._rejected_before + self._pipeline.rejected
         return {**self._counts, "records_out": self.records_out, "rejected": rejected}
 
     def late(self) -> dict[str, int]:
         """By window step, the records that came too late for their windows, those of earlier runs included."""
-        return {step_id: self._late_before.get(step_id, 0) + late for step_id, late in self._worker.late.items()}
+        return {step_id: self._late_before.get(step_id, 0) + late for step_id, late in self._pipeline.late.items()}
 
     def lost_late(self) -> dict[str, FirstLate]:
         """By window step, the first record of this run that came too late and that nothing takes."""
-        return self._worker.lost_late()
+        return self._pipeline.lost_late()
 
     def suppress(self, suppressed: bool) -> None:
         """While true, what reaches a sink is dropped."""
-        self._worker.suppress(suppressed)
+        self._pipeline.suppress(suppressed)
 
     def replay_to(self, positions: Mapping[str, bytes], *, to_end: bool) -> None:
         """Source tasks read to exactly where a checkpoint with these blobs stood, and no further.
@@ -214,41 +213,11 @@ class Rounds:
         return self._waited or (len(self._tasks) > 1 and any(task.waited for task in self._tasks))
 
     def round(self, listener: RoundsListener) -> bool:
-        """Source tasks read a batch each, and the worker takes them in order; false if there was nothing to read.
-
-        Those read that are most behind in event time; where they have nothing to read yet they hold nobody up.
-
-        Of a source that opens a part of its partitions at a time so many read that have not ended, the first ones in
-        order. One that ends makes room for the next one in the same round: so partitions that have ended already when
-        a job resumes change nothing in who reads beside whom.
-        """
+        """Source tasks read a batch each, and the worker takes them in order; false if there was nothing to read."""
         self._stopping = False
-        if interrupted := [task for tasks in self._live.values() for task in tasks if task.has_turn]:
-            return self._finish_round(interrupted, listener)
-        places = [task.place for task in self._in_turn() if not task.has_arrived]
-        lowest = min((place for place in places if place is not None), default=END_OF_TIME)
-        progressed = found = False
-        ahead: list[tuple[Micros, SourceTask]] = []
-        for task in self._in_turn():
-            place = task.place
-            if task.has_arrived:
-                task.wait_turn()
-            elif place is None or place <= lowest:
-                had_ended = task.delivered == END_OF_TIME
-                progressed |= (read := self._read(task, listener))
-                # Without an interruption it would not have been asked again.
-                found |= read and not (had_ended and task.ended)
-            else:
-                ahead.append((place, task))
-        while ahead and not found:
-            lowest = min(place for place, _ in ahead)
-            for task in [task for place, task in ahead if place == lowest]:
-                found |= self._read(task, listener)
-            ahead = [(place, task) for place, task in ahead if place != lowest]
-        for _, task in ahead:
-            task.wait_turn()
+        progressed = self._turns.take(lambda task: self._read(task, listener))
         self._consume(listener)
-        return progressed or found or self._stopping
+        return progressed or self._stopping
 
     def go_on(self) -> None:
         """After the barrier within a round: the next one is its rest."""
@@ -256,29 +225,6 @@ class Rounds:
         for task in self._tasks:
             if task.is_behind:
                 task.go_back()
-
-    def _finish_round(self, tasks: list[SourceTask], listener: RoundsListener) -> bool:
-        """The rest of a round that was left."""
-        progressed = False
-        for task in tasks:
-            task.has_turn = False
-            if not task.has_arrived:
-                progressed |= self._read(task, listener)
-        self._consume(listener)
-        return progressed or self._stopping
-
-    def _in_turn(self) -> Iterator[SourceTask]:
-        """The tasks whose turn it is; those that end meanwhile make room for others."""
-        for tasks in self._live.values():
-            left = len(tasks)
-            if tasks and tasks[0].step.source.max_open_partitions is not None:
-                left = tasks[0].step.source.max_open_partitions
-            for task in tasks:
-                if left == 0:
-                    break
-                if not task.ended:
-                    yield task
-                    left -= not task.ended
 
     def _read(self, task: SourceTask, listener: RoundsListener) -> bool:
         """One batch; false if there was nothing to read."""
@@ -291,26 +237,21 @@ class Rounds:
         self._filled.add(self._numbers[task.name])
         if task.ended:
             self._positions[task.name] = task.snapshot()
-            self._some_ended.add(task.step.step_id)
+            self._turns.ended(task)
         was_idle = task.idle
         task.rest(found=progressed, now_s=self._clock.monotonic())
         if task.idle != was_idle:
-            self._worker.rest_partition(task.step.step_id, task.name, idle=True)
+            self._pipeline.rest_partition(task.step.step_id, task.name, idle=True)
             self._advance(task.step.step_id)
         return progressed
 
     def wait(self, longest_s: float) -> None:
         """Nothing was there to read: until there may be something, for so long at most."""
-        waiting = [task for tasks in self._live.values() for task in tasks]
-        if len({task.step.step_id for task in waiting}) == 1:
-            waiting[0].wait({task.partition: task.position for task in waiting}, longest_s)
-        else:
-            # One thread cannot wait for several sources at once.
-            time.sleep(min(longest_s, PAUSE_S))
+        self._turns.wait(longest_s)
 
     def inject(self, checkpoint_id: int, now_s: float, listener: RoundsListener) -> None:
         """Puts a barrier behind the last batch of each task, and takes what lies before it."""
-        live = [task for tasks in self._live.values() for task in tasks]
+        live = self._turns.live
         for task in live:
             self._filled.add(self._numbers[task.name])
             self._positions[task.name] = task.snapshot_of_taken() if task.is_behind else task.snapshot()
@@ -324,17 +265,17 @@ class Rounds:
 
     def end(self) -> None:
         """All sources have ended: operators emit what is left."""
-        self._worker.end()
+        self._pipeline.end()
 
     def snapshot(self, pending: PendingCheckpoint) -> None:
         """At the cut: freezes the tables; operators' own bytes and the positions become part of the checkpoint."""
-        for step_id, data in self._worker.snapshot(pending).items():
+        for step_id, data in self._pipeline.snapshot(pending).items():
             pending.put_blob(f"operator/{step_id}", data)
         pending.freeze()
         for name, position in self._positions.items():
             pending.put_blob(f"source/{name}", msgspec.msgpack.encode(position))
         pending.put_blob(_PASSED_BLOB, self._passed.snapshot())
-        pending.put_blob(_WATERMARKS_BLOB, msgspec.msgpack.encode(self._worker.watermarks()))
+        pending.put_blob(_WATERMARKS_BLOB, msgspec.msgpack.encode(self._pipeline.watermarks()))
 
     def _consume(self, listener: RoundsListener) -> None:
         now = self._clock.monotonic
@@ -353,7 +294,7 @@ class Rounds:
                     actions = aligner.end(number, now_s=now())
                     task.delivered = END_OF_TIME
                     listener.task_ended(task.name)
-                    self._worker.end_partition(task.step.step_id, task.name)
+                    self._pipeline.end_partition(task.step.step_id, task.name)
                     self._advance(task.step.step_id)
                 for action in actions:
                     if action.kind == "deliver":
@@ -362,9 +303,7 @@ class Rounds:
                         listener.cut()
 
         self._filled = {number for number in self._filled if len(self._tasks[number].channel)}
-        for step_id in self._some_ended:
-            self._live[step_id] = [task for task in self._live[step_id] if not task.ended]
-        self._some_ended.clear()
+        self._turns.leave_out_ended()
 
     def _is_left(self, number: int, listener: RoundsListener) -> bool:
         """Whether the round is left before the batch of this task."""
@@ -380,7 +319,7 @@ class Rounds:
         self._counts["skipped"] += batch.skipped
         if batch.rejected:
             with self._positions_told(task, batch):
-                self._worker.reject(
+                self._pipeline.reject(
                     task.step.step_id,
                     [
                         {
@@ -403,7 +342,7 @@ class Rounds:
             with self._positions_told(task, piece):
                 self._counts["records_in"] += len(piece.records)
                 of_piece = times if is_whole or times is None else times[start:end]
-                self._worker.take(task.step.step_id, task.name, piece.records, of_piece)
+                self._pipeline.take(task.step.step_id, task.name, piece.records, of_piece)
             self._pace.took(end - start, time.monotonic() - began_s)
             task.took(piece, is_last=end == total)
             start = end
@@ -414,12 +353,12 @@ class Rounds:
                 return
         self.finishing = 0
         with self._positions_told(task, batch):
-            self._worker.settle(task.step.step_id)
+            self._pipeline.settle(task.step.step_id)
             if event.watermark is not None:
                 task.delivered = event.watermark
             if task.idle and (len(batch.records) or batch.rejected or batch.skipped):
-                task.catch_up(self._worker.reached(task.step.step_id))
-                self._worker.rest_partition(task.step.step_id, task.name, idle=task.idle)
+                task.catch_up(self._pipeline.reached(task.step.step_id))
+                self._pipeline.rest_partition(task.step.step_id, task.name, idle=task.idle)
             if event.watermark is not None:
                 self._advance(task.step.step_id)
 
@@ -437,58 +376,5 @@ class Rounds:
 
     def _advance(self, step_id: str) -> None:
         """Tells the worker a source's watermark: that of its partitions together."""
-        watermark, idle = combined((task.delivered, task.idle) for task in self._live[step_id])
-        self._worker.advance(step_id, watermark, idle=idle)
-
-
-def _open_sources(graph: Graph, blobs: Mapping[str, bytes], batch_size: int, resources: ExitStack) -> list[SourceTask]:
-    tasks: list[SourceTask] = []
-    saved = {name: msgspec.msgpack.decode(blob) for name, blob in blobs.items() if name.startswith("source/")}
-    known = set(saved)
-    for step in graph.sources():
-        partitions = _partitions(step)
-        for partition in partitions:
-            task = SourceTask(step, partition, saved.get(f"source/{step.step_id}/{partition}"), batch_size)
-            resources.push(closing(task.close))
-            tasks.append(task)
-            known.discard(f"source/{task.name}")
-        of_step = f"source/{step.step_id}/"
-        with source_errors(step.step_id):
-            step.source.restore(
-                {
-                    name.removeprefix(of_step): state["position"]
-                    for name, state in saved.items()
-                    if name.startswith(of_step)
-                }
-            )
-    if known:
-        raise SourceError(
-            f"partitions that the checkpoint has positions of are gone: {sorted(known)}; put the files back, or "
-            "start over with fresh=True"
-        )
-    # What cannot be read says so before anything is processed, of as many as are read at first.
-    for step in graph.sources():
-        for task in [task for task in tasks if task.step is step][: step.source.max_open_partitions]:
-            task.open()
-    return tasks
-
-
-def _partitions(step: SourceStep) -> list[str]:
-    with source_errors(step.step_id):
-        partitions = step.source.partitions()
-    if not partitions:
-        raise SourceError(f"source {step.step_id!r} has no partitions; give it something to read")
-    for partition in partitions:
-        if not isinstance(partition, str):
-            raise SourceError(f"source {step.step_id!r}: partition {partition!r} is no text; name partitions by str")
-        try:
-            partition.encode()
-        except UnicodeEncodeError:
-            raise SourceError(
-                f"source {step.step_id!r}: the name of partition {partition!r} is no text that UTF-8 can write, so no "
-                "checkpoint can hold its position; give it another name"
-            ) from None
-    if len(set(partitions)) != len(partitions):
-        twice = sorted({partition for partition in partitions if partitions.count(partition) > 1})
-        raise SourceError(f"source {step.step_id!r} names partitions twice: {twice}; each needs a name of its own")
-    return partitions
+        watermark, idle = combined((task.delivered, task.idle) for task in self._turns.of_source(step_id))
+        self._pipeline.advance(step_id, watermark, idle=idle)

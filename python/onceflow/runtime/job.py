@@ -1,0 +1,376 @@
+"""One run of a job: its rounds, its checkpoints, and its beginning and end.
+
+One thread does the job's work: ``Worker`` has the tasks of the job read and process. A checkpoint is a barrier behind a
+round: at the cut operators write cached state into their tables, the tables are frozen, sinks are sealed, and work goes
+on; the checkpoint thread then has the sinks prepare, writes the decision record, and has the sinks commit
+(``Checkpointing``). Where a run begins is found out by ``recovery``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack
+
+from onceflow._native import StateBackend
+from onceflow.crash import crash_point
+from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
+from onceflow.exceptions import CheckpointError, ConfigurationError, FinishedJobWarning, SourceError
+from onceflow.graph.graph import Graph
+from onceflow.graph.guarantees import fingerprint
+from onceflow.process import closing
+from onceflow.runtime.checkpoints import Checkpointing
+from onceflow.runtime.job_record import JOB_BLOB, JobRecord
+from onceflow.runtime.late import warn_of_late
+from onceflow.runtime.options import JobOptions
+from onceflow.runtime.recovery import (
+    Plan,
+    Replay,
+    open_deliveries,
+    plan_recovery,
+    recover_sinks,
+    resumed_job,
+    warn_of_damage,
+)
+from onceflow.runtime.signals import quick_switches, stop_on_signals
+from onceflow.runtime.worker import Worker
+from onceflow.sources import PAUSE_S
+
+__all__ = ["Job"]
+
+_WORKER = "worker"
+#: A checkpoint begins early when sinks hold more, and while one is under way nothing is read then. The decision record
+#: takes 1 GiB, and a round's output comes on top.
+_MAX_HELD_RECORDS = 1_000_000
+_MAX_HELD_BYTES = 64 << 20
+_PROGRESS_EVERY_S = 0.1
+_EPOCH_EVERY_S = 1.0
+#: A job looks at its signals so often, also while it waits for something to read.
+_LONGEST_WAIT_S = 0.1
+#: From ``Job.run`` up to who called ``run``.
+_STACK_OF_RUN = 3
+_NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0}
+
+
+class Job:
+    """One run."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        backend: StateBackend,
+        options: JobOptions,
+        resources: ExitStack,
+    ) -> None:
+        self._graph = graph
+        self._backend = backend
+        self._options = options
+        self._guarantee = options.guarantee
+        self._codec = options.codec
+        self._batch_size = options.batch_size
+        self._clock = options.clock
+        self._resources = resources
+        #: By a source, and by a signal.
+        self._stopping = self._interrupted = False
+        #: An event is being told; a signal that comes meanwhile waits with its own.
+        self._telling = False
+        self._told_stopping = False
+        self._untold: Exception | None = None
+        self._replay: Replay | None = None
+        self._last_start = self._clock.monotonic()
+        self._last_progress = self._last_epoch_check = self._last_start
+        self._completed = 0
+        self._finished = False
+        #: Window steps whose late records are lost, as was told.
+        self._warned_of: set[str] = set()
+        #: Something was read since the last cut.
+        self._changed = False
+
+    # -- start ---------------------------------------------------------------------------------
+
+    def run(self) -> JobResult:
+        backend, graph = self._backend, self._graph
+        restored = backend.recovery.restored
+        job = resumed_job(backend, graph, self._guarantee, self._codec, self._batch_size)
+        self._last_checkpoint = None if restored is None else restored.id
+        if restored is not None and job is not None and job.finished:
+            if self._options.savepoint not in (None, restored.savepoint):
+                raise ConfigurationError(
+                    "the job has finished, so no checkpoint comes that could be kept as "
+                    f"{self._options.savepoint!r}; give the savepoint to the run that finishes it"
+                )
+            recover_sinks(
+                backend, open_deliveries(backend, graph, self._guarantee, self._codec, self._resources), Plan()
+            )
+            warnings.warn(
+                FinishedJobWarning(
+                    f"job {graph.name!r} had finished before, with checkpoint {restored.id}, so this run has done "
+                    "nothing, whatever has changed since in its code, its input or its output. To compute it anew, "
+                    "move its output away and run it once with fresh=True"
+                ),
+                stacklevel=_STACK_OF_RUN,
+            )
+            return self._result(job.counts, job.late, finished=True)
+        self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources)
+        plan = plan_recovery(backend, graph, self._deliveries)
+        self._replay = plan.replay
+        recover_sinks(backend, self._deliveries, plan)
+        self._worker = Worker(
+            graph,
+            backend,
+            self._codec,
+            self._clock,
+            {} if restored is None else restored.blobs,
+            self._deliveries,
+            self._batch_size,
+            _NOTHING_COUNTED if job is None else job.counts,
+            job is not None and job.waited,
+            {} if job is None else job.late,
+            self._resources,
+        )
+        self._checkpoints = Checkpointing(backend, self._deliveries, [*self._worker.tasks, _WORKER], self._clock)
+        self._resources.push(closing(self._checkpoints.close))
+        if plan.replay is not None:
+            self._worker.replay_to(plan.replay.positions, to_end=plan.replay.to_end)
+        self._recovered(plan)
+        crash_point("recover.post_open")
+        with stop_on_signals(self._interrupt), quick_switches():
+            finished = self._loop()
+        return self._result(self._worker.counts(), self._worker.late(), finished=finished)
+
+    def _recovered(self, plan: Plan) -> None:
+        recovery, replay = self._backend.recovery, plan.replay
+        if recovery.damage:
+            warn_of_damage(self._backend, plan)
+        self._tell(
+            Recovered(
+                None if recovery.restored is None else recovery.restored.id,
+                self._backend.job_epoch,
+                recovery.rows,
+                recovery.duration_s,
+                None if replay is None else replay.until,
+                tuple(reason for _, reason in recovery.damage),
+                self._worker.records_in,
+                self._worker.records_out,
+            )
+        )
+
+    # -- rounds --------------------------------------------------------------------------------
+
+    def _loop(self) -> bool:
+        self._worker.suppress(self._replay is not None)
+        self._check_replay()
+        while True:
+            self._poll()
+            if self._interrupted and self._replay is not None:
+                # Nothing can be kept before its end, and nothing is lost: the next run replays.
+                self._tell_stopping()
+                return False
+            if (self._interrupted or self._stopping) and self._replay is None:
+                self._tell_stopping()
+                self._finish_checkpoint(finished=False)
+                return False
+            if self._worker.ended:
+                break
+            if self._checkpoints.pending is not None and self._holds_much():
+                # What is read now could only be held as well.
+                self._poll(_LONGEST_WAIT_S)
+                self._tell_progress()
+                continue
+            if self._worker.round(self):
+                self._changed = True
+            else:
+                self._idle()
+            self._warn_of_late()
+            self._check_replay()
+            self._tell_progress()
+            if self._worker.is_cut and not self._interrupted:
+                self._start_checkpoint()
+                self._worker.go_on()
+            elif self._checkpoints.pending is None and self._replay is None and self._is_due():
+                self._start_checkpoint()
+        if self._replay is not None and not self._replay.to_end:
+            raise SourceError(
+                "the sources ended before the positions of the damaged checkpoint were reached: they are not what they "
+                "were, so no exact recovery is possible"
+            )
+        self._settle()
+        self._worker.end()
+        self._finish_checkpoint(finished=True)
+        return True
+
+    def _idle(self) -> None:
+        """Nothing was there to read."""
+        if self._checkpoints.pending is not None:
+            self._poll(PAUSE_S)
+            return
+        longest_s = _LONGEST_WAIT_S
+        if self._changed and self._replay is None:
+            due = self._last_start + self._options.checkpoint_interval_s
+            longest_s = min(longest_s, max(due - self._clock.monotonic(), 0.0))
+        self._worker.wait(longest_s)
+
+    def _check_replay(self) -> None:
+        """Outputs are suppressed until every source stands where the damaged checkpoint stood.
+
+        Of a job that had finished everything is suppressed, also what the end of its sources gives rise to.
+        """
+        replay = self._replay
+        if replay is not None and not replay.to_end and self._worker.has_arrived:
+            self._replay = None
+            self._worker.suppress(False)
+            self._worker.end_replay()
+            self._start_checkpoint()
+
+    # -- what rounds tell ----------------------------------------------------------------------
+
+    def _interrupt(self) -> None:
+        """By the handler of a signal, in the middle of whatever the job's thread does."""
+        self._interrupted = True
+        if not self._telling:
+            try:
+                self._tell_stopping()
+            except Exception as error:
+                # Not here, where it would be taken for an error of a user's function.
+                self._untold = error
+
+    def between_pieces(self) -> bool:
+        """Looks up within a batch; true if the run ends within it, or if sinks hold too much for its rest."""
+        self._poll()
+        self._tell_progress()
+        while not self._interrupted and self._holds_much():
+            if self._checkpoints.pending is None:
+                return True
+            self._poll(_LONGEST_WAIT_S)
+            self._tell_progress()
+        return self._interrupted
+
+    def stop(self) -> None:
+        """The run ends with a last checkpoint as soon as possible: not within a replay, which passes by places where
+        earlier runs were stopped."""
+        self._stopping = True
+
+    def task_ended(self, name: str) -> None:
+        """It counts as acknowledged from now on."""
+        self._checkpoints.task_finished(name)
+
+    def barrier_injected(self, name: str) -> None:
+        """Its part of the checkpoint is known."""
+        self._checkpoints.acknowledge(name)
+
+    def cut(self) -> None:
+        """What was processed so far belongs to the checkpoint."""
+        pending = self._checkpoints.pending
+        if pending is None:
+            raise CheckpointError("the aligner has cut a checkpoint that nobody began; report this")
+        crash_point("task.pre_snapshot")
+        self._worker.snapshot(pending)
+        job = JobRecord(
+            str(self._guarantee),
+            self._codec.name,
+            self._batch_size,
+            fingerprint(self._graph),
+            self._finished,
+            self._worker.counts(),
+            self._worker.waited,
+            self._worker.late(),
+        )
+        pending.put_blob(JOB_BLOB, job.encode())
+        self._checkpoints.seal()
+        crash_point("task.post_snapshot")
+        self._checkpoints.acknowledge(_WORKER)
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def _is_due(self) -> bool:
+        if self._changed and self._clock.monotonic() - self._last_start >= self._options.checkpoint_interval_s:
+            return True
+        return self._holds_much()
+
+    def _holds_much(self) -> bool:
+        """Whether all sinks together, for the checkpoint under way and for the next one, hold more than the bound."""
+        deliveries, under_way = self._deliveries.values(), self._checkpoints
+        return (
+            sum((delivery.held for delivery in deliveries), under_way.held) > _MAX_HELD_RECORDS
+            or sum((delivery.held_bytes for delivery in deliveries), under_way.held_bytes) > _MAX_HELD_BYTES
+        )
+
+    def _start_checkpoint(self, *, finished: bool = False, savepoint: str | None = None) -> None:
+        """Injects a barrier behind the last batch of each task; the cut comes when the aligner has seen them all."""
+        self._last_start = self._clock.monotonic()
+        self._changed = False
+        self._finished = finished
+        pending = self._checkpoints.begin(savepoint)
+        self._worker.inject(pending.id, self._last_start, self)
+
+    def _finish_checkpoint(self, *, finished: bool) -> None:
+        """A last checkpoint, waited for."""
+        self._settle()
+        self._start_checkpoint(finished=finished, savepoint=self._options.savepoint)
+        self._settle()
+        crash_point("job.end")
+        # Replaced after the decision, with nothing left for its sinks to commit, a run would not notice.
+        self._backend.check_epoch()
+
+    def _settle(self) -> None:
+        """Waits for the checkpoint under way."""
+        while self._checkpoints.pending is not None:
+            self._poll(1.0)
+
+    def _poll(self, timeout_s: float = 0.0) -> None:
+        """Lets the capture go on for a slice, and hears of a checkpoint that has completed."""
+        self._backend.poll()
+        now = self._clock.monotonic()
+        if now - self._last_epoch_check >= _EPOCH_EVERY_S:
+            # A run that has nothing to write would not notice that it was replaced.
+            self._last_epoch_check = now
+            self._backend.check_epoch()
+        if self._checkpoints.pending is None:
+            return
+        stats = self._checkpoints.poll(timeout_s)
+        if stats is not None:
+            self._last_checkpoint = stats.id
+            self._completed += 1
+            self._tell(
+                CheckpointCompleted(stats, self._worker.records_in, self._worker.records_out, self._worker.late())
+            )
+
+    # -- reports -------------------------------------------------------------------------------
+
+    def _warn_of_late(self) -> None:
+        for step_id, first in self._worker.lost_late().items():
+            if step_id not in self._warned_of:
+                self._warned_of.add(step_id)
+                warn_of_late(step_id, first)
+
+    def _tell(self, event: JobEvent) -> None:
+        if self._options.on_event is not None:
+            self._telling = True
+            try:
+                self._options.on_event(event)
+            finally:
+                self._telling = False
+
+    def _tell_stopping(self) -> None:
+        error, self._untold = self._untold, None
+        if error is not None:
+            raise error
+        if not self._told_stopping:
+            self._told_stopping = True
+            self._tell(Stopping(self._worker.finishing))
+
+    def _tell_progress(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._last_progress >= _PROGRESS_EVERY_S:
+            self._last_progress = now
+            self._tell(Progress(self._worker.records_in, self._worker.records_out, self._worker.late()))
+
+    def _result(self, counts: dict[str, int], late: dict[str, int], *, finished: bool) -> JobResult:
+        restored = self._backend.recovery.restored
+        return JobResult(
+            finished=finished,
+            checkpoints=self._completed,
+            last_checkpoint=self._last_checkpoint,
+            resumed_from=None if restored is None else restored.id,
+            late=late,
+            **counts,
+        )

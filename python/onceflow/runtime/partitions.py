@@ -1,0 +1,81 @@
+"""The partitions of a job's sources, opened: a task for each, where the checkpoint has it or at its beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import msgspec
+
+from onceflow.exceptions import SourceError
+from onceflow.graph.graph import Graph, SourceStep
+from onceflow.process import closing
+from onceflow.runtime.source_task import SourceTask, source_errors
+
+__all__ = ["open_partitions"]
+
+
+def open_partitions(
+    graph: Graph, blobs: Mapping[str, bytes], batch_size: int, resources: ExitStack
+) -> list[SourceTask]:
+    """The tasks of all partitions, in the order of the sources and of what ``partitions`` returns.
+
+    Args:
+        graph: Has the sources.
+        blobs: Of the checkpoint to resume from; empty for the beginning.
+        batch_size: Records that a task is asked for.
+        resources: Closes the tasks.
+
+    Raises:
+        SourceError: Nothing to read, or a partition that the checkpoint has a position of is gone.
+    """
+    tasks: list[SourceTask] = []
+    saved = {name: msgspec.msgpack.decode(blob) for name, blob in blobs.items() if name.startswith("source/")}
+    known = set(saved)
+    for step in graph.sources():
+        partitions = _partitions(step)
+        for partition in partitions:
+            task = SourceTask(step, partition, saved.get(f"source/{step.step_id}/{partition}"), batch_size)
+            resources.push(closing(task.close))
+            tasks.append(task)
+            known.discard(f"source/{task.name}")
+        of_step = f"source/{step.step_id}/"
+        with source_errors(step.step_id):
+            step.source.restore(
+                {
+                    name.removeprefix(of_step): state["position"]
+                    for name, state in saved.items()
+                    if name.startswith(of_step)
+                }
+            )
+    if known:
+        raise SourceError(
+            f"partitions that the checkpoint has positions of are gone: {sorted(known)}; put the files back, or "
+            "start over with fresh=True"
+        )
+    # What cannot be read says so before anything is processed, of as many as are read at first.
+    for step in graph.sources():
+        for task in [task for task in tasks if task.step is step][: step.source.max_open_partitions]:
+            task.open()
+    return tasks
+
+
+def _partitions(step: SourceStep) -> list[str]:
+    with source_errors(step.step_id):
+        partitions = step.source.partitions()
+    if not partitions:
+        raise SourceError(f"source {step.step_id!r} has no partitions; give it something to read")
+    for partition in partitions:
+        if not isinstance(partition, str):
+            raise SourceError(f"source {step.step_id!r}: partition {partition!r} is no text; name partitions by str")
+        try:
+            partition.encode()
+        except UnicodeEncodeError:
+            raise SourceError(
+                f"source {step.step_id!r}: the name of partition {partition!r} is no text that UTF-8 can write, so no "
+                "checkpoint can hold its position; give it another name"
+            ) from None
+    if len(set(partitions)) != len(partitions):
+        twice = sorted({partition for partition in partitions if partitions.count(partition) > 1})
+        raise SourceError(f"source {step.step_id!r} names partitions twice: {twice}; each needs a name of its own")
+    return partitions
