@@ -93,7 +93,8 @@ def main() -> None:
                     break
                 kills += 1
                 progress.advance(task)
-            live(root, None)
+            else:
+                live(root, None)
             check(root, calm)
             shutil.rmtree(root)
     shutil.rmtree(top)
