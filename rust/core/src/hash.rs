@@ -36,18 +36,6 @@ pub fn hash_bytes(key: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(key)
 }
 
-/// Hash of the first key of a batch; 0 of an empty one.
-pub fn hash_of_first(keys: &crate::state::Keys<'_>) -> u64 {
-    use crate::state::Keys;
-
-    match keys {
-        Keys::I64(keys) => keys.first().map_or(0, |key| hash_u64(*key as u64)),
-        Keys::U64(keys) => keys.first().map_or(0, |key| hash_u64(*key)),
-        Keys::Words { width, words } => hash_words(words.get(..*width).unwrap_or_default()),
-        Keys::Bytes(keys) => hash_bytes(keys.get(0)),
-    }
-}
-
 /// The key group of a hash among `groups` (a power of two): its topmost bits, so that tables
 /// ordered by hash hold a key group in one piece.
 #[inline]

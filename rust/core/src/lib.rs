@@ -1,5 +1,6 @@
 //! The mechanism of onceflow: no Python, no network, no wall clock.
 //!
+//! - [`rows`]: typed columns, keys, schemas and the layout of a row: values without behaviour.
 //! - [`state`]: keyed tables in memory, frozen in O(1) and captured in slices.
 //! - [`snapshot`]: the bytes of a checkpoint: base and delta chunks, and the chain that they form.
 //! - [`store`]: LMDB as a power-safe home for chunks and decision records.
@@ -20,6 +21,7 @@ mod error;
 pub mod hash;
 pub mod log;
 pub mod random;
+pub mod rows;
 pub mod sequence;
 pub mod snapshot;
 pub mod state;

@@ -603,7 +603,7 @@ pub(crate) fn py_key_group(
     let key_type = crate::table::key_type(key_type)?;
     let list = pyo3::types::PyList::new(key.py(), [key])?;
     let batch = KeyBatch::read(&key_type, list.as_any())?;
-    let hash = onceflow_core::hash::hash_of_first(&batch.as_keys()?);
+    let hash = onceflow_core::rows::hash_of_first(&batch.as_keys()?);
     Ok(onceflow_core::hash::key_group(hash, key_groups))
 }
 

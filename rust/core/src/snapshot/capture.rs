@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::chunk::{RowsRef, encode};
 use super::{ChunkKind, EncodedChunk};
-use crate::state::layout::Layout;
+use crate::rows::layout::{Layout, NO_HANDLE};
 
 /// No chunk is larger, unless one row is.
 const MAX_CHUNK_BYTES: usize = 1 << 20;
@@ -15,7 +15,7 @@ const SPARE_CHUNKS: usize = 256;
 /// The frozen rows of one table: bases of some key groups, deltas of the others.
 ///
 /// Rows are `layout.width` words each, one after the other, as they lie in the table (see
-/// `state::layout`), except that a long key's second word is the offset of its bytes in `bytes`,
+/// `rows::layout`), except that a long key's second word is the offset of its bytes in `bytes`,
 /// and a bytes cell that is set and not empty is the offset there of its length (u32, LE),
 /// followed by its bytes. In the header only live bit and set bits mean something; a row that is
 /// not live is a tombstone: only its key counts. The rows are nearly in the order of their hashes.
@@ -167,6 +167,17 @@ struct Cut {
 
 fn rows_len(rows: RowsRef<'_>, count: usize) -> usize {
     if count == 0 { 1 } else { rows.encoded_len(0) }
+}
+
+/// The value of a bytes cell of a captured row: what lies at its offset in `bytes`.
+#[inline]
+pub(crate) fn cell_bytes(bytes: &[u8], cell: u64) -> &[u8] {
+    let value = |start: usize| {
+        let len = bytes.get(start..start.checked_add(4)?)?.try_into().ok()?;
+        let start = start + 4;
+        bytes.get(start..start.checked_add(u32::from_le_bytes(len) as usize)?)
+    };
+    if cell == NO_HANDLE { &[] } else { value(cell as usize).unwrap_or_default() }
 }
 
 #[cfg(test)]

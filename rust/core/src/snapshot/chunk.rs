@@ -17,10 +17,10 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use super::capture::cell_bytes;
 use crate::hash::{hash_bytes, hash_u64, hash_words};
-use crate::state::freeze::cell_bytes;
-use crate::state::layout::{INLINE_BYTES, LIVE, Layout, NO_HANDLE, key_view, set_bit};
-use crate::state::{ColumnType, KeyType, check_tuple};
+use crate::rows::layout::{INLINE_BYTES, LIVE, Layout, NO_HANDLE, key_view, set_bit};
+use crate::rows::{ColumnType, KeyType, check_tuple};
 use crate::{Error, ErrorKind, Result};
 
 const MAGIC: [u8; 4] = *b"OFCK";

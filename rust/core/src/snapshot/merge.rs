@@ -6,8 +6,8 @@ use super::capture::{EncodeBuffers, encode_rows};
 use super::chunk::{ChunkReader, RowBlock, RowsRef, corrupt};
 use super::{ChunkKind, EncodedChunk};
 use crate::Result;
-use crate::state::Schema;
-use crate::state::layout::{INLINE_BYTES, Layout, NO_HANDLE};
+use crate::rows::Schema;
+use crate::rows::layout::{INLINE_BYTES, Layout, NO_HANDLE};
 
 /// A delta on its way into a merge.
 #[derive(Debug, Clone, Copy)]

@@ -5,6 +5,7 @@ mod chain;
 mod chunk;
 mod merge;
 
+pub(crate) use capture::cell_bytes;
 pub use capture::{Capture, EncodeBuffers};
 pub use chain::{Chain, ChunkRef, Rotation};
 pub use chunk::{ChunkKind, EncodedChunk};

@@ -1,8 +1,8 @@
 //! Upper bounds of what columns hold: most sums can be seen not to overflow without looking at
 //! a single cell.
 
-use super::layout::{LIVE, Layout, set_bit};
 use super::{ColumnType, Op, Operand, Scalar, Schema};
+use crate::rows::layout::{LIVE, Layout, set_bit};
 
 /// By column: no cell's magnitude is above this; `None` if nothing is known.
 pub(super) struct Bounds {

@@ -24,9 +24,11 @@ use crate::snapshot::Capture;
 use crate::{Error, ErrorKind, Result};
 
 use super::bitmap::Bitmap;
-use super::layout::{GENERATION, LIVE, Layout, NO_HANDLE, OCCUPIED, SET, generation, set_bit};
 use super::probe::{Geometry, has_long_key};
-use super::slab::Slab;
+use crate::rows::layout::{
+    GENERATION, LIVE, Layout, NO_HANDLE, OCCUPIED, SET, generation, set_bit,
+};
+use crate::rows::slab::Slab;
 
 /// Slots that share a bit.
 const STRETCH: usize = 32;
@@ -451,17 +453,6 @@ impl Cursor {
             }
         }
     }
-}
-
-/// The value of a bytes cell of a captured row: what lies at its offset in `bytes`.
-#[inline]
-pub(crate) fn cell_bytes(bytes: &[u8], cell: u64) -> &[u8] {
-    let value = |start: usize| {
-        let len = bytes.get(start..start.checked_add(4)?)?.try_into().ok()?;
-        let start = start + 4;
-        bytes.get(start..start.checked_add(u32::from_le_bytes(len) as usize)?)
-    };
-    if cell == NO_HANDLE { &[] } else { value(cell as usize).unwrap_or_default() }
 }
 
 #[cfg(test)]

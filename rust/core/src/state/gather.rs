@@ -2,9 +2,9 @@
 
 use std::cmp::Ordering;
 
-use super::layout::{Layout, NO_HANDLE, set_bit};
-use super::slab::Slab;
 use super::{Column, ColumnData, ColumnType, KeyType, KeysBuf, Rows};
+use crate::rows::layout::{Layout, NO_HANDLE, set_bit};
+use crate::rows::slab::Slab;
 
 /// The columns of the rows at these offsets; `usize::MAX` stands for a row that is not there.
 pub(super) fn columns(layout: &Layout, words: &[u64], slab: &Slab, rows: &[usize]) -> Vec<Column> {

@@ -1,8 +1,8 @@
 //! Rows by key: in the order of the numbers, byte strings or tuples that their keys are.
 
 use super::KeyType;
-use super::layout::Layout;
-use super::slab::Slab;
+use crate::rows::layout::Layout;
+use crate::rows::slab::Slab;
 
 const SIGN: u64 = 1 << 63;
 

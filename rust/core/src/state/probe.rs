@@ -3,9 +3,9 @@
 use crate::hash::{hash_bytes, hash_u64, hash_words};
 
 use super::Bytes;
-use super::layout::{INLINE_BYTES, OCCUPIED, key_len, key_view};
 use super::prefetch::prefetch;
-use super::slab::Slab;
+use crate::rows::layout::{INLINE_BYTES, OCCUPIED, key_len, key_view};
+use crate::rows::slab::Slab;
 
 /// Number of slots and words of a slot: what turns a hash into an offset.
 #[derive(Debug, Clone, Copy)]

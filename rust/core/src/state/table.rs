@@ -7,18 +7,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::snapshot::{Capture, ChunkReader, RowBlock};
+use crate::snapshot::{Capture, ChunkReader, RowBlock, cell_bytes};
 use crate::{Error, ErrorKind, Result};
 
 use super::bounds::Bounds;
 use super::freeze::Freeze;
-use super::layout::{DELETED, LIVE, Layout, MARK, NO_HANDLE, OCCUPIED, SET, generation};
 use super::memory::Words;
 use super::probe::{
     BLOCK, ByteKeys, Geometry, IntKeys, KeySource, RowKey, WordKeys, find, has_long_key, hash_ahead,
 };
-use super::slab::Slab;
 use super::{Column, Keys, Rows, Schema, gather, order};
+use crate::rows::layout::{DELETED, LIVE, Layout, MARK, NO_HANDLE, OCCUPIED, SET, generation};
+use crate::rows::slab::Slab;
 
 /// Fewest slots.
 const MIN_SLOTS: usize = 16;
@@ -605,7 +605,7 @@ impl Rest {
         words[at] = LIVE | row[0] & SET;
         words[at + layout.cells..at + layout.width].copy_from_slice(&row[layout.cells..]);
         for &cell in &layout.bytes_cells {
-            let value = super::freeze::cell_bytes(bytes, row[cell]);
+            let value = cell_bytes(bytes, row[cell]);
             words[at + cell] =
                 if value.is_empty() { NO_HANDLE } else { u64::from(self.slab.insert(value)) };
         }

@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use crate::{Error, ErrorKind, Result};
 
 use super::bounds::Bound;
-use super::layout::{GENERATION, INLINE_BYTES, LIVE, Layout, NO_HANDLE, set_bit};
 use super::probe::{BLOCK, ByteKeys, IntKeys, KeySource, WordKeys, find, hash_ahead};
-use super::slab::{ENTRY_BYTES, Slab};
 use super::table::{Rest, with_keys};
 use super::{Bytes, ColumnType, Keys, Op, Operand, Scalar, Table, Update};
+use crate::rows::layout::{GENERATION, INLINE_BYTES, LIVE, Layout, NO_HANDLE, set_bit};
+use crate::rows::slab::{ENTRY_BYTES, Slab};
 
 impl Table {
     /// Applies `updates` for each key, in order; keys that are not there are inserted.

@@ -36,8 +36,8 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use super::lmdb;
+use crate::rows::Schema;
 use crate::snapshot::Chain;
-use crate::state::Schema;
 use crate::{Error, ErrorKind, Result};
 
 /// The newest format that this version writes and reads.

@@ -4,6 +4,7 @@
 //! travels as words, row-major (`width` words a key, i64 as its bits); any other tuple travels as
 //! one byte string in the encoding of [`KeysBuf::encode_tuple`] (made by the caller's layer).
 
+use crate::hash::{hash_bytes, hash_u64, hash_words};
 use crate::{Error, ErrorKind, Result};
 
 /// Many byte strings: string `i` is `data[offsets[i]..offsets[i + 1]]`.
@@ -250,4 +251,14 @@ fn slice_bytes(offsets: &[u64], data: &[u8], range: std::ops::Range<usize>) -> (
     let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
     let data = data[first as usize..last as usize].to_vec();
     (offsets.iter().map(|offset| offset - first).collect(), data)
+}
+
+/// Hash of the first key of a batch; 0 of an empty one.
+pub fn hash_of_first(keys: &Keys<'_>) -> u64 {
+    match keys {
+        Keys::I64(keys) => keys.first().map_or(0, |key| hash_u64(*key as u64)),
+        Keys::U64(keys) => keys.first().map_or(0, |key| hash_u64(*key)),
+        Keys::Words { width, words } => hash_words(words.get(..*width).unwrap_or_default()),
+        Keys::Bytes(keys) => hash_bytes(keys.get(0)),
+    }
 }
