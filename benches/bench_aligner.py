@@ -14,7 +14,7 @@ import pytest
 from harness.figures import Table
 from harness.pure_python import PythonAligner
 from harness.rounds import best_time, interleave
-from onceflow import BarrierAligner
+from onceflow.embed import BarrierAligner
 
 TABLE = Table(
     "aligner",

@@ -18,7 +18,7 @@ from harness.checkpointing import drive
 from harness.figures import Goal, Table
 from harness.rounds import interleave
 from harness.workload import COLUMNS, batches, endless, fill
-from onceflow import StateBackend
+from onceflow.embed import StateBackend
 
 TABLE = Table(
     "alternatives",

@@ -15,7 +15,7 @@ from harness.checkpointing import drive, pauses_without
 from harness.figures import Goal, Table
 from harness.rounds import median
 from harness.workload import COLUMNS, batches, endless, fill, label
-from onceflow import StateBackend
+from onceflow.embed import StateBackend
 
 KEPT = Table(
     "checkpoint_frequency",

@@ -14,8 +14,8 @@ import pytest
 from harness.figures import Goal, Table
 from harness.rounds import best_time, interleave
 from harness.workload import BATCH, COLUMNS, batches, fill, label, updates
-from onceflow import StateBackend
 from onceflow._native import _bare_update_loop
+from onceflow.embed import StateBackend
 
 HOT_PATH = Table(
     "hot_path",

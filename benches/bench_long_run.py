@@ -13,7 +13,7 @@ import numpy as np
 from harness.figures import Goal, Table
 from harness.rounds import median
 from harness.workload import COLUMNS, fill, label, updates
-from onceflow import StateBackend
+from onceflow.embed import StateBackend
 
 TABLE = Table(
     "long_run",

@@ -12,7 +12,7 @@ import numpy as np
 from harness.figures import Goal, Table
 from harness.rounds import best_time, interleave
 from harness.workload import COLUMNS, fill, label, updates
-from onceflow import StateBackend
+from onceflow.embed import StateBackend
 
 SIZE = Table(
     "restore_size",

@@ -15,7 +15,7 @@ from harness.figures import Table
 from harness.pure_python import PythonDeduplicator
 from harness.rounds import best_time, interleave
 from harness.workload import label
-from onceflow import Deduplicator
+from onceflow.embed import Deduplicator
 
 TABLE = Table(
     "sequence",

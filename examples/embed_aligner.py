@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from onceflow import BarrierAligner
+from onceflow.embed import BarrierAligner
 
 CHANNELS, CHECKPOINTS, BATCH = 4, 5, 10
 Queue = asyncio.Queue[tuple[str, int]]

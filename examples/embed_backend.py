@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from onceflow import StateBackend
+from onceflow.embed import StateBackend
 
 PRODUCERS, BATCHES, BATCH, KILLS = 4, 150, 20, 3
 

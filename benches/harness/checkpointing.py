@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.workload import Batch, updates
-from onceflow import StateBackend, Table
+from onceflow.embed import StateBackend, Table
 
 __all__ = ["Call", "Slice", "drive", "pauses_without"]
 

@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onceflow._native import (
-        BarrierAligner,
-        Batch,
-        CheckpointCoordinator,
-        CheckpointInfo,
-        CheckpointStats,
-        Deduplicator,
-        PendingCheckpoint,
-        Recovery,
-        StateBackend,
-        Table,
-        TableSchema,
-        Verdicts,
-        key_group,
-    )
     from onceflow.aggregates import count, first, last, max, mean, min, sum
     from onceflow.columns import Columns
     from onceflow.dataflow import Dataflow
@@ -47,19 +33,6 @@ __all__ = [  # noqa: RUF022 - sorted by what they are
     "Log",
     "Producer",
     "Consumer",
-    "BarrierAligner",
-    "Batch",
-    "CheckpointCoordinator",
-    "CheckpointInfo",
-    "CheckpointStats",
-    "Deduplicator",
-    "PendingCheckpoint",
-    "Recovery",
-    "StateBackend",
-    "Table",
-    "TableSchema",
-    "Verdicts",
-    "key_group",
 ]
 
 # Public name -> module that has it: loaded when first used, so that the import stays cheap.
@@ -79,25 +52,36 @@ _HOMES = {
     "Log": "onceflow.log",
     "Producer": "onceflow.log",
     "Consumer": "onceflow.log",
-    "BarrierAligner": "onceflow._native",
-    "Batch": "onceflow._native",
-    "CheckpointCoordinator": "onceflow._native",
-    "CheckpointInfo": "onceflow._native",
-    "CheckpointStats": "onceflow._native",
-    "Deduplicator": "onceflow._native",
-    "PendingCheckpoint": "onceflow._native",
-    "Recovery": "onceflow._native",
-    "StateBackend": "onceflow._native",
-    "Table": "onceflow._native",
-    "TableSchema": "onceflow._native",
-    "Verdicts": "onceflow._native",
-    "key_group": "onceflow._native",
+}
+
+# What embedders use was here once.
+_MOVED = {
+    "BarrierAligner": "BarrierAligner",
+    "Batch": "Rows",
+    "CheckpointCoordinator": "CheckpointCoordinator",
+    "CheckpointInfo": "CheckpointInfo",
+    "CheckpointStats": "CheckpointStats",
+    "Deduplicator": "Deduplicator",
+    "PendingCheckpoint": "PendingCheckpoint",
+    "Recovery": "Recovery",
+    "StateBackend": "StateBackend",
+    "Table": "Table",
+    "TableSchema": "TableSchema",
+    "Verdicts": "Verdicts",
+    "key_group": "key_group",
 }
 
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("onceflow")
+    if name in _MOVED:
+        warnings.warn(
+            f"onceflow.{name} is in onceflow.embed: from onceflow.embed import {_MOVED[name]}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module("onceflow.embed"), _MOVED[name])
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,6 @@ __all__ = [
     "CRASH_POINTS",
     "AlignerAction",
     "BarrierAligner",
-    "Batch",
     "CheckpointCoordinator",
     "CheckpointInfo",
     "CheckpointStats",
@@ -31,6 +30,7 @@ __all__ = [
     "PendingCheckpoint",
     "Recovery",
     "RecoveryPlan",
+    "Rows",
     "StateBackend",
     "Table",
     "TableSchema",
@@ -304,9 +304,9 @@ class Table:
         """Adds one to an integer column (or f64) for each key."""
     def put(self, keys: _Keys, /, **values: _Values) -> None:
         """Sets cells; other columns of the row stay as they are."""
-    def get(self, keys: _Keys) -> Batch:
+    def get(self, keys: _Keys) -> Rows:
         """One row a key in the order of ``keys``; ``found`` says which are there."""
-    def get_distinct(self, keys: _Keys) -> tuple[Batch, npt.NDArray[np.int64]]:
+    def get_distinct(self, keys: _Keys) -> tuple[Rows, npt.NDArray[np.int64]]:
         """The rows of those keys that are there, each once, in the order in which the keys first occur; and the index
         in ``keys`` of each one's first occurrence."""
     def get_bytes(self, keys: _Keys, column: str) -> list[bytes | None]:
@@ -315,15 +315,15 @@ class Table:
         """For each key whether it has a row."""
     def delete(self, keys: _Keys) -> npt.NDArray[np.bool_]:
         """Removes rows; for each key whether there was one."""
-    def scan(self, first_group: int = 0, end_group: int | None = None, *, sort: bool = False) -> Batch:
+    def scan(self, first_group: int = 0, end_group: int | None = None, *, sort: bool = False) -> Rows:
         """All rows of key groups ``first_group <= g < end_group``, in hash order, or sorted by key."""
-    def drain_below(self, bound: int) -> Batch:
+    def drain_below(self, bound: int) -> Rows:
         """Removes and returns the rows whose key (or its first element), an i64, is below ``bound``; sorted by key."""
     def memory_bytes(self) -> int:
         """Memory that the table holds, free slots included."""
 
 @final
-class Batch:
+class Rows:
     """Rows handed out by a table."""
 
     def __len__(self) -> int: ...
@@ -332,7 +332,7 @@ class Batch:
         """numpy array (i64, u64), list of str/bytes, or list of tuples."""
     def key_columns(self) -> tuple[Any, ...]:
         """For each element of the keys a numpy array (i64, u64) or a list of str or bytes."""
-    def slice(self, start: int, stop: int) -> Batch:
+    def slice(self, start: int, stop: int) -> Rows:
         """A copy of the rows ``start <= row < stop``."""
     @property
     def found(self) -> npt.NDArray[np.bool_]: ...

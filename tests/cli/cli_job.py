@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from onceflow import CheckpointInfo, StateBackend, run
+from onceflow import run
 from onceflow._native import verify
 from onceflow.clock import ManualClock
 from onceflow.connectors.files import read_parts
+from onceflow.embed import CheckpointInfo, StateBackend
 from onceflow.exceptions import StoreMissingError
 
 PROGRAM = [sys.executable, "-m", "onceflow"]

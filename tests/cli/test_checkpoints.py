@@ -9,8 +9,8 @@ import signal
 import pytest
 from cli_job import SLOW, checkpoints, damage_chunk, damage_record, finish, wait_for_checkpoint
 
-from onceflow import StateBackend
 from onceflow.cli.verification import verify_in_child
+from onceflow.embed import StateBackend
 
 
 @pytest.fixture

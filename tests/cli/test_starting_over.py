@@ -8,8 +8,8 @@ import time
 import pytest
 from cli_job import QUICK, checkpoints, finish
 
-from onceflow import StateBackend
 from onceflow.connectors.files import read_parts
+from onceflow.embed import StateBackend
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pytest
 from cli_job import PROGRAM, SLOW, checkpoints, damage_chunk, finish, wait_for_checkpoint
 
-from onceflow import Dataflow, StateBackend, count, max, run
+from onceflow import Dataflow, count, max, run
+from onceflow.embed import StateBackend
 from onceflow.testing import TestingSource, TransactionalTestingSink
 
 COLUMNS = {"i": "i64", "u": "u64", "f": "f64", "g": "f32", "s": "u32", "b": "bool", "raw": "bytes"}

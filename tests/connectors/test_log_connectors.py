@@ -22,6 +22,7 @@ from onceflow._native import Log, LogProducer
 from onceflow.clock import ManualClock
 from onceflow.connectors.log import LogSink, LogSource
 from onceflow.connectors.log.sink import _LogSinkWriter
+from onceflow.embed import StateBackend
 from onceflow.exceptions import (
     ConfigurationError,
     FencedError,
@@ -475,7 +476,7 @@ def test_the_ways_on_where_nothing_may_be_written_twice(log, tmp_path):
     run_until(log, state, 2)
     shutil.rmtree(state)
     shutil.copytree(tmp_path / "backup", state)
-    with of.StateBackend.open(state, read_only=True) as backend:
+    with StateBackend.open(state, read_only=True) as backend:
         number = backend.checkpoints()[-1].id
     before = {group.group: dict(group.offsets) for group in log.groups()}
     for _ in range(2):

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from onceflow import BarrierAligner
 from onceflow._native import AlignerAction
+from onceflow.embed import BarrierAligner
 from onceflow.exceptions import ERRORS_BY_KIND, CapacityExceededError, ConfigurationError
 
 TABLE = json.loads(Path(__file__).with_name("barrier_rules.json").read_text())

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from onceflow import CheckpointCoordinator
 from onceflow._native import CoordinatorEffect, RecoveryPlan, recovery_plan
+from onceflow.embed import CheckpointCoordinator
 from onceflow.exceptions import CheckpointStateError, ConfigurationError, UnknownNameError
 
 

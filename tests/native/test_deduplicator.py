@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onceflow import Deduplicator, Verdicts
+from onceflow.embed import Deduplicator, Verdicts
 from onceflow.exceptions import ConfigurationError, LengthMismatchError, TypeMismatchError
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import onceflow
 from onceflow import _native
+from onceflow.embed import StateBackend
 
 STUB = ast.parse(Path(_native.__file__).with_name("_native.pyi").read_text(encoding="utf-8"))
 
@@ -41,7 +41,7 @@ def test_help_says_what_the_stub_says(name, text):
 
 
 def test_help_of_the_state_backend():
-    text = pydoc.plaintext.document(onceflow.StateBackend)
+    text = pydoc.plaintext.document(StateBackend)
     for part in (
         "Opens or creates a state directory",
         "max_state_bytes=68719476736",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onceflow import StateBackend
+from onceflow.embed import StateBackend
 from onceflow.exceptions import StoreMismatchError, StoreMissingError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onceflow import Deduplicator, Verdicts
+from onceflow.embed import Deduplicator, Verdicts
 from onceflow.exceptions import ERRORS_BY_KIND
 
 TABLE = json.loads(Path(__file__).with_name("sequence_rules.json").read_text())

@@ -16,8 +16,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from onceflow import Columns, Dataflow, StateBackend, count, first, last, max, mean, min, run, sum
+from onceflow import Columns, Dataflow, count, first, last, max, mean, min, run, sum
 from onceflow.connectors.files import CsvSource
+from onceflow.embed import StateBackend
 from onceflow.exceptions import ConfigurationError, DataflowChangedError, UserFunctionError
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 from onceflow.windows import Tumbling

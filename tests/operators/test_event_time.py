@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from onceflow import Dataflow, StateBackend, count, run
+from onceflow import Dataflow, count, run
+from onceflow.embed import StateBackend
 from onceflow.testing import ABORT, EOF, PAUSE, AbortedError, TestingSource, TransactionalTestingSink
 from onceflow.windows import Tumbling
 

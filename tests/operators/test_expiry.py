@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from onceflow import Dataflow, StateBackend, run
+from onceflow import Dataflow, run
 from onceflow.clock import ManualClock
+from onceflow.embed import StateBackend
 from onceflow.state import ListState, MapState, Processor, ValueState
 from onceflow.testing import ABORT, EOF, AbortedError, TestingSource, TransactionalTestingSink
 

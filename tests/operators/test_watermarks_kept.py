@@ -12,7 +12,8 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from onceflow import Dataflow, StateBackend, count, run
+from onceflow import Dataflow, count, run
+from onceflow.embed import StateBackend
 from onceflow.state import Processor, ValueState
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 from onceflow.windows import Tumbling

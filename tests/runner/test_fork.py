@@ -17,9 +17,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from onceflow import StateBackend
 from onceflow.connectors.files import read_parts
 from onceflow.connectors.log import LogSource
+from onceflow.embed import StateBackend
 
 SCRIPT = Path(__file__).with_name("fork_job.py")
 ROWS = 3000

@@ -11,8 +11,9 @@ import textwrap
 
 import pytest
 
-from onceflow import Dataflow, StateBackend, run
+from onceflow import Dataflow, run
 from onceflow.connectors.files import JsonLinesSink, read_parts
+from onceflow.embed import StateBackend
 from onceflow.exceptions import CheckpointStateError, ConfigurationError, SinkError
 from onceflow.testing import ABORT, EOF, PAUSE, AbortedError, IdempotentTestingSink, TestingSource
 from onceflow.testing import TransactionalTestingSink as Output
@@ -203,7 +204,8 @@ def test_going_on_from_the_newest_checkpoint_keeps_its_output(tmp_path, point):
     script = textwrap.dedent(
         """
         import sys
-        from onceflow import Dataflow, StateBackend, run
+        from onceflow import Dataflow, run
+        from onceflow.embed import StateBackend
         from onceflow.connectors.files import JsonLinesSink
         from onceflow.testing import TestingSource
         flow = Dataflow("back")

@@ -14,7 +14,8 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from onceflow import Dataflow, StateBackend, count, run
+from onceflow import Dataflow, count, run
+from onceflow.embed import StateBackend
 from onceflow.events import CheckpointCompleted, Recovered
 from onceflow.exceptions import (
     CheckpointNotFoundError,

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from onceflow import Dataflow, StateBackend, count, run
+from onceflow import Dataflow, count, run
 from onceflow.connectors.files import CsvSource
+from onceflow.embed import StateBackend
 from onceflow.events import Stopping
 from onceflow.exceptions import DamagedCheckpointWarning, UserFunctionError
 from onceflow.testing import TestingSource, TransactionalTestingSink

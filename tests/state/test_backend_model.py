@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from onceflow import StateBackend, key_group
+from onceflow.embed import StateBackend, key_group
 from onceflow.exceptions import CheckpointNotFoundError, CheckpointStateError
 
 TABLES = {

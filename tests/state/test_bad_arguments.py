@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onceflow import StateBackend
 from onceflow._native import (
     BarrierAligner,
     CheckpointCoordinator,
@@ -19,6 +18,7 @@ from onceflow._native import (
     recovery_plan,
     verify,
 )
+from onceflow.embed import StateBackend
 from onceflow.exceptions import ConfigurationError, OnceflowError, TypeMismatchError
 
 INTEGERS = [-1, 2**64, 2**200, 10 ** (10**4), 1.5, "1", b"1", True, None, object(), math.nan, np.float64(1), "\ud800"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onceflow import StateBackend
+from onceflow.embed import StateBackend
 from onceflow.exceptions import BackendClosedError, CheckpointStateError, StoreForkedError
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import disk
 import pytest
 
-from onceflow import Dataflow, StateBackend, count, run, sum
+from onceflow import Dataflow, count, run, sum
+from onceflow.embed import StateBackend
 from onceflow.events import Recovered
 from onceflow.exceptions import DamagedCheckpointWarning, StoreCorruptError
 from onceflow.state import ListState, Processor, ValueState

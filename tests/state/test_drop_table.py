@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onceflow import StateBackend
+from onceflow.embed import StateBackend
 from onceflow.exceptions import CheckpointStateError, UnknownNameError
 
 

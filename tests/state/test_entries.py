@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onceflow import Dataflow, StateBackend, run
+from onceflow import Dataflow, run
 from onceflow.clock import ManualClock
 from onceflow.codec import MsgpackCodec, PickleCodec
+from onceflow.embed import StateBackend
 from onceflow.entries import CHUNK_ENTRIES, ListEntries, MapEntries
 from onceflow.exceptions import StoreCorruptError
 from onceflow.operators.base import OperatorContext

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from onceflow import StateBackend
 from onceflow._native import verify
+from onceflow.embed import StateBackend
 from onceflow.exceptions import StoreCorruptError, StoreError
 from onceflow.log import Log
 
@@ -109,7 +109,7 @@ def live(state, harm):
     script = textwrap.dedent(
         """
         import os, shutil, sys
-        from onceflow import StateBackend
+        from onceflow.embed import StateBackend
         state, harm = sys.argv[1:]
         file = state + "/data/data.mdb"
         backend = StateBackend.open(state)
@@ -191,7 +191,7 @@ def test_an_older_copy_of_the_data_file_alone(used, tmp_path, age):
     script = textwrap.dedent(
         """
         import os, sys
-        from onceflow import StateBackend
+        from onceflow.embed import StateBackend
         backend = StateBackend.open(sys.argv[1])
         table = backend.table("t", key="i64", columns={"n": "i64"})
         for n in range(2, 6):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onceflow import key_group
+from onceflow.embed import key_group
 from onceflow.exceptions import ConfigurationError, TypeMismatchError
 
 #: key type, key → its group of 128. Never to be changed: it is part of the file format.

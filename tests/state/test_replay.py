@@ -9,9 +9,10 @@ from datetime import timedelta
 import disk
 import pytest
 
-from onceflow import Dataflow, StateBackend, count, run
+from onceflow import Dataflow, count, run
 from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.log import LogSource
+from onceflow.embed import StateBackend
 from onceflow.events import Progress
 from onceflow.exceptions import DamagedCheckpointWarning, SinkError, SourceChangedError, StoreCorruptError
 from onceflow.graph.guarantees import why_not_repeatable

@@ -11,8 +11,9 @@ from itertools import chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onceflow import Columns, Dataflow, StateBackend, count, last, run
+from onceflow import Columns, Dataflow, count, last, run
 from onceflow.codec import MsgpackCodec
+from onceflow.embed import StateBackend
 from onceflow.testing import TestingSource, TransactionalTestingSink
 
 ELEMENTS = {

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import pytest
 
-from onceflow import Dataflow, StateBackend, run
+from onceflow import Dataflow, run
+from onceflow.embed import StateBackend
 from onceflow.exceptions import (
     CheckpointNotFoundError,
     FencedError,
@@ -60,7 +61,7 @@ def owned(state, *, paused=False):
     script = textwrap.dedent(
         """
         import sys, time
-        from onceflow import StateBackend
+        from onceflow.embed import StateBackend
         backend = StateBackend.open(sys.argv[1], job="job")
         table = backend.table("t", key="i64", columns={"n": "i64"})
         print("open", flush=True)
@@ -122,7 +123,7 @@ def test_a_newer_epoch_fences_an_older_one(state):
     with pytest.raises(StoreLockedError, match="open in this process"):
         open_backend(state)
     script = (
-        "import sys; from onceflow import StateBackend; "
+        "import sys; from onceflow.embed import StateBackend; "
         "StateBackend.open(sys.argv[1], job='job', take_over=True).close()"
     )
     subprocess.run([sys.executable, "-c", script, str(state)], check=True)

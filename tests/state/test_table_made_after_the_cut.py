@@ -7,7 +7,8 @@ checkpoint was being written.
 
 from __future__ import annotations
 
-from onceflow import Dataflow, StateBackend, count, run
+from onceflow import Dataflow, count, run
+from onceflow.embed import StateBackend
 from onceflow.testing import ABORT, AbortedError, TestingSource, TransactionalTestingSink
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onceflow import key_group
+from onceflow.embed import key_group
 
 COLUMNS = {"i": "i64", "u": "u64", "f": "f64", "g": "f32", "w": "u32", "b": "bool", "y": "bytes"}
 NUMBERS = ("i", "u", "f", "g", "w")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from naming import stable
 
-from onceflow import StateBackend
+from onceflow.embed import StateBackend
 from onceflow.exceptions import (
     BackendClosedError,
     CapacityExceededError,

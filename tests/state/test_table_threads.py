@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from onceflow import StateBackend
+from onceflow.embed import StateBackend
 
 ROUNDS, BATCH, KEYS = 60, 20_000, 5_000
 

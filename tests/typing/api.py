@@ -9,26 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from onceflow import (
-    Batch,
-    CheckpointInfo,
-    CheckpointStats,
     Columns,
     Consumer,
     Dataflow,
-    Deduplicator,
     Guarantee,
     JobResult,
     Log,
-    PendingCheckpoint,
     Producer,
-    Recovery,
-    StateBackend,
-    Table,
-    TableSchema,
-    Verdicts,
     count,
     first,
-    key_group,
     last,
     max,
     mean,
@@ -39,6 +28,19 @@ from onceflow import (
 from onceflow.aggregates import Aggregate
 from onceflow.codec import Codec, MsgpackCodec
 from onceflow.dataflow import KeyedStream, Stream, WindowedStream
+from onceflow.embed import (
+    CheckpointInfo,
+    CheckpointStats,
+    Deduplicator,
+    PendingCheckpoint,
+    Recovery,
+    Rows,
+    StateBackend,
+    Table,
+    TableSchema,
+    Verdicts,
+    key_group,
+)
 from onceflow.events import CheckpointCompleted, JobEvent, Recovered
 from onceflow.exceptions import OnceflowError, StoreLockedError, UserFunctionError
 from onceflow.log import Message, Positions, Produced, Records, TopicPartition
@@ -125,13 +127,13 @@ def backend() -> None:
         assert_type(table.add(np.arange(3), sum=1.5, n=[1, 2, 3]), None)
         assert_type(table.update([1], {"sum": ("add", [1.0]), "n": ("count", None)}), None)
         assert_type(table.count([1], "n"), None)
-        assert_type(table.get([1]), Batch)
-        assert_type(table.scan(0, 64), Batch)
-        assert_type(table.drain_below(5), Batch)
+        assert_type(table.get([1]), Rows)
+        assert_type(table.scan(0, 64), Rows)
+        assert_type(table.drain_below(5), Rows)
         assert_type(table.contains([1]), npt.NDArray[np.bool_])
         assert_type(table.delete([1]), npt.NDArray[np.bool_])
         assert_type(table.get_bytes([1], "text"), list[bytes | None])
-        assert_type(table.get_distinct([1]), tuple[Batch, npt.NDArray[np.int64]])
+        assert_type(table.get_distinct([1]), tuple[Rows, npt.NDArray[np.int64]])
         assert_type(table.get([1]).found, npt.NDArray[np.bool_])
         assert_type(table.get([1]).columns, dict[str, Any])
         assert_type(table.schema.key, str | tuple[str, ...])

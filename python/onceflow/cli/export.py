@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from onceflow._native import Batch, Table
+from onceflow._native import Rows, Table
 from onceflow.codec import MsgpackCodec
 from onceflow.exceptions import ConfigurationError, SerializationError
 from onceflow.operators.keys import decode_key, holds_other_keys
@@ -81,7 +81,7 @@ def write_arrow(file: BinaryIO, table: Table, key_groups: int, codec: str | None
             writer.write_batch(rows.replace_schema_metadata(schema.metadata))
 
 
-def _batches(table: Table, key_groups: int) -> Iterator[Batch]:
+def _batches(table: Table, key_groups: int) -> Iterator[Rows]:
     for first in range(0, key_groups, _GROUPS):
         yield table.scan(first, min(first + _GROUPS, key_groups))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onceflow._native import Batch as Rows
+from onceflow._native import Rows
 from onceflow.aggregates import Aggregate
 from onceflow.columns import Columns, to_list
 from onceflow.exceptions import (

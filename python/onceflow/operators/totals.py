@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onceflow._native import Batch as Rows
-from onceflow._native import StateBackend, Table
+from onceflow._native import Rows, StateBackend, Table
 from onceflow.aggregates import Aggregate
 from onceflow.codec import Codec
 from onceflow.exceptions import DataflowChangedError, NotANumberError, StateError, StateOverflowError, TypeMismatchError

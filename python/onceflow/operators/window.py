@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from onceflow._native import Batch as Rows
+from onceflow._native import Rows
 from onceflow.aggregates import Aggregate
 from onceflow.columns import Columns
 from onceflow.exceptions import StateError

@@ -49,7 +49,7 @@ mod _native {
     #[pymodule_export]
     use crate::log_records::PyLogRecords;
     #[pymodule_export]
-    use crate::table::{PyBatch, PyTable, PyTableSchema};
+    use crate::table::{PyRows, PyTable, PyTableSchema};
     #[pymodule_export]
     use crate::yardstick::bare_update_loop;
 

@@ -115,8 +115,8 @@ impl PyTable {
         self.apply(py, keys, updates)
     }
 
-    fn batch(&self, rows: Rows, found: Option<Vec<bool>>) -> PyBatch {
-        PyBatch { schema: self.schema.clone(), rows, found }
+    fn batch(&self, rows: Rows, found: Option<Vec<bool>>) -> PyRows {
+        PyRows { schema: self.schema.clone(), rows, found }
     }
 }
 
@@ -256,7 +256,7 @@ impl PyTable {
     }
 
     /// One row a key in the order of ``keys``; ``found`` says which are there.
-    fn get(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<PyBatch> {
+    fn get(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<PyRows> {
         let batch = KeyBatch::read(&self.schema.key, keys)?;
         let rows = batch.len()?;
         let borrowed = batch.as_keys()?;
@@ -270,7 +270,7 @@ impl PyTable {
         &self,
         py: Python<'py>,
         keys: &Bound<'py, PyAny>,
-    ) -> PyResult<(PyBatch, Bound<'py, PyArray1<i64>>)> {
+    ) -> PyResult<(PyRows, Bound<'py, PyArray1<i64>>)> {
         let batch = KeyBatch::read(&self.schema.key, keys)?;
         let (count, keys) = (batch.len()?, batch.as_keys()?);
         let (rows, indices) = self.with(py, count, |table| table.get_distinct(keys))?;
@@ -338,7 +338,7 @@ impl PyTable {
         first_group: Arg<u16>,
         end_group: Option<Arg<u16>>,
         sort: Arg<bool>,
-    ) -> PyResult<PyBatch> {
+    ) -> PyResult<PyRows> {
         let first = first_group.named("first_group")?;
         let all = self.backend.key_groups();
         let end = args::optional("end_group", end_group)?.unwrap_or(all);
@@ -356,7 +356,7 @@ impl PyTable {
     }
 
     /// Removes and returns the rows whose key (or its first element), an i64, is below ``bound``; sorted by key.
-    fn drain_below(&self, py: Python<'_>, bound: Arg<i64>) -> PyResult<PyBatch> {
+    fn drain_below(&self, py: Python<'_>, bound: Arg<i64>) -> PyResult<PyRows> {
         let bound = bound.named("bound")?;
         let rows = self.with(py, usize::MAX, |table| table.drain_below(bound))?;
         Ok(self.batch(rows, None))
@@ -400,15 +400,15 @@ impl PyTableSchema {
 }
 
 /// Rows handed out by a table.
-#[pyclass(name = "Batch", module = "onceflow._native", frozen)]
-pub(crate) struct PyBatch {
+#[pyclass(name = "Rows", module = "onceflow._native", frozen)]
+pub(crate) struct PyRows {
     schema: Schema,
     rows: Rows,
     /// `None`: all rows are there.
     found: Option<Vec<bool>>,
 }
 
-impl PyBatch {
+impl PyRows {
     fn rows(&self) -> usize {
         keys::count(&self.rows.keys)
     }
@@ -422,7 +422,7 @@ impl PyBatch {
 }
 
 #[pymethods]
-impl PyBatch {
+impl PyRows {
     fn __len__(&self) -> usize {
         self.rows()
     }
