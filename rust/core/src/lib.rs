@@ -17,6 +17,7 @@ pub mod align;
 pub mod backend;
 pub mod checkpoint;
 pub mod crash;
+pub(crate) mod environment;
 mod error;
 pub mod hash;
 pub mod log;

@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::environment::check_process;
 use crate::sequence::{Deduplicator, DeduplicatorOptions};
 use crate::snapshot::EncodeBuffers;
 use crate::state::{ColumnType, KeyType, KeysBuf, Schema, Table};
-use crate::store::{CheckpointRecord, Damage, Store, StoreOptions, StoreSize, check_process};
+use crate::store::{CheckpointRecord, Damage, Store, StoreOptions, StoreSize};
 use crate::{Error, ErrorKind, Result};
 
 use lineage::Lineages;

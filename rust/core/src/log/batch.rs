@@ -25,7 +25,7 @@ use std::ops::RangeInclusive;
 
 use super::clock::Now;
 use super::records::{ByteColumn, ByteColumnBuf, Fetched, Records, Timestamps};
-use crate::store::layout::MAX_PART_BYTES;
+use crate::environment::value::MAX_PART_BYTES;
 use crate::{Error, ErrorKind, Result};
 
 const RECORDS: u8 = 1;

@@ -32,7 +32,7 @@ use super::gate::Gate;
 use super::wake::deadline;
 use super::{LOOK_AGAIN, Log};
 use crate::Result;
-use crate::store::files::{io_error, open_regular};
+use crate::environment::files::{io_error, open_regular};
 
 /// The file's name in the directory.
 const CLOCK: &str = "clock";

@@ -23,8 +23,8 @@ use super::inbox::{self, Gone, Letter, Posted};
 use super::request::{Answer, Request};
 use super::view::{Step, Work};
 use super::{Limits, Shared, append, compact, groups, maintain, topics, transactions};
+use crate::environment::lmdb::Failure;
 use crate::random::random_id;
-use crate::store::lmdb::Failure;
 use crate::{Error, ErrorKind, Result};
 
 /// A group is closed when its records have so many bytes.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
-use crate::store::files::{io_error, open_regular};
+use crate::environment::files::{io_error, open_regular};
 use crate::{Error, ErrorKind, Result};
 
 /// The lock's name in the directory.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::open::enter_private_directory;
 use crate::Result;
-use crate::store::files::{io_error, open_regular, remove};
+use crate::environment::files::{io_error, open_regular, remove};
 
 const MEMBERS: &str = "members";
 

@@ -37,7 +37,7 @@ use super::layout::{Applied, Table};
 use super::open::enter_private_directory;
 use super::request::{Answer, Request};
 use super::view::{Step, View, Work, decode, encode};
-use crate::store::files::{io_error, open_regular, remove};
+use crate::environment::files::{io_error, open_regular, remove};
 use crate::{Error, ErrorKind, Result};
 
 const INBOX: &str = "inbox";

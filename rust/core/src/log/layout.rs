@@ -41,7 +41,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::lmdb::Database;
+use crate::environment::lmdb::Database;
 
 /// The newest format that this version writes and reads.
 ///

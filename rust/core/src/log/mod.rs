@@ -59,9 +59,9 @@ pub use producer::{Producer, ProducerOptions};
 pub use records::{ByteColumn, ByteColumnBuf, Fetched, Records, Timestamps};
 pub use request::{CommitOffsets, Ended, Join, Membership, OffsetCommit};
 
-use crate::store::lmdb::{Environment, Read};
-use crate::store::manifest::Manifest;
-use crate::store::{StoreSize, creation, usable};
+use crate::environment::lmdb::{Environment, Read};
+use crate::environment::manifest::Manifest;
+use crate::environment::{StoreSize, creation, usable};
 use crate::{Error, ErrorKind, Result};
 use batch::Rows;
 use gate::Gate;

@@ -17,13 +17,13 @@ use super::times::TimeIndex;
 use super::view::{head, put_head};
 use super::wake::Wake;
 use super::{LogOptions, Shared};
-use crate::store::creation::{self, Found, discard_leftovers, look};
-use crate::store::files::{create_private_directory, exists, io_error};
-use crate::store::lmdb::{Access, Environment, Read};
-use crate::store::lock::{FileId, OwnerLock, holder_of};
-use crate::store::manifest::{Kind, Manifest, newer_format};
-use crate::store::owner::{enter, open_environment, read_manifest};
-use crate::store::{corrupt, whole_pages};
+use crate::environment::creation::{self, Found, discard_leftovers, look};
+use crate::environment::files::{create_private_directory, exists, io_error};
+use crate::environment::lmdb::{Access, Environment, Read};
+use crate::environment::lock::{FileId, OwnerLock, holder_of};
+use crate::environment::manifest::{Kind, Manifest, newer_format};
+use crate::environment::opening::{enter, open_environment, read_manifest};
+use crate::environment::{corrupt, whole_pages};
 use crate::{Error, ErrorKind, Result};
 
 /// How long to wait for another process that is creating the same log.
@@ -60,8 +60,7 @@ pub(super) fn open(directory: &Path, options: &LogOptions) -> Result<Arc<Shared>
     if !options.read_only {
         create(&directory, options, map_size_bytes)?;
     }
-    let manifest = read_manifest(&directory)?;
-    manifest.check_kind(&directory, Kind::Log)?;
+    let manifest = read_manifest(&directory, Kind::Log)?;
     let access = if options.read_only { Access::Reader } else { Access::Owner };
     let environment =
         open_environment::<Table>(&directory, &manifest, map_size_bytes, access, None)?;
@@ -127,7 +126,7 @@ fn create(directory: &Path, options: &LogOptions, map_size_bytes: usize) -> Resu
         if look(directory)? == Found::Store {
             discard_leftovers(directory)?;
         } else if options.create {
-            let manifest = Manifest::of_log(options.store_id);
+            let manifest = Manifest::new(Kind::Log, options.store_id);
             let mut head = Head {
                 format: FORMAT_VERSION,
                 store_id: manifest.store_id.clone(),

@@ -8,9 +8,9 @@ use super::layout::{
     FORMAT_VERSION, HEAD_KEY, Head, Partition, Table, Topic, in_partition_key, parse_in_partition,
     partition_key, staged_key,
 };
-use crate::store::corrupt;
-use crate::store::layout::open_value;
-use crate::store::lmdb::{self, Entries, Failure, Read, Transaction};
+use crate::environment::corrupt;
+use crate::environment::lmdb::{self, Entries, Failure, Read, Transaction};
+use crate::environment::value::open_value;
 use crate::{Error, ErrorKind, Result};
 
 /// Outcome of a step inside a transaction.
@@ -248,7 +248,7 @@ fn open<'t>(table: Table, key: &[u8], value: &'t [u8]) -> Step<&'t [u8]> {
 
 /// A value of the log that cannot be what was written.
 pub(super) fn damaged(table: Table, key: &[u8], reason: &str) -> Error {
-    use crate::store::lmdb::Database;
+    use crate::environment::lmdb::Database;
 
     corrupt(format!(
         "the log's entry {key:02x?} in {:?} is damaged: {reason}; restore a backup",

@@ -17,7 +17,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::inotify;
 
 use crate::Result;
-use crate::store::files::{io_error, open_regular};
+use crate::environment::files::{io_error, open_regular};
 
 /// The file's name in the directory.
 pub(super) const WAKE: &str = "wake";

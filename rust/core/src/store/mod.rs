@@ -14,15 +14,8 @@
 //! Not promised: that a store survives being copied while it runs (use [`Store::backup`]), a disk
 //! that lies about syncs, use over a network file system (refused where it can be seen).
 
-mod bounds;
-pub(crate) mod creation;
-pub(crate) mod files;
-pub(crate) mod layout;
-pub(crate) mod lmdb;
-pub(crate) mod lock;
-pub(crate) mod manifest;
-pub(crate) mod owner;
-mod pages;
+mod layout;
+mod owner;
 mod values;
 mod verify;
 
@@ -34,12 +27,9 @@ use parking_lot::Mutex;
 
 use layout::{
     Database, HEAD_KEY, Head, MAX_NOTE_BYTES, MAX_NOTE_NAME_BYTES, MAX_VALUE_BYTES, Tally,
-    chunk_key, open_value, parse_chunk_key, record_key,
+    chunk_key, parse_chunk_key, record_key,
 };
-use lmdb::{Environment, Failure, Read, Transaction};
-use manifest::Manifest;
 use owner::Owner;
-use pages::MAX_MAP_BYTES;
 use values::{
     Whole, delete, head_of, named, put_head, put_new, read_head, read_parts, read_records,
 };
@@ -48,7 +38,13 @@ pub use layout::{CheckpointRecord, ChunkKey, TableManifest};
 pub use owner::{StoreSettings, settings};
 pub use verify::{VerifyReport, verify};
 
+use crate::environment::lmdb::{Environment, Failure, Read, Transaction};
+use crate::environment::manifest::Manifest;
+use crate::environment::value::open_value;
+use crate::environment::{corrupt, creation, usable};
 use crate::{Error, ErrorKind, Result};
+
+pub use crate::environment::StoreSize;
 
 /// Checkpoint ids are reserved durably in blocks of so many: one small commit a block.
 const ID_BLOCK: u64 = 1000;
@@ -91,16 +87,6 @@ pub struct Commit<'a> {
 pub struct CommitStats {
     pub bytes_written: u64,
     pub commit_s: f64,
-}
-
-/// Sizes in bytes.
-#[derive(Debug, Clone, Copy, Default)]
-#[allow(missing_docs)]
-pub struct StoreSize {
-    /// Length of the data file.
-    pub file_bytes: u64,
-    /// Bytes of pages in use by chunks, records and the trees over them.
-    pub used_bytes: u64,
 }
 
 /// A record that cannot be read: which, and why.
@@ -514,11 +500,6 @@ impl Drop for Store {
     }
 }
 
-/// Damage, with a text that already says where.
-pub(crate) fn corrupt(text: String) -> Error {
-    Error::new(ErrorKind::StoreCorrupt, text)
-}
-
 fn ids_exhausted() -> Error {
     Error::new(ErrorKind::CapacityExceeded, "no checkpoint ids are left")
 }
@@ -528,46 +509,6 @@ fn reserve_ids(head: &mut Head) -> std::result::Result<std::ops::Range<u64>, Fai
     let start = head.next_checkpoint_id;
     head.next_checkpoint_id = start.checked_add(ID_BLOCK).ok_or_else(ids_exhausted)?;
     Ok(start..head.next_checkpoint_id)
-}
-
-/// `bytes` rounded up to whole pages.
-pub(crate) fn whole_pages(bytes: usize) -> Result<usize> {
-    const MIN: usize = 64 << 10;
-    if (MIN..=MAX_MAP_BYTES as usize).contains(&bytes) {
-        // Page sizes up to 64 KiB exist.
-        return Ok(bytes.next_multiple_of(64 << 10));
-    }
-    Err(Error::new(
-        ErrorKind::InvalidArgument,
-        format!("map_size_bytes is {bytes}, but must lie between {MIN} and {MAX_MAP_BYTES}"),
-    ))
-}
-
-/// An environment that is open, in the process that opened it: LMDB does not survive a fork.
-pub(crate) fn usable<'a>(
-    environment: Option<&'a Arc<Environment>>,
-    opened_by: u32,
-    directory: &Path,
-) -> Result<&'a Arc<Environment>> {
-    check_process(opened_by, directory)?;
-    environment
-        .ok_or_else(|| Error::new(ErrorKind::Closed, format!("{} was closed", directory.display())))
-}
-
-/// `StoreForked` in another process than the one that opened it.
-pub(crate) fn check_process(opened_by: u32, directory: &Path) -> Result<()> {
-    let process = std::process::id();
-    if opened_by == process {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::StoreForked,
-        format!(
-            "{} was opened by process {opened_by} and is used in process {process}, forked from it; fork \
-             before it is opened, or start the process by spawning it",
-            directory.display()
-        ),
-    ))
 }
 
 fn check_length(what: &str, length: usize) -> Result<()> {

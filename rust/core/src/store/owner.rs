@@ -1,19 +1,24 @@
 //! Opening: as owner, with a new job epoch, or as a reader.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::creation::{self, DATA, Found};
-use super::files::{exists, io_error, refuse_irregular, refuse_network_filesystem, sync_directory};
-use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally, open_value};
-use super::lmdb::{self, Access, DATA_FILE, Environment, Failure, LOCK_FILE, Read};
-use super::lock::{Claim, FileId, OwnerLock, ReaderLock, holder_of, slot};
-use super::manifest::{Kind, Manifest, newer_format};
+use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally};
 use super::values::{head_of, put_head, read_head};
-use super::{Store, StoreOptions, Writer, corrupt, reserve_ids, whole_pages};
+use super::{Store, StoreOptions, Writer, reserve_ids};
+use crate::environment::creation::{self, Found};
+use crate::environment::lmdb::{Access, Environment, Failure, Read};
+use crate::environment::lock::{Claim, FileId, OwnerLock, ReaderLock, holder_of, slot};
+use crate::environment::manifest::{Kind, Manifest, newer_format};
+use crate::environment::opening::{
+    can_take_slot, enter, enter_existing, open_environment, read_manifest,
+};
+use crate::environment::value::open_value;
+use crate::environment::{corrupt, whole_pages};
 use crate::{Error, ErrorKind, Result};
 
 /// How long to wait for LMDB's writer lock. A running owner holds it for one commit; only one that
@@ -68,8 +73,7 @@ pub struct StoreSettings {
 /// `StoreMissing`, `StoreFormat`, `StoreCorrupt` (of the manifest), `Io`.
 pub fn settings(directory: &Path) -> Result<StoreSettings> {
     let directory = enter_existing(directory)?;
-    let manifest = read_manifest(&directory)?;
-    manifest.check_kind(&directory, Kind::State)?;
+    let manifest = read_manifest(&directory, Kind::State)?;
     Ok(StoreSettings { job: manifest.job, key_groups: manifest.key_groups })
 }
 
@@ -114,10 +118,10 @@ impl Store {
             if lock.is_none() {
                 return Err(being_created(&directory));
             }
-            creation::create(&directory, options)?;
+            create(&directory, options)?;
         }
-        let manifest = read_manifest(&directory)?;
-        manifest.check_settings(&directory, options)?;
+        let manifest = read_manifest(&directory, Kind::State)?;
+        check_settings(&manifest, &directory, options)?;
         let environment = match shared {
             Some(environment) => environment,
             None => open_environment::<Database>(
@@ -153,10 +157,9 @@ impl Store {
         let directory = enter_existing(directory)?;
         let slot = slot(FileId::of(&directory)?);
         let mut slot = slot.lock();
-        let manifest = read_manifest(&directory)?;
-        manifest.check_kind(&directory, Kind::State)?;
+        let manifest = read_manifest(&directory, Kind::State)?;
         if let Some(options) = options {
-            manifest.check_settings(&directory, options)?;
+            check_settings(&manifest, &directory, options)?;
         }
         let map_size_bytes = match options {
             Some(options) => whole_pages(options.map_size_bytes)?,
@@ -203,6 +206,56 @@ fn being_created(directory: &Path) -> Error {
     )
 }
 
+/// Creates the store in a directory that `look` found to hold none. Needs the owner lock.
+fn create(directory: &Path, options: &StoreOptions) -> Result<()> {
+    let mut manifest = Manifest::new(Kind::State, options.store_id);
+    manifest.job.clone_from(&options.job);
+    manifest.key_groups = options.key_groups;
+    let mut head = Head {
+        format: FORMAT_VERSION,
+        store_id: manifest.store_id.clone(),
+        job: options.job.clone(),
+        key_groups: options.key_groups,
+        job_epoch: 0,
+        next_checkpoint_id: 1,
+        transaction: 0,
+        records: BTreeMap::new(),
+        notes: Tally::default(),
+    };
+    let map_size_bytes = whole_pages(options.map_size_bytes)?;
+    creation::build::<Database>(directory, manifest, map_size_bytes, |txn| put_head(txn, &mut head))
+}
+
+/// Refuses another job or other settings than `options` ask for.
+fn check_settings(manifest: &Manifest, directory: &Path, options: &StoreOptions) -> Result<()> {
+    if manifest.job != options.job {
+        return Err(Error::new(
+            ErrorKind::StoreMismatch,
+            format!(
+                "{} belongs to the job {:?}, but was opened for the job {:?}; give each job a \
+                     directory of its own",
+                directory.display(),
+                manifest.job,
+                options.job
+            ),
+        ));
+    }
+    if manifest.key_groups != options.key_groups {
+        return Err(Error::new(
+            ErrorKind::StoreMismatch,
+            format!(
+                "{} was created with {} key groups, but was opened with {}; the number is \
+                     fixed at creation, so open it with {}",
+                directory.display(),
+                manifest.key_groups,
+                options.key_groups,
+                manifest.key_groups
+            ),
+        ));
+    }
+    Ok(())
+}
+
 fn check_options(options: &StoreOptions) -> Result<()> {
     let groups = options.key_groups;
     if !groups.is_power_of_two() {
@@ -218,122 +271,6 @@ fn check_options(options: &StoreOptions) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// The canonical path of a directory that exists now, or was made because it may be created.
-pub(crate) fn enter(directory: &Path, create: bool) -> Result<std::path::PathBuf> {
-    if !exists(directory)? {
-        if !create {
-            return Err(missing(directory));
-        }
-        let parent = match directory.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        std::fs::create_dir_all(parent)
-            .map_err(|error| io_error("create the directory", parent, &error))?;
-        refuse_network_filesystem(parent)?;
-        match super::files::create_private_directory(directory) {
-            // Another process was faster; the lock will tell.
-            Err(_) if directory.is_dir() => {}
-            other => other?,
-        }
-        sync_directory(parent)?;
-    }
-    let directory = directory
-        .canonicalize()
-        .map_err(|error| io_error("open the directory", directory, &error))?;
-    check_directory(&directory)?;
-    // Before anything is written there: a foreign directory stays as it is.
-    if creation::look(&directory)? == Found::Nothing && !create {
-        return Err(missing(&directory));
-    }
-    // It may have been made by somebody else, for all to write. Where it cannot be changed (a volume
-    // of another user), the files in it are private all the same.
-    let _ = super::files::make_private(&directory);
-    Ok(directory)
-}
-
-/// The canonical path of a directory that holds a store.
-fn enter_existing(directory: &Path) -> Result<std::path::PathBuf> {
-    let directory = match directory.canonicalize() {
-        Ok(directory) => directory,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(missing(directory));
-        }
-        Err(error) => return Err(io_error("open", directory, &error)),
-    };
-    check_directory(&directory)?;
-    if creation::look(&directory)? == Found::Nothing {
-        return Err(missing(&directory));
-    }
-    Ok(directory)
-}
-
-fn check_directory(directory: &Path) -> Result<()> {
-    if !directory.is_dir() {
-        return Err(Error::new(
-            ErrorKind::StoreFormat,
-            format!("{} is a file, not a state directory", directory.display()),
-        ));
-    }
-    refuse_network_filesystem(directory)
-}
-
-fn missing(directory: &Path) -> Error {
-    Error::new(
-        ErrorKind::StoreMissing,
-        format!(
-            "{} holds no store, and this call must not create one; check the path, or open with \
-             create",
-            directory.display()
-        ),
-    )
-}
-
-pub(crate) fn read_manifest(directory: &Path) -> Result<Manifest> {
-    Manifest::read(directory)?.ok_or_else(|| missing(directory))
-}
-
-/// True if LMDB's reader table can be written (or made).
-fn can_take_slot(directory: &Path) -> bool {
-    let data = directory.join(DATA);
-    let table = data.join(LOCK_FILE);
-    let target = if table.exists() { table } else { data };
-    rustix::fs::access(&target, rustix::fs::Access::WRITE_OK).is_ok()
-}
-
-/// Checks the data file against the manifest, then its pages, then maps it.
-pub(crate) fn open_environment<D: lmdb::Database>(
-    directory: &Path,
-    manifest: &Manifest,
-    map_size_bytes: usize,
-    access: Access,
-    guard: Option<ReaderLock>,
-) -> Result<Arc<Environment>> {
-    let data = directory.join(DATA);
-    let file = data.join(DATA_FILE);
-    refuse_irregular(&file)?;
-    let length = match std::fs::metadata(&file) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(corrupt(format!(
-                "the data file {} is missing; restore a backup",
-                file.display()
-            )));
-        }
-        Err(error) => return Err(io_error("measure", &file, &error)),
-    };
-    if length < manifest.min_length_bytes {
-        return Err(corrupt(format!(
-            "{} has {length} bytes, but had {} before: it was truncated or replaced by an older \
-             one; restore a backup",
-            file.display(),
-            manifest.min_length_bytes
-        )));
-    }
-    let environment = Environment::open::<D>(&data, map_size_bytes, access, guard)?;
-    Ok(Arc::new(environment))
 }
 
 /// Checks head and notes against the manifest, the transaction and each other: a page that is valid

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::Damage;
 use super::layout::{
-    CheckpointRecord, ChunkKey, Database, HEAD_KEY, Head, MAX_PART_BYTES, MAX_VALUE_BYTES, Tally,
-    chunk_key, open_value, parse_record_key, record_key,
+    CheckpointRecord, ChunkKey, Database, HEAD_KEY, Head, MAX_VALUE_BYTES, Tally, chunk_key,
+    parse_record_key, record_key,
 };
-use super::lmdb::{Failure, Read, Transaction};
-use super::{Damage, corrupt};
+use crate::environment::corrupt;
+use crate::environment::lmdb::{Failure, Read, Transaction};
+use crate::environment::value::{MAX_PART_BYTES, open_value};
 use crate::{Error, ErrorKind, Result};
 
 /// Names the value that a put refused.

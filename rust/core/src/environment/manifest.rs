@@ -13,10 +13,13 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::bounds;
+use super::corrupt;
 use super::files::{io_error, open_regular, write_synced};
-use super::layout::FORMAT_VERSION;
-use super::{StoreOptions, corrupt};
 use crate::{Error, ErrorKind, Result};
+
+/// The newest format of an environment's directory that this version writes and reads: of manifest,
+/// bounds and sealed values. What the databases hold has a format of its own.
+const FORMAT_VERSION: u32 = 1;
 
 /// Its name in the directory.
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -74,20 +77,8 @@ struct AnyFormat {
 }
 
 impl Manifest {
-    pub(crate) fn new(store_id: u128, options: &StoreOptions) -> Self {
-        Self {
-            job: options.job.clone(),
-            key_groups: options.key_groups,
-            ..Self::of(Kind::State, store_id)
-        }
-    }
-
-    /// That of a log.
-    pub(crate) fn of_log(store_id: u128) -> Self {
-        Self::of(Kind::Log, store_id)
-    }
-
-    fn of(kind: Kind, store_id: u128) -> Self {
+    /// That of an environment that is created now; a store adds its job and key groups.
+    pub(crate) fn new(kind: Kind, store_id: u128) -> Self {
         Self {
             format: FORMAT_VERSION,
             kind,
@@ -168,37 +159,6 @@ impl Manifest {
         write_synced(&new, &self.encode()?)?;
         crate::crash_point!("manifest.replace.pre_rename");
         std::fs::rename(&new, &path).map_err(|error| io_error("replace", &path, &error))
-    }
-
-    /// Refuses another job or other settings than `options` ask for.
-    pub(crate) fn check_settings(&self, directory: &Path, options: &StoreOptions) -> Result<()> {
-        self.check_kind(directory, Kind::State)?;
-        if self.job != options.job {
-            return Err(Error::new(
-                ErrorKind::StoreMismatch,
-                format!(
-                    "{} belongs to the job {:?}, but was opened for the job {:?}; give each job a \
-                     directory of its own",
-                    directory.display(),
-                    self.job,
-                    options.job
-                ),
-            ));
-        }
-        if self.key_groups != options.key_groups {
-            return Err(Error::new(
-                ErrorKind::StoreMismatch,
-                format!(
-                    "{} was created with {} key groups, but was opened with {}; the number is \
-                     fixed at creation, so open it with {}",
-                    directory.display(),
-                    self.key_groups,
-                    options.key_groups,
-                    self.key_groups
-                ),
-            ));
-        }
-        Ok(())
     }
 
     fn digest(&self) -> Result<String> {

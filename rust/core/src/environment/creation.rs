@@ -14,7 +14,6 @@
 //!
 //! The owner lock is held meanwhile, so that two processes do not create at once.
 
-use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -22,16 +21,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, OFlags, RenameFlags};
 
 use super::bounds::BOUNDS;
+use super::corrupt;
 use super::files::{
-    create_private_directory, create_private_file, exists, io_error, remove, sync_directory,
-    sync_file,
+    create_private_directory, create_private_file, exists, io_error, refuse_network_filesystem,
+    remove, sync_directory, sync_file,
 };
-use super::layout::{self, FORMAT_VERSION, Head, Tally};
 use super::lmdb::{Access, DATA_FILE, Database, Environment, Failure, Transaction};
 use super::lock::{OWNER_LOCK, OWNER_LOCK_NEW};
 use super::manifest::{MANIFEST, MANIFEST_NEW, Manifest};
-use super::values::put_head;
-use super::{StoreOptions, corrupt};
 use crate::{Error, ErrorKind, Result};
 
 /// Directory of the data file.
@@ -114,24 +111,6 @@ pub(crate) fn discard_leftovers(directory: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Creates the store in a directory that `look` found to hold none. Needs the owner lock.
-pub(super) fn create(directory: &Path, options: &StoreOptions) -> Result<()> {
-    let manifest = Manifest::new(options.store_id, options);
-    let mut head = Head {
-        format: FORMAT_VERSION,
-        store_id: manifest.store_id.clone(),
-        job: options.job.clone(),
-        key_groups: options.key_groups,
-        job_epoch: 0,
-        next_checkpoint_id: 1,
-        transaction: 0,
-        records: BTreeMap::new(),
-        notes: Tally::default(),
-    };
-    let map_size_bytes = super::whole_pages(options.map_size_bytes)?;
-    build::<layout::Database>(directory, manifest, map_size_bytes, |txn| put_head(txn, &mut head))
 }
 
 /// Creates an environment with the databases `D`, whose first transaction is `fill`, beside its
@@ -226,7 +205,7 @@ pub(crate) fn backup<D: Database>(
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    super::files::refuse_network_filesystem(&parent)?;
+    refuse_network_filesystem(&parent)?;
     let building = parent.join(format!(".{}.onceflow-backup", name.to_string_lossy()));
     if !exists(&building)? {
         create_private_directory(&building)?;

@@ -21,8 +21,8 @@ use heed::{
 
 use super::bounds::{Bounds, Note};
 use super::files::{io_kind, is_full_around, refuse_irregular};
-use super::layout::{TRAILER_BYTES, trailer};
 use super::lock::{FileId, ReaderLock};
+use super::value::{TRAILER_BYTES, trailer};
 use super::{corrupt, pages};
 use crate::{Error, ErrorKind, Result};
 
