@@ -15,7 +15,7 @@ from onceflow.connectors.log import LogSource
 from onceflow.embed import StateBackend
 from onceflow.events import Progress
 from onceflow.exceptions import DamagedCheckpointWarning, SinkError, SourceChangedError, StoreCorruptError
-from onceflow.graph.guarantees import why_not_repeatable
+from onceflow.graph.compatibility import why_not_repeatable
 from onceflow.log import Log, Producer
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink

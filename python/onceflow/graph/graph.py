@@ -6,7 +6,7 @@ paths without cycles; every step but a source has exactly one input (several for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -117,3 +117,20 @@ class Graph:
     def sinks(self) -> list[SinkStep]:
         """All sinks."""
         return [step for step in self.steps.values() if isinstance(step, SinkStep)]
+
+    def origins(self, step: OperatorStep) -> Iterator[SourceStep]:
+        """The sources whose records come to a step, each once."""
+        return (before for before in self.upstream(step) if isinstance(before, SourceStep))
+
+    def upstream(self, step: OperatorStep) -> Iterator[Step]:
+        """A step and all that its records come from, each once."""
+        waiting: list[Step] = [step]
+        seen = set()
+        while waiting:
+            before = waiting.pop()
+            if before.step_id in seen:
+                continue
+            seen.add(before.step_id)
+            yield before
+            if not isinstance(before, SourceStep):
+                waiting.extend(self.steps[origin.step_id] for origin in reversed(before.inputs))

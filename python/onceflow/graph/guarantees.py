@@ -1,7 +1,7 @@
-"""Checks a dataflow before its first record: every path from a source to a sink, leg by leg.
+"""Checks a dataflow before its first record: every path from a source to a sink, requirement by requirement.
 
-Exactly-once stands on three legs: a source that can be replayed, state and positions in one checkpoint, and a sink that
-is transactional or idempotent. What a path lacks is named here, never discovered afterwards.
+Exactly-once has three requirements: a source that can be replayed, state and positions in one checkpoint, and a sink
+that is transactional or idempotent. What a path lacks is named here, never discovered afterwards.
 
 Branches that are merged again double the paths, so their number may be exponential in that of the steps. What a path
 stands on is decided by its two ends alone: one path for each pair of a source and a sink says it all.
@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from onceflow.exceptions import ConfigurationError, DataflowChangedError, DeliveryGuaranteeError
+from onceflow.exceptions import DeliveryGuaranteeError
 from onceflow.graph.graph import Graph, Input, OperatorStep, SinkStep, SourceStep, Step
+from onceflow.graph.structure import check_structure
 from onceflow.types import Guarantee
 
-__all__ = ["check_resume", "explain", "fingerprint", "origins", "plan", "why_not_repeatable"]
+__all__ = ["explain", "plan"]
 
 #: From how many paths on only one is shown for all with the same ends.
 _MAX_SHOWN = 100
@@ -39,7 +40,7 @@ class _Path:
 
 
 @dataclass(frozen=True, slots=True)
-class _Leg:
+class _Requirement:
     holds: bool
     step_id: str
     text: str
@@ -50,12 +51,12 @@ def plan(graph: Graph, guarantee: Guarantee) -> None:
 
     Raises:
         ConfigurationError: No source or sink, an output that nobody takes, a window without event time.
-        DeliveryGuaranteeError: A path that cannot keep the guarantee; names path, step and leg.
+        DeliveryGuaranteeError: A path that cannot keep the guarantee; names path, step and requirement.
     """
-    _check_shape(graph)
+    check_structure(graph)
     users = graph.users()
     for path in (path for source in graph.sources() for path in _walk(users, source, each_step_once=True)):
-        missing = [leg for leg in _legs(path, guarantee) if not leg.holds]
+        missing = [requirement for requirement in _requirements(path, guarantee) if not requirement.holds]
         if missing:
             raise DeliveryGuaranteeError(
                 f"{guarantee} cannot be kept on the path {path}: step {missing[0].step_id!r} {missing[0].text}."
@@ -64,18 +65,21 @@ def plan(graph: Graph, guarantee: Guarantee) -> None:
 
 
 def explain(graph: Graph, guarantee: Guarantee) -> str:
-    """For people: each path with its legs; a leg that is missing is marked.
+    """For people: each path with its requirements; a requirement that is missing is marked.
 
     Of more paths than anybody reads, only the first one between two ends is shown, with the number of the others.
     """
-    _check_shape(graph)
+    check_structure(graph)
     lines = [f"dataflow {graph.name!r}, {guarantee}"]
     for path in _shown_paths(graph):
-        legs = _legs(path, guarantee)
-        kept = all(leg.holds for leg in legs)
+        requirements = _requirements(path, guarantee)
+        kept = all(requirement.holds for requirement in requirements)
         lines.append("")
         lines.append(f"{path}: {guarantee if kept else f'NOT {guarantee}'}")
-        lines.extend(f"  {'ok     ' if leg.holds else 'MISSING'}  {leg.step_id}: {leg.text}" for leg in legs)
+        lines.extend(
+            f"  {'ok     ' if requirement.holds else 'MISSING'}  {requirement.step_id}: {requirement.text}"
+            for requirement in requirements
+        )
         if not kept:
             lines.append(f" {_advice(path)}")
         elif guarantee is Guarantee.EXACTLY_ONCE and path.sink.sink.delivery == "idempotent":
@@ -85,155 +89,6 @@ def explain(graph: Graph, guarantee: Guarantee) -> str:
     lines.append("")
     lines.append("The guarantee ends at the sinks: what reads their output decides what it makes of it.")
     return "\n".join(lines)
-
-
-def fingerprint(graph: Graph) -> dict[str, str]:
-    """The steps that have state, by id, with kind and shape: what a checkpoint can be resumed with."""
-    steps = {step.step_id: "source" for step in graph.sources()}
-    steps.update({step.step_id: "sink" for step in graph.sinks()})
-    steps.update({step.step_id: f"{step.kind} {step.shape}".strip() for step in graph.operators() if step.stateful})
-    return steps
-
-
-def why_not_repeatable(graph: Graph, *, waited: bool) -> str | None:
-    """Why the same input might not give the same state again, as a sentence about a step; None if it does.
-
-    Args:
-        graph: The dataflow.
-        waited: The order between partitions was a matter of time (see ``JobRecord``).
-    """
-    if graph.deterministic:
-        return None
-    stateful = [step for step in graph.operators() if step.stateful]
-    for step in stateful:
-        for before in _upstream(graph, step):
-            if isinstance(before, OperatorStep) and before.calls_functions:
-                return f"step {before.step_id!r} calls functions of yours"
-            if isinstance(before, SourceStep) and not before.source.deterministic:
-                return f"source {before.step_id!r} calls functions of yours"
-        if step.kind == "drop_duplicates" and not _has_event_time(graph, step):
-            return f"step {step.step_id!r} goes by the clock, since its records have no event time"
-    if waited and stateful:
-        return f"the state of step {stateful[0].step_id!r} may depend on the order in which partitions were read"
-    return None
-
-
-def check_resume(old: dict[str, str], graph: Graph) -> None:
-    """Raises if the graph lacks a step that the checkpoint has state of, or has another one under its id.
-
-    Raises:
-        DataflowChangedError: Names the steps.
-    """
-    new = fingerprint(graph)
-    gone = sorted(step_id for step_id in old if step_id not in new)
-    other = sorted(step_id for step_id in old if step_id in new and new[step_id] != old[step_id])
-    added = sorted(step_id for step_id in new if step_id not in old)
-    if gone:
-        renamed = f" (was one renamed to {added}?)" if added else ""
-        raise DataflowChangedError(
-            f"the checkpoint holds state of steps that the dataflow no longer has: {gone}{renamed}. Give them back "
-            "their ids, or move away what the sinks hold and start over with fresh=True"
-        )
-    if other:
-        changes = ", ".join(f"{step_id!r} was {old[step_id]} and is {new[step_id]}" for step_id in other)
-        raise DataflowChangedError(
-            f"steps changed so that their state means something else: {changes}. Put them back as they were, or move "
-            "away what the sinks hold and start over with fresh=True"
-        )
-
-
-def _check_shape(graph: Graph) -> None:
-    users = graph.users()
-    if not graph.sources() or not graph.sinks():
-        raise ConfigurationError(f"dataflow {graph.name!r} needs at least one source and one sink")
-    for step in graph.sources():
-        if not users.get(Input(step.step_id)):
-            raise ConfigurationError(f"nothing reads from source {step.step_id!r}; end its stream in a sink")
-        if step.source.has_dead_letters and not users.get(Input(step.step_id, "dead_letters")):
-            raise ConfigurationError(
-                f"source {step.step_id!r} hands out dead letters and nothing takes them: add "
-                f"flow.dead_letters({step.step_id!r}).sink(...), or choose another on_malformed"
-            )
-    for operator in graph.operators():
-        if not users.get(Input(operator.step_id)):
-            raise ConfigurationError(f"nothing takes the output of step {operator.step_id!r}; end it in a sink")
-        if "dead_letters" in operator.sides and not users.get(Input(operator.step_id, "dead_letters")):
-            raise ConfigurationError(
-                f"step {operator.step_id!r} hands out dead letters and nothing takes them: add "
-                f"flow.dead_letters({operator.step_id!r}).sink(...), or leave dead_letters away"
-            )
-        if operator.kind == "window":
-            _check_event_time(graph, operator)
-        if operator.kind == "assign_timestamps":
-            _check_partitions(graph, operator)
-
-
-def _has_event_time(graph: Graph, step: OperatorStep) -> bool:
-    try:
-        _check_event_time(graph, step)
-    except ConfigurationError:
-        return False
-    return True
-
-
-def _check_event_time(graph: Graph, window: OperatorStep) -> None:
-    """Totals, dead letters, and sources that are told nothing of it have no event time."""
-    waiting, seen = [window], {window.step_id}
-    while waiting:
-        for origin in waiting.pop().inputs:
-            before = graph.steps[origin.step_id]
-            lacking = None
-            if isinstance(before, SourceStep):
-                if origin.side == "dead_letters":
-                    lacking = "dead letters of a source"
-                elif not before.source.has_event_time:
-                    raise ConfigurationError(
-                        f"window {window.step_id!r} needs event time, and source {before.step_id!r} has none; give it "
-                        "event_time=... (a source of your own: set has_event_time, and give batches event_times), or "
-                        "put assign_timestamps(...) before the window"
-                    )
-            elif isinstance(before, OperatorStep):
-                if before.kind == "aggregate":
-                    lacking = f"the totals of {origin.step_id!r}"
-                elif before.kind == "assign_timestamps" and origin.side == "dead_letters":
-                    lacking = f"dead letters of {origin.step_id!r}"
-                elif before.kind != "assign_timestamps" and before.step_id not in seen:
-                    seen.add(before.step_id)
-                    waiting.append(before)
-            if lacking is not None:
-                raise ConfigurationError(
-                    f"window {window.step_id!r} needs event time, and {lacking} have none; put the window before, or "
-                    "use window(...).aggregate(...) there too"
-                )
-
-
-def _check_partitions(graph: Graph, timestamps: OperatorStep) -> None:
-    """Results that come when a window or the input ends are of no partition."""
-    for before in _upstream(graph, timestamps):
-        if isinstance(before, OperatorStep) and before.kind in ("window", "aggregate"):
-            raise ConfigurationError(
-                f"assign_timestamps {timestamps.step_id!r} needs records of partitions, and comes after "
-                f"{before.kind} {before.step_id!r}, whose results are of none; put it before"
-            )
-
-
-def origins(graph: Graph, step: OperatorStep) -> Iterator[SourceStep]:
-    """The sources whose records come to a step, each once."""
-    return (before for before in _upstream(graph, step) if isinstance(before, SourceStep))
-
-
-def _upstream(graph: Graph, step: OperatorStep) -> Iterator[Step]:
-    """A step and all that its records come from, each once."""
-    waiting: list[Step] = [step]
-    seen = set()
-    while waiting:
-        before = waiting.pop()
-        if before.step_id in seen:
-            continue
-        seen.add(before.step_id)
-        yield before
-        if not isinstance(before, SourceStep):
-            waiting.extend(graph.steps[origin.step_id] for origin in reversed(before.inputs))
 
 
 def _counts(graph: Graph, source: SourceStep) -> dict[str, int]:
@@ -284,23 +139,23 @@ def _names(trail: _Trail) -> tuple[str, ...]:
     return tuple(reversed(names))
 
 
-def _legs(path: _Path, guarantee: Guarantee) -> list[_Leg]:
+def _requirements(path: _Path, guarantee: Guarantee) -> list[_Requirement]:
     source, sink = path.source, path.sink
     replayable = source.source.replayable
     kind = type(source.source).__name__
     target = type(sink.sink).__name__
-    legs = []
+    requirements = []
     if guarantee is Guarantee.AT_MOST_ONCE:
         text = (
             "positions are durable before outputs are written"
             if replayable
             else "cannot be read again from a position; it must not hand out a record again by itself"
         )
-        legs.append(_Leg(True, source.step_id, f"{kind}: {text}"))
-        legs.append(_Leg(True, sink.step_id, f"{target}: written after the decision, never again"))
-        return legs
-    legs.append(
-        _Leg(
+        requirements.append(_Requirement(True, source.step_id, f"{kind}: {text}"))
+        requirements.append(_Requirement(True, sink.step_id, f"{target}: written after the decision, never again"))
+        return requirements
+    requirements.append(
+        _Requirement(
             replayable,
             source.step_id,
             f"{kind} can be read again from a checkpoint's position"
@@ -309,9 +164,11 @@ def _legs(path: _Path, guarantee: Guarantee) -> list[_Leg]:
         )
     )
     if guarantee is Guarantee.AT_LEAST_ONCE:
-        legs.append(_Leg(True, sink.step_id, f"{target}: written before the decision, again after a crash"))
-        return legs
-    legs.append(_Leg(True, "state", "state, positions and timers belong to one checkpoint"))
+        requirements.append(
+            _Requirement(True, sink.step_id, f"{target}: written before the decision, again after a crash")
+        )
+        return requirements
+    requirements.append(_Requirement(True, "state", "state, positions and timers belong to one checkpoint"))
     delivery = sink.sink.delivery
     if delivery == "plain":
         text = f"is a {target}, which is neither transactional nor idempotent: after a crash it would repeat output"
@@ -323,8 +180,8 @@ def _legs(path: _Path, guarantee: Guarantee) -> list[_Leg]:
         )
     else:
         text = f"{target} is transactional: output becomes visible with its checkpoint"
-    legs.append(_Leg(delivery != "plain", sink.step_id, text))
-    return legs
+    requirements.append(_Requirement(delivery != "plain", sink.step_id, text))
+    return requirements
 
 
 def _advice(path: _Path) -> str:

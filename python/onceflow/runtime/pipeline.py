@@ -11,7 +11,6 @@ from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.graph.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
-from onceflow.graph.guarantees import origins
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
 from onceflow.operators.passed_time import PassedTime
 from onceflow.operators.timestamps import AssignTimestamps
@@ -216,7 +215,7 @@ class Pipeline:
         operator = step.make()
         if not isinstance(operator, AssignTimestamps):
             return _OperatorNode(step, operator)
-        sources = [source.step_id for source in origins(graph, step)]
+        sources = [source.step_id for source in graph.origins(step)]
         node = _TimestampsNode(step, operator, [name for source_id in sources for name in partitions[source_id]])
         for source_id in sources:
             self._timestamps[source_id].append(node)

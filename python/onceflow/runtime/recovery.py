@@ -19,8 +19,8 @@ from onceflow._native import CheckpointInfo, StateBackend, recovery_plan
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, OnceflowError, StoreCorruptError
+from onceflow.graph.compatibility import check_resume, why_not_repeatable
 from onceflow.graph.graph import Graph
-from onceflow.graph.guarantees import check_resume, why_not_repeatable
 from onceflow.process import closing
 from onceflow.runtime.delivery import Delivery, open_delivery, sink_errors
 from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord
