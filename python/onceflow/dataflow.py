@@ -8,18 +8,27 @@ from datetime import timedelta
 from itertools import count
 from typing import Any
 
-from onceflow.aggregates import Aggregate, shape_of
+from onceflow.aggregates import Aggregate
 from onceflow.exceptions import ConfigurationError
-from onceflow.graph.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
-from onceflow.operators.aggregate import AggregateKeys
-from onceflow.operators.base import Operator
-from onceflow.operators.deduplicate import DropDuplicates
-from onceflow.operators.keys import KeySelector, KeyType, check_key_type
-from onceflow.operators.process import Process
-from onceflow.operators.stateful_map import StatefulMap
-from onceflow.operators.stateless import Filter, FilterBatch, FlatMap, Inspect, Map, MapBatch, Union
-from onceflow.operators.timestamps import AssignTimestamps
-from onceflow.operators.window import AggregateWindows
+from onceflow.graph.graph import Edge, Graph, OperatorStep, SinkStep, SourceStep, StreamRef
+from onceflow.graph.guarantees import explain
+from onceflow.graph.partitioning import FORWARD, ByKey, KeySelector, KeyType, Partitioning, check_key_type
+from onceflow.graph.steps import (
+    AggregateSpec,
+    AssignTimestampsSpec,
+    DropDuplicatesSpec,
+    FilterBatchSpec,
+    FilterSpec,
+    FlatMapSpec,
+    InspectSpec,
+    MapBatchSpec,
+    MapSpec,
+    ProcessSpec,
+    StatefulMapSpec,
+    StepSpec,
+    UnionSpec,
+    WindowSpec,
+)
 from onceflow.sinks import IdempotentSink, PlainSink, Sink, TransactionalSink
 from onceflow.sources import Source
 from onceflow.state import Processor
@@ -83,7 +92,7 @@ class Dataflow:
         if idle == 0:
             raise ConfigurationError(f"source {step_id!r}: idle_after is {idle_after}; give a time above 0, or None")
         self._add(SourceStep(step_id, source, delay, idle))
-        return Stream(self, Input(step_id))
+        return Stream(self, StreamRef(step_id))
 
     def dead_letters(self, step_id: str) -> Stream:
         """The records that a step refused, as dicts.
@@ -96,22 +105,20 @@ class Dataflow:
             raise ConfigurationError(
                 f"{step_id!r} has no dead letters; they come from sources, and from steps with dead_letters={step_id!r}"
             )
-        return Stream(self, Input(step_id, "dead_letters"))
+        return Stream(self, StreamRef(step_id, "dead_letters"))
 
     def late(self, step_id: str) -> Stream:
         """The records that came too late for a window step."""
         step = self._step(step_id)
         if not isinstance(step, OperatorStep) or "late" not in step.sides:
             raise ConfigurationError(f"{step_id!r} is no window step of this dataflow")
-        return Stream(self, Input(step_id, "late"))
+        return Stream(self, StreamRef(step_id, "late"))
 
     def explain(self, guarantee: Guarantee | str = Guarantee.EXACTLY_ONCE) -> str:
         """Path by path, which guarantee holds and what it stands on; names what is missing.
 
         Of more than 100 paths the first one from each source to each sink, which stands for all between them.
         """
-        from onceflow.graph.guarantees import explain  # noqa: PLC0415 - the planner knows dataflows
-
         return explain(self._graph, Guarantee(guarantee))
 
     def _step(self, step_id: str) -> SourceStep | OperatorStep | SinkStep | None:
@@ -122,26 +129,16 @@ class Dataflow:
             raise ConfigurationError(f"two steps are called {step.step_id!r}; state belongs to a name, so names differ")
         self._graph.steps[step.step_id] = step
 
-    def _operator(
-        self,
-        kind: str,
-        inputs: tuple[Input, ...],
-        make: Callable[[], Operator],
-        *,
-        step_id: str | None = None,
-        stateful: bool = True,
-        sides: tuple[str, ...] = (),
-        shape: str = "",
-        calls_functions: bool = True,
-        goes_by_batches: bool = False,
-    ) -> Stream:
+    def __repr__(self) -> str:
+        return repr(self._graph)
+
+    def _operator(self, spec: StepSpec, inputs: tuple[Edge, ...], step_id: str | None = None) -> Stream:
         if step_id is None:
-            stateful = False
             numbers = count(len(self._graph.steps))
-            step_id = next(name for number in numbers if (name := f"{kind}-{number}") not in self._graph.steps)
+            step_id = next(name for number in numbers if (name := f"{spec.kind}-{number}") not in self._graph.steps)
         step_id = _checked("a step id", step_id)
-        self._add(OperatorStep(step_id, kind, inputs, make, stateful, sides, shape, calls_functions, goes_by_batches))
-        return Stream(self, Input(step_id))
+        self._add(OperatorStep(step_id, spec, inputs))
+        return Stream(self, StreamRef(step_id))
 
 
 def _checked(what: str, name: str) -> str:
@@ -155,16 +152,12 @@ def _checked(what: str, name: str) -> str:
 class Stream:
     """Records on their way. Functions of one record get Python objects; ``*_batch`` functions get whole batches."""
 
-    def __init__(self, flow: Dataflow, origin: Input) -> None:
+    def __init__(self, flow: Dataflow, origin: StreamRef) -> None:
         self._flow = flow
         self._origin = origin
 
-    def _then(self, kind: str, make: Callable[[], Operator], dead_letters: str | None = None) -> Stream:
-        sides = () if dead_letters is None else ("dead_letters",)
-        return self._flow._operator(kind, (self._origin,), make, step_id=dead_letters, stateful=False, sides=sides)
-
-    def _by_batches(self, kind: str, make: Callable[[], Operator]) -> Stream:
-        return self._flow._operator(kind, (self._origin,), make, goes_by_batches=True)
+    def _then(self, spec: StepSpec, step_id: str | None = None, partitioning: Partitioning = FORWARD) -> Stream:
+        return self._flow._operator(spec, (Edge(self._origin, partitioning),), step_id)
 
     def map(self, function: Callable[[Any], Any], *, dead_letters: str | None = None) -> Stream:
         """One record for each record.
@@ -173,30 +166,30 @@ class Stream:
             function: Makes the new record. An exception in it ends the run, or else:
             dead_letters: A step id; records that the function raises for leave by ``flow.dead_letters(step_id)``.
         """
-        return self._then("map", lambda: Map(function, dead_letters=dead_letters is not None), dead_letters)
+        return self._then(MapSpec(function, dead_letters is not None), dead_letters)
 
     def filter(self, function: Callable[[Any], Any], *, dead_letters: str | None = None) -> Stream:
         """The records for which the function is true; for ``dead_letters`` see ``map``."""
-        return self._then("filter", lambda: Filter(function, dead_letters=dead_letters is not None), dead_letters)
+        return self._then(FilterSpec(function, dead_letters is not None), dead_letters)
 
     def flat_map(self, function: Callable[[Any], Any], *, dead_letters: str | None = None) -> Stream:
         """All items of what the function returns for each record; for ``dead_letters`` see ``map``."""
-        return self._then("flat_map", lambda: FlatMap(function, dead_letters=dead_letters is not None), dead_letters)
+        return self._then(FlatMapSpec(function, dead_letters is not None), dead_letters)
 
     def map_batch(self, function: Callable[[Any], Batch]) -> Stream:
         """One batch (a list, or ``Columns``) for each batch, of as many records."""
-        return self._by_batches("map_batch", lambda: MapBatch(function))
+        return self._then(MapBatchSpec(function))
 
     def filter_batch(self, function: Callable[[Any], Any]) -> Stream:
         """The records where the function's mask is true: bools in a list, or a numpy or Arrow array.
 
         As in SQL, a record is left out where the mask is missing (None, null, masked).
         """
-        return self._by_batches("filter_batch", lambda: FilterBatch(function))
+        return self._then(FilterBatchSpec(function))
 
     def inspect(self, function: Callable[[Any], Any]) -> Stream:
         """Calls a function with each record, for looking at it. It is called again for replayed records."""
-        return self._flow._operator("inspect", (self._origin,), lambda: Inspect(function), calls_functions=False)
+        return self._then(InspectSpec(function))
 
     def union(self, *others: Stream) -> Stream:
         """The records of this and other streams."""
@@ -205,8 +198,8 @@ class Stream:
                 raise ConfigurationError(f"union takes streams of this dataflow, not {other!r}")
         if any(other._flow is not self._flow for other in others):
             raise ConfigurationError("streams of two dataflows cannot be joined")
-        origins = (self._origin, *(other._origin for other in others))
-        return self._flow._operator("union", origins, Union, calls_functions=False)
+        inputs = tuple(Edge(stream._origin) for stream in (self, *others))
+        return self._flow._operator(UnionSpec(), inputs)
 
     def assign_timestamps(
         self,
@@ -234,14 +227,7 @@ class Stream:
                 f"step {step_id!r}: event_time={event_time!r}: give a field's name, or a function of a record"
             )
         delay = micros_of(f"step {step_id!r}: max_out_of_orderness", max_out_of_orderness)
-        return self._flow._operator(
-            "assign_timestamps",
-            (self._origin,),
-            lambda: AssignTimestamps(event_time, delay, dead_letters=dead_letters),
-            step_id=step_id,
-            sides=("dead_letters",) if dead_letters else (),
-            calls_functions=callable(event_time),
-        )
+        return self._then(AssignTimestampsSpec(event_time, delay, dead_letters), step_id)
 
     def key_by(self, *by: str | Callable[[Any], Any], key_type: KeyType | None = None) -> KeyedStream:
         """Gives each record a key.
@@ -259,7 +245,7 @@ class Stream:
             selector = KeySelector([name for name in by if isinstance(name, str)])
             if len(selector.names) != len(by):
                 raise ConfigurationError("key_by takes one function, or names of columns")
-        return KeyedStream(self._flow, self._origin, selector, key_type)
+        return KeyedStream(self, ByKey(selector, key_type))
 
     def drop_duplicates(self, step_id: str, key: Callable[[Any], Any] | Sequence[str], *, horizon: timedelta) -> Stream:
         """Passes on the first record of each key; another one only ``horizon`` later.
@@ -271,14 +257,7 @@ class Stream:
         """
         selector = KeySelector([key] if isinstance(key, str) else key)
         micros = micros_of(f"step {step_id!r}: the horizon", horizon)
-        return self._flow._operator(
-            "drop_duplicates",
-            (self._origin,),
-            lambda: DropDuplicates(selector, None, micros),
-            step_id=step_id,
-            shape=selector.shape,
-            calls_functions=not selector.names,
-        )
+        return self._then(DropDuplicatesSpec(micros), step_id, ByKey(selector))
 
     def sink(self, step_id: str, sink: Sink) -> None:
         """Where records leave.
@@ -292,17 +271,19 @@ class Stream:
                 f"sink {step_id!r} is a {type(sink).__name__}; derive it from PlainSink, IdempotentSink or "
                 "TransactionalSink, by what its target can do"
             )
-        self._flow._add(SinkStep(_checked("a step id", step_id), sink, (self._origin,)))
+        self._flow._add(SinkStep(_checked("a step id", step_id), sink, (Edge(self._origin),)))
+
+
+def _no_state() -> None:
+    """The state of a new key, where nothing else is said. Not a lambda, so that a dataflow can be pickled."""
 
 
 class KeyedStream:
     """Records with a key; what follows keeps state by it."""
 
-    def __init__(self, flow: Dataflow, origin: Input, selector: KeySelector, key_type: KeyType | None) -> None:
-        self._flow = flow
-        self._origin = origin
-        self._selector = selector
-        self._key_type = key_type
+    def __init__(self, stream: Stream, key: ByKey) -> None:
+        self._stream = stream
+        self._key = key
 
     def aggregate(self, /, step_id: str, *, emit: str = "changes", **aggregates: Aggregate) -> Stream:
         """Totals by key.
@@ -315,23 +296,14 @@ class KeyedStream:
         """
         if emit not in ("changes", "final"):
             raise ConfigurationError(f"emit={emit!r}: 'changes' or 'final'")
-        _check_aggregates(aggregates, self._selector)
-        selector, key_type = self._selector, self._key_type
-        return self._flow._operator(
-            "aggregate",
-            (self._origin,),
-            lambda: AggregateKeys(selector, key_type, aggregates, emit),
-            step_id=step_id,
-            shape=f"{selector.shape}, {shape_of(aggregates)}",
-            calls_functions=not selector.names,
-            goes_by_batches=emit == "changes",
-        )
+        _check_aggregates(aggregates, self._key.selector)
+        return self._stream._then(AggregateSpec(aggregates, emit), step_id, self._key)
 
     def stateful_map(
         self,
         step_id: str,
         function: Callable[[Any, Any], tuple[Any, Any]],
-        initial: Callable[[], Any] = lambda: None,
+        initial: Callable[[], Any] = _no_state,
     ) -> Stream:
         """``function(state, record) -> (state, result)`` with one state a key.
 
@@ -341,14 +313,7 @@ class KeyedStream:
                 be part of the result: sinks may keep that until the next checkpoint.
             initial: Makes the state of a new key.
         """
-        selector, key_type = self._selector, self._key_type
-        return self._flow._operator(
-            "stateful_map",
-            (self._origin,),
-            lambda: StatefulMap(selector, key_type, function, initial),
-            step_id=step_id,
-            shape=selector.shape,
-        )
+        return self._stream._then(StatefulMapSpec(function, initial), step_id, self._key)
 
     def process(self, step_id: str, processor: Callable[[], Processor]) -> Stream:
         """A ``Processor`` with named states; see ``onceflow.state``.
@@ -357,14 +322,7 @@ class KeyedStream:
             step_id: Names the state for ever.
             processor: The class, or a function that makes an instance.
         """
-        selector, key_type = self._selector, self._key_type
-        return self._flow._operator(
-            "process",
-            (self._origin,),
-            lambda: Process(selector, key_type, processor),
-            step_id=step_id,
-            shape=selector.shape,
-        )
+        return self._stream._then(ProcessSpec(processor), step_id, self._key)
 
     def window(self, step_id: str, window: Tumbling, *, allowed_lateness: timedelta = timedelta(0)) -> WindowedStream:
         """Groups records by window and key; ``aggregate`` must follow.
@@ -374,34 +332,16 @@ class KeyedStream:
             window: Which windows.
             allowed_lateness: How long a window stays open after the watermark has passed its end.
         """
-        return WindowedStream(
-            self._flow,
-            self._origin,
-            self._selector,
-            self._key_type,
-            step_id,
-            _window(step_id, window),
-            micros_of(f"step {step_id!r}: allowed_lateness", allowed_lateness),
-        )
+        lateness_us = micros_of(f"step {step_id!r}: allowed_lateness", allowed_lateness)
+        return WindowedStream(self._stream, self._key, step_id, _window(step_id, window), lateness_us)
 
 
 class WindowedStream:
     """Records by window and key."""
 
-    def __init__(
-        self,
-        flow: Dataflow,
-        origin: Input,
-        selector: KeySelector,
-        key_type: KeyType | None,
-        step_id: str,
-        window: Tumbling,
-        lateness_us: int,
-    ) -> None:
-        self._flow = flow
-        self._origin = origin
-        self._selector = selector
-        self._key_type = key_type
+    def __init__(self, stream: Stream, key: ByKey, step_id: str, window: Tumbling, lateness_us: int) -> None:
+        self._stream = stream
+        self._key = key
         self._step_id = step_id
         self._window = window
         self._lateness_us = lateness_us
@@ -411,17 +351,8 @@ class WindowedStream:
 
         Records that come after that go to ``flow.late(step_id)``.
         """
-        _check_aggregates(aggregates, self._selector)
-        selector, key_type, window, lateness = self._selector, self._key_type, self._window, self._lateness_us
-        return self._flow._operator(
-            "window",
-            (self._origin,),
-            lambda: AggregateWindows(selector, key_type, aggregates, window, lateness),
-            step_id=self._step_id,
-            sides=("late",),
-            shape=f"{selector.shape}, {window}, {shape_of(aggregates)}",
-            calls_functions=not selector.names,
-        )
+        _check_aggregates(aggregates, self._key.selector)
+        return self._stream._then(WindowSpec(aggregates, self._window, self._lateness_us), self._step_id, self._key)
 
 
 def _window(step_id: str, window: Tumbling) -> Tumbling:

@@ -15,8 +15,8 @@ from onceflow.codec import MsgpackCodec, PickleCodec
 from onceflow.embed import StateBackend
 from onceflow.entries import CHUNK_ENTRIES, ListEntries, MapEntries
 from onceflow.exceptions import StoreCorruptError
+from onceflow.graph.partitioning import KeySelector
 from onceflow.operators.base import OperatorContext
-from onceflow.operators.keys import KeySelector
 from onceflow.operators.passed_time import PassedTime
 from onceflow.operators.process import Process
 from onceflow.state import ListState, MapState, Processor

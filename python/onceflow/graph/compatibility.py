@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onceflow.exceptions import DataflowChangedError
 from onceflow.graph.graph import Graph, OperatorStep, SourceStep
+from onceflow.graph.steps import DropDuplicatesSpec
 from onceflow.graph.structure import has_event_time
 
 __all__ = ["check_resume", "fingerprint", "why_not_repeatable"]
@@ -33,7 +34,7 @@ def why_not_repeatable(graph: Graph, *, waited: bool) -> str | None:
                 return f"step {before.step_id!r} calls functions of yours"
             if isinstance(before, SourceStep) and not before.source.deterministic:
                 return f"source {before.step_id!r} calls functions of yours"
-        if step.kind == "drop_duplicates" and not has_event_time(graph, step):
+        if isinstance(step.spec, DropDuplicatesSpec) and not has_event_time(graph, step):
             return f"step {step.step_id!r} goes by the clock, since its records have no event time"
     if waited and stateful:
         return f"the state of step {stateful[0].step_id!r} may depend on the order in which partitions were read"

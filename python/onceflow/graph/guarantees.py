@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from onceflow.exceptions import DeliveryGuaranteeError
-from onceflow.graph.graph import Graph, Input, OperatorStep, SinkStep, SourceStep, Step
+from onceflow.graph.graph import Graph, OperatorStep, SinkStep, SourceStep, Step, StreamRef
 from onceflow.graph.structure import check_structure
 from onceflow.types import Guarantee
 
@@ -96,7 +96,7 @@ def _counts(graph: Graph, source: SourceStep) -> dict[str, int]:
     counts = {source.step_id: 1}
     for step in graph.steps.values():
         if not isinstance(step, SourceStep):
-            counts[step.step_id] = sum(counts.get(origin.step_id, 0) for origin in dict.fromkeys(step.inputs))
+            counts[step.step_id] = sum(counts.get(edge.origin.step_id, 0) for edge in dict.fromkeys(step.inputs))
     return counts
 
 
@@ -110,7 +110,7 @@ def _shown_paths(graph: Graph) -> Iterator[_Path]:
 
 
 def _walk(
-    users: dict[Input, list[OperatorStep | SinkStep]], source: SourceStep, *, each_step_once: bool
+    users: dict[StreamRef, list[OperatorStep | SinkStep]], source: SourceStep, *, each_step_once: bool
 ) -> Iterator[_Path]:
     """The paths from a source, depth first; of those to a sink only the first if each step is entered once."""
     waiting: list[tuple[Step, _Trail]] = [(source, (None, source.step_id))]
@@ -126,7 +126,7 @@ def _walk(
         following: list[tuple[Step, _Trail]] = []
         for side in (None, *(("dead_letters",) if isinstance(step, SourceStep) else step.sides)):
             label = trail if side is None else (trail, f"({side})")
-            following.extend((user, (label, user.step_id)) for user in users.get(Input(step.step_id, side), ()))
+            following.extend((user, (label, user.step_id)) for user in users.get(StreamRef(step.step_id, side), ()))
         waiting.extend(reversed(following))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from onceflow.exceptions import ConfigurationError
-from onceflow.graph.graph import Graph, Input, OperatorStep, SourceStep
+from onceflow.graph.graph import Graph, OperatorStep, SourceStep, StreamRef
+from onceflow.graph.steps import AggregateSpec, AssignTimestampsSpec, WindowSpec
 
 __all__ = ["check_structure", "has_event_time"]
 
@@ -14,24 +15,24 @@ def check_structure(graph: Graph) -> None:
     if not graph.sources() or not graph.sinks():
         raise ConfigurationError(f"dataflow {graph.name!r} needs at least one source and one sink")
     for step in graph.sources():
-        if not users.get(Input(step.step_id)):
+        if not users.get(StreamRef(step.step_id)):
             raise ConfigurationError(f"nothing reads from source {step.step_id!r}; end its stream in a sink")
-        if step.source.has_dead_letters and not users.get(Input(step.step_id, "dead_letters")):
+        if step.source.has_dead_letters and not users.get(StreamRef(step.step_id, "dead_letters")):
             raise ConfigurationError(
                 f"source {step.step_id!r} hands out dead letters and nothing takes them: add "
                 f"flow.dead_letters({step.step_id!r}).sink(...), or choose another on_malformed"
             )
     for operator in graph.operators():
-        if not users.get(Input(operator.step_id)):
+        if not users.get(StreamRef(operator.step_id)):
             raise ConfigurationError(f"nothing takes the output of step {operator.step_id!r}; end it in a sink")
-        if "dead_letters" in operator.sides and not users.get(Input(operator.step_id, "dead_letters")):
+        if "dead_letters" in operator.sides and not users.get(StreamRef(operator.step_id, "dead_letters")):
             raise ConfigurationError(
                 f"step {operator.step_id!r} hands out dead letters and nothing takes them: add "
                 f"flow.dead_letters({operator.step_id!r}).sink(...), or leave dead_letters away"
             )
-        if operator.kind == "window":
+        if isinstance(operator.spec, WindowSpec):
             _check_event_time(graph, operator)
-        if operator.kind == "assign_timestamps":
+        if isinstance(operator.spec, AssignTimestampsSpec):
             _check_partitions(graph, operator)
 
 
@@ -48,7 +49,7 @@ def _check_event_time(graph: Graph, window: OperatorStep) -> None:
     """Totals, dead letters, and sources that are told nothing of it have no event time."""
     waiting, seen = [window], {window.step_id}
     while waiting:
-        for origin in waiting.pop().inputs:
+        for origin in (edge.origin for edge in waiting.pop().inputs):
             before = graph.steps[origin.step_id]
             lacking = None
             if isinstance(before, SourceStep):
@@ -61,11 +62,11 @@ def _check_event_time(graph: Graph, window: OperatorStep) -> None:
                         "put assign_timestamps(...) before the window"
                     )
             elif isinstance(before, OperatorStep):
-                if before.kind == "aggregate":
+                if isinstance(before.spec, AggregateSpec):
                     lacking = f"the totals of {origin.step_id!r}"
-                elif before.kind == "assign_timestamps" and origin.side == "dead_letters":
-                    lacking = f"dead letters of {origin.step_id!r}"
-                elif before.kind != "assign_timestamps" and before.step_id not in seen:
+                elif isinstance(before.spec, AssignTimestampsSpec):
+                    lacking = f"dead letters of {origin.step_id!r}" if origin.side == "dead_letters" else None
+                elif before.step_id not in seen:
                     seen.add(before.step_id)
                     waiting.append(before)
             if lacking is not None:
@@ -78,7 +79,7 @@ def _check_event_time(graph: Graph, window: OperatorStep) -> None:
 def _check_partitions(graph: Graph, timestamps: OperatorStep) -> None:
     """Results that come when a window or the input ends are of no partition."""
     for before in graph.upstream(timestamps):
-        if isinstance(before, OperatorStep) and before.kind in ("window", "aggregate"):
+        if isinstance(before, OperatorStep) and isinstance(before.spec, WindowSpec | AggregateSpec):
             raise ConfigurationError(
                 f"assign_timestamps {timestamps.step_id!r} needs records of partitions, and comes after "
                 f"{before.kind} {before.step_id!r}, whose results are of none; put it before"

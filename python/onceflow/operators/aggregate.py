@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from onceflow.aggregates import Aggregate
 from onceflow.columns import Columns
+from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.aggregating import Aggregating, Part
 from onceflow.operators.base import EventTimes, Output
-from onceflow.operators.keys import KeySelector, KeyType
 from onceflow.operators.values import pick
 from onceflow.types import Batch
 

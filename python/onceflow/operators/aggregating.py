@@ -22,10 +22,11 @@ from onceflow.exceptions import (
     TypeMismatchError,
     UserFunctionError,
 )
+from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.base import OperatorContext
 from onceflow.operators.calls import each, shown
 from onceflow.operators.keyed import KeyedOperator
-from onceflow.operators.keys import KeySelector, KeyType, decode_key, key_list, key_order, other_keys, plain_key
+from onceflow.operators.keys import decode_key, key_list, key_order, other_keys, plain_key
 from onceflow.operators.totals import Totals
 from onceflow.operators.values import RefusedValueError, Values, pick, read_values
 from onceflow.types import Batch

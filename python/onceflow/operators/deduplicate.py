@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from onceflow.exceptions import StateError
+from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.base import EventTimes, OperatorContext, Output
 from onceflow.operators.expiry import Sweep
 from onceflow.operators.key_table import KeyTable
 from onceflow.operators.keyed import KeyedStep
-from onceflow.operators.keys import KeySelector, KeyType
 from onceflow.operators.values import pick_records
 from onceflow.types import BEGINNING_OF_TIME, Batch, Micros
 

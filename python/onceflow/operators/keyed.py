@@ -11,12 +11,11 @@ import numpy.typing as npt
 
 from onceflow._native import StateBackend, Table
 from onceflow.exceptions import DataflowChangedError, OnceflowError, StateError, TypeMismatchError, UserFunctionError
+from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.base import Operator, OperatorContext
 from onceflow.operators.calls import shown
 from onceflow.operators.keys import (
     AgreedType,
-    KeySelector,
-    KeyType,
     agree,
     all_fit,
     as_instants,
@@ -32,6 +31,7 @@ from onceflow.operators.keys import (
     plain_key,
     plain_keys,
     same_kind,
+    select_keys,
 )
 from onceflow.types import Batch
 
@@ -118,7 +118,7 @@ class KeyedOperator(Operator):
             UserFunctionError: The first record has no key.
             DataflowChangedError: The keys are others than those of the state that the step resumes from.
         """
-        keys = self._selector.keys(self._step_id, records)
+        keys = select_keys(self._selector, self._step_id, records)
         try:
             keys = plain_keys(keys)
             if isinstance(keys, list):

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from onceflow.exceptions import SerializationError, StateError
+from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.base import OperatorContext
 from onceflow.operators.key_table import KeyTable
 from onceflow.operators.keyed import KeyedStep
-from onceflow.operators.keys import AgreedType, KeySelector, KeyType, key_order
+from onceflow.operators.keys import AgreedType, key_order
 from onceflow.types import BEGINNING_OF_TIME, Batch, Micros
 
 __all__ = ["CachedStep", "KeyedCache"]

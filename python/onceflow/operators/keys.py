@@ -1,4 +1,4 @@
-"""Keys of records: how they are chosen, what type they are of, and how those of any type are kept.
+"""Keys of records: how they are read, what type they are of, and how those of any type are kept.
 
 The keys of a step are all of one type, which its first keys decide and its state keeps; any of them, and any element of
 a tuple, may also be None. Integers of 64 bits, strings and bytes are native to the state tables. All other keys (None,
@@ -8,7 +8,7 @@ order of the keys, None first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain
 from operator import itemgetter
@@ -17,19 +17,17 @@ from typing import Any
 import numpy as np
 
 from onceflow.columns import Columns, to_list
-from onceflow.exceptions import ConfigurationError, TypeMismatchError
+from onceflow.exceptions import TypeMismatchError
+from onceflow.graph.partitioning import KeySelector
 from onceflow.operators.calls import each
 from onceflow.types import Batch
 
 __all__ = [
     "AgreedType",
-    "KeySelector",
-    "KeyType",
     "agree",
     "all_fit",
     "as_instants",
     "can_be_written",
-    "check_key_type",
     "decode_key",
     "encode_key",
     "first_type",
@@ -46,72 +44,29 @@ __all__ = [
     "plain_key",
     "plain_keys",
     "same_kind",
+    "select_keys",
 ]
-
-#: ``"i64"``, ``"u64"``, ``"str"``, ``"bytes"``, ``"bool"``, ``"date"``, ``"datetime"`` (with a zone),
-#: ``"naive datetime"``, or a tuple of two or more of these.
-KeyType = str | tuple[str, ...]
 
 #: A key type as far as it is known: None stands for an element that has been None so far.
 AgreedType = str | None | tuple[str | None, ...]
 
 _INTEGERS = {"i64": (-(1 << 63), (1 << 63) - 1), "u64": (0, (1 << 64) - 1)}
 _NATIVE = frozenset({*_INTEGERS, "str", "bytes"})
-_KINDS = (*_INTEGERS, "str", "bytes", "bool", "date", "datetime", "naive datetime")
 
 _TOO_FAR = "a key is a time that in UTC is outside of the years 1 to 9999"
 _KEYS_ARE = "keys are int, str, bytes, bool, date, datetime, None, or tuples of two or more of these"
 
 
-class KeySelector:
-    """Chooses the key of each record: a function, or the names of one or several columns.
-
-    Args:
-        by: A function of a record, or names.
-
-    Raises:
-        ConfigurationError: Neither.
-    """
-
-    def __init__(self, by: Callable[[Any], Any] | Sequence[str]) -> None:
-        self.function: Callable[[Any], Any] | None = None
-        if callable(by):
-            self.function = by
-            self.names: tuple[str, ...] = ()
-        else:
-            self.names = tuple(by) if isinstance(by, Iterable) else ()
-            if not self.names or not all(isinstance(name, str) for name in self.names):
-                raise ConfigurationError(f"a key is a function, or names of columns such as ['user'], not {by!r}")
-            self.function = None if not self.names else itemgetter(*self.names)
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names for the key in results."""
-        return self.names or ("key",)
-
-    @property
-    def shape(self) -> str:
-        """What of it must not change while there is state by it; of functions nothing can be known."""
-        return f"by {', '.join(self.names)}" if self.names else "by a function"
-
-    def keys(self, step_id: str, records: Batch) -> Any:
-        """One key a record, in a form that ``Table`` takes: a list, an array, or a tuple of arrays."""
-        if isinstance(records, Columns):
-            if len(self.names) == 1:
-                return records[self.names[0]]
-            if self.names:
-                return tuple(records[name] for name in self.names)
-            records = records.to_rows()
-        if self.function is None:
-            raise ConfigurationError(f"step {step_id!r} has no key")
-        return each(step_id, self.function, records)
-
-
-def check_key_type(key_type: KeyType | None) -> None:
-    """Raises ``ConfigurationError`` if there is no such key type."""
-    elements = key_type if isinstance(key_type, tuple) else (key_type,)
-    if key_type is not None and (key_type == () or not all(element in _KINDS for element in elements)):
-        raise ConfigurationError(f"key_type={key_type!r}: choose from {', '.join(_KINDS)}, or a tuple of these")
+def select_keys(selector: KeySelector, step_id: str, records: Batch) -> Any:
+    """One key a record, in a form that ``Table`` takes: a list, an array, or a tuple of arrays."""
+    names = selector.names
+    if isinstance(records, Columns):
+        if len(names) == 1:
+            return records[names[0]]
+        if names:
+            return tuple(records[name] for name in names)
+        records = records.to_rows()
+    return each(step_id, selector.function or itemgetter(*names), records)
 
 
 def is_native(key_type: AgreedType) -> bool:

@@ -9,12 +9,12 @@ import msgspec
 
 from onceflow.columns import rows_of
 from onceflow.exceptions import DataflowChangedError, OnceflowError
+from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.base import EventTimes, OperatorContext, Output
 from onceflow.operators.calls import failed
 from onceflow.operators.cells import CellCache
 from onceflow.operators.expiry import Sweep
 from onceflow.operators.keyed_cache import CachedStep, KeyedCache
-from onceflow.operators.keys import KeySelector, KeyType
 from onceflow.state import Processor
 from onceflow.types import BEGINNING_OF_TIME, Batch, Micros
 

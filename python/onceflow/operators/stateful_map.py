@@ -7,10 +7,10 @@ from typing import Any
 
 from onceflow.columns import rows_of
 from onceflow.exceptions import OnceflowError
+from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.base import EventTimes, Output
 from onceflow.operators.calls import failed
 from onceflow.operators.keyed_cache import CachedStep
-from onceflow.operators.keys import KeySelector, KeyType
 from onceflow.types import Batch
 
 __all__ = ["StatefulMap"]

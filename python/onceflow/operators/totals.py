@@ -21,8 +21,9 @@ from onceflow._native import Rows, StateBackend, Table
 from onceflow.aggregates import Aggregate
 from onceflow.codec import Codec
 from onceflow.exceptions import DataflowChangedError, NotANumberError, StateError, StateOverflowError, TypeMismatchError
+from onceflow.graph.partitioning import KeyType
 from onceflow.operators.folds import fold, quotient
-from onceflow.operators.keys import KeyType, can_be_written, key_list
+from onceflow.operators.keys import can_be_written, key_list
 from onceflow.operators.values import RefusedValueError, Values, is_nan, pick
 
 __all__ = ["Totals"]

@@ -13,10 +13,11 @@ from onceflow._native import Rows
 from onceflow.aggregates import Aggregate
 from onceflow.columns import Columns
 from onceflow.exceptions import StateError
+from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.aggregating import Aggregating
 from onceflow.operators.base import EventTimes, OperatorContext, Output
 from onceflow.operators.calls import shown
-from onceflow.operators.keys import KeySelector, KeyType, decode_key
+from onceflow.operators.keys import decode_key
 from onceflow.operators.values import pick_records
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, FIRST_MICROS, LAST_MICROS, Batch, Micros
 from onceflow.watermarks import Times

@@ -15,8 +15,8 @@ from onceflow._native import StateBackend
 from onceflow.crash import crash_point
 from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
 from onceflow.exceptions import CheckpointError, ConfigurationError, FinishedJobWarning, SourceError
-from onceflow.graph.graph import Graph
 from onceflow.graph.compatibility import fingerprint
+from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.checkpoints import Checkpointing
 from onceflow.runtime.job_record import JOB_BLOB, JobRecord

@@ -10,12 +10,13 @@ from onceflow._native import PendingCheckpoint, StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
-from onceflow.graph.graph import Graph, Input, OperatorStep, SinkStep, SourceStep
+from onceflow.graph.graph import Graph, OperatorStep, SinkStep, SourceStep, StreamRef
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
 from onceflow.operators.passed_time import PassedTime
 from onceflow.operators.timestamps import AssignTimestamps
 from onceflow.process import HomeProcess
 from onceflow.runtime.delivery import Delivery, sink_errors
+from onceflow.runtime.operators import make_operator
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros
 from onceflow.watermarks import combined
 
@@ -208,11 +209,11 @@ class Pipeline:
             consumer: _Consumer = (
                 self._sinks[step.step_id] if isinstance(step, SinkStep) else self._operators[step.step_id]
             )
-            for origin in step.inputs:
-                self._join(origin, consumer)
+            for edge in step.inputs:
+                self._join(edge.origin, consumer)
 
     def _node(self, graph: Graph, step: OperatorStep, partitions: Mapping[str, Sequence[str]]) -> _OperatorNode:
-        operator = step.make()
+        operator = make_operator(step)
         if not isinstance(operator, AssignTimestamps):
             return _OperatorNode(step, operator)
         sources = [source.step_id for source in graph.origins(step)]
@@ -221,7 +222,7 @@ class Pipeline:
             self._timestamps[source_id].append(node)
         return node
 
-    def _join(self, origin: Input, consumer: _Consumer) -> None:
+    def _join(self, origin: StreamRef, consumer: _Consumer) -> None:
         node: _Node = self._sources.get(origin.step_id) or self._operators[origin.step_id]
         users = node.users if origin.side is None else node.sides.setdefault(origin.side, [])
         users.append(consumer)
