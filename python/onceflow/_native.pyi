@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, TypeAlias, TypedDict, Unpack, final
+from typing import Any, ClassVar, TypeAlias, TypedDict, Unpack, final
 
 import numpy as np
 import numpy.typing as npt
@@ -1127,6 +1127,23 @@ class LogRecords:
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
 
 @final
+class LogProducerPhase:
+    """What a producer's transaction is in; ``onceflow.log.ProducerState`` says what it means."""
+
+    NEW: ClassVar[LogProducerPhase]
+    READY: ClassVar[LogProducerPhase]
+    OPEN: ClassVar[LogProducerPhase]
+    FAILED: ClassVar[LogProducerPhase]
+    COMMITTING: ClassVar[LogProducerPhase]
+    ABORTING: ClassVar[LogProducerPhase]
+    FENCED: ClassVar[LogProducerPhase]
+    TIMED_OUT: ClassVar[LogProducerPhase]
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __int__(self) -> int: ...
+
+@final
 class LogProducer:
     """An idempotent producer or, with a transactional id, a transactional one.
 
@@ -1153,7 +1170,11 @@ class LogProducer:
     def identity(self) -> tuple[int, int] | None:
         """(producer id, epoch), once it has them."""
     @property
-    def in_transaction(self) -> bool: ...
+    def phase(self) -> LogProducerPhase:
+        """In which state its transaction is."""
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, or its end has not been answered."""
     def init_transactions(self, *, now_ms: int) -> None:
         """Fences every older producer of the transactional id and aborts what it left open."""
     def begin_transaction(self, *, now_ms: int) -> None: ...

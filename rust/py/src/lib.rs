@@ -45,7 +45,7 @@ mod _native {
         PyLogTopic, py_partition_of,
     };
     #[pymodule_export]
-    use crate::log_producer::PyLogProducer;
+    use crate::log_producer::{PyLogProducer, PyLogProducerPhase};
     #[pymodule_export]
     use crate::log_records::PyLogRecords;
     #[pymodule_export]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use onceflow_core::log::{
     CommitOffsets, Membership, Now, OffsetCommit, Partitioning, Placed, Producer, ProducerOptions,
+    ProducerPhase,
 };
 use onceflow_core::{Error, ErrorKind};
 use parking_lot::Mutex;
@@ -15,6 +16,42 @@ use crate::error::{invalid_argument, to_py};
 use crate::keys::unsigned;
 use crate::log::PyLog;
 use crate::log_records::Input;
+
+/// What a producer's transaction is in; ``onceflow.log.ProducerState`` says what it means.
+#[pyclass(
+    name = "LogProducerPhase",
+    module = "onceflow._native",
+    frozen,
+    eq,
+    hash,
+    rename_all = "SCREAMING_SNAKE_CASE"
+)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PyLogProducerPhase {
+    New,
+    Ready,
+    Open,
+    Failed,
+    Committing,
+    Aborting,
+    Fenced,
+    TimedOut,
+}
+
+impl From<ProducerPhase> for PyLogProducerPhase {
+    fn from(phase: ProducerPhase) -> Self {
+        match phase {
+            ProducerPhase::New => Self::New,
+            ProducerPhase::Ready => Self::Ready,
+            ProducerPhase::Open => Self::Open,
+            ProducerPhase::Failed => Self::Failed,
+            ProducerPhase::Committing => Self::Committing,
+            ProducerPhase::Aborting => Self::Aborting,
+            ProducerPhase::Fenced => Self::Fenced,
+            ProducerPhase::TimedOut => Self::TimedOut,
+        }
+    }
+}
 
 /// An idempotent producer or, with a transactional id, a transactional one.
 ///
@@ -126,6 +163,13 @@ impl PyLogProducer {
         self.with(py, |producer| Ok(producer.identity()))
     }
 
+    /// In which state its transaction is.
+    #[getter]
+    fn phase(&self, py: Python<'_>) -> PyResult<PyLogProducerPhase> {
+        self.with(py, |producer| Ok(producer.phase().into()))
+    }
+
+    /// Whether a transaction is open, or its end has not been answered.
     #[getter]
     fn in_transaction(&self, py: Python<'_>) -> PyResult<bool> {
         self.with(py, |producer| Ok(producer.in_transaction()))

@@ -55,7 +55,7 @@ pub use groups::{Assigned, Strategy};
 pub use layout::{CleanupPolicy, Committed, Outcome, Placed, TopicSettings};
 pub use maintain::{Budget, Maintained};
 pub use partition::{Partitioning, partition_of};
-pub use producer::{Producer, ProducerOptions};
+pub use producer::{Producer, ProducerOptions, ProducerPhase};
 pub use records::{ByteColumn, ByteColumnBuf, Fetched, Records, Timestamps};
 pub use request::{CommitOffsets, Ended, Join, Membership, OffsetCommit};
 

@@ -86,6 +86,27 @@ enum Phase {
     Fenced(Error),
 }
 
+/// In which row of the module's table a producer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProducerPhase {
+    /// It has a transactional id, and `init_transactions` was not called.
+    New,
+    /// No transaction is open; one without a transactional id is always ready.
+    Ready,
+    /// A transaction is open.
+    Open,
+    /// Part of the transaction was refused.
+    Failed,
+    /// The commit got no answer.
+    Committing,
+    /// The abort got no answer.
+    Aborting,
+    /// A newer producer has taken over.
+    Fenced,
+    /// The transaction was open for too long.
+    TimedOut,
+}
+
 /// A transaction that is open.
 #[derive(Debug, Default)]
 struct Transaction {
@@ -341,9 +362,26 @@ impl Producer {
         outcome.map(|_| ()).map_err(|error| fail(&mut state, error))
     }
 
+    /// What may be called now.
+    pub fn phase(&self) -> ProducerPhase {
+        match &self.state.lock().phase {
+            Phase::New => ProducerPhase::New,
+            Phase::Ready => ProducerPhase::Ready,
+            Phase::Open(_) => ProducerPhase::Open,
+            Phase::Failed(..) => ProducerPhase::Failed,
+            Phase::Ending(request) if is_commit(request) => ProducerPhase::Committing,
+            Phase::Ending(_) => ProducerPhase::Aborting,
+            Phase::Fenced(error) if error.kind() == ErrorKind::TransactionTimedOut => {
+                ProducerPhase::TimedOut
+            }
+            Phase::Fenced(_) => ProducerPhase::Fenced,
+        }
+    }
+
     /// Whether a transaction is open (or its end unanswered).
     pub fn in_transaction(&self) -> bool {
-        matches!(self.state.lock().phase, Phase::Open(_) | Phase::Failed(..) | Phase::Ending(_))
+        use ProducerPhase::{Aborting, Committing, Failed, Open};
+        matches!(self.phase(), Open | Failed | Committing | Aborting)
     }
 
     fn transactional_id(&self) -> Result<&str> {
