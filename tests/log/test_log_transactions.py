@@ -109,7 +109,7 @@ def test_a_commit_that_is_interrupted(log, transactional, monkeypatch):
     transactional.begin_transaction()
     transactional.produce("one", b"a", on_delivery=report)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(transactional, "_end", _interrupt)
+        patched.setattr(transactional._sender, "end", _interrupt)
         transactional.commit_transaction()
     with transactional.transaction():
         transactional.produce("one", b"b", on_delivery=report)

@@ -15,12 +15,11 @@ from onceflow._native import (
     LogTopic,
     partition_of,
 )
-from onceflow.log.buffer import Produced
 from onceflow.log.consumer import Consumer
 from onceflow.log.log import Log
 from onceflow.log.membership import ConsumerGroupMetadata
 from onceflow.log.message import TIMESTAMP_CREATE_TIME, Message
-from onceflow.log.producer import Producer
+from onceflow.log.producer import OnDelivery, Produced, Producer, ProducerState
 from onceflow.log.records import Records
 from onceflow.log.topic_partition import (
     OFFSET_BEGINNING,
@@ -47,9 +46,11 @@ __all__ = [
     "LogProducerInfo",
     "LogTopic",
     "Message",
+    "OnDelivery",
     "Positions",
     "Produced",
     "Producer",
+    "ProducerState",
     "Records",
     "TopicPartition",
     "partition_of",
