@@ -15,7 +15,7 @@ from onceflow._native import (
     LogTopic,
     partition_of,
 )
-from onceflow.log.consumer import Consumer
+from onceflow.log.consumer import Consumer, ConsumerState, IsolationLevel, OnRebalance
 from onceflow.log.log import Log
 from onceflow.log.membership import ConsumerGroupMetadata
 from onceflow.log.message import TIMESTAMP_CREATE_TIME, Message
@@ -38,6 +38,8 @@ __all__ = [
     "TIMESTAMP_CREATE_TIME",
     "Consumer",
     "ConsumerGroupMetadata",
+    "ConsumerState",
+    "IsolationLevel",
     "Log",
     "LogGroup",
     "LogMaintained",
@@ -47,6 +49,7 @@ __all__ = [
     "LogTopic",
     "Message",
     "OnDelivery",
+    "OnRebalance",
     "Positions",
     "Produced",
     "Producer",
