@@ -24,10 +24,11 @@ use super::batch::Rows;
 use super::clock::Now;
 use super::layout::{Placed, Topic};
 use super::partition::{Partitioning, split};
+use super::producing::{check_call, encode_part};
 use super::records::Records;
 use super::request::{Append, CommitOffsets, End, Part, Request, Stage};
 use super::view::View;
-use super::{Log, Write, check_call, encode_part, plain, window};
+use super::{Log, Write, plain, window};
 use crate::{Error, ErrorKind, Result};
 
 /// How to produce.
