@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from onceflow._native import CheckpointStats
+from onceflow.types import StateChange
 
 __all__ = ["CheckpointCompleted", "JobEvent", "JobResult", "Progress", "Recovered", "Stopping"]
 
@@ -24,6 +25,7 @@ class Recovered:
         damage: What was damaged, for people.
         records_in: Records that earlier runs had read up to the checkpoint.
         records_out: Records that had reached a sink.
+        changes: What of the checkpoint's state was given up, begins with nothing or was widened, as ``on_change`` said.
     """
 
     checkpoint_id: int | None
@@ -34,6 +36,7 @@ class Recovered:
     damage: tuple[str, ...] = ()
     records_in: int = 0
     records_out: int = 0
+    changes: tuple[StateChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class JobResult:
         resumed_from: Number of the checkpoint that this run began with.
         late: By window step, records that came too late for their windows. They go to ``flow.late(step_id)``; where
             nothing takes that they are left out, with a ``LateRecordsWarning``.
+        changes: What of the state was given up, begins with nothing or was widened, as ``on_change`` said.
     """
 
     finished: bool
@@ -102,3 +106,4 @@ class JobResult:
     last_checkpoint: int | None
     resumed_from: int | None
     late: Mapping[str, int] = field(default_factory=dict)
+    changes: tuple[StateChange, ...] = ()

@@ -60,7 +60,7 @@ while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``L
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 
@@ -379,9 +379,17 @@ class UserFunctionError(OnceflowError):
 
 
 class DataflowChangedError(OnceflowError):
-    """The dataflow does not fit the state it resumes from: a stateful step is gone or changed."""
+    """The dataflow does not fit the state it resumes from: a step with state is gone, new or changed.
+
+    Attributes:
+        on_change: What to give as ``run(..., on_change=...)`` if the change is meant; empty where nothing helps.
+    """
 
     kind = "dataflow_changed"
+
+    def __init__(self, message: str, *, on_change: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.on_change: Mapping[str, str] = on_change or {}
 
 
 class UnknownTopicWarning(UserWarning):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from onceflow.exceptions import ConfigurationError
 
@@ -27,6 +28,9 @@ LAST_MICROS: Micros = 253_402_300_799_999_999
 BEGINNING_OF_TIME: Micros = -(1 << 63)
 END_OF_TIME: Micros = (1 << 63) - 1
 
+#: What is done where a dataflow is not as its state has it.
+Change: TypeAlias = Literal["drop", "empty", "widen"]
+
 
 class Guarantee(StrEnum):
     """How often an input is reflected in the output, after any number of failures."""
@@ -43,3 +47,26 @@ class Guarantee(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
         raise ConfigurationError(f"guarantee is {value!r}; it is one of {', '.join(cls)}")
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """Something that a checkpoint does not hold as the dataflow has it, and what was done about it.
+
+    Attributes:
+        step_id: The step.
+        result: Of an aggregate or window step, which result; None: the whole step.
+        action: ``"drop"``: what the checkpoint has of it is given up; ``"empty"``: it begins with nothing;
+            ``"widen"``: its whole numbers become floats, each of the same value.
+        what: The difference, for people.
+    """
+
+    step_id: str
+    result: str | None
+    action: Change
+    what: str
+
+    @property
+    def name(self) -> str:
+        """How ``on_change`` names it: ``step`` or ``step/result``."""
+        return self.step_id if self.result is None else f"{self.step_id}/{self.result}"

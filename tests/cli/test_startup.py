@@ -31,7 +31,14 @@ def test_help_names_commands_and_exit_codes(onceflow):
 
 def test_the_help_of_run_cuts_no_option_in_80_columns(onceflow):
     shown = onceflow("run", "--help").stdout
-    for option in ("--checkpoint-interval", "--from-checkpoint", "--take-over", "--fresh", "--batch-size"):
+    for option in (
+        "--checkpoint-interval",
+        "--from-checkpoint",
+        "--take-over",
+        "--fresh",
+        "--batch-size",
+        "--on-change",
+    ):
         assert option in shown
 
 

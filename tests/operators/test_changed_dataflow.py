@@ -58,22 +58,22 @@ CHANGES = {
     "another aggregate under the name": (
         lambda s: totals(s.key_by("a"), n=sum("v")),
         lambda s: totals(s.key_by("a"), n=max("v")),
-        r"'step' was aggregate by a, n=sum and is aggregate by a, n=max",
+        r"the result 'n' of aggregate 'step' was a sum and is a max",
     ),
     "what is there instead of all records": (
         lambda s: totals(s.key_by("a"), n=count()),
         lambda s: totals(s.key_by("a"), n=count("v")),
-        r"'step' was aggregate by a, n=count and is aggregate by a, n=count of a field",
+        r"the result 'n' of aggregate 'step' was a count and is a count of a field",
     ),
     "an aggregate more": (
         lambda s: totals(s.key_by("a"), n=count()),
         lambda s: totals(s.key_by("a"), n=count(), avg=mean("v")),
-        r"n=count and is aggregate by a, avg=mean, n=count",
+        r"the result 'avg' of aggregate 'step' \(mean\) is new",
     ),
     "an aggregate less": (
         lambda s: totals(s.key_by("a"), n=count(), avg=mean("v")),
         lambda s: totals(s.key_by("a"), n=count()),
-        r"is aggregate by a, n=count",
+        r"the result 'avg' of aggregate 'step' \(mean\) is gone",
     ),
     "another type of an aggregate": (
         lambda s: totals(s.key_by("a"), n=sum("v")),
@@ -138,7 +138,7 @@ CHANGES = {
     "a renamed source": (
         lambda s: totals(s.key_by("a"), n=count()),
         None,
-        r"\['in'\] \(was one renamed to \['input'\]",
+        r"source 'in' is gone; source 'input' is new \(was one of \['in'\] renamed to one of \['input'\]\?",
     ),
 }
 

@@ -96,7 +96,7 @@ def test_a_stateful_step_that_is_gone_is_named(state):
     run(flow, state)
     flow, stream, sink = numbers([1, EOF, 2])
     stream.key_by(lambda number: number).aggregate("sums", n=count()).sink("out", sink)
-    with pytest.raises(DataflowChangedError, match=r"\['totals'\] \(was one renamed to \['sums'\]"):
+    with pytest.raises(DataflowChangedError, match=r"was one of \['totals'\] renamed to one of \['sums'\]"):
         run(flow, state)
 
 

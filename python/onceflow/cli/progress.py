@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["JobProgress"]
 
 _LINE_EVERY_S = 2.0
+#: What was done about a change of the dataflow.
+_DONE = {"drop": "dropped", "empty": "begins empty", "widen": "widened"}
 _FRAMES_PER_S = 8
 #: The rate shown is that of the last so many seconds.
 _RATE_OVER_S = 3.0
@@ -100,6 +102,8 @@ class JobProgress:
                 f"{self._name}: resumed from checkpoint {event.checkpoint_id} after {count_text(event.records_in)} "
                 f"records ({count_text(event.rows)} rows of state in {duration_text(event.duration_s)})"
             )
+        for change in event.changes:
+            note(f"{_DONE[change.action]}: {change.what}")
         if event.replaying_to is not None:
             note(
                 f"the state of checkpoint {event.replaying_to} is damaged: its input is replayed, and output that was "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from onceflow.cli.units import checked_duration, count_text, duration_s
 from onceflow.exceptions import (
     ConfigurationError,
     DamagedCheckpointWarning,
+    DataflowChangedError,
     FinishedJobWarning,
     LateRecordsWarning,
     MissingOutputWarning,
@@ -89,6 +91,15 @@ def run(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Replace a running or paused process of this job, which is fenced.")
     ] = False,
+    on_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHANGE",
+            help="Where the dataflow is not the one that made the state: STEP=ACTION or STEP/RESULT=ACTION, once for "
+            "each change. 'drop' what is gone, begin 'empty' with what is new, 'widen' whole numbers to floats. A run "
+            "that is refused says which.",
+        ),
+    ] = None,
 ) -> None:
     """Run a dataflow until its sources end; run it again to resume.
 
@@ -129,6 +140,7 @@ def run(
                 from_checkpoint=None if from_checkpoint is None else _checkpoint(from_checkpoint),
                 fresh=fresh,
                 take_over=take_over,
+                on_change=_on_change(on_change),
                 on_event=progress.on_event,
             )
     except KeyboardInterrupt:
@@ -146,6 +158,17 @@ def _checkpoint(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
+def _on_change(given: list[str] | None) -> Any:
+    """What ``run`` takes, which checks it."""
+    if not given:
+        return "refuse"
+    pairs = [text.rpartition("=") for text in given]
+    for text, (name, _, _) in zip(given, pairs, strict=True):
+        if not name:
+            raise ConfigurationError(f"--on-change {text}: give STEP=ACTION or STEP/RESULT=ACTION, such as totals=drop")
+    return {name: action for name, _, action in pairs}
+
+
 @contextmanager
 def _options_told() -> Iterator[None]:
     """Messages name settings of ``run``: here is what they are called on the command line."""
@@ -155,6 +178,9 @@ def _options_told() -> Iterator[None]:
         told = [option for setting, option in _OPTIONS.items() if setting in str(failure)]
         if isinstance(failure, StoreLockedError):
             failure.add_note("--take-over replaces the run that owns it, which stops within about a second")
+        elif isinstance(failure, DataflowChangedError) and failure.on_change:
+            options = (f"--on-change {shlex.quote(f'{name}={action}')}" for name, action in failure.on_change.items())
+            failure.add_note(f"on the command line: {' '.join(options)}")
         elif told:
             failure.add_note(f"on the command line: {', '.join(told)}")
         raise

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from onceflow.exceptions import DataflowChangedError
-from onceflow.graph.graph import Graph, OperatorStep, SourceStep
-from onceflow.graph.steps import DropDuplicatesSpec
-from onceflow.graph.structure import has_event_time
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, TypeAlias
 
-__all__ = ["check_resume", "fingerprint", "why_not_repeatable"]
+from onceflow.aggregates import shape_of
+from onceflow.exceptions import ConfigurationError, DataflowChangedError
+from onceflow.graph.graph import Graph, OperatorStep, SourceStep
+from onceflow.graph.steps import AggregateSpec, DropDuplicatesSpec, WindowSpec
+from onceflow.graph.structure import has_event_time
+from onceflow.types import Change, StateChange
+
+__all__ = ["OnChange", "checked_on_change", "differences", "fingerprint", "refuse_unnamed", "why_not_repeatable"]
+
+#: What is done where state and dataflow do not fit: nothing, or what is said of each step (``"totals"``) and of each
+#: result of an aggregate or window step (``"totals/revenue"``).
+OnChange: TypeAlias = Literal["refuse"] | Mapping[str, Change]
+
+#: A result in what a checkpoint knows of a step: name and kind of aggregate. A name with a comma is not taken for one:
+#: it might begin with another column of the key.
+_RESULT = re.compile(r"([^,=]+)=(count of a field|count|sum|min|max|mean|first|last)(?:, |$)")
 
 
 def fingerprint(graph: Graph) -> dict[str, str]:
@@ -41,25 +55,100 @@ def why_not_repeatable(graph: Graph, *, waited: bool) -> str | None:
     return None
 
 
-def check_resume(old: dict[str, str], graph: Graph) -> None:
-    """Raises if the graph lacks a step that the checkpoint has state of, or has another one under its id.
+def checked_on_change(value: OnChange) -> OnChange:
+    """Itself.
 
     Raises:
-        DataflowChangedError: Names the steps.
+        ConfigurationError: It is neither ``"refuse"`` nor says what to do by name.
     """
+    actions = ("drop", "empty", "widen")
+    if value == "refuse" or (
+        isinstance(value, Mapping)
+        and all(isinstance(name, str) and action in actions for name, action in value.items())
+    ):
+        return value
+    raise ConfigurationError(
+        f"on_change is {value!r}; give 'refuse', or by step id (or step id/result) what is done: 'drop', 'empty' or "
+        "'widen', such as {'totals/revenue': 'empty'}"
+    )
+
+
+def differences(old: Mapping[str, str], graph: Graph) -> list[StateChange]:
+    """What a checkpoint with these steps does not hold as the dataflow has it, each with what can be done about it."""
     new = fingerprint(graph)
+    steps = {step.step_id: step for step in graph.operators()}
     gone = sorted(step_id for step_id in old if step_id not in new)
-    other = sorted(step_id for step_id in old if step_id in new and new[step_id] != old[step_id])
     added = sorted(step_id for step_id in new if step_id not in old)
-    if gone:
-        renamed = f" (was one renamed to {added}?)" if added else ""
-        raise DataflowChangedError(
-            f"the checkpoint holds state of steps that the dataflow no longer has: {gone}{renamed}. Give them back "
-            "their ids, or move away what the sinks hold and start over with fresh=True"
-        )
-    if other:
-        changes = ", ".join(f"{step_id!r} was {old[step_id]} and is {new[step_id]}" for step_id in other)
-        raise DataflowChangedError(
-            f"steps changed so that their state means something else: {changes}. Put them back as they were, or move "
-            "away what the sinks hold and start over with fresh=True"
-        )
+    changes = [
+        StateChange(step_id, None, "drop", f"{old[step_id].split(' ')[0]} {step_id!r} is gone") for step_id in gone
+    ]
+    for step_id in sorted(step_id for step_id in old if step_id in new and new[step_id] != old[step_id]):
+        results = _results(steps[step_id], old[step_id]) if step_id in steps else None
+        if results is None:
+            what = f"{step_id!r} was {old[step_id]} and is {new[step_id]}"
+            changes.append(StateChange(step_id, None, "empty", what))
+        else:
+            changes.extend(_changed_results(steps[step_id], results))
+    changes.extend(
+        StateChange(step_id, None, "empty", f"{new[step_id].split(' ')[0]} {step_id!r} is new") for step_id in added
+    )
+    return changes
+
+
+def _results(step: OperatorStep, old: str) -> dict[str, str] | None:
+    """Kinds of aggregates by result, of a step that differs from what it was in these only; else None."""
+    if not isinstance(step.spec, AggregateSpec | WindowSpec):
+        return None
+    before = f"{step.kind} {step.shape}".removesuffix(step.spec.results)
+    rest = old.removeprefix(before)
+    results = {match[1]: match[2] for match in _RESULT.finditer(rest)}
+    is_whole = ", ".join(f"{name}={kind}" for name, kind in results.items()) == rest
+    return results if old.startswith(before) and is_whole else None
+
+
+def _changed_results(step: OperatorStep, old: Mapping[str, str]) -> Iterator[StateChange]:
+    assert isinstance(step.spec, AggregateSpec | WindowSpec)
+    aggregates = step.spec.aggregates
+    new = {name: shape_of({name: aggregate}).removeprefix(f"{name}=") for name, aggregate in aggregates.items()}
+    for name in sorted(old.keys() | new.keys()):
+        what = f"the result {name!r} of {step.kind} {step.step_id!r}"
+        if name not in new:
+            yield StateChange(step.step_id, name, "drop", f"{what} ({old[name]}) is gone")
+        elif name not in old:
+            yield StateChange(step.step_id, name, "empty", f"{what} ({new[name]}) is new")
+        elif old[name] != new[name]:
+            yield StateChange(step.step_id, name, "empty", f"{what} was a {old[name]} and is a {new[name]}")
+
+
+def refuse_unnamed(changes: Iterable[StateChange], on_change: OnChange) -> None:
+    """Raises unless the setting names every change, with what is done about it.
+
+    What else it names has been done by an earlier run and means nothing now.
+
+    Raises:
+        DataflowChangedError: Says what would have to be written, and the way back.
+    """
+    named: Mapping[str, str] = {} if isinstance(on_change, str) else on_change
+    left = [change for change in changes if named.get(change.name) != change.action]
+    if not left:
+        return
+    gone = [change.step_id for change in left if change.result is None and change.action == "drop"]
+    new = [change.step_id for change in left if change.what.endswith("is new") and change.result is None]
+    renamed = f" (was one of {gone} renamed to one of {new}? Then give it back its id)" if gone and new else ""
+    wanted = {**named, **{change.name: change.action for change in left}}
+    raise DataflowChangedError(
+        f"the dataflow is not the one that the checkpoint has state of: {'; '.join(change.what for change in left)}"
+        f"{renamed}. Put it back as it was; or, if it is meant, say so: on_change={wanted} ("
+        f"{_meanings(left)}); or move away what the sinks hold and start over with fresh=True",
+        on_change=wanted,
+    )
+
+
+def _meanings(changes: Iterable[StateChange]) -> str:
+    meanings = {
+        "drop": "'drop': its state, position or what it has not yet made visible is given up",
+        "empty": "'empty': it begins with nothing, a source at its beginning, a sink with what comes from now on",
+        "widen": "'widen': its whole numbers become floats, where that is exact",
+    }
+    actions = {change.action for change in changes}
+    return ", ".join(text for action, text in meanings.items() if action in actions)

@@ -212,8 +212,13 @@ class _TotalsSpec(_Spec):
     aggregates: Mapping[str, Aggregate]
 
     @property
-    def shape(self) -> str:
+    def results(self) -> str:
+        """What is computed under which name: the end of the shape."""
         return shape_of(self.aggregates)
+
+    @property
+    def shape(self) -> str:
+        return self.results
 
     @property
     def calls_functions(self) -> bool:
@@ -255,7 +260,7 @@ class WindowSpec(_TotalsSpec):
 
     @property
     def shape(self) -> str:
-        return f"{self.window}, {super().shape}"
+        return f"{self.window}, {self.results}"
 
 
 @dataclass(frozen=True, repr=False)

@@ -45,7 +45,7 @@ class Process(CachedStep):
             renamed = f" (was one renamed to {added}?)" if added else ""
             raise DataflowChangedError(
                 f"step {self._step_id!r} has states that its processor no longer declares: {gone}{renamed}. Give them "
-                "back their names, or start over with fresh=True"
+                "back their names, or the step another id, or start over with fresh=True"
             )
         for name, kind in known.items():
             if declared[name] != kind:

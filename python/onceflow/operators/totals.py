@@ -20,13 +20,13 @@ import numpy.typing as npt
 from onceflow._native import Rows, StateBackend, Table
 from onceflow.aggregates import Aggregate
 from onceflow.codec import Codec
-from onceflow.exceptions import DataflowChangedError, NotANumberError, StateError, StateOverflowError, TypeMismatchError
+from onceflow.exceptions import NotANumberError, StateError, StateOverflowError, TypeMismatchError
 from onceflow.graph.partitioning import KeyType
 from onceflow.operators.folds import fold, quotient
 from onceflow.operators.keys import can_be_written, key_list
 from onceflow.operators.values import RefusedValueError, Values, is_nan, pick
 
-__all__ = ["Totals"]
+__all__ = ["Totals", "cells_of", "columns_of"]
 
 #: Types whose values every codec takes.
 _LEAVES = frozenset({bool, int, float, bytes, date, timedelta, Decimal})
@@ -43,9 +43,6 @@ class Totals:
         codec: For values that no typed column holds.
         name: Of the table; those beside it are called ``name/aggregate``.
         aggregates: By the name of the result.
-
-    Raises:
-        DataflowChangedError: An aggregate asks for another type than its state has.
     """
 
     def __init__(
@@ -65,18 +62,9 @@ class Totals:
             return
         self.table = backend.table(name, key=known.key, columns=known.columns)
         self._columns = dict(known.columns)
-        for result, aggregate in aggregates.items():
-            self._check_type(result, aggregate, f"{name}/{result}" in tables)
+        for result in aggregates:
             if f"{name}/{result}" in tables:
                 self._beside[result] = self._table_beside(result)
-
-    def _check_type(self, result: str, aggregate: Aggregate, is_mixed: bool) -> None:
-        kind = "mixed" if is_mixed else self._columns.get(result)
-        if aggregate.type is not None and kind is not None and aggregate.type != kind:
-            raise DataflowChangedError(
-                f"step {self._step_id!r} has state of type {kind} for {aggregate.kind} {result!r}, which now asks for "
-                f"type {aggregate.type}. Give the step another id, or start over with fresh=True"
-            )
 
     def update(self, keys: Any, key_type: KeyType, values: Mapping[str, Values]) -> None:
         """Takes a batch in.
@@ -92,7 +80,7 @@ class Totals:
             StateError: Anything else that a table refuses.
         """
         if self.table is None:
-            self._columns = self._choose_columns(values)
+            self._columns = columns_of(self._aggregates, values)
             self.table = self._backend.table(self._name, key=key_type, columns=self._columns)
         together: dict[str, tuple[str, Any]] = {}
         apart: list[tuple[npt.NDArray[np.int64], dict[str, tuple[str, Any]]]] = []
@@ -122,20 +110,6 @@ class Totals:
                 self._apply(pick(keys, rows), updates, values)
         for result, read in folded:
             self._fold(result, keys if read.rows is None else pick(keys, read.rows), read)
-
-    def _choose_columns(self, values: Mapping[str, Values]) -> dict[str, str]:
-        columns: dict[str, str] = {}
-        for result, aggregate in self._aggregates.items():
-            if aggregate.kind == "count":
-                columns[result] = "i64"
-            elif aggregate.kind == "mean":
-                columns |= {f"{result}.sum": "f64", f"{result}.count": "i64"}
-            else:
-                read = values[result]
-                # Where nothing is known yet numbers are most likely.
-                unknown = "bytes" if len(read.values) or aggregate.kind in ("first", "last") else "i64"
-                columns[result] = aggregate.type or read.kind or unknown
-        return columns
 
     def _native(self, result: str, aggregate: Aggregate, read: Values) -> Any:
         """The values in a form that the cell takes; None: they are not for it."""
@@ -278,6 +252,33 @@ def _named(result: str) -> Iterator[None]:
     except RefusedValueError as error:
         error.aggregate = result
         raise
+
+
+def columns_of(aggregates: Mapping[str, Aggregate], values: Mapping[str, Values]) -> dict[str, str]:
+    """The columns of a table of totals and their types.
+
+    Args:
+        aggregates: By the name of the result.
+        values: What the first batch has for them; of those that it does not have nothing is known.
+    """
+    columns: dict[str, str] = {}
+    for result, aggregate in aggregates.items():
+        if aggregate.kind == "count":
+            columns[result] = "i64"
+        elif aggregate.kind == "mean":
+            columns |= {f"{result}.sum": "f64", f"{result}.count": "i64"}
+        else:
+            read = values.get(result)
+            # Where nothing is known yet numbers are most likely.
+            is_known = read is not None and len(read.values) > 0
+            unknown = "bytes" if is_known or aggregate.kind in ("first", "last") else "i64"
+            columns[result] = aggregate.type or (None if read is None else read.kind) or unknown
+    return columns
+
+
+def cells_of(result: str, aggregate: Aggregate) -> tuple[str, ...]:
+    """The columns of one result."""
+    return (f"{result}.sum", f"{result}.count") if aggregate.kind == "mean" else (result,)
 
 
 def _cell(result: str, aggregate: Aggregate) -> str:

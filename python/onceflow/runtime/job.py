@@ -19,6 +19,7 @@ from onceflow.graph.compatibility import fingerprint
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.checkpoints import Checkpointing
+from onceflow.runtime.evolution import evolve, without
 from onceflow.runtime.job_record import JOB_BLOB, JobRecord
 from onceflow.runtime.late import warn_of_late
 from onceflow.runtime.options import JobOptions
@@ -34,6 +35,7 @@ from onceflow.runtime.recovery import (
 from onceflow.runtime.signals import quick_switches, stop_on_signals
 from onceflow.runtime.worker import Worker
 from onceflow.sources import PAUSE_S
+from onceflow.types import StateChange
 
 __all__ = ["Job"]
 
@@ -76,6 +78,8 @@ class Job:
         self._told_stopping = False
         self._untold: Exception | None = None
         self._replay: Replay | None = None
+        #: What was done about state of another dataflow.
+        self._changes: tuple[StateChange, ...] = ()
         self._last_start = self._clock.monotonic()
         self._last_progress = self._last_epoch_check = self._last_start
         self._completed = 0
@@ -91,6 +95,8 @@ class Job:
         backend, graph = self._backend, self._graph
         restored = backend.recovery.restored
         job = resumed_job(backend, graph, self._guarantee, self._codec, self._batch_size)
+        if job is not None:
+            self._changes = evolve(backend, graph, job, self._options.on_change)
         self._last_checkpoint = None if restored is None else restored.id
         if restored is not None and job is not None and job.finished:
             if self._options.savepoint not in (None, restored.savepoint):
@@ -111,7 +117,7 @@ class Job:
             )
             return self._result(job.counts, job.late, finished=True)
         self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources)
-        plan = plan_recovery(backend, graph, self._deliveries)
+        plan = plan_recovery(backend, graph, self._deliveries, self._changes)
         self._replay = plan.replay
         recover_sinks(backend, self._deliveries, plan)
         self._worker = Worker(
@@ -119,7 +125,7 @@ class Job:
             backend,
             self._codec,
             self._clock,
-            {} if restored is None else restored.blobs,
+            {} if restored is None else without(restored.blobs, self._changes),
             self._deliveries,
             self._batch_size,
             _NOTHING_COUNTED if job is None else job.counts,
@@ -151,6 +157,7 @@ class Job:
                 tuple(reason for _, reason in recovery.damage),
                 self._worker.records_in,
                 self._worker.records_out,
+                self._changes,
             )
         )
 
@@ -372,5 +379,6 @@ class Job:
             last_checkpoint=self._last_checkpoint,
             resumed_from=None if restored is None else restored.id,
             late=late,
+            changes=self._changes,
             **counts,
         )

@@ -7,12 +7,14 @@ from typing import Any
 
 from onceflow.exceptions import ConfigurationError
 
-__all__ = ["JOB_BLOB", "SINK_BLOB", "JobRecord"]
+__all__ = ["JOB_BLOB", "SINK_BLOB", "WATERMARKS_BLOB", "JobRecord"]
 
 #: Name of its blob in a decision record.
 JOB_BLOB = "job"
 #: And, followed by the step id, of what a sink has learnt.
 SINK_BLOB = "sink/"
+#: Of how far event time had come, by source and step.
+WATERMARKS_BLOB = "watermarks"
 
 _FORMAT = 1
 

@@ -12,6 +12,7 @@ from onceflow.clock import Clock
 from onceflow.codec import Codec, codec_by_name
 from onceflow.events import JobEvent
 from onceflow.exceptions import ConfigurationError
+from onceflow.graph.compatibility import OnChange, checked_on_change
 from onceflow.types import Guarantee
 
 __all__ = ["JobOptions"]
@@ -36,6 +37,7 @@ class JobOptions:
     from_checkpoint: int | str | None
     fresh: bool
     take_over: bool
+    on_change: OnChange
     on_event: Callable[[JobEvent], None] | None
     clock: Clock
 
@@ -52,6 +54,7 @@ class JobOptions:
         from_checkpoint: Any,
         fresh: Any,
         take_over: Any,
+        on_change: Any,
         on_event: Any,
         clock: Any,
     ) -> JobOptions:
@@ -66,6 +69,7 @@ class JobOptions:
             from_checkpoint=_checkpoint(from_checkpoint),
             fresh=_switch("fresh", fresh),
             take_over=_switch("take_over", take_over),
+            on_change=checked_on_change(on_change),
             on_event=on_event,
             clock=clock,
         )

@@ -8,7 +8,7 @@ exact. ``recovery_plan`` of the core says what that is.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
@@ -19,13 +19,13 @@ from onceflow._native import CheckpointInfo, StateBackend, recovery_plan
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, OnceflowError, StoreCorruptError
-from onceflow.graph.compatibility import check_resume, why_not_repeatable
+from onceflow.graph.compatibility import why_not_repeatable
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.delivery import Delivery, open_delivery, sink_errors
 from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord
 from onceflow.sinks import SinkContext
-from onceflow.types import Guarantee
+from onceflow.types import Guarantee, StateChange
 
 __all__ = [
     "Plan",
@@ -99,7 +99,6 @@ def resumed_job(
 
     Raises:
         ConfigurationError: The checkpoint is none of a dataflow, or of one that was started with other settings.
-        DataflowChangedError: Stateful steps were removed or changed.
     """
     restored = backend.recovery.restored
     if restored is None:
@@ -118,7 +117,6 @@ def resumed_job(
                 f"the job was started with {name}={getattr(job, name)!r} and is resumed with {value!r}; use the "
                 "former, or move away what the sinks hold and start over with fresh=True"
             )
-    check_resume(job.steps, graph)
     return job
 
 
@@ -164,8 +162,16 @@ def _left(backend: StateBackend) -> list[CheckpointInfo]:
     return [record for record in known if record.id > restored.id and record.lineage in (0, restored.lineage)]
 
 
-def plan_recovery(backend: StateBackend, graph: Graph, deliveries: Mapping[str, Delivery]) -> Plan:
+def plan_recovery(
+    backend: StateBackend, graph: Graph, deliveries: Mapping[str, Delivery], changes: Sequence[StateChange]
+) -> Plan:
     """What keeps the output exact although checkpoints are damaged. Changes nothing.
+
+    Args:
+        backend: Says what is damaged.
+        graph: The dataflow.
+        deliveries: The sinks by step id.
+        changes: What was changed of the restored state, so that it is not what an earlier run went on from.
 
     Raises:
         StoreCorruptError: Nothing does; says what a person can choose.
@@ -178,7 +184,11 @@ def plan_recovery(backend: StateBackend, graph: Graph, deliveries: Mapping[str, 
     unreadable = [number for number, _ in recovery.damage if number is not None and number not in later]
     base = 0 if restored is None else restored.id
     newest = JobRecord.decode(recovery.decided_after[-1].blobs[JOB_BLOB]) if later else None
-    doubt = why_not_repeatable(graph, waited=newest is None or newest.waited)
+    doubt = (
+        f"the dataflow is not what it was ({'; '.join(change.what for change in changes)}); run it once as it was"
+        if changes
+        else why_not_repeatable(graph, waited=newest is None or newest.waited)
+    )
     made = recovery_plan(
         restored=None if restored is None else base,
         decided_after=list(later),
@@ -193,7 +203,7 @@ def plan_recovery(backend: StateBackend, graph: Graph, deliveries: Mapping[str, 
         why = "" if doubt is None else f". Whether processing it again gives the same state is not known: {doubt}"
         say = (
             ""
-            if doubt is None
+            if doubt is None or changes
             else (
                 ". If the same input gives the same output on every run, say so with Dataflow(..., deterministic=True) "
                 "and run the job again"

@@ -17,6 +17,7 @@ from onceflow.exceptions import (
     OnceflowError,
     StoreCorruptError,
 )
+from onceflow.graph.compatibility import OnChange
 from onceflow.graph.guarantees import plan
 from onceflow.process import closing
 from onceflow.runtime.job import Job
@@ -40,6 +41,7 @@ def run(
     from_checkpoint: int | str | None = None,
     fresh: bool = False,
     take_over: bool = False,
+    on_change: OnChange = "refuse",
     on_event: Callable[[JobEvent], None] | None = None,
     clock: Clock | None = None,
 ) -> JobResult:
@@ -68,6 +70,11 @@ def run(
         fresh: Start from nothing, in a new lineage.
         take_over: Fence a running or paused process of this job instead of being refused. One that was stopped in the
             middle of a commit cannot be fenced: ``StoreLockedError`` names it; kill it (``kill -9``) or let it go on.
+        on_change: What is done where the dataflow is not the one that made the state. ``"refuse"``: the run is refused,
+            by an error that says what could be given instead: by the id of a step, or ``step/result`` of an aggregate
+            or window step, ``"drop"`` for what is gone, ``"empty"`` for what begins with nothing (a new source at its
+            beginning, a new sink with what comes from now on), ``"widen"`` where whole numbers become floats. What was
+            done is in ``JobResult.changes`` and ``Recovered.changes``. It is done once and may stay in the program.
         on_event: Called on the job's thread.
         clock: Where the time comes from.
 
@@ -75,7 +82,7 @@ def run(
 
     Raises:
         DeliveryGuaranteeError, ConfigurationError: Before anything was opened.
-        DataflowChangedError: Stateful steps were removed or changed.
+        DataflowChangedError: Steps with state are gone, new or changed, and ``on_change`` does not name them.
         UserFunctionError, SourceError, SinkError: The job failed; it can be run again.
         FencedError: A newer run of the job has taken over.
         StoreError: The state directory cannot be used.
@@ -94,6 +101,7 @@ def run(
         from_checkpoint=from_checkpoint,
         fresh=fresh,
         take_over=take_over,
+        on_change=on_change,
         on_event=on_event,
         clock=clock or SystemClock(),
     )

@@ -24,6 +24,7 @@ from onceflow.operators.passed_time import PassedTime
 from onceflow.process import closing
 from onceflow.runtime.channel import BarrierEvent, BatchEvent, Event
 from onceflow.runtime.delivery import Delivery
+from onceflow.runtime.job_record import WATERMARKS_BLOB
 from onceflow.runtime.pace import Pace
 from onceflow.runtime.partitions import open_partitions
 from onceflow.runtime.pipeline import FirstLate, Pipeline
@@ -35,9 +36,7 @@ from onceflow.watermarks import combined
 
 __all__ = ["RoundsListener", "Worker"]
 
-#: Name of the blob with the watermarks of sources and steps.
-_WATERMARKS_BLOB = "watermarks"
-#: And of the one with the time that has passed.
+#: Name of the blob with the time that has passed.
 _PASSED_BLOB = "passed"
 
 
@@ -139,7 +138,7 @@ class Worker:
 
         A checkpoint of earlier versions does not say; a source's was the lowest of the partitions that it had then.
         """
-        blob = blobs.get(_WATERMARKS_BLOB)
+        blob = blobs.get(WATERMARKS_BLOB)
         if blob is not None:
             return msgspec.msgpack.decode(blob, type=dict[str, int])
         restored: dict[str, Micros] = {}
@@ -275,7 +274,7 @@ class Worker:
         for name, position in self._positions.items():
             pending.put_blob(f"source/{name}", msgspec.msgpack.encode(position))
         pending.put_blob(_PASSED_BLOB, self._passed.snapshot())
-        pending.put_blob(_WATERMARKS_BLOB, msgspec.msgpack.encode(self._pipeline.watermarks()))
+        pending.put_blob(WATERMARKS_BLOB, msgspec.msgpack.encode(self._pipeline.watermarks()))
 
     def _consume(self, listener: RoundsListener) -> None:
         now = self._clock.monotonic
