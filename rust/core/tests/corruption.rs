@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
-use onceflow_core::store::{ChunkKey, Store, StoreOptions, verify};
+use onceflow_core::store::{ChunkKey, ChunkStore, RecordStore, Store, StoreOptions, verify};
 use onceflow_core::{ErrorKind, Result};
 use store_support::*;
 

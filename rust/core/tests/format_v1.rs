@@ -8,7 +8,9 @@ mod store_support;
 use std::path::{Path, PathBuf};
 
 use onceflow_core::ErrorKind;
-use onceflow_core::store::{ChunkKey, Commit, Store, StoreOptions, verify};
+use onceflow_core::store::{
+    ChunkKey, ChunkStore, Commit, RecordStore, Store, StoreOptions, verify,
+};
 use store_support::*;
 
 const LENGTHS: [usize; 3] = [0, 700, 20_000];

@@ -6,7 +6,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use onceflow_core::ErrorKind;
-use onceflow_core::store::{ChunkKey, Commit, Store, StoreOptions, verify};
+use onceflow_core::store::{
+    ChunkKey, ChunkStore, Commit, RecordStore, Store, StoreOptions, verify,
+};
 use store_support::*;
 
 #[test]
@@ -86,6 +88,35 @@ fn what_exists_is_never_replaced() {
     assert!(store.read_chunk(chunk[0].0, |found| Ok(found.len() == 100)).unwrap());
     // Neither refusal has poisoned the store.
     commit(&store, &[100], &[], &[]).unwrap();
+}
+
+/// About a chunk that is put twice, as by a worker that does not know whether its first try came
+/// through: the same bytes are no difference, others, also of the same length, are refused.
+#[test]
+fn the_same_chunk_again_is_no_difference() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let lengths = [0, 100, 3_000_000];
+    let id = commit(&store, &lengths, &[], &[]).unwrap();
+    let put = |id: u64, chunks: &[(ChunkKey, Vec<u8>)]| {
+        let record = record(id, 1, &[]);
+        let commit = Commit { record: &record, chunks, drop_records: &[], drop_chunks: &[] };
+        store.commit(&commit).map(|_| ()).map_err(|error| error.kind())
+    };
+    let same = chunks(id, &lengths);
+    assert_eq!(put(id + 1, &same), Ok(()));
+    for at in [0, 1_500_000, 2_999_999] {
+        let mut other = same.clone();
+        other[2].1[at] ^= 1;
+        assert_eq!(put(id + 2, &other), Err(ErrorKind::InvalidArgument), "byte {at}");
+    }
+    let longer: Vec<_> =
+        same.iter().cloned().map(|(key, bytes)| (key, [bytes, vec![1]].concat())).collect();
+    assert_eq!(put(id + 2, &longer), Err(ErrorKind::InvalidArgument));
+    assert_eq!(ids(&store), [id, id + 1]);
+    for (key, bytes) in same {
+        assert!(store.read_chunk(key, |found| Ok(found == bytes)).unwrap());
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@ mod store_support;
 
 use std::time::Instant;
 
-use onceflow_core::store::{ChunkKey, Commit, Store, StoreOptions, verify};
+use onceflow_core::store::{
+    ChunkKey, ChunkStore, Commit, RecordStore, Store, StoreOptions, verify,
+};
 use store_support::*;
 
 fn quantile(samples: &mut [f64], q: f64) -> f64 {

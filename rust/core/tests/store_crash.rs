@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 use onceflow_core::ErrorKind;
-use onceflow_core::store::{Store, StoreOptions, verify};
+use onceflow_core::store::{ChunkStore, RecordStore, Store, StoreOptions, verify};
 use store_support::*;
 
 const SIGKILL: i32 = 9;

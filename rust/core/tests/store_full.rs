@@ -5,7 +5,7 @@ mod store_support;
 use std::fs;
 use std::path::Path;
 
-use onceflow_core::store::{ChunkKey, Store, StoreOptions, verify};
+use onceflow_core::store::{ChunkKey, ChunkStore, RecordStore, Store, StoreOptions, verify};
 use onceflow_core::{ErrorKind, Result};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use store_support::*;

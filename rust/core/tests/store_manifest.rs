@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use onceflow_core::ErrorKind;
-use onceflow_core::store::{Store, StoreOptions, verify};
+use onceflow_core::store::{RecordStore, Store, StoreOptions, verify};
 use store_support::*;
 
 /// A closed store with two checkpoints.

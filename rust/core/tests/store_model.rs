@@ -5,7 +5,9 @@ mod store_support;
 
 use std::collections::BTreeMap;
 
-use onceflow_core::store::{CheckpointRecord, ChunkKey, Commit, Store, StoreOptions, verify};
+use onceflow_core::store::{
+    CheckpointRecord, ChunkKey, ChunkStore, Commit, RecordStore, Store, StoreOptions, verify,
+};
 use store_support::*;
 
 #[derive(Default)]

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout};
 use std::time::{Duration, Instant};
 
 use onceflow_core::ErrorKind;
-use onceflow_core::store::{Store, StoreOptions, verify};
+use onceflow_core::store::{ChunkStore, RecordStore, Store, StoreOptions, verify};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use store_support::*;
 

@@ -8,7 +8,7 @@ mod store_support;
 
 use std::path::Path;
 
-use onceflow_core::store::{ChunkKey, Store, verify};
+use onceflow_core::store::{ChunkKey, RecordStore, Store, verify};
 use store_support::*;
 
 const SECTOR: usize = 512;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use onceflow_core::ErrorKind;
-use onceflow_core::store::{Store, StoreOptions, verify};
+use onceflow_core::store::{ChunkStore, Store, StoreOptions, verify};
 use store_support::*;
 
 /// The child's part, with `state` mounted read-only.

@@ -3,7 +3,7 @@
 mod store_support;
 
 use onceflow_core::ErrorKind;
-use onceflow_core::store::{Store, settings};
+use onceflow_core::store::{ChunkStore, Store, settings};
 use store_support::*;
 
 #[test]

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Snapshot, Store};
+use crate::store::{RecordStore, Snapshot};
 use crate::{Error, ErrorKind, Result};
 
 /// The note that holds the splits.
@@ -43,7 +43,7 @@ impl Lineages {
     }
 
     /// Makes them durable.
-    pub(super) fn write(&self, store: &Store) -> Result<()> {
+    pub(super) fn write(&self, store: &impl RecordStore) -> Result<()> {
         let bytes = rmp_serde::to_vec(&self.splits).map_err(|error| {
             Error::new(ErrorKind::InvalidArgument, format!("lineages cannot be encoded: {error}"))
         })?;

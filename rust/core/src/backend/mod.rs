@@ -21,7 +21,7 @@ use crate::environment::check_process;
 use crate::sequence::{Deduplicator, DeduplicatorOptions};
 use crate::snapshot::EncodeBuffers;
 use crate::state::{ColumnType, KeyType, KeysBuf, Schema, Table};
-use crate::store::{CheckpointRecord, Damage, Store, StoreOptions, StoreSize};
+use crate::store::{CheckpointRecord, Damage, RecordStore, Store, StoreOptions, StoreSize};
 use crate::{Error, ErrorKind, Result};
 
 use lineage::Lineages;
@@ -230,7 +230,7 @@ impl Backend {
         let store = self.store()?;
         let mut choice = self.inner.choice.lock();
         if let Some(lineages) = choice.as_ref() {
-            lineages.write(&store)?;
+            lineages.write(&*store)?;
             self.inner.history.lock().follow(lineages.clone());
             *choice = None;
             crate::crash_point!("lineage.begun");
@@ -398,7 +398,7 @@ impl Backend {
         Ok(())
     }
 
-    /// See `Store::put_note`. Names that begin with two underscores are the backend's own.
+    /// See `RecordStore::put_note`. Names that begin with two underscores are the backend's own.
     pub fn put_note(&self, name: &str, value: &[u8]) -> Result<()> {
         if name.starts_with(RESERVED_PREFIX) {
             return Err(Error::new(
@@ -409,7 +409,7 @@ impl Backend {
         self.store()?.put_note(name, value)
     }
 
-    /// See `Store::note`.
+    /// See `RecordStore::note`.
     pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.store()?.note(name)
     }

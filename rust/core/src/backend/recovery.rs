@@ -7,7 +7,9 @@ use super::tables::{Entry, Tables};
 use super::{BackendOptions, Recovery, Restore};
 use crate::snapshot::ChunkKind;
 use crate::state::Table;
-use crate::store::{CheckpointRecord, ChunkKey, Damage, Snapshot, Store, TableManifest};
+use crate::store::{
+    CheckpointRecord, ChunkKey, ChunkStore, Damage, RecordStore, Store, TableManifest,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// The checkpoints in the store, and the chunks that each refers to.
@@ -281,7 +283,7 @@ fn find(
 
 /// Chunks of commits that never came to a record cannot exist; those of records that were dropped
 /// while damage was around can.
-fn collect_orphans(store: &Store, history: &History) -> Result<()> {
+fn collect_orphans(store: &(impl ChunkStore + RecordStore), history: &History) -> Result<()> {
     let known: BTreeSet<ChunkKey> =
         history.checkpoints.values().flat_map(|known| known.chunks.iter().copied()).collect();
     let orphans: Vec<ChunkKey> =
@@ -315,7 +317,7 @@ fn check_descent(
 }
 
 fn load(
-    snapshot: &Snapshot<'_>,
+    chunks: &impl ChunkStore,
     record: &CheckpointRecord,
     options: &BackendOptions,
     key_groups: u16,
@@ -324,7 +326,7 @@ fn load(
     let (mut rows, mut bytes) = (0, 0);
     let mut entries = Vec::new();
     for manifest in &record.tables {
-        let table = load_table(snapshot, manifest, options, key_groups, &mut bytes)?;
+        let table = load_table(chunks, manifest, options, key_groups, &mut bytes)?;
         rows += table.len() as u64;
         entries.push(Entry::restored(manifest, table));
     }
@@ -334,7 +336,7 @@ fn load(
 }
 
 fn load_table(
-    snapshot: &Snapshot<'_>,
+    chunks: &impl ChunkStore,
     manifest: &TableManifest,
     options: &BackendOptions,
     key_groups: u16,
@@ -370,7 +372,7 @@ fn load_table(
         }
         let key =
             ChunkKey { table: manifest.id, checkpoint: chunk.checkpoint, sequence: chunk.sequence };
-        snapshot.read_chunk(key, |content| {
+        chunks.read_chunk(key, |content| {
             *bytes += content.len() as u64;
             table.apply_chunk(content, &needed)
         })?;

@@ -11,7 +11,7 @@ use super::pending::{FrozenTable, Pending, adapt, give_back};
 use super::tables::Entry;
 use super::{CheckpointStats, Inner};
 use crate::snapshot::{ChunkKind, ChunkRef, DeltaChunk, EncodedChunk, merge};
-use crate::store::{CheckpointRecord, ChunkKey, Commit, Store};
+use crate::store::{CheckpointRecord, ChunkKey, ChunkStore, Commit, RecordStore, Store};
 use crate::{Error, ErrorKind, Result};
 
 /// A checkpoint of fewer bytes leaves too little behind to be worth a transaction.
@@ -180,7 +180,7 @@ fn key(entry: &Entry, chunk: &ChunkRef) -> ChunkKey {
 fn fold(
     inner: &Inner,
     checkpoint: u64,
-    store: &Store,
+    store: &impl ChunkStore,
     entry: &mut Entry,
     chunks: &mut Vec<(ChunkKey, Vec<u8>)>,
 ) -> Result<()> {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::layout::{Database, FORMAT_VERSION, HEAD_KEY, Head, Tally};
+use super::local::{Store, StoreOptions, Writer};
+use super::records::reserve_ids;
 use super::values::{head_of, put_head, read_head};
-use super::{Store, StoreOptions, Writer, reserve_ids};
 use crate::environment::creation::{self, Found};
 use crate::environment::lmdb::{Access, Environment, Failure, Read};
 use crate::environment::lock::{Claim, FileId, OwnerLock, ReaderLock, holder_of, slot};

@@ -1,69 +1,57 @@
-//! Values in their parts, the head and the records, inside a transaction.
+//! Values in their parts, and the head, inside a transaction.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::Damage;
-use super::layout::{
-    CheckpointRecord, ChunkKey, Database, HEAD_KEY, Head, MAX_VALUE_BYTES, Tally, chunk_key,
-    parse_record_key, record_key,
-};
+use super::chunks::ChunkKey;
+use super::layout::{Database, HEAD_KEY, Head, MAX_VALUE_BYTES, Tally};
 use crate::environment::corrupt;
 use crate::environment::lmdb::{Failure, Read, Transaction};
 use crate::environment::value::{MAX_PART_BYTES, open_value};
 use crate::{Error, ErrorKind, Result};
 
-/// Names the value that a put refused.
-pub(super) fn named(failure: Failure, what: impl FnOnce() -> String) -> Failure {
-    if failure.error.kind() == ErrorKind::InvalidArgument {
-        let text = format!("{} {}", what(), failure.error);
-        return Error::new(ErrorKind::InvalidArgument, text).into();
-    }
-    failure
-}
-
-/// Puts a value that must not exist yet, in parts; returns its digest.
-pub(super) fn put_new<const N: usize>(
+/// Puts a value in parts; returns its digest.
+pub(super) fn put_parts<const N: usize>(
     txn: &mut Transaction<'_>,
     database: Database,
     payload: &[u8],
     key: impl Fn(u32) -> [u8; N],
 ) -> std::result::Result<Tally, Failure> {
-    if txn.get(database, &key(0))?.is_some() {
-        let text = "exists already; use a new checkpoint id";
-        return Err(Error::new(ErrorKind::InvalidArgument, text).into());
-    }
-    let parts = payload.len().div_ceil(MAX_PART_BYTES).max(1);
     let mut digest = Tally::default();
-    for number in 0..parts {
-        let start = number * MAX_PART_BYTES;
-        let end = payload.len().min(start + MAX_PART_BYTES);
-        let part = payload.get(start..end).unwrap_or_default();
-        digest.add(&txn.put(database, &key(number as u32), part, parts as u32)?);
+    for (number, part, parts) in parts_of(payload) {
+        digest.add(&txn.put(database, &key(number), part, parts)?);
     }
     Ok(digest)
 }
 
-/// Deletes records and chunks with all their parts; those that are gone already are no error.
-pub(super) fn delete(
-    txn: &mut Transaction<'_>,
-    head: &mut Head,
-    records: &[u64],
-    chunks: &[ChunkKey],
-) -> std::result::Result<(), Failure> {
-    if records.is_empty() && chunks.is_empty() {
-        return Ok(());
+/// True if just this value lies in these parts.
+pub(super) fn holds<const N: usize>(
+    txn: &Transaction<'_>,
+    database: Database,
+    payload: &[u8],
+    key: impl Fn(u32) -> [u8; N],
+) -> std::result::Result<bool, Failure> {
+    for (number, part, parts) in parts_of(payload) {
+        let key = key(number);
+        let stored = txn.get(database, &key)?.map(|value| open_value(database, &key, value));
+        if stored != Some(Ok((part, parts))) {
+            return Ok(false);
+        }
     }
-    crate::crash_point!("gc.pre_delete");
-    for id in records {
-        delete_parts(txn, Database::Records, |part| record_key(*id, part))?;
-        head.records.remove(id);
-    }
-    for key in chunks {
-        delete_parts(txn, Database::Chunks, |part| chunk_key(*key, part))?;
-        crate::crash_point!("gc.mid_delete");
-    }
-    Ok(())
+    Ok(true)
+}
+
+/// Number and bytes of each part of a value, and how many there are; an empty one has one part.
+fn parts_of(payload: &[u8]) -> impl Iterator<Item = (u32, &[u8], u32)> {
+    let parts = payload.len().div_ceil(MAX_PART_BYTES).max(1);
+    (0..parts).map(move |number| {
+        let start = number * MAX_PART_BYTES;
+        let end = payload.len().min(start + MAX_PART_BYTES);
+        (number as u32, payload.get(start..end).unwrap_or_default(), parts as u32)
+    })
+}
+
+pub(super) fn refused(what: &str, why: &str) -> Failure {
+    Error::new(ErrorKind::InvalidArgument, format!("{what} {why}")).into()
 }
 
 pub(super) fn delete_parts<const N: usize>(
@@ -169,46 +157,13 @@ pub(super) fn read_parts<'t, const N: usize>(
     Ok(Whole::Joined(joined))
 }
 
-/// Reads the records that the head names, and reports what is stored besides them.
-pub(super) fn read_records(
-    txn: &Read<'_>,
-) -> Result<Vec<std::result::Result<CheckpointRecord, Damage>>> {
-    let head = read_head(txn)?;
-    let mut digests: BTreeMap<u64, Tally> = BTreeMap::new();
-    let mut strays = Vec::new();
-    for entry in txn.entries(Database::Records)? {
-        let (key, value) = entry?;
-        match parse_record_key(key) {
-            Some((id, _)) if head.records.contains_key(&id) => {
-                digests.entry(id).or_default().add(value);
-            }
-            _ => strays.push(Err(Damage {
-                checkpoint: None,
-                reason: format!("a stored record with the key {key:02x?} is that of no checkpoint"),
-            })),
-        }
+/// Refuses what the store does not take, before anything is written.
+pub(super) fn check_length(what: &str, length: usize) -> Result<()> {
+    if length <= MAX_VALUE_BYTES {
+        return Ok(());
     }
-    let mut records = Vec::new();
-    for (&id, &expected) in &head.records {
-        let record = match read_parts(txn, Database::Records, |part| record_key(id, part)) {
-            Ok(whole) => CheckpointRecord::decode(whole.bytes()),
-            Err(Problem::Damaged(reason)) => Err(reason),
-            Err(Problem::Missing) => Err("it is missing".to_owned()),
-            Err(Problem::Other(error)) => return Err(error),
-        };
-        let found = digests.get(&id).map_or(0, |digest| digest.sum);
-        let record = record.and_then(|record| match record.id {
-            _ if found != expected => {
-                Err(format!("it is another one: its digest is {found:016x}, not {expected:016x}"))
-            }
-            said if said != id => Err(format!("it says that it is checkpoint {said}")),
-            _ => Ok(record),
-        });
-        records.push(record.map_err(|reason| Damage {
-            checkpoint: Some(id),
-            reason: format!("the record of checkpoint {id}: {reason}"),
-        }));
-    }
-    records.extend(strays);
-    Ok(records)
+    Err(Error::new(
+        ErrorKind::CapacityExceeded,
+        format!("{what} has {length} bytes, but the store takes {MAX_VALUE_BYTES} at most"),
+    ))
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use super::layout::{ChunkKey, Database, chunk_key};
+use super::chunks::{ChunkKey, ChunkStore, chunk_key};
+use super::layout::Database;
 use super::values::{Problem, read_parts};
-use super::{CheckpointRecord, Damage, Store};
+use super::{CheckpointRecord, Damage, RecordStore, Store};
 use crate::{ErrorKind, Result};
 
 /// What a verification found.

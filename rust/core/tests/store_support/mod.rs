@@ -9,7 +9,7 @@ use onceflow_core::ErrorKind;
 use onceflow_core::snapshot::{Chain, ChunkKind, ChunkRef};
 use onceflow_core::state::{ColumnType, KeyType, Schema};
 use onceflow_core::store::{
-    CheckpointRecord, ChunkKey, Commit, Store, StoreOptions, TableManifest,
+    CheckpointRecord, ChunkKey, ChunkStore, Commit, RecordStore, Store, StoreOptions, TableManifest,
 };
 
 pub const MAP_BYTES: usize = 64 << 20;
