@@ -78,6 +78,10 @@ class SinkContext:
         restored_state: What ``snapshot`` returned for the checkpoint that the output goes on from; None if nothing.
         newest_left: In a new lineage the newest checkpoint that is left by going back to ``restored_checkpoint``; None
             if nothing is: then the output of that checkpoint may still have to be committed.
+        worker: Number of the worker, from 0 on; the only one of a job is 0. What workers write, name and keep must not
+            meet: put the number into names, transactional ids and markers.
+        run: Identity of this run of the job, the same for all of its workers, and of no other run, also not of a copy
+            of the state with the same epoch. Empty if it is not known: then each writer is a run of its own.
     """
 
     job: str
@@ -89,6 +93,8 @@ class SinkContext:
     state_id: str = ""
     restored_state: Plain = None
     newest_left: int | None = None
+    worker: int = 0
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +152,8 @@ class TransactionalSinkWriter(ABC):
     @abstractmethod
     def recover(self, decided: Sequence[Committable]) -> None:
         """Called once, when all sinks are open and the run goes on: fences older runs for good, commits ``decided``
-        (oldest first; most or all may be committed already) and discards whatever else older runs of this job and
-        sink have left prepared or half written."""
+        (oldest first, of all workers; most or all may be committed already) and discards whatever else older runs of
+        this job and sink have left prepared or half written, but nothing of another worker of this run."""
 
     @abstractmethod
     def write(self, records: Batch) -> None:
@@ -168,7 +174,8 @@ class TransactionalSinkWriter(ABC):
 
     @abstractmethod
     def commit(self, committable: Committable) -> None:
-        """Makes it visible. Called with a committable that was committed before, does nothing."""
+        """Makes it visible, whichever worker prepared it. Called with a committable that was committed before, does
+        nothing."""
 
     @abstractmethod
     def abort(self, checkpoint_id: int, sealed: Any) -> None:
@@ -217,7 +224,20 @@ class IdempotentSink(Sink):
 
 
 class TransactionalSink(Sink):
-    """Outputs of a checkpoint become visible together, after its decision."""
+    """Outputs of a checkpoint become visible together, after its decision.
+
+    Several workers
+    ---------------
+    Each worker of a run opens a writer of its own, with its number in ``context.worker``. They write side by side, so
+    none may overwrite or discard what another one of the same run (``context.run``) has under way.
+
+    Any worker commits any committable: what one has prepared, another one commits, in the same run or by ``recover`` in
+    a later one, which may have more or fewer workers. So a handle says all that is needed, also who prepared it. Two
+    workers never have the same committable at the same time.
+
+    A run begins with one worker, any one: its ``recover`` gets everything that was decided, whoever prepared it, and
+    fences all workers of older runs, also those that have no successor. Then the others recover, with nothing.
+    """
 
     delivery = "transactional"
 

@@ -534,17 +534,17 @@ class Broken(TransactionalTestingSink):
 
 
 def _write_through(writer, records):
-    writer._sink.committed[0] = [*writer._sink.committed.get(0, []), *records]
+    writer._sink.committed[0, 0] = [*writer._sink.committed.get((0, 0), []), *records]
 
 
 def _seal_shows(writer, number):
     sealed = writer.right.seal(writer, number)
-    writer._sink.committed[number] = sealed
+    writer._sink.committed[number, 0] = sealed
     return sealed
 
 
 def _prepare_shows(writer, number, sealed):
-    writer._sink.committed[number] = sealed
+    writer._sink.committed[number, 0] = sealed
     return writer.right.prepare(writer, number, sealed)
 
 
@@ -557,20 +557,24 @@ def _seal_shares(writer, number):
     return writer._records or None
 
 
+def _output(committable):
+    return committable.checkpoint_id, committable.handle
+
+
 def _commit_twice(writer, committable):
-    records = writer._sink.prepared.get(committable.checkpoint_id)
+    records = writer._sink.prepared.get(_output(committable))
     if records is not None:
         number = 1000 * (len(writer._sink.committed) + 1)
-        writer._sink.committed[number] = records
+        writer._sink.committed[number, 0] = records
 
 
 def _commit_needs_prepared(writer, committable):
-    writer._sink.committed[committable.checkpoint_id] = writer._sink.prepared.pop(committable.checkpoint_id)
+    writer._sink.committed[_output(committable)] = writer._sink.prepared.pop(_output(committable))
 
 
 def _commit_empties(writer, committable):
-    records = writer._sink.prepared.pop(committable.checkpoint_id, [])
-    writer._sink.committed[committable.checkpoint_id] = records
+    records = writer._sink.prepared.pop(_output(committable), [])
+    writer._sink.committed[_output(committable)] = records
 
 
 def _recover_nothing(writer, decided):
@@ -620,7 +624,7 @@ def _abort_returns(writer, number, sealed):
 
 
 def _close_keeps(writer):
-    writer._sink.committed[999] = writer._records
+    writer._sink.committed[999, 0] = writer._records
 
 
 def _unfenced(name):
@@ -630,6 +634,37 @@ def _unfenced(name):
             return getattr(writer.right, name)(writer, *args)
         finally:
             writer._sink.epoch = max(epoch, writer._sink.epoch)
+
+    return call
+
+
+def _prepare_nameless(writer, number, sealed):
+    writer._check_epoch()
+    writer._sink.prepared[number, 0] = sealed
+    return 0
+
+
+def _commit_own(writer, committable):
+    if committable.handle == writer._context.worker:
+        writer.right.commit(writer, committable)
+
+
+def _recover_own(writer, decided):
+    writer.right.recover(writer, [one for one in decided if one.handle == writer._context.worker])
+
+
+def _recover_alone(writer, decided):
+    writer.right.recover(writer, decided)
+    writer._sink.prepared.clear()
+
+
+def _fenced_by_namesakes(name):
+    """Each worker looks at the epoch of its own number only."""
+
+    def call(writer, *args):
+        if writer._context.worker == 0:
+            return getattr(writer.right, name)(writer, *args)
+        return _unfenced(name)(writer, *args)
 
     return call
 
@@ -674,6 +709,12 @@ TRANSACTIONAL_BUGS = [
     ("an_older_epoch_is_refused", "not by commit", {"commit": _unfenced("commit")}),
     ("an_older_epoch_is_refused", "not by prepare", {"prepare": _unfenced("prepare")}),
     ("an_older_epoch_is_refused", "not by recover", {"recover": _unfenced("recover")}),
+    ("workers_write_side_by_side", "prepared under one name", {"prepare": _prepare_nameless}),
+    ("workers_write_side_by_side", "the second one cleans", {"recover": _recover_alone}),
+    ("any_worker_commits_what_another_prepared", "its own only", {"commit": _commit_own}),
+    ("any_worker_recovers_what_others_prepared", "its own only", {"recover": _recover_own}),
+    ("a_worker_without_successor_is_refused", "not by commit", {"commit": _fenced_by_namesakes("commit")}),
+    ("a_worker_without_successor_is_refused", "not by prepare", {"prepare": _fenced_by_namesakes("prepare")}),
     ("opening_changes_nothing", "it fences", {"opened": _open_fences}),
     ("opening_changes_nothing", "it cleans", {"opened": _open_cleans}),
     ("an_older_state_is_refused", "nothing is noted", {"commit": _commit_forgets}),

@@ -42,7 +42,7 @@ def test_a_crash_right_after_going_back_loses_nothing(state):
     del sink.committed[max(sink.committed)]
     with pytest.raises(AbortedError):
         run(flow([1, PAUSE, 2, ABORT, 3], sink), state, from_checkpoint="one")
-    assert list(sink.committed) == [first.last_checkpoint]
+    assert list(sink.committed) == [(first.last_checkpoint, 0)]
     run(flow([1, PAUSE, 2, PAUSE, 3], sink), state)
     assert sink.records == [1, 2, 3]
 

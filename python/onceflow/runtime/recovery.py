@@ -7,6 +7,7 @@ exact. ``recovery_plan`` of the core says what that is.
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -132,6 +133,7 @@ def open_deliveries(
     # Where newer state is damaged the sinks hold more than what was restored, and have learnt from it.
     learnt_from = next((record for record in reversed(known) if record.damage is None), restored)
     left = _left(backend)
+    run = secrets.token_hex(8)
     deliveries: dict[str, Delivery] = {}
     for step in graph.sinks():
         blob = None if learnt_from is None else learnt_from.blobs.get(f"{SINK_BLOB}{step.step_id}")
@@ -145,6 +147,7 @@ def open_deliveries(
             backend.store_id,
             None if blob is None else msgspec.msgpack.decode(blob),
             left[-1].id if left else None,
+            run=run,
         )
         with sink_errors(step.step_id, "open"):
             delivery = open_delivery(step.sink, context, guarantee, codec, backend.check_epoch)

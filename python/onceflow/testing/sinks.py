@@ -101,11 +101,13 @@ class TransactionalTestingSink(TransactionalSink):
     __test__ = False
 
     def __init__(self, fail: dict[str, int] | None = None) -> None:
-        self.committed: dict[int, list[Any]] = {}
-        self.prepared: dict[int, list[Any]] = {}
+        #: By checkpoint and worker.
+        self.committed: dict[tuple[int, int], list[Any]] = {}
+        self.prepared: dict[tuple[int, int], list[Any]] = {}
         #: Who may write.
         self.lineage: int | None = None
         self.epoch = 0
+        self.run = ""
         #: What is visible: lineage and checkpoint.
         self.newest = (0, 0)
         self.state_id = ""
@@ -113,8 +115,8 @@ class TransactionalTestingSink(TransactionalSink):
 
     @property
     def records(self) -> list[Any]:
-        """Committed output, in the order of checkpoints."""
-        return [record for number in sorted(self.committed) for record in self.committed[number]]
+        """Committed output, in the order of checkpoints and workers."""
+        return [record for output in sorted(self.committed) for record in self.committed[output]]
 
     def open(self, context: SinkContext) -> TransactionalSinkWriter:
         """See ``Sink``."""
@@ -143,10 +145,13 @@ class _TransactionalWriter(TransactionalSinkWriter):
     def recover(self, decided: Sequence[Committable]) -> None:
         self._check_epoch()
         sink, context = self._sink, self._context
+        former, sink.run = sink.run, context.run
         sink.lineage, sink.epoch, sink.state_id = context.lineage, context.job_epoch, context.state_id
         for committable in decided:
             self.commit(committable)
-        self._sink.prepared.clear()
+        if not context.run or context.run != former:
+            # Else it is of the other workers of this run.
+            sink.prepared.clear()
 
     def _check_epoch(self) -> None:
         sink, context = self._sink, self._context
@@ -169,20 +174,26 @@ class _TransactionalWriter(TransactionalSinkWriter):
     def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
         self._faults.call("prepare")
         self._check_epoch()
-        self._sink.prepared[checkpoint_id] = sealed
-        return checkpoint_id
+        self._sink.prepared[checkpoint_id, self._context.worker] = sealed
+        return self._context.worker
 
     def commit(self, committable: Committable) -> None:
         self._faults.call("commit")
         self._check_epoch()
-        number = committable.checkpoint_id
-        records = self._sink.prepared.pop(number, None)
+        output = committable.checkpoint_id, _worker_of(committable)
+        records = self._sink.prepared.pop(output, None)
         if records is not None:
-            self._sink.committed[number] = records
-            self._sink.newest = max(self._sink.newest, (self._context.lineage, number))
+            self._sink.committed[output] = records
+            self._sink.newest = max(self._sink.newest, (self._context.lineage, committable.checkpoint_id))
 
     def abort(self, checkpoint_id: int, sealed: Any) -> None:
-        self._sink.prepared.pop(checkpoint_id, None)
+        self._sink.prepared.pop((checkpoint_id, self._context.worker), None)
 
     def close(self) -> None:
         self._records = []
+
+
+def _worker_of(committable: Committable) -> int:
+    if not isinstance(committable.handle, int):
+        raise SinkError(f"checkpoint {committable.checkpoint_id} was not prepared here: {committable.handle!r}")
+    return committable.handle

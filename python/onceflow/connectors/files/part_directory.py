@@ -10,17 +10,26 @@
         open-0001-000000000007-3.csv                 being written by that run
         staged-0001-000000000007-000000000043.csv    synced, and not decided yet, or decided and about to be renamed
 
+Several workers
+---------------
+The workers of a run write side by side. What worker 0 writes bears no number, so that a job of one worker has the names
+that it always had; what another one writes bears its own: ``part-0001-000000000042_w0003.csv``,
+``staged-...-000000000043_w0003.csv``, ``newest-0001-000000000042_w0003``. ``part-*`` finds them all, those of one
+checkpoint in the order of the workers. ``epoch-*`` is the run's, so they share it. A part belongs to who wrote it, in
+name and mark, whoever makes it visible.
+
 A run that was replaced
 -----------------------
 A process may be paused at any line, be replaced, and go on. A lock would not help: the paused process would keep it,
 and nobody could take over. So every effect is one that may come late:
 
-- What a run writes bears its lineage and job epoch in its name. No two runs write, rename or remove the same name,
-  but for a part that was decided: all rename that to the same place, and whoever comes second finds it there.
+- What a run writes bears its lineage and job epoch in its name. No two runs, and no two workers of one, write, rename
+  or remove the same name, but for a part that was decided: all rename that to the same place, and whoever comes second
+  finds it there.
 - Who may write is told by the highest of the names ``epoch-*``. A run adds its own, so it can never be lowered, and
   looks at them before and after each effect.
 - A recovery removes what older runs have left, never what a newer one has.
-- What is visible is told by the highest of the names ``newest-*``, which only rises.
+- What is visible is told by the highest of the names ``newest-*`` of each worker, which only rises.
 
 Names instead of contents, because a name is there as a whole or not at all, whenever the power fails.
 """
@@ -42,18 +51,17 @@ from onceflow._native import _crc32
 from onceflow.exceptions import FencedError, MissingOutputWarning, SinkError
 from onceflow.sinks import SinkContext
 
-__all__ = ["OpenPart", "PartDirectory", "PartName", "checksum_of", "sink_errors", "sync_directory"]
+__all__ = ["OpenPart", "Output", "PartDirectory", "PartName", "checksum_of", "sink_errors", "sync_directory"]
 
 _CHUNK_BYTES = 1 << 20
 _OWNER_BYTES = 1 << 16
 
 _FENCE = re.compile(r"epoch-(\d+)-(\d+)-([0-9a-f]+)")
-_NEWEST = re.compile(r"newest-(\d+)-(\d+)")
+_NEWEST = re.compile(r"newest-(\d+)-(\d+)(?:_w(\d+))?")
 #: Older versions left out the lineage of an open file, and the job epoch of a staged one.
-_OPEN = re.compile(r"open-(?:(\d+)-)?(\d+)-\d+(?:\..*)?")
-_STAGED = re.compile(r"staged-(\d+)-(?:(\d+)-)?\d+(?:_\d+)?(?:\..*)?")
-_PART = re.compile(r"part-(\d+)-(\d+)(?:_\d+)?(?:\..*)?")
-_NAME = re.compile(r"(\d+)-(\d+)((?:_\d+)?(?:\.[^/]*)?)")
+_OPEN = re.compile(r"open-(?:(\d+)-)?(\d+)-\d+(?:_w\d+)?(?:\..*)?")
+_STAGED = re.compile(r"staged-(\d+)-(?:(\d+)-)?\d+(?:_w\d+)?(?:_\d+)?(?:\..*)?")
+_NAME = re.compile(r"(\d+)-(\d+)(?:_w(\d+))?((?:_\d+)?(?:\.[^/]*)?)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,11 +78,18 @@ class _Staging:
     """What is in ``.onceflow``."""
 
     runs: list[_Run] = field(default_factory=list)
-    newest: tuple[int, int] | None = None
+    #: Worker → (lineage, checkpoint) of the newest output of it that was made visible.
+    newest: dict[int, tuple[int, int]] = field(default_factory=dict)
     #: Name → (lineage, job epoch) of the run that made it; 0 where an older version did not say.
     left: dict[str, tuple[int, int]] = field(default_factory=dict)
-    #: Names that only say something by being the highest of their kind.
-    marks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: Names that only say something by being the highest of their kind: of runs, and of each worker's output.
+    fences: dict[str, tuple[int, int]] = field(default_factory=dict)
+    marks: dict[str, tuple[int, tuple[int, int]]] = field(default_factory=dict)
+
+    @property
+    def newest_of_all(self) -> tuple[int, int]:
+        """Of the newest output of any worker."""
+        return max(self.newest.values(), default=(0, 0))
 
 
 class OpenPart:
@@ -111,21 +126,41 @@ class OpenPart:
 
 
 @dataclass(frozen=True, slots=True)
-class PartName:
-    """The name of a part file without what tells staged from visible: ``0001-000000000042.csv``."""
+class Output:
+    """What a worker has written for a checkpoint."""
 
     lineage: int
     checkpoint: int
+    worker: int = 0
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Of two outputs of a worker the later one has the higher."""
+        return self.lineage, self.checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class PartName:
+    """The name of a part file without what tells staged from visible: ``0001-000000000042.csv``."""
+
+    output: Output
     ending: str
 
     def __str__(self) -> str:
-        return f"{self.lineage:04d}-{self.checkpoint:012d}{self.ending}"
+        return f"{self.output.lineage:04d}-{self._rest()}"
+
+    def of_run(self, epoch: int) -> str:
+        """The same with the job epoch of who wrote it."""
+        return f"{self.output.lineage:04d}-{epoch:012d}-{self._rest()}"
+
+    def _rest(self) -> str:
+        return f"{self.output.checkpoint:012d}{_tag(self.output.worker)}{self.ending}"
 
     @classmethod
     def parse(cls, text: object) -> PartName | None:
         """None if it is none."""
         found = _NAME.fullmatch(text) if isinstance(text, str) else None
-        return None if found is None else cls(int(found[1]), int(found[2]), found[3])
+        return None if found is None else cls(Output(int(found[1]), int(found[2]), int(found[3] or 0)), found[4])
 
 
 class PartDirectory:
@@ -140,10 +175,10 @@ class PartDirectory:
         self.path = path
         self.staging = path / ".onceflow"
         self._context = context
-        self._run = _Run(context.lineage, context.job_epoch, secrets.token_hex(8))
+        self._run = _Run(context.lineage, context.job_epoch, context.run or secrets.token_hex(8))
         self._opened = 0
-        #: This run's own name of kind ``newest-*``.
-        self._newest: Path | None = None
+        #: Worker → the name of kind ``newest-*`` that is moved on by this run.
+        self._newest: dict[int, Path] = {}
         with sink_errors(path):
             _make_directory(path)
             _make_directory(self.staging, mode=0o700)
@@ -156,26 +191,26 @@ class PartDirectory:
         """Where a prepared part lies; an older version did not say whose it is."""
         if epoch is None:
             return self.staging / f"staged-{name}"
-        return self.staging / f"staged-{name.lineage:04d}-{epoch:012d}-{name.checkpoint:012d}{name.ending}"
+        return self.staging / f"staged-{name.of_run(epoch)}"
 
     def final(self, name: PartName) -> Path:
         """Where it is visible."""
         return self.path / f"part-{name}"
 
     def open_part(self, suffix: str) -> OpenPart:
-        """A new file of this run."""
+        """A new file of this worker."""
         self._opened += 1
-        run = self._run
-        return OpenPart(self.staging / f"open-{run.lineage:04d}-{run.epoch:012d}-{self._opened}{suffix}")
+        run, tag = self._run, _tag(self._context.worker)
+        return OpenPart(self.staging / f"open-{run.lineage:04d}-{run.epoch:012d}-{self._opened}{tag}{suffix}")
 
     # -- who may write ---------------------------------------------------------------------------
 
-    def check(self, newest: tuple[int, int] | None, before: tuple[int, int] | None) -> None:
+    def check(self, newest: Output | None, before: Output | None) -> None:
         """Whether this run may write here; changes nothing.
 
         Args:
-            newest: (lineage, checkpoint) of the newest output, as far as the state knows.
-            before: Of the one before it.
+            newest: The newest output, as far as the state of this worker knows.
+            before: The one before it.
 
         Raises:
             FencedError: A newer run writes here.
@@ -277,7 +312,8 @@ class PartDirectory:
     def _claim(self) -> None:
         """Makes it this sink's, unless somebody else was first."""
         context = self._context
-        path, mine = self.staging / "owner", self.staging / f"open-{self._run.lineage}-{self._run.epoch}-0"
+        path = self.staging / "owner"
+        mine = self.staging / f"open-{self._run.lineage}-{self._run.epoch}-0{_tag(context.worker)}"
         with sink_errors(self.path):
             if path.exists() and (self._check_owner() or not context.state_id):
                 return
@@ -300,18 +336,19 @@ class PartDirectory:
 
     # -- what is visible -------------------------------------------------------------------------
 
-    def parts(self) -> list[tuple[int, int, Path]]:
-        """(lineage, checkpoint, path) of all visible parts, in order."""
+    def parts(self) -> list[tuple[PartName, Path]]:
+        """All visible parts, in order."""
         with sink_errors(self.path), os.scandir(self.path) as entries:
-            found = [(_PART.fullmatch(entry.name), entry.name) for entry in entries]
-        return sorted((int(match[1]), int(match[2]), self.path / name) for match, name in found if match)
+            names = [entry.name for entry in entries if entry.name.startswith("part-")]
+        found = [(PartName.parse(name.removeprefix("part-")), self.path / name) for name in names]
+        return sorted(((name, path) for name, path in found if name), key=lambda part: (part[0].output.rank, part[1]))
 
     def applied(self, checkpoint: int) -> bool | None:
         """Whether a checkpoint of this lineage was made visible."""
-        newest = self._look().newest
-        if any(part[:2] == (self._run.lineage, checkpoint) for part in self.parts()):
+        newest = self._look().newest_of_all
+        if any(name.output.rank == (self._run.lineage, checkpoint) for name, _ in self.parts()):
             return True
-        return None if newest is None else newest >= (self._run.lineage, checkpoint)
+        return None if newest == (0, 0) else newest >= (self._run.lineage, checkpoint)
 
     def check_visible(self) -> None:
         """Again, when nobody older can make anything visible any more."""
@@ -328,14 +365,18 @@ class PartDirectory:
                 f"{self.path} holds output of an earlier run, and this job starts from nothing: move the part "
                 "files away, or choose another directory"
             )
-        left = [path.name for lineage, number, path in parts if lineage < context.lineage and number > (restored or 0)]
+        left = [
+            path.name
+            for name, path in parts
+            if name.output.lineage < context.lineage and name.output.checkpoint > (restored or 0)
+        ]
         if left:
             raise SinkError(
                 f"{self.path} holds output that came after checkpoint {restored} and will be written again: move "
                 f"the part files from {left[0]} to {left[-1]} away"
             )
-        newest = max((part[:2] for part in parts), default=(0, 0))
-        newest = max(newest, staging.newest or (0, 0))
+        newest = max((name.output.rank for name, _ in parts), default=(0, 0))
+        newest = max(newest, staging.newest_of_all)
         if newest > (context.lineage, decided):
             lineage = "" if newest[0] == context.lineage else f" of lineage {newest[0]}"
             raise SinkError(
@@ -343,30 +384,33 @@ class PartDirectory:
                 f"newest one of this run's state is {decided or 'none'}: {self._older_state()}"
             )
 
-    def _check_complete(
-        self, staging: _Staging, newest: tuple[int, int] | None, before: tuple[int, int] | None
-    ) -> None:
+    def _check_complete(self, staging: _Staging, newest: Output | None, before: Output | None) -> None:
         """That what was written is there, or was; of an output that the recovery commits it finds out itself."""
         context = self._context
-        parts = {part[:2] for part in self.parts()}
-        there = max(max(parts, default=(0, 0)), staging.newest or (0, 0))
+        parts = [name.output for name, _ in self.parts()]
 
-        def known(rank: tuple[int, int]) -> bool:
-            return rank in parts or (rank <= there and rank[0] == there[0])
+        def newest_of(worker: int) -> tuple[int, int]:
+            visible = max((part.rank for part in parts if part.worker == worker), default=(0, 0))
+            return max(visible, staging.newest.get(worker, (0, 0)))
+
+        def known(output: Output) -> bool:
+            there = newest_of(output.worker)
+            return output in parts or (output.rank <= there and output.lineage == there[0])
 
         if newest is None or known(newest):
             return
         end = context.newest_decided or (context.restored_checkpoint if context.newest_left is None else None)
         lost = newest
-        if end is not None and newest[1] >= end:
+        if end is not None and newest.checkpoint >= end:
             if before is None or known(before):
                 return
             lost = before
+        there = newest_of(lost.worker)
         if context.newest_decided is not None:
             # Where this lineage goes on from was looked at when it began.
-            if lost[0] == context.lineage:
+            if lost.lineage == context.lineage:
                 raise SinkError(self._incomplete(lost, there, context.newest_decided))
-        elif context.newest_left is not None and staging.runs and there < lost:
+        elif context.newest_left is not None and staging.runs and there < lost.rank:
             raise SinkError(self._incomplete(lost, there, context.newest_left))
         else:
             # Made anew, or left by another lineage; or the end of a lineage, from where a person goes on all the same.
@@ -379,12 +423,13 @@ class PartDirectory:
                 stacklevel=2,
             )
 
-    def _lost(self, lost: tuple[int, int], there: tuple[int, int]) -> str:
-        lineage = "" if there[0] in (0, lost[0]) else f" of lineage {there[0]}"
+    def _lost(self, lost: Output, there: tuple[int, int]) -> str:
+        lineage = "" if there[0] in (0, lost.lineage) else f" of lineage {there[0]}"
+        whose = f" of worker {lost.worker}" if lost.worker else ""
         holds = f"it has the output up to checkpoint {there[1]}{lineage}" if there[1] else "it has no output"
-        return f"the output of checkpoint {lost[1]} is lost: {self.path} does not know it; {holds}"
+        return f"the output of checkpoint {lost.checkpoint}{whose} is lost: {self.path} does not know it; {holds}"
 
-    def _incomplete(self, lost: tuple[int, int], there: tuple[int, int], newest: int) -> str:
+    def _incomplete(self, lost: Output, there: tuple[int, int], newest: int) -> str:
         again = "move part files that are left away, and run it once with fresh=True (--fresh)"
         if there[1]:
             again = (
@@ -412,14 +457,14 @@ class PartDirectory:
             f"with its newest state; or, to go on from this one on purpose, {way}"
         )
 
-    def mark(self, lineage: int, checkpoint: int) -> None:
-        """Notes that a checkpoint was made visible.
+    def mark(self, output: Output) -> None:
+        """Notes that the output of a worker was made visible up to this one.
 
         Without a sync of its own: what it says can be seen by the part file itself until the next checkpoint, whose
         preparation syncs it.
         """
-        name = self.staging / f"newest-{lineage:04d}-{checkpoint:012d}"
-        former, self._newest = self._newest, name
+        name = self.staging / _newest_name(output)
+        former, self._newest[output.worker] = self._newest.get(output.worker), name
         if former is not None:
             try:
                 former.rename(name)
@@ -439,13 +484,13 @@ class PartDirectory:
                 if run < self._rank:
                     # A run that is being replaced may still remove or rename files of its own.
                     (self.staging / name).unlink(missing_ok=True)
-            for name, rank in staging.marks.items():
-                highest = staging.newest if name.startswith("newest-") else self._rank
-                if highest is not None and rank < highest:
-                    (self.staging / name).unlink(missing_ok=True)
-            (self.staging / "epoch").unlink(missing_ok=True)
-            if staging.newest is not None:
-                self._newest = self.staging / "newest-{:04d}-{:012d}".format(*staging.newest)
+            exceeded = [name for name, rank in staging.fences.items() if rank < self._rank]
+            exceeded += [name for name, (worker, rank) in staging.marks.items() if rank < staging.newest[worker]]
+            for name in (*exceeded, "epoch"):
+                (self.staging / name).unlink(missing_ok=True)
+            self._newest = {
+                worker: self.staging / _newest_name(Output(*rank, worker)) for worker, rank in staging.newest.items()
+            }
 
     def _look(self) -> _Staging:
         found = _Staging()
@@ -454,10 +499,11 @@ class PartDirectory:
         for name in names:
             if match := _FENCE.fullmatch(name):
                 found.runs.append(_Run(int(match[1]), int(match[2]), match[3]))
-                found.marks[name] = (int(match[1]), int(match[2]))
+                found.fences[name] = (int(match[1]), int(match[2]))
             elif match := _NEWEST.fullmatch(name):
-                found.marks[name] = rank = (int(match[1]), int(match[2]))
-                found.newest = max(rank, found.newest or rank)
+                worker, rank = int(match[3] or 0), (int(match[1]), int(match[2]))
+                found.marks[name] = (worker, rank)
+                found.newest[worker] = max(rank, found.newest.get(worker, rank))
             elif match := _OPEN.fullmatch(name) or _STAGED.fullmatch(name):
                 found.left[name] = (int(match[1] or 0), int(match[2] or 0))
         return found
@@ -471,6 +517,15 @@ class PartDirectory:
                 return None
             with FileIO(descriptor, "r") as file:
                 return (file.read(_OWNER_BYTES) or b"").decode(errors="replace")
+
+
+def _tag(worker: int) -> str:
+    """What a worker adds to the names of its files; the first one nothing, as when there was only one."""
+    return f"_w{worker:04d}" if worker else ""
+
+
+def _newest_name(output: Output) -> str:
+    return f"newest-{output.lineage:04d}-{output.checkpoint:012d}{_tag(output.worker)}"
 
 
 def checksum_of(path: Path) -> tuple[int, int]:

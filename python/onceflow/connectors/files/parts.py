@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from onceflow.connectors.files.part_directory import (
     OpenPart,
+    Output,
     PartDirectory,
     PartName,
     checksum_of,
@@ -126,11 +127,11 @@ class _PartSinkWriter(TransactionalSinkWriter):
         self._stats: dict[PartName, tuple[int, ...]] = {}
         # Of another kind of sink, if the dataflow was changed.
         restored: Any = context.restored_state if isinstance(context.restored_state, dict) else {}
-        #: (lineage, checkpoint) of the newest output, and of the one before it.
-        self._sealed, self._before = _rank_of(restored.get("newest")), _rank_of(restored.get("before"))
+        #: The newest output, and the one before it. Of another worker, if their number has changed since.
+        self._sealed, self._before = _output_of(restored.get("newest")), _output_of(restored.get("before"))
         if self._sealed is None:
             # An older version.
-            self._sealed = _rank_of([restored.get("lineage"), restored.get("sealed")])
+            self._sealed = _output_of([restored.get("lineage"), restored.get("sealed")])
         if restored.get("learnt") is not None:
             writer.restore(restored["learnt"])
         self._directory = PartDirectory(directory, context)
@@ -148,7 +149,7 @@ class _PartSinkWriter(TransactionalSinkWriter):
         crash_point("file.pre_clean")
         self._directory.clean()
         self._directory.check_visible()
-        parts = [path for _, _, path in self._directory.parts() if path.name.endswith(self._suffix)]
+        parts = [path for _, path in self._directory.parts() if path.name.endswith(self._suffix)]
         if parts and self._context.restored_state is None:
             self._writer.resume(parts[-1])
 
@@ -179,13 +180,15 @@ class _PartSinkWriter(TransactionalSinkWriter):
         self._finish()
         parts, self._full = self._full, []
         if parts:
-            self._before, self._sealed = self._sealed, (self._context.lineage, checkpoint_id)
+            self._before, self._sealed = self._sealed, self._output(checkpoint_id)
         return parts or None
 
     def snapshot(self) -> Plain:
-        ranks: list[Plain] = [None if rank is None else list(rank) for rank in (self._sealed, self._before)]
-        newest, before = ranks
-        return {"newest": newest, "before": before, "learnt": self._writer.snapshot()}
+        return {
+            "newest": _plain(self._sealed),
+            "before": _plain(self._before),
+            "learnt": self._writer.snapshot(),
+        }
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> Plain:
         directory, epoch = self._directory, self._context.job_epoch
@@ -212,7 +215,10 @@ class _PartSinkWriter(TransactionalSinkWriter):
 
     def _names(self, checkpoint_id: int, count: int) -> list[PartName]:
         endings = [self._suffix, *(f"_{number:04d}{self._suffix}" for number in range(2, count + 1))]
-        return [PartName(self._context.lineage, checkpoint_id, ending) for ending in endings[:count]]
+        return [PartName(self._output(checkpoint_id), ending) for ending in endings[:count]]
+
+    def _output(self, checkpoint_id: int) -> Output:
+        return Output(self._context.lineage, checkpoint_id, self._context.worker)
 
     def commit(self, committable: Committable) -> None:
         directory = self._directory
@@ -221,11 +227,12 @@ class _PartSinkWriter(TransactionalSinkWriter):
         with directory.effects():
             for part in parts:
                 crash_point("file.pre_rename")
-                self._publish(part, staging.newest)
+                self._publish(part, staging.newest.get(part.name.output.worker))
                 crash_point("file.post_rename")
-            rank = max((part.name.lineage, part.name.checkpoint) for part in parts)
-            if staging.newest is None or rank > staging.newest:
-                directory.mark(*rank)
+            # All parts of a handle are of one checkpoint and worker.
+            output = parts[-1].name.output
+            if output.rank > staging.newest.get(output.worker, (0, 0)):
+                directory.mark(output)
                 crash_point("file.post_mark")
             sync_directory(directory.path)
 
@@ -234,7 +241,7 @@ class _PartSinkWriter(TransactionalSinkWriter):
         name = part.name
         staged, final = self._directory.staged(name, part.epoch), self._directory.final(name)
         prepared = self._stats.pop(name, None)
-        was_visible = newest is not None and (name.lineage, name.checkpoint) <= newest
+        was_visible = newest is not None and name.output.rank <= newest
         try:
             if not os.path.lexists(final):
                 self._verify(part, staged, prepared)
@@ -253,7 +260,7 @@ class _PartSinkWriter(TransactionalSinkWriter):
             # Renamed before, maybe in this moment by the run that is being replaced; and once it was visible, whoever
             # reads it may have taken it away. What a later lineage made visible says nothing of an earlier one, which
             # was left.
-            known = was_visible and newest is not None and newest[0] == name.lineage
+            known = was_visible and newest is not None and newest[0] == name.output.lineage
             if not known and not os.path.lexists(final):
                 self._missing(part)
 
@@ -266,33 +273,34 @@ class _PartSinkWriter(TransactionalSinkWriter):
         found = checksum_of(path)
         if found != part.content:
             raise SinkError(
-                f"{path} is not what checkpoint {part.name.checkpoint} has prepared: it has {found[0]} bytes with "
-                f"checksum {found[1]:08x}, and was {part.content[0]} bytes with checksum {part.content[1]:08x}. It was "
+                f"{path} is not what checkpoint {part.name.output.checkpoint} has prepared: it has {found[0]} bytes "
+                f"with checksum {found[1]:08x}, and was {part.content[0]} bytes with checksum {part.content[1]:08x}. It was "
                 f"damaged or replaced, and is not published. {self._way_on(part)}"
             )
 
     def _missing(self, part: _Prepared) -> None:
         name, context = part.name, self._context
-        if name.lineage == context.lineage and context.newest_decided is not None:
-            if name.checkpoint < context.newest_decided:
+        output = name.output
+        if output.lineage == context.lineage and context.newest_decided is not None:
+            if output.checkpoint < context.newest_decided:
                 # The next checkpoint was begun only when this one was committed, by a version that noted it nowhere.
                 return
-        elif name.lineage < context.lineage:
+        elif output.lineage < context.lineage:
             warnings.warn(
                 MissingOutputWarning(
-                    f"{self._directory.final(name)}, the output of checkpoint {name.checkpoint}, which the job goes on "
-                    "from, is not there. If nobody has taken it away it is lost: resume from the checkpoint before"
+                    f"{self._directory.final(name)}, the output of checkpoint {output.checkpoint}, which the job goes "
+                    "on from, is not there. If nobody has taken it away it is lost: resume from the checkpoint before"
                 ),
                 stacklevel=2,
             )
             return
         raise SinkError(
-            f"the output of checkpoint {name.checkpoint} is lost: {self._directory.path} has neither "
+            f"the output of checkpoint {output.checkpoint} is lost: {self._directory.path} has neither "
             f"{self._directory.final(name).name} nor what was prepared for it. {self._way_on(part)}"
         )
 
     def _way_on(self, part: _Prepared) -> str:
-        number = part.name.checkpoint
+        number = part.name.output.checkpoint
         return (
             f"Put the file back if there is a copy; or resume from the checkpoint before {number} with "
             f"from_checkpoint (--from-checkpoint), which writes its output again; or, if {number} was visible and a "
@@ -316,11 +324,15 @@ class _PartSinkWriter(TransactionalSinkWriter):
         self._full, self._open = [], None
 
 
-def _rank_of(stored: Any) -> tuple[int, int] | None:
-    """(lineage, checkpoint) as ``snapshot`` keeps it."""
-    if isinstance(stored, list | tuple) and len(stored) == 2 and all(isinstance(number, int) for number in stored):
-        return stored[0], stored[1]
+def _output_of(stored: Any) -> Output | None:
+    """Lineage, checkpoint and worker as ``snapshot`` keeps them. Older versions had no worker."""
+    if isinstance(stored, list | tuple) and len(stored) in (2, 3) and all(isinstance(number, int) for number in stored):
+        return Output(*stored)
     return None
+
+
+def _plain(output: Output | None) -> Plain:
+    return None if output is None else [output.lineage, output.checkpoint, output.worker]
 
 
 def _stat_of(path: Path) -> tuple[int, ...]:
