@@ -2,7 +2,7 @@
 # make test    everything that must hold: Rust and Python tests, lint, types, stubs
 # make bench   figures, as ratios measured side by side (make bench-long: ten minutes of one file)
 # make crash   kill the demo job N times at random moments (make crash N=5000)
-# make crash-mixed   kill, stop, replace, wake a job with four kinds of sinks, and its producers (N=2000 lives)
+# make crash-mixed   kill, stop, replace, wake a job with five kinds of sinks, and its producers (N=2000 lives)
 # make zombies   stop a run at each of its points, replace it at each point of another, wake it: all pairs
 # make soak-log   the embedded log under kills at full size: copiers, bank transfers, two jobs in a chain
 # make bench-log  what the embedded log costs, beside a real Kafka and what people embed today

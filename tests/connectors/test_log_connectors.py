@@ -21,7 +21,7 @@ import onceflow.runtime.job
 from onceflow._native import Log, LogProducer
 from onceflow.clock import ManualClock
 from onceflow.connectors.log import LogSink, LogSource
-from onceflow.connectors.log.sink import _LogSinkWriter
+from onceflow.connectors.outbox.writer import OutboxWriter
 from onceflow.embed import StateBackend
 from onceflow.exceptions import (
     ConfigurationError,
@@ -539,7 +539,7 @@ def test_a_log_that_was_put_back_is_refused_or_exact(tmp_path, behind, killed):
         if killed and number == behind - 1:
             # The decision is durable, the commit never came.
             with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-                patch.setattr(_LogSinkWriter, "commit", _interrupted)
+                patch.setattr(OutboxWriter, "commit", _interrupted)
                 of.run(numbered(directory), state)
         else:
             of.run(numbered(directory), state)
@@ -661,18 +661,18 @@ def test_a_recovery_that_is_disturbed_goes_on(log):
     first.write([b"1"])
     decided = committed(first, 1)
     second = LogSink(log, "t").open(context(epoch=2, restored=1))
-    write_markers = second._write_markers
+    write_markers = second._destination._write_markers
     disturbed = []
 
-    def disturb(markers, outputs):
+    def disturb(standings, checkpoints):
         if not disturbed:
             disturbed.append(first)
             # What it had decided is still its to commit: its successor finds it there.
-            first._take_id()
+            first._destination._take_id()
             first.commit(decided)
-        write_markers(markers, outputs)
+        write_markers(standings, checkpoints)
 
-    second._write_markers = disturb
+    second._destination._write_markers = disturb
     second.recover([decided])
     assert values(log, "t") == [b"1"]
     with pytest.raises(FencedError):
@@ -722,11 +722,20 @@ def test_a_sink_that_had_no_output_for_long_goes_on(log):
     assert log.fetch("t", 0, 0).timestamps.tolist() == [NOW_MS, NOW_MS + 30 * 24 * 3600 * 1000]
 
 
-@pytest.mark.parametrize("line", ["_take_id", "_markers", "_check_outputs", "_write_markers"])
-def test_a_recovery_that_was_stopped_replaced_and_woken_learns_that_it_was_fenced(log, line):
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ("_destination", "_take_ids"),
+        ("_destination", "_take_id"),
+        ("_destination", "standings"),
+        ("_checks", "check_outputs"),
+        ("_destination", "_write_markers"),
+    ],
+)
+def test_a_recovery_that_was_stopped_replaced_and_woken_learns_that_it_was_fenced(log, part, line):
     """Stopped between any two of its steps: FencedError, as everywhere, and nothing has changed for the new run."""
     old = LogSink(log, "t", partitions=1).open(context(epoch=1))
-    step = getattr(old, line)
+    step = getattr(getattr(old, part), line)
     runs = []
 
     def woken(*arguments):
@@ -737,7 +746,7 @@ def test_a_recovery_that_was_stopped_replaced_and_woken_learns_that_it_was_fence
             runs[0].commit(committed(runs[0], 1))
         return step(*arguments)
 
-    setattr(old, line, woken)
+    setattr(getattr(old, part), line, woken)
     with pytest.raises(FencedError):
         old.recover([])
     runs[0].write([b"2"])

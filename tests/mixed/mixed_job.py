@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 import pyarrow.parquet as pq
+from outbox_table import rows_sink, shown_rows
 from upserts import UpsertSink, upserted
 
 import onceflow as of
@@ -75,6 +76,7 @@ def run(root: Path, *, follow: bool) -> of.JobResult:
     counted.sink("csv", CsvSink(root / "csv"))
     counted.sink("parquet", ParquetSink(root / "parquet"))
     counted.sink("log", LogSink(root / "log", "out", key="user"))
+    counted.sink("outbox", rows_sink(root / "outbox", COLUMNS))
     counted.sink("sqlite", UpsertSink(root / "sqlite", COLUMNS))
     return run_flow(flow, root / "state", checkpoint_interval_s=0.004, batch_size=50, take_over=True)
 
@@ -89,9 +91,11 @@ def check(root: Path) -> tuple[str, int]:
     text = read_parts(root / "csv").decode()
     in_csv = [{**row, "value": int(row["value"]), "nth": int(row["nth"])} for row in csv.DictReader(io.StringIO(text))]
     in_parquet = [row for path in sorted((root / "parquet").glob("part-*")) for row in pq.read_table(path).to_pylist()]
+    in_outbox = [dict(zip(COLUMNS, row, strict=True)) for row in shown_rows(root / "outbox")]
     in_sqlite = [dict(zip(COLUMNS, row, strict=True)) for row in upserted(root / "sqlite")]
     shown = {}
-    for kind, rows in {"csv": in_csv, "parquet": in_parquet, "log": in_log, "sqlite": in_sqlite}.items():
+    kinds = {"csv": in_csv, "parquet": in_parquet, "log": in_log, "outbox": in_outbox, "sqlite": in_sqlite}
+    for kind, rows in kinds.items():
         shown[kind] = {row["id"]: tuple(row[column] for column in COLUMNS) for row in rows}
         if len(shown[kind]) != len(rows) or shown[kind].keys() != inputs:
             lost = sorted(inputs - shown[kind].keys())[:5]

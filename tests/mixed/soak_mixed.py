@@ -1,7 +1,7 @@
 """The soak of a job with several kinds of sinks: ``make crash-mixed``.
 
 A job reads a log while producers write to it, draws a random value for each record, and writes to CSV files, Parquet
-files, a topic and SQLite at once. Its lives, and those of the producers, are killed, stopped, replaced, woken and ended
+files, a topic, and into SQLite by upserts and through an outbox. Its lives, and those of the producers, are killed, stopped, replaced, woken and ended
 at random moments. In the end each input must be in each sink once, and all sinks must show the same value. What failed
 stays in its directory for a look.
 """
@@ -47,7 +47,7 @@ def main() -> None:
     console.print(
         f"{tally.lives:,} lives of {tally.jobs:,} jobs and their producers in {time.perf_counter() - start:.0f} s, "
         f"{tally.ends['killed']:,} killed, {tally.woken:,} stopped and woken: {tally.inputs:,} inputs, each in each "
-        "of four sinks once, with the same random value",
+        "of five sinks once, with the same random value",
         highlight=False,
         soft_wrap=True,
     )

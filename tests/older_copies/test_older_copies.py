@@ -28,6 +28,7 @@ PARTS = {
     "csv": ("state", "state/data/data.mdb", "out", "out/.onceflow"),
     "parquet": ("state", "out"),
     "log": ("state", "state/data/data.mdb", "out", "out/data/data.mdb"),
+    "outbox": ("state", "state/data/data.mdb", "out"),
     "sqlite": ("state", "state/data/data.mdb"),
 }
 #: How a life ends, one after the other: killed at a point, stopped after so many batches, or at the job's end.
@@ -143,6 +144,21 @@ def test_older_state_of_a_file_sink_goes_on_as_the_message_says(history):
     life = Life(partial(run, job, kind, from_checkpoint=int(advised[2])))
     assert life.wait() == "done", life.error
     assert value_of(shown, job, kind) == history.calm
+
+
+@pytest.mark.parametrize("history", ["outbox"], indirect=True)
+def test_older_state_of_an_outbox_goes_on_as_the_message_says(history):
+    """A table keeps what was written later, as the message says, and all of it comes again."""
+    kind, history = history
+    job = put_back(history, "state", 1, 3)
+    said = value_of(attempts, job, kind)[-1]
+    advised = re.search(r"run it once with from_checkpoint=(\d+) .*stays in the output of sink 'out'", said)
+    assert advised is not None, said
+    life = Life(partial(run, job, kind, from_checkpoint=int(advised[1])))
+    assert life.wait() == "done", life.error
+    found = value_of(shown, job, kind)
+    assert len(found) > len(history.calm)
+    assert list(dict.fromkeys(found)) == history.calm
 
 
 @pytest.mark.parametrize("history", ["log"], indirect=True)

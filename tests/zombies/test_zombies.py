@@ -10,7 +10,7 @@ import pytest
 from matrix import Tally, play, prepare, sample_of
 
 #: Kind of sink → one of so many pairs of its sample. JSON Lines and Parquet share their files' life with CSV.
-SAMPLES = {"csv": 1, "log": 1, "sqlite": 2, "jsonl": 4, "parquet": 6}
+SAMPLES = {"csv": 1, "log": 1, "outbox": 2, "sqlite": 2, "jsonl": 4, "parquet": 6}
 
 pytestmark = pytest.mark.usefixtures("crash_points")
 

@@ -274,8 +274,8 @@ class _PartSinkWriter(TransactionalSinkWriter):
         if found != part.content:
             raise SinkError(
                 f"{path} is not what checkpoint {part.name.output.checkpoint} has prepared: it has {found[0]} bytes "
-                f"with checksum {found[1]:08x}, and was {part.content[0]} bytes with checksum {part.content[1]:08x}. It was "
-                f"damaged or replaced, and is not published. {self._way_on(part)}"
+                f"with checksum {found[1]:08x}, and was {part.content[0]} bytes with checksum {part.content[1]:08x}. "
+                f"It was damaged or replaced, and is not published. {self._way_on(part)}"
             )
 
     def _missing(self, part: _Prepared) -> None:

@@ -1,70 +1,40 @@
 """Who writes to a topic for a sink, and up to which checkpoint: the marker inside the sink's own transactions.
 
 It is the note of an offset that a private group has committed in partition 0 of the topic: so it is part of the same
-transaction of the log as the records of a checkpoint, and goes when the topic is deleted.
+transaction of the log as the records of a checkpoint, and goes when the topic is deleted. Each worker has a group, and
+a transactional id of the same name.
 """
 
 from __future__ import annotations
 
-import msgspec
-
 from onceflow._native import Log
+from onceflow.connectors.outbox.marker import Slot, Standing
 
-__all__ = ["Marker", "Written", "group_of", "marker_of", "markers_of"]
+__all__ = ["group_of", "standing_of", "standings_of"]
 
 
-class Marker(msgspec.Struct, frozen=True):
-    """Attributes:
-    job_epoch: Of the newest run of the job that has recovered here.
-    run: Tells that run from any other, also of a copy of the job's state.
-    checkpoint: The newest one of the lineage whose output is in the topic; 0 if there is none.
-    lineage: Of that run; None where an older version did not say.
-    state: Identity of the run's state directory; empty where it is not known.
+def group_of(job: str, sink: str, worker: int = 0) -> str:
+    """Name of the private group, and of the transactional id. The upkeep knows it by its beginning, and keeps it.
+
+    That of the first worker has no number, as when it was the only one.
     """
-
-    job_epoch: int
-    run: str
-    checkpoint: int
-    lineage: int | None = None
-    state: str = ""
-
-    def note(self) -> str:
-        """As it is kept."""
-        return msgspec.json.encode(self).decode()
+    return f"onceflow/{job}/{sink}" + (f"/{worker}" if worker else "")
 
 
-class Written(msgspec.Struct, frozen=True):
-    """What a checkpoint keeps of a sink, so that a log which has gone back is noticed.
-
-    Attributes:
-        log: Identity of the log.
-        topic: Its name.
-        number: Of the topic: one that is made anew has a higher one.
-        lineage: Of the run.
-        newest: The newest checkpoint that has output in the topic, once this one is committed; 0 if none.
-    """
-
-    log: str
-    topic: str
-    number: int
-    lineage: int
-    newest: int
+def standing_of(log: Log, job: str, sink: str, slot: Slot) -> Standing | None:
+    """The marker of a worker in a topic; None if nothing was ever written for it."""
+    topic, worker = slot
+    found = log.committed(group_of(job, sink, worker), topic, 0)
+    return None if found is None else Standing.read(found[1])
 
 
-def group_of(job: str, sink: str) -> str:
-    """Name of the private group, and of the transactional id. The upkeep knows it by its beginning, and keeps it."""
-    return f"onceflow/{job}/{sink}"
-
-
-def marker_of(log: Log, group: str, topic: str) -> Marker | None:
-    """The marker in a topic; None if nothing was ever written for this sink."""
-    found = log.committed(group, topic, 0)
-    return None if found is None else msgspec.json.decode(found[1], type=Marker)
-
-
-def markers_of(log: Log, group: str) -> dict[str, Marker]:
-    """The markers in all topics that this sink has ever written to."""
+def standings_of(log: Log, job: str, sink: str) -> dict[Slot, Standing]:
+    """The markers of all workers in all topics that this sink has ever written to."""
+    first = group_of(job, sink)
+    found: dict[Slot, Standing] = {}
     for known in log.groups():
-        if known.group == group:
-            return {topic: msgspec.json.decode(note, type=Marker) for (topic, _), (_, note, _) in known.offsets.items()}
-    return {}
+        worker = "0" if known.group == first else known.group.removeprefix(f"{first}/")
+        # Names of jobs and sinks have no slash.
+        if worker.isdecimal() and known.group == group_of(job, sink, int(worker)):
+            found |= {(topic, int(worker)): Standing.read(note) for (topic, _), (_, note, _) in known.offsets.items()}
+    return found

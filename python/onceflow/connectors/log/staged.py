@@ -1,18 +1,17 @@
-"""Records on their way into a topic, as the decision record keeps them.
+"""Records on their way into a topic, as an outbox stages them.
 
 Keys and values are the bytes of each record, or an Arrow array, which stays one: as an Arrow stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
 from onceflow._native import LogProducer
 
-__all__ = ["ArrowColumn", "Headers", "Part", "Rows", "Staged", "Strings", "arrow_column"]
+__all__ = ["ArrowColumn", "Headers", "Part", "Rows", "Strings", "arrow_column"]
 
 #: Name and value of each header of a record.
 Headers: TypeAlias = list[tuple[str, bytes | None]]
@@ -115,27 +114,3 @@ class Part(msgspec.Struct, array_like=True):
             now_ms=now_ms,
             wall_ms=wall_ms,
         )
-
-
-class Staged(msgspec.Struct, array_like=True):
-    """The output of one checkpoint.
-
-    Attributes:
-        topic: Where it goes.
-        number: Of the topic: one that was deleted and made again has another.
-        run: Of the job that staged it.
-        staged_ms: When, by the wall clock.
-        parts: The records, in order.
-        after: The checkpoint whose output was the newest in the topic then; None where an older version did not say.
-        lineage: Of that run; None where an older version did not say.
-        log: Identity of the log; empty where an older version did not say.
-    """
-
-    topic: str
-    number: int
-    run: str
-    staged_ms: int
-    parts: Sequence[Part]
-    after: int | None = None
-    lineage: int | None = None
-    log: str = ""

@@ -1,0 +1,195 @@
+"""Whether a run may write to a target: what the markers there say, beside what the job's state says."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from onceflow.connectors.outbox.destination import Destination, Standings
+from onceflow.connectors.outbox.marker import Slot, Standing
+from onceflow.connectors.outbox.staged import Staged, Written
+from onceflow.exceptions import FencedError, MissingOutputWarning, RepeatedOutputWarning, SinkError
+from onceflow.sinks import SinkContext
+
+__all__ = ["Checks"]
+
+
+class Checks:
+    """Of one run. Changes nothing."""
+
+    def __init__(self, context: SinkContext, destination: Destination[Any]) -> None:
+        self._context = context
+        self._destination = destination
+        self._words = destination.words
+
+    def check(self, standings: Standings) -> None:
+        """Whether this run may write.
+
+        Raises:
+            FencedError: A newer run writes.
+            SinkError: The target is another state's, or newer than this one.
+        """
+        for (place, _), standing in standings.items():
+            self._check_state(place, standing)
+            self._check_fence(place, standing)
+        mine = self._destination.place().name
+        newest = max((each.checkpoint for (place, _), each in standings.items() if place == mine), default=0)
+        if self._context.restored_checkpoint is None and newest:
+            raise SinkError(
+                f"{self._where(mine)} holds output of an earlier run, up to checkpoint {newest}, and this job starts "
+                f"from nothing, so it would be written again: delete {self._words.thing}, choose another one, or "
+                f"delete {self._words.markers} if it shall be written again"
+            )
+        for (place, _), standing in standings.items():
+            self._check_checkpoint(place, standing)
+
+    def check_new_lineage(self, standings: Standings) -> None:
+        """Where a job goes back on purpose: that a target has what the output goes on from, and what it has after it.
+
+        Once, before any sink is touched: afterwards the markers are of the new lineage.
+        """
+        mine = self._context
+        restored = mine.restored_checkpoint
+        if restored is None or mine.newest_decided is not None:
+            return
+        place = self._destination.place()
+        here = {slot: standing for slot, standing in standings.items() if slot[0] == place.name}
+        left = max((each.checkpoint for each in here.values() if each.lineage != mine.lineage), default=0)
+        if left > restored:
+            warnings.warn(
+                RepeatedOutputWarning(
+                    f"{self._where(place.name)} holds the output of checkpoints after {restored}, up to {left}, of job "
+                    f"{mine.job!r}: it stays there, and sink {mine.sink!r} writes it again, so readers find it twice. "
+                    f"Where that must not be, run the job with its newest state instead; or delete "
+                    f"{self._words.thing}, move away what other sinks hold, and run the job once with fresh=True "
+                    "(--fresh), which writes all of it once"
+                ),
+                stacklevel=3,
+            )
+        known = Written.read(mine.restored_state)
+        standing = None if known is None else here.get((place.name, known.worker))
+        if known is None or standing is None or known.place != place.name or self._is_anew(known):
+            return
+        there = self.standing(standing)
+        # Without a checkpoint that is left, the output of the restored one may have to be committed yet.
+        if mine.newest_left is not None and there < known.newest:
+            error = self.older_target(place.name, known.newest, there, mine.newest_left)
+            if standing.lineage == known.lineage:
+                raise error
+            # Another lineage has gone on from before it.
+            warnings.warn(MissingOutputWarning(str(error)), stacklevel=3)
+
+    def is_there(self, staged: Staged[Any]) -> bool:
+        """Whether the place that output was decided for still exists."""
+        if staged.target and staged.target != self._destination.place().target:
+            warnings.warn(
+                MissingOutputWarning(
+                    f"the output of the newest checkpoint of job {self._context.job!r} was decided for another target "
+                    f"than {self._where(self._destination.place().name)}, where it may be missing: run the job once "
+                    "with that one to be sure"
+                ),
+                stacklevel=3,
+            )
+            return False
+        return self._destination.number_of(staged.place) <= staged.number
+
+    def check_outputs(self, standings: Standings, outputs: Iterable[tuple[int, Staged[Any]]]) -> None:
+        """Refuses a target that lacks what was in it: it would get what came after, and nobody would miss the rest."""
+        mine = self._context
+        visible: dict[Slot, int] = {slot: self.standing(standing) for slot, standing in standings.items()}
+        for checkpoint_id, output in outputs:
+            there = visible.get(output.slot, 0)
+            if checkpoint_id <= there:
+                continue
+            if output.after is not None and there < output.after:
+                error = self.older_target(output.place, output.after, there)
+                if output.lineage == mine.lineage:
+                    raise error
+                # Another timeline goes on from here on purpose.
+                warnings.warn(MissingOutputWarning(str(error)), stacklevel=3)
+            visible[output.slot] = checkpoint_id
+        known, place = Written.read(mine.restored_state), self._destination.place().name
+        if known is None or known.place != place:
+            return
+        if known.lineage != mine.lineage and mine.newest_left is not None:
+            return
+        there = visible.get((place, known.worker), 0)
+        if there < known.newest and not self._is_anew(known):
+            error = self.older_target(place, known.newest, there)
+            if known.lineage == mine.lineage:
+                raise error
+            # From the end of a lineage a person goes on all the same.
+            warnings.warn(MissingOutputWarning(str(error)), stacklevel=3)
+
+    def standing(self, standing: Standing) -> int:
+        """The newest checkpoint of this timeline whose output is there."""
+        if standing.lineage in (None, self._context.lineage):
+            return standing.checkpoint
+        # Another timeline begins with what it resumes from, whatever was written after it.
+        return min(standing.checkpoint, self._context.restored_checkpoint or 0)
+
+    def older_target(self, place: str, expected: int, there: int, newest: int | None = None) -> SinkError:
+        """The target lacks what was there."""
+        number = newest or self._context.restored_checkpoint
+        store = self._words.store
+        return SinkError(
+            f"{self._where(place)} had the output of checkpoint {expected} of job {self._context.job!r}, and has it up "
+            f"to {there or 'none'} now: {store} is older than the job's state, as when a backup was put back. Put the "
+            f"newest one of {store} back; or resume from a checkpoint whose output is there in full with "
+            f"from_checkpoint (--from-checkpoint); or, to go on without what is lost, from {number}"
+        )
+
+    def _is_anew(self, known: Written) -> bool:
+        """A place, or a target, that was deleted and made anew has none of it on purpose."""
+        return (
+            known.target != self._destination.place().target or self._destination.number_of(known.place) > known.number
+        )
+
+    def _check_state(self, place: str, standing: Standing) -> None:
+        mine = self._context.state_id
+        if standing.state and mine and standing.state != mine:
+            raise SinkError(
+                f"{self._where(place)} holds the output of job {self._context.job!r} with another state directory "
+                f"(identity {standing.state}, and this one is {mine}): run the job with that one, or write to "
+                f"{self._words.own}. If the job's state was deleted, delete {self._words.thing} too; or only "
+                f"{self._words.markers}, if the output shall be written again"
+            )
+
+    def _check_fence(self, place: str, standing: Standing) -> None:
+        mine = self._context
+        lineage = mine.lineage if standing.lineage is None else standing.lineage
+        if (lineage, standing.job_epoch) > (mine.lineage, mine.job_epoch):
+            theirs = f"epoch {standing.job_epoch}" + (f" of lineage {lineage}" if lineage != mine.lineage else "")
+            raise FencedError(
+                f"{theirs} of job {mine.job!r} writes to {self._where(place)}; this process has epoch "
+                f"{mine.job_epoch} and must stop. If none does, {self._older_state()}"
+            )
+
+    def _check_checkpoint(self, place: str, standing: Standing) -> None:
+        mine = self._context
+        same = standing.lineage == mine.lineage or (standing.lineage is None and mine.newest_decided is not None)
+        decided = max(mine.newest_decided or 0, mine.restored_checkpoint or 0)
+        if same and standing.checkpoint > decided:
+            raise SinkError(
+                f"{self._where(place)} holds the output of checkpoint {standing.checkpoint} of job {mine.job!r}, and "
+                f"the newest one of this run's state is {decided}: {self._older_state()}"
+            )
+
+    def _older_state(self) -> str:
+        """How to go on with a state that is older than the target."""
+        number, thing = self._context.newest_decided or self._context.restored_checkpoint, self._words.thing
+        way = (
+            f"run it once with from_checkpoint={number} (--from-checkpoint {number}): what was written after it stays "
+            f"in {thing}, and is written again"
+            if number is not None
+            else f"delete {thing}, and run it again"
+        )
+        return (
+            "the state is older than its output, as when a backup was put back or another copy of the job's state was "
+            "run, and would write it again. Run the job with its newest state; or, to go on from this one on purpose, "
+            f"{way}"
+        )
+
+    def _where(self, place: str) -> str:
+        return self._destination.where(place)

@@ -1,0 +1,104 @@
+"""What the writer of an outbox needs to know of its target, and has done by it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from onceflow.connectors.outbox.marker import Slot, Standing
+from onceflow.connectors.outbox.staged import Place, Staged
+from onceflow.types import Batch
+
+__all__ = ["Destination", "Standings", "Words"]
+
+Part = TypeVar("Part")
+
+#: All markers of a sink.
+Standings = Mapping[Slot, Standing]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How messages name what a person has to do with.
+
+    Attributes:
+        store: What a backup is put back of: "the log".
+        thing: What can be deleted, so that the output begins anew: "the topic".
+        own: What another job could be given: "a topic of its own".
+        markers: The markers, and how to delete them.
+    """
+
+    store: str
+    thing: str
+    own: str
+    markers: str
+
+
+class Destination(ABC, Generic[Part]):
+    """A target, as one writer sees it."""
+
+    words: Words
+
+    @abstractmethod
+    def where(self, place: str) -> str:
+        """A place in words."""
+
+    @abstractmethod
+    def place(self) -> Place:
+        """Where new output goes."""
+
+    @abstractmethod
+    def number_of(self, place: str) -> int:
+        """The number of a place now; of a missing one it is above all."""
+
+    @abstractmethod
+    def standings(self) -> dict[Slot, Standing]:
+        """All markers of this sink."""
+
+    @abstractmethod
+    def make(self) -> None:
+        """Called when this run may write: makes what is missing."""
+
+    @abstractmethod
+    def fence(self, judge: Callable[[Standings], Mapping[Slot, int]]) -> None:
+        """Shuts older runs out for good.
+
+        Args:
+            judge: Raises if this run may not write, also because of a marker that has changed meanwhile; says up to
+                which checkpoint the output of each slot stands.
+        """
+
+    @abstractmethod
+    def standing(self, slot: Slot) -> Standing:
+        """A marker, if it is this run that writes.
+
+        Raises:
+            FencedError: It is another one.
+            SinkError: The target does not know this job any more.
+        """
+
+    @abstractmethod
+    def write(self, parts: list[Part], records: Batch) -> int:
+        """Appends records to parts as they are to be staged; returns how many bytes that adds, about."""
+
+    @abstractmethod
+    def wall_ms(self) -> int:
+        """The time that is noted for what is staged."""
+
+    @abstractmethod
+    def check(self, staged: Staged[list[Part]]) -> None:
+        """Refuses, before the decision, what the target would refuse after it."""
+
+    @abstractmethod
+    def read(self, handle: bytes) -> Staged[list[Part]]:
+        """What was staged; raises what msgspec does."""
+
+    @abstractmethod
+    def apply(self, staged: Staged[list[Part]], checkpoint_id: int, is_due: Callable[[], bool]) -> None:
+        """Writes output and marker in one transaction, if ``is_due`` says so right before it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases the target."""
