@@ -1,9 +1,9 @@
 """The soak of a job with several kinds of sinks: ``make crash-mixed``.
 
 A job reads a log while producers write to it, draws a random value for each record, and writes to CSV files, Parquet
-files, a topic, and into SQLite by upserts and through an outbox. Its lives, and those of the producers, are killed, stopped, replaced, woken and ended
-at random moments. In the end each input must be in each sink once, and all sinks must show the same value. What failed
-stays in its directory for a look.
+files, a topic, and into SQLite by upserts and through an outbox. Its lives, and those of the producers, are killed,
+stopped, replaced, woken and ended at random moments. In the end each input must be in each sink once, and all sinks
+must show the same value. What failed stays in its directory for a look.
 """
 
 from __future__ import annotations
