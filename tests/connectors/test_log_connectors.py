@@ -21,6 +21,7 @@ import onceflow.runtime.job
 from onceflow._native import Log, LogProducer
 from onceflow.clock import ManualClock
 from onceflow.connectors.log import LogSink, LogSource
+from onceflow.connectors.log.staged import arrow_column
 from onceflow.connectors.outbox.writer import OutboxWriter
 from onceflow.embed import StateBackend
 from onceflow.exceptions import (
@@ -649,6 +650,65 @@ def test_markers_and_output_of_an_older_version(log, tmp_path):
     again.commit(committed(again, 2))
     assert values(log, "t") == [b"1", b"2"]
     assert [again.applied(number) for number in (1, 2, 3)] == [True, True, False]
+
+
+def test_what_a_checkpoint_of_an_older_version_keeps(log):
+    """Kind: an output that was decided by the version before, which named no worker, is lost or written again."""
+    log.create_topic("t")
+    # Rows of bytes with keys and without, and an Arrow array; then what the topic had before, lineage and log.
+    rows = [["Rows", [b"2", None]], ["Rows", [b"b", b"c"]], None, None, None]
+    column = [["ArrowColumn", arrow_column(pa.array(["3"])).stream], None, [7], [None], 0]
+    output = ["t", log.topic("t").number, "2f3a", NOW_MS, [rows, column], 1, 1, log.id]
+    handle = of.sinks.Committable(2, msgspec.msgpack.encode(output))
+    learnt = {"log": log.id, "topic": "t", "number": log.topic("t").number, "lineage": 1, "newest": 2}
+    marker = {"job_epoch": 1, "run": "2f3a", "checkpoint": 1, "lineage": 1, "state": ""}
+    log.commit_offsets("onceflow/job/out", [("t", 0, 1, json.dumps(marker))], now_ms=NOW_MS)
+    for epoch in (2, 3):
+        started = SinkContext("job", "out", epoch, 1, 2, 2, restored_state=learnt)
+        writer = LogSink(log, "t").open(started)
+        writer.recover([handle])
+        found = log.fetch("t", 0, 0)
+        assert (found.keys, found.values) == ([b"b", b"c", None], [b"2", None, b"3"])
+        assert found.timestamps.tolist() == [NOW_MS, NOW_MS, 7]
+    # It knows from that checkpoint what the topic had: one that has lost it is refused.
+    for place in ("t", "u"):
+        lost = {**learnt, "newest": 3, "topic": place}
+        late = LogSink(log, "t").open(SinkContext("job", "out", 4, 1, 3, 3, restored_state=lost))
+        if place == "u":
+            late.recover([])
+            continue
+        with pytest.raises(SinkError, match=r"had the output of checkpoint 3 .* has it up to 2 now"):
+            late.recover([])
+
+
+# -- several workers ------------------------------------------------------------------------------------
+
+
+def test_each_worker_has_an_id_and_a_marker_of_its_own(log):
+    """Kind: the marker of one worker says that the output of another one is there; one producer fences the other."""
+    contexts = [SinkContext("job", "out", 1, 1, worker=number, run="r") for number in (0, 11)]
+    one, two = (LogSink(log, "t", partitions=1).open(each) for each in contexts)
+    for writer in (one, two):
+        writer.recover([])
+    for number, (writer, value) in enumerate([(one, b"1"), (two, b"2"), (one, b"3"), (two, b"4")]):
+        writer.write([value])
+        writer.commit(committed(writer, 1 + number // 2))
+    assert values(log, "t") == [b"1", b"2", b"3", b"4"]
+    assert sorted(producer.transactional_id for producer in log.producers()) == [
+        "onceflow/job/out",
+        "onceflow/job/out/11",
+    ]
+    assert {group.group for group in log.groups()} == {"onceflow/job/out", "onceflow/job/out/11"}
+
+
+def test_a_worker_of_a_sink_is_not_taken_for_one_of_another_sink(log):
+    """Kind: markers are found by the beginning of a name."""
+    for job, sink in (("job", "out"), ("job", "out1"), ("job", "o")):
+        writer = LogSink(log, "t", partitions=1).open(SinkContext(job, sink, 1, 1, worker=1))
+        writer.recover([])
+        writer.write([sink.encode()])
+        writer.commit(committed(writer, 1))
+    assert values(log, "t") == [b"out", b"out1", b"o"]
 
 
 # -- lines at which a run may be replaced (a) -----------------------------------------------------------

@@ -570,3 +570,110 @@ def test_applied(tmp_path):
     writer.commit(second)
     assert asked.applied(2) is True
     writer.close()
+
+
+# -- several workers ---------------------------------------------------------------------------
+
+
+def worker_context(epoch, worker, *, restored=None, run=None, state=None):
+    return SinkContext(
+        "job", "out", epoch, 1, restored, restored, STATE, state, worker=worker, run=run or f"{epoch:016x}"
+    )
+
+
+def worker(directory, number, *, epoch=1, decided=(), **settings):
+    restored = decided[-1].checkpoint_id if decided else None
+    writer = CsvSink(directory).open(worker_context(epoch, number, restored=restored, **settings))
+    writer.recover(decided)
+    return writer
+
+
+def test_only_names_of_workers_after_the_first_bear_a_number(tmp_path):
+    """Kind: two workers write to one name; or a job of one worker finds none of the names that it left."""
+    writers = [worker(tmp_path, number) for number in (0, 12)]
+    for writer in writers:
+        writer.write([{"n": 1}])
+    names = sorted(path.name for path in (tmp_path / ".onceflow").glob("open-*"))
+    assert names == ["open-0001-000000000001-1.csv", "open-0001-000000000001-1_w0012.csv"]
+    committables = [Committable(3, writer.prepare(3, writer.seal(3))) for writer in writers]
+    assert [path.name for path in staged(tmp_path)] == [
+        "staged-0001-000000000001-000000000003.csv",
+        "staged-0001-000000000001-000000000003_w0012.csv",
+    ]
+    for committable in committables:
+        writers[0].commit(committable)
+    assert sorted(path.name for path in tmp_path.glob("part-*.csv")) == [
+        "part-0001-000000000003.csv",
+        "part-0001-000000000003_w0012.csv",
+    ]
+    kept = sorted(path.name for path in (tmp_path / ".onceflow").iterdir())
+    assert kept == [
+        "epoch-0001-000000000001-0000000000000001",
+        "newest-0001-000000000003",
+        "newest-0001-000000000003_w0012",
+        "owner",
+    ]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_lost_part_of_one_worker_is_not_excused_by_that_of_another(tmp_path, lost):
+    """Kind: what one worker has made visible says that a part of another one was visible, and a reader took it."""
+    writers = [worker(tmp_path, number) for number in (0, 1)]
+    decided = [prepared(writer, 5) for writer in writers]
+    writers[1 - lost].commit(decided[1 - lost])
+    (left,) = staged(tmp_path)
+    left.unlink()
+    for epoch, number in ((2, 0), (3, 1), (4, 2)):
+        with pytest.raises(SinkError, match="the output of checkpoint 5 is lost"):
+            worker(tmp_path, number, epoch=epoch, decided=decided)
+
+
+def test_a_reader_may_take_the_parts_of_any_worker_away(tmp_path):
+    """Kind: a commit that is repeated after a reader has taken the part is taken for a loss."""
+    writers = [worker(tmp_path, number) for number in (0, 1)]
+    decided = [prepared(writer, 5) for writer in writers]
+    for writer, committable in zip(writers, decided, strict=True):
+        writer.commit(committable)
+    for path in tmp_path.glob("part-*"):
+        path.unlink()
+    for epoch, number in ((2, 0), (3, 1), (4, 2)):
+        worker(tmp_path, number, epoch=epoch, decided=decided)
+    assert not list(tmp_path.glob("part-*"))
+
+
+def test_a_copy_of_a_run_of_workers_is_told_from_it(tmp_path):
+    """Kind: a worker of a copy of the state, with the same epoch and another number, writes beside the first run."""
+    first = worker(tmp_path, 0)
+    second = CsvSink(tmp_path).open
+    with pytest.raises(FencedError, match="from a copy of this state"):
+        second(worker_context(1, 1, run="f" * 16))
+    # Of the same run it is welcome.
+    second(worker_context(1, 1)).close()
+    first.commit(prepared(first, 1))
+
+
+def test_a_worker_that_goes_on_from_the_state_of_another(tmp_path):
+    """Kind: after the number of workers has changed, what the state knows is looked for under the wrong name."""
+    writers = [worker(tmp_path, number) for number in (0, 1)]
+    decided = []
+    for number in (1, 2, 3):
+        for writer in writers:
+            writer.write([{"n": number}])
+        sealed = [writer.seal(number) for writer in writers]
+        states = [writer.snapshot() for writer in writers]
+        decided = [
+            Committable(number, writer.prepare(number, part)) for writer, part in zip(writers, sealed, strict=True)
+        ]
+        for writer, committable in zip(writers, decided, strict=True):
+            writer.commit(committable)
+    again = CsvSink(tmp_path).open(worker_context(2, 0, restored=3, state=states[1]))
+    again.recover(decided)
+    again.commit(prepared(again, 4))
+    # What that worker wrote is missing, and another one's is not taken for it.
+    for path in [*tmp_path.glob("part-*_w0001.csv"), *(tmp_path / ".onceflow").glob("newest-*_w0001")]:
+        path.unlink()
+    with pytest.raises(SinkError, match="the output of checkpoint 3 of worker 1 is lost"):
+        CsvSink(tmp_path).open(worker_context(3, 0, restored=4, state=states[1]))
+    # An older version kept no worker.
+    of_first = {"newest": [1, 3], "before": [1, 2], "learnt": states[0]["learnt"]}
+    CsvSink(tmp_path).open(worker_context(3, 0, restored=4, state=of_first)).close()
