@@ -20,7 +20,7 @@ import onceflow as of
 import onceflow.runtime.job
 from onceflow._native import Log, LogProducer
 from onceflow.clock import ManualClock
-from onceflow.connectors.log import LogSink, LogSource
+from onceflow.connectors.log import LogSink, LogSource, destination
 from onceflow.connectors.log.staged import arrow_column
 from onceflow.connectors.outbox.writer import OutboxWriter
 from onceflow.embed import StateBackend
@@ -28,6 +28,7 @@ from onceflow.exceptions import (
     ConfigurationError,
     FencedError,
     MalformedRecordError,
+    ProducerFencedError,
     RepeatedOutputWarning,
     SinkError,
     SourceChangedError,
@@ -701,6 +702,71 @@ def test_each_worker_has_an_id_and_a_marker_of_its_own(log):
     assert {group.group for group in log.groups()} == {"onceflow/job/out", "onceflow/job/out/11"}
 
 
+@pytest.mark.parametrize("by", [1, 2])
+def test_a_worker_that_takes_its_id_back_while_it_is_replaced_writes_nothing_twice(log, by):
+    """Kind: the run that replaces it holds another worker's id, so nothing refuses what the old one has under way; it
+    commits its own output, or that of another worker."""
+    sink = LogSink(log, "t", partitions=1)
+    workers = [sink.open(SinkContext("job", "out", 1, 1, worker=number, run="r1")) for number in (0, 1, 2)]
+    for each in workers:
+        each.recover([])
+    workers[1].write([b"1"])
+    decided = committed(workers[1], 1)
+    newer = LogSink(log, "t").open(SinkContext("job", "out", 2, 1, 1, 1, run="r2"))
+    write_markers, old = newer._destination._write_markers, workers[by]._destination
+    commits = []
+
+    def disturb(producer, checkpoints):
+        if not commits:
+            # It looks whether it may write, begins, and is paused before the end of its transaction.
+            old._take_id()
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(destination, "crash_point", _pause)
+                workers[by].commit(decided)
+            commits.append(old._producer.commit_transaction)
+        write_markers(producer, checkpoints)
+
+    newer._destination._write_markers = disturb
+    newer.recover([decided])
+    with pytest.raises(ProducerFencedError):
+        commits[0](now_ms=old._now_ms())
+    assert values(log, "t") == [b"1"]
+    # And afterwards: it takes the id back once more, and learns that it was replaced.
+    old._take_id()
+    with pytest.raises(FencedError):
+        workers[by].commit(decided)
+    assert values(log, "t") == [b"1"]
+
+
+def test_a_worker_that_was_replaced_already_does_not_commit_what_is_not_taken_over_yet(log):
+    """Kind: between the takeover of two workers the first one, woken, looks at the marker of the second one only."""
+    sink = LogSink(log, "t", partitions=1)
+    workers = [sink.open(SinkContext("job", "out", 1, 1, worker=number, run="r1")) for number in (0, 1, 2)]
+    for each in workers:
+        each.recover([])
+    workers[2].write([b"1"])
+    decided = committed(workers[2], 1)
+    newer = LogSink(log, "t").open(SinkContext("job", "out", 2, 1, 1, 1, run="r2"))
+    write_markers, woken = newer._destination._write_markers, []
+
+    def disturb(producer, checkpoints):
+        if ("t", 2) in checkpoints:
+            woken.append(workers[1])
+            workers[1]._destination._take_id()
+            with pytest.raises(FencedError):
+                workers[1].commit(decided)
+        write_markers(producer, checkpoints)
+
+    newer._destination._write_markers = disturb
+    newer.recover([decided])
+    assert (values(log, "t"), len(woken)) == ([b"1"], 1)
+
+
+def _pause(name):
+    assert name == "log.pre_append"
+    raise KeyboardInterrupt
+
+
 def test_a_worker_of_a_sink_is_not_taken_for_one_of_another_sink(log):
     """Kind: markers are found by the beginning of a name."""
     for job, sink in (("job", "out"), ("job", "out1"), ("job", "o")):
@@ -724,13 +790,13 @@ def test_a_recovery_that_is_disturbed_goes_on(log):
     write_markers = second._destination._write_markers
     disturbed = []
 
-    def disturb(standings, checkpoints):
+    def disturb(producer, checkpoints):
         if not disturbed:
             disturbed.append(first)
             # What it had decided is still its to commit: its successor finds it there.
             first._destination._take_id()
             first.commit(decided)
-        write_markers(standings, checkpoints)
+        write_markers(producer, checkpoints)
 
     second._destination._write_markers = disturb
     second.recover([decided])

@@ -11,7 +11,8 @@ records are appended in one transaction of the log, under the worker's producer 
 ``owner``).
 
 The fence: this worker's transactional id is taken, and those of all workers of older runs, which makes the log refuse
-their producers; then the markers are read again; then they are written anew, in every topic of this sink. A run that
+their producers; then the markers are read again; then they are written anew, in every topic of this sink, those of each
+worker under its own id. A run that
 was paused and wakes up finds its producer refused or the marker another's, whichever it meets first: ``FencedError``.
 Should it take the transactional id while waking up, it learns from the marker that it must stop, and the run that it
 disturbed takes the id back. The markers' lineage and job epoch never fall.
@@ -124,22 +125,35 @@ class LogDestination(Destination[Part]):
         with self._errors():
             for _ in range(_ATTEMPTS):
                 standings = self.standings()
-                judge(standings)
+                taken = self._older(standings, judge(standings))
                 crash_point("log.pre_fence")
-                self._take_ids(standings)
-                crash_point("log.post_fence")
-                # Again: nobody older can change them any more.
-                standings = self.standings()
-                try:
-                    self._write_markers(standings, judge(standings))
-                except ProducerFencedError:
-                    # By a newer run, which its marker tells; or by an older one, which will read ours and stop.
-                    continue
+                with contextlib.ExitStack() as others:
+                    producers = self._take_ids({worker for _, worker in taken}, others)
+                    crash_point("log.post_fence")
+                    # Again: nobody older can change them any more.
+                    standings = self.standings()
+                    checkpoints = judge(standings)
+                    try:
+                        for worker, producer in producers.items():
+                            slots = [slot for slot in self._older(standings, checkpoints) if slot[1] == worker]
+                            self._write_markers(producer, {slot: checkpoints[slot] for slot in slots})
+                    except ProducerFencedError:
+                        # By a newer run, which its marker tells; or by an older one, which will read ours and stop.
+                        continue
                 return
             raise self._disturbed()
 
+    def _older(self, standings: Standings, checkpoints: Mapping[Slot, int]) -> list[Slot]:
+        """The slots that this run takes over; those of other workers of this run are theirs to move on."""
+        run = self._context.run
+        return [slot for slot in checkpoints if slot not in standings or standings[slot].run != run]
+
     def standing(self, slot: Slot) -> Standing:
         mine = self._context
+        own = (self._topic, mine.worker)
+        if slot != own:
+            # It was taken over with this worker's id: whoever takes the id back, for another one's output, stops here.
+            self.standing(own)
         with self._errors():
             standing = standing_of(self._log, mine.job, mine.sink, slot)
         if standing is None:
@@ -154,16 +168,18 @@ class LogDestination(Destination[Part]):
             )
         return standing
 
-    def _take_ids(self, standings: Standings) -> None:
+    def _take_ids(self, workers: set[int], others: contextlib.ExitStack) -> dict[int, LogProducer]:
         """Fences all older producers of this sink, also of workers that have no successor; not those of this run."""
         mine = self._context
-        older = {worker for (_, worker), standing in standings.items() if standing.run != mine.run}
-        for worker in sorted(older - {mine.worker}):
-            self._producer_of(group_of(mine.job, mine.sink, worker)).close()
-        self._take_id()
+        producers = {mine.worker: self._take_id()}
+        for worker in sorted(workers - {mine.worker}):
+            producers[worker] = producer = self._producer_of(group_of(mine.job, mine.sink, worker))
+            others.callback(producer.close)
+        return producers
 
-    def _take_id(self) -> None:
+    def _take_id(self) -> LogProducer:
         self._producer = self._producer_of(self._group)
+        return self._producer
 
     def _producer_of(self, transactional_id: str) -> LogProducer:
         producer = LogProducer(
@@ -172,13 +188,14 @@ class LogDestination(Destination[Part]):
         producer.init_transactions(now_ms=self._now_ms())
         return producer
 
-    def _write_markers(self, standings: Standings, checkpoints: Mapping[Slot, int]) -> None:
-        """From now on each topic says that it is this run that writes."""
-        producer = self._begun()
+    def _write_markers(self, producer: LogProducer, checkpoints: Mapping[Slot, int]) -> None:
+        """From now on each topic says that it is this run that writes.
+
+        Each worker's by the producer of its id: if a run that was replaced has taken that id back meanwhile, it fails.
+        """
+        producer.begin_transaction(now_ms=self._now_ms())
         for slot, checkpoint in checkpoints.items():
-            # Those of other workers of this run are theirs to move on.
-            if slot not in standings or standings[slot].run != self._context.run:
-                self._send_marker(producer, slot, checkpoint)
+            self._send_marker(producer, slot, checkpoint)
         producer.commit_transaction(now_ms=self._now_ms())
 
     # -- output ----------------------------------------------------------------------------------

@@ -132,7 +132,8 @@ class _TargetDestination(Destination[bytes]):
         return int(time.time() * 1000)
 
     def check(self, staged: Staged[list[bytes]]) -> None:
-        self._target.check(self._records(staged))
+        if type(self._target).check is not OutboxTarget.check:
+            self._target.check(self._records(staged))
 
     def read(self, handle: bytes) -> Staged[list[bytes]]:
         return msgspec.msgpack.decode(handle, type=Staged[list[bytes]])
