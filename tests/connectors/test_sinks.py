@@ -27,7 +27,7 @@ from onceflow.connectors.files import (
     JsonLinesSink,
     JsonLinesSource,
     ParquetSink,
-    part_directory,
+    part_file,
     read_parts,
 )
 from onceflow.connectors.stdout import StdoutSink
@@ -306,8 +306,8 @@ def test_a_part_file_that_somebody_has_taken_away_is_not_missed(tmp_path):
 
 def test_directories_are_durable_before_what_is_in_them(tmp_path, monkeypatch):
     synced = []
-    real = part_directory.sync_directory
-    monkeypatch.setattr(part_directory, "sync_directory", lambda path: (synced.append(path), real(path)))
+    real = part_file.sync_directory
+    monkeypatch.setattr(part_file, "sync_directory", lambda path: (synced.append(path), real(path)))
     CsvSink(tmp_path / "a" / "b" / "out").open(context())
     made = [
         tmp_path / "a",

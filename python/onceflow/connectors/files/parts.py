@@ -17,14 +17,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ClassVar
 
-from onceflow.connectors.files.part_directory import (
-    OpenPart,
-    Output,
-    PartDirectory,
-    PartName,
-    checksum_of,
-    sync_directory,
-)
+from onceflow.connectors.files.part_directory import PartDirectory
+from onceflow.connectors.files.part_file import OpenPart, checksum_of, sync_directory
+from onceflow.connectors.files.part_names import Output, PartName
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, FencedError, MissingOutputWarning, SinkError
 from onceflow.sinks import Committable, SinkContext, TransactionalSink, TransactionalSinkWriter
