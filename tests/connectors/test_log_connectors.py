@@ -338,6 +338,30 @@ def test_a_topic_must_exist_or_be_asked_for(log, tmp_path):
         LogSink(log, "t", key=5)
 
 
+@pytest.mark.parametrize("connector", [LogSink, LogSource])
+@pytest.mark.parametrize("topic", [None, "", b"t", 5])
+def test_what_is_no_name_of_a_topic_is_refused_where_it_is_given(log, connector, topic):
+    """Kind: what is wrong is found when the job runs, by an error of another part."""
+    with pytest.raises(ConfigurationError, match=r"topic=.*: give the name of a topic"):
+        connector(log, topic)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        *(
+            ({"partitions": number}, r"partitions is .*; give a whole number from 1 on")
+            for number in (0, -1, True, 1.5)
+        ),
+        *(({"clock": clock}, r"clock is .*; give a Clock") for clock in (5, NOW_MS / 1000, LogSource)),
+    ],
+)
+def test_wrong_settings_of_a_sink_are_refused_where_they_are_given(log, settings, said):
+    """Kind: the same for its other settings."""
+    with pytest.raises(ConfigurationError, match=said):
+        LogSink(log, "t", **settings)
+
+
 def job_into(log, records, topic="out"):
     flow = of.Dataflow("job")
     flow.source("in", TestingSource(records, batch_size=2)).sink("out", LogSink(log, topic, partitions=1))

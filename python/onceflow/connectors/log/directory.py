@@ -1,4 +1,4 @@
-"""Where a log lies: a path, or anything that knows its own."""
+"""Where records are read or written: a log, which is a path or anything that knows its own, and a topic in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 from onceflow.exceptions import ConfigurationError
 
-__all__ = ["LogDirectory", "directory_of"]
+__all__ = ["LogDirectory", "directory_of", "topic_of"]
 
 
 class _HasPath(Protocol):
@@ -30,3 +30,14 @@ def directory_of(log: LogDirectory) -> Path:
     if not isinstance(path, str):
         raise ConfigurationError(f"log={log!r}: give the directory of a log, such as 'events/', or an open log")
     return Path(path)
+
+
+def topic_of(topic: object) -> str:
+    """The name of a topic; whether there is one of that name is found when it is opened.
+
+    Raises:
+        ConfigurationError: It is no name.
+    """
+    if not isinstance(topic, str) or not topic:
+        raise ConfigurationError(f"topic={topic!r}: give the name of a topic")
+    return topic

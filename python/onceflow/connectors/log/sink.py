@@ -9,9 +9,10 @@ from typing import Any
 
 from onceflow.clock import Clock, SystemClock
 from onceflow.connectors.log.destination import LogDestination
-from onceflow.connectors.log.directory import LogDirectory, directory_of
+from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_of
 from onceflow.connectors.log.fields import Field, Fields
 from onceflow.connectors.outbox.writer import OutboxWriter, with_run
+from onceflow.log.settings import check_clock, check_whole
 from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
 
 __all__ = ["LogSink"]
@@ -54,9 +55,12 @@ class LogSink(TransactionalSink):
         clock: Clock | None = None,
     ) -> None:
         self._directory = directory_of(log)
-        self._topic = topic
+        self._topic = topic_of(topic)
         self._fields = Fields(key, value, timestamp, headers, partition)
+        if partitions is not None:
+            check_whole("partitions", partitions)
         self._partitions = partitions
+        check_clock("clock", clock)
         self._clock = clock or SystemClock()
 
     def open(self, context: SinkContext) -> TransactionalSinkWriter:

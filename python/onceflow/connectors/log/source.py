@@ -25,7 +25,7 @@ from onceflow._native import Log, LogRecords
 from onceflow.columns import Columns
 from onceflow.connectors.event_time import in_range, micros, millis_to_micros
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
-from onceflow.connectors.log.directory import LogDirectory, directory_of
+from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_of
 from onceflow.exceptions import (
     ConfigurationError,
     LogError,
@@ -83,7 +83,7 @@ class LogSource(Source):
         on_malformed: str = "fail",
     ) -> None:
         self._directory = directory_of(log)
-        self._topic = topic
+        self._topic = topic_of(topic)
         self._decode = _decoder(decode)
         self._as_columns = as_columns
         self._event_time = event_time
