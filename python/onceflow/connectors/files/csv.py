@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat, zip_longest
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from onceflow.columns import Columns
 from onceflow.connectors.event_time import EventTimeParser, out_of_range
 from onceflow.connectors.files.arrow import require_arrow
-from onceflow.connectors.files.csv_records import CsvRecord, CsvRecords
+from onceflow.connectors.files.csv_records import PARTS, CsvRecords, CsvRows
 from onceflow.connectors.files.csv_types import COLUMN_TYPES, TypeGuess, convert
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, check_encoding
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
@@ -27,6 +28,8 @@ from onceflow.types import Batch, Plain
 __all__ = ["CsvSource"]
 
 _SAMPLE_ROWS = 1000
+#: What a value that does not convert raises.
+_MISFIT = (ValueError, KeyError, OverflowError)
 
 
 def _arrow_type(kind: str) -> Any:
@@ -193,15 +196,16 @@ class CsvSource(FileSource):
         """The names of the columns, read if the file has them."""
         if self.names is not None:
             return self.names
-        while found := records.read_each(1):
-            (record,) = found
-            if record.reason is not None:
+        while (rows := records.peek(1)).lines:
+            (header,) = rows.fields
+            if rows.refused:
+                data = records.data(0, rows.lines)
                 raise SourceError(
-                    f"{lines.path}:{record.line}: the header {record.reason}: {record.data[:100]!r}; check encoding "
-                    "and delimiter"
+                    f"{lines.path}:{lines.line}: the header {rows.refused[0]}: {data[:100]!r}; check encoding and "
+                    "delimiter"
                 )
-            if record.fields:
-                header = record.fields
+            lines.take(rows.lines)
+            if header:
                 if len(set(header)) != len(header):
                     raise SourceError(
                         f"{lines.path} names a column twice: {header}; if this is no header, give names=[...]"
@@ -227,11 +231,7 @@ class CsvSource(FileSource):
             try:
                 records = self._records(lines)
                 header = self._header(lines, records)
-                found = records.peek_all(_SAMPLE_ROWS)
-                if found is not None:
-                    rows, _ = found
-                else:
-                    rows = [record.fields for record in records.read_each(_SAMPLE_ROWS) if record.reason is None]
+                rows = records.peek(_SAMPLE_ROWS).fields
             finally:
                 lines.close()
             first = first or (path, header)
@@ -308,52 +308,47 @@ class _CsvReader(SourceReader):
         self._times = EventTimeParser()
 
     def read(self, max_records: int) -> SourceBatch | None:
+        rows = self._records.peek(max_records)
+        if not rows.lines and self._lines.is_complete():
+            self._records.check_open_quote()
+            return None
         rejections = Rejections(self._policy, self._lines.path)
-        first = self._record
-        found = self._records.peek_all(max_records)
-        if found is not None:
-            rows, lines = found
-            if not lines and self._lines.is_complete():
-                self._records.check_open_quote()
-                return None
-            try:
-                batch, times = self._batch(rows)
-            except (ValueError, KeyError, OverflowError):
-                found = None
-            else:
-                self._lines.take(lines)
-                self._record += len(rows)
-        if found is None:
-            records = self._records.read_each(max_records)
-            self._record += len(records)
-            batch, times = self._batch(self._good(records, rejections))
+        batch, times = self._batch_of_good(rows, rejections)
+        self._lines.take(rows.lines)
+        first, self._record = self._record, self._record + len(rows.fields)
         return SourceBatch(batch, times, rejections.records, rejections.skipped, first)
 
-    def _good(self, records: list[CsvRecord], rejections: Rejections) -> list[list[str]]:
-        """The rows that can be handed out; the others are refused.
-
-        They are found by halves, so that a bad row among thousands does not have each of them converted alone.
-        """
-        if self._are_good(records):
-            return [record.fields for record in records if record.fields]
-        if len(records) > 1:
-            half = len(records) // 2
-            return [*self._good(records[:half], rejections), *self._good(records[half:], rejections)]
-        (record,) = records
-        reason = record.reason or self._why_not(record.fields)
-        if reason is None:
-            return [record.fields]
-        rejections.add(record.line, reason, record.data)
-        return []
-
-    def _are_good(self, records: list[CsvRecord]) -> bool:
-        if any(record.reason is not None for record in records):
-            return False
+    def _batch_of_good(self, rows: CsvRows, rejections: Rejections) -> tuple[Batch, npt.NDArray[np.int64] | None]:
+        """The rows that can be handed out; the others are refused, in their order."""
+        # Those that cannot be read are as blank ones here.
+        misfits: set[int] = set()
+        found = None
         try:
-            self._batch([record.fields for record in records])
-        except (ValueError, KeyError, OverflowError):
-            return False
-        return True
+            found = self._batch(rows.fields)
+        except _MISFIT:
+            misfits = self._misfits(rows.fields)
+        starts = rows.starts()
+        for number in sorted({*rows.refused, *misfits}):
+            reason = rows.refused.get(number) or self._why_not(rows.fields[number])
+            if reason is None:
+                misfits.remove(number)
+                continue
+            data = self._records.data(starts[number], starts[number + 1])
+            rejections.add(self._lines.line + starts[number], reason, data)
+        return found or self._batch([row for number, row in enumerate(rows.fields) if number not in misfits])
+
+    def _misfits(self, rows: list[list[str]]) -> set[int]:
+        """Numbers of the rows that cannot be handed out; values are looked at by columns."""
+        width = len(self._header)
+        bad = {number for number, row in enumerate(rows) if len(row) not in (0, width)}
+        numbers = [number for number, row in enumerate(rows) if len(row) == width]
+        for index, name in self._wanted:
+            texts = [rows[number][index] for number in numbers]
+            bad.update(numbers[at] for at in _refused(partial(self._column, name=name), texts))
+        if self._event_time is not None:
+            numbers = [number for number in numbers if number not in bad]
+            bad.update(numbers[at] for at in _refused(self._batch, [rows[number] for number in numbers]))
+        return bad
 
     def _why_not(self, row: list[str]) -> str | None:
         if not row:
@@ -366,7 +361,7 @@ class _CsvReader(SourceReader):
         for index, name in self._wanted:
             try:
                 self._column((row[index],), name)
-            except (ValueError, KeyError, OverflowError):
+            except _MISFIT:
                 kind = self._types[name]
                 reason = f"has {row[index]!r} in column {name!r}, which is {kind}"
                 if name not in self._exact:
@@ -440,3 +435,17 @@ class _CsvReader(SourceReader):
 
     def close(self) -> None:
         self._lines.close()
+
+
+def _refused(convert: Callable[[list[Any]], object], items: list[Any]) -> Iterator[int]:
+    """Numbers of the items that do not convert, looked for in ever smaller parts."""
+    try:
+        convert(items)
+    except _MISFIT:
+        if len(items) == 1:
+            yield 0
+            return
+        part = -(-len(items) // PARTS)
+        for start in range(0, len(items), part):
+            for number in _refused(convert, items[start : start + part]):
+                yield start + number

@@ -3,14 +3,17 @@
 Python's csv module says where a record ends: it asks for a further line where a quoted field is open. A record that it
 cannot read is refused by its first line, and reading goes on at the next one, so a quote that is never closed costs
 one line, and no more than ``max_record_bytes`` are looked at for its end.
+
+Many lines are read in one go. Where that fails they are read in sixteen parts, and those parts that fail in sixteen
+again: with one bad line in a thousand it takes a third longer, where line by line it took three times as long.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from onceflow.connectors.files.lines import LineReader, LongLine
@@ -19,33 +22,41 @@ from onceflow.exceptions import SourceChangedError
 if TYPE_CHECKING:
     from _csv import Reader
 
-__all__ = ["CsvRecord", "CsvRecords"]
+__all__ = ["PARTS", "CsvRecords", "CsvRows"]
 
+#: Into how many parts lines are cut among which one is bad.
+PARTS = 16
 _LINES_AT_ONCE = 64
 
 
-@dataclass(frozen=True, slots=True)
-class CsvRecord:
-    """One record.
+@dataclass(slots=True)
+class CsvRows:
+    """Records that follow one another.
 
     Attributes:
-        line: Number of its first line.
-        data: Its bytes; of a record that cannot be read those of its first line.
-        fields: Empty for a blank line.
-        reason: Why it cannot be read; None if it can.
+        fields: Of each; empty for a blank line, and for one that cannot be read.
+        lines: How many lines they have, to be taken.
+        further: How many lines those have behind their first one that have any, by their numbers.
+        refused: Why those that cannot be read cannot, by their numbers.
     """
 
-    line: int
-    data: bytes
-    fields: list[str]
-    reason: str | None = None
+    fields: list[list[str]] = field(default_factory=list)
+    lines: int = 0
+    further: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def starts(self) -> Sequence[int]:
+        """The line that each begins with, from 0 on, and the one behind the last."""
+        if not self.further:
+            return range(self.lines + 1)
+        return list(accumulate((1 + self.further.get(number, 0) for number in range(len(self.fields))), initial=0))
 
 
 class CsvRecords:
     """Reads the records of one file.
 
     Args:
-        lines: The file.
+        lines: The file; what is read of it is for the caller to take.
         delimiter: One character.
         encoding: As ``check_encoding`` names it.
         max_record_bytes: Longer records are refused.
@@ -70,32 +81,59 @@ class CsvRecords:
                 "writer finish its rows first"
             )
 
-    def peek_all(self, count: int) -> tuple[list[list[str]], int] | None:
-        """The fields of the records that begin in the next ``count`` lines, in one go, and their lines, to be taken.
+    def peek(self, count: int) -> CsvRows:
+        """The records that begin in the next ``count`` lines; none at the end of the file."""
+        rows = CsvRows()
+        count = len(self._lines.peek(count))
+        self._peek_parts(rows, count, count)
+        return rows
 
-        Nothing at the end of the file. None if one of them cannot be read: then ``read_each`` says which.
-        """
-        lines = self._lines.peek(count)
-        if not lines or self._lines.has_long_lines:
-            return None if lines else ([], 0)
+    def data(self, start: int, stop: int) -> bytes:
+        """The lines from ``start`` to ``stop``, counted from the next one."""
+        return b"\n".join(chain.from_iterable(self._blocks(start, stop)))
+
+    def _peek_parts(self, rows: CsvRows, stop: int, part: int) -> None:
+        """Adds the records that begin before line ``stop``, so many lines in one go where that is possible."""
+        while rows.lines < stop:
+            count = min(part, stop - rows.lines)
+            if self._peek_all(rows, count):
+                continue
+            if count == 1:
+                self._peek_one(rows)
+            else:
+                self._peek_parts(rows, rows.lines + count, -(-count // PARTS))
+
+    def _peek_all(self, rows: CsvRows, count: int) -> bool:
+        """Adds the records that begin in ``count`` lines; false, and nothing added, if one of them cannot be read."""
+        first = rows.lines
+        lines = self._lines.peek(count, skip=first)
+        if self._lines.has_long_lines and any(isinstance(line, LongLine) for line in lines):
+            return False
         data = b"\n".join(lines)
+        further: dict[int, int] = {}
         try:
             texts = data.decode(self._encoding).split("\n")
             if b'"' not in data:
-                return list(self._reader(iter(texts))), len(lines)
-            rows = []
-            taken = 0
-            reader = self._reader(chain([f"{text}\n" for text in texts], self._further(len(lines))))
-            while taken < len(lines):
-                rows.append(next(reader))
-                first, taken = taken, reader.line_num
-                if taken - first > 1 and self._size(first, taken) > self._max_bytes:
-                    return None
+                fields = list(self._reader(iter(texts)))
+                taken = len(lines)
+            else:
+                fields, taken = [], 0
+                reader = self._reader(chain([f"{text}\n" for text in texts], self._following(first + len(lines))))
+                while taken < len(lines):
+                    fields.append(next(reader))
+                    start, taken = taken, reader.line_num
+                    if taken - start > 1:
+                        if self._size(first + start, first + taken) > self._max_bytes:
+                            return False
+                        further[len(rows.fields) + len(fields) - 1] = taken - start - 1
         except (UnicodeDecodeError, csv.Error):
-            return None
-        return rows, taken
+            return False
+        rows.fields = [*rows.fields, *fields] if rows.fields else fields
+        rows.lines += taken
+        rows.further |= further
+        return True
 
-    def _further(self, known: int) -> Iterator[str]:
+    def _following(self, known: int) -> Iterator[str]:
         """Lines behind the first ``known`` ones, for a record that begins in these."""
         size = 0
         while lines := self._lines.peek(_LINES_AT_ONCE, skip=known):
@@ -106,45 +144,44 @@ class CsvRecords:
                     raise csv.Error("too long, as it seems from here")
                 yield line.decode(self._encoding) + "\n"
 
-    def _size(self, first: int, stop: int) -> int:
-        size = 0
-        while first < stop:
-            lines = self._lines.peek(stop - first, skip=first)
-            size += sum(map(len, lines)) + len(lines)
-            first += len(lines)
-        return size
+    def _size(self, start: int, stop: int) -> int:
+        return sum(len(line) + 1 for lines in self._blocks(start, stop) for line in lines)
 
-    def read_each(self, count: int) -> list[CsvRecord]:
-        """The records that begin in the next ``count`` lines, one by one."""
-        records: list[CsvRecord] = []
-        stop = self._lines.line + len(self._lines.peek(count))
-        while self._lines.line < stop:
-            records.append(self._read_one())
-        return records
+    def _blocks(self, start: int, stop: int) -> Iterator[list[bytes]]:
+        while start < stop:
+            lines = self._lines.peek(stop - start, skip=start)
+            yield lines
+            start += len(lines)
 
-    def _read_one(self) -> CsvRecord:
-        number, data = self._lines.line, self._lines.peek(1)[0]
-        if isinstance(data, LongLine):
-            self._lines.take(1)
-            return CsvRecord(number, data, [], f"has {data.size} bytes, more than max_record_bytes allows")
+    def _peek_one(self, rows: CsvRows) -> None:
+        """Adds a record, or why it cannot be read."""
+        (data,) = self._lines.peek(1, skip=rows.lines)
+        reason = None
         used: list[bytes] = []
         fields: list[str] = []
-        try:
-            fields = next(self._reader(self._one_by_one(used)))
-            data = b"\n".join(used)
-            data.decode(self._encoding)
-            reason = None
-        except csv.Error as error:
-            used = used[:1]
-            reason = f"is no CSV ({error})"
-        except UnicodeDecodeError as error:
-            reason = f"is not {self._encoding} ({error.reason})"
-        self._lines.take(len(used))
-        return CsvRecord(number, data, fields, reason)
+        if isinstance(data, LongLine):
+            reason = f"has {data.size} bytes, more than max_record_bytes allows"
+            used = [data]
+        else:
+            try:
+                fields = next(self._reader(self._one_by_one(used, rows.lines)))
+                b"\n".join(used).decode(self._encoding)
+            except csv.Error as error:
+                used = used[:1]
+                reason = f"is no CSV ({error})"
+            except UnicodeDecodeError as error:
+                fields = []
+                reason = f"is not {self._encoding} ({error.reason})"
+        if len(used) > 1:
+            rows.further[len(rows.fields)] = len(used) - 1
+        if reason is not None:
+            rows.refused[len(rows.fields)] = reason
+        rows.fields.append(fields)
+        rows.lines += len(used)
 
-    def _one_by_one(self, used: list[bytes]) -> Iterator[str]:
+    def _one_by_one(self, used: list[bytes], start: int) -> Iterator[str]:
         size = 0
-        while lines := self._lines.peek(_LINES_AT_ONCE, skip=len(used)):
+        while lines := self._lines.peek(_LINES_AT_ONCE, skip=start + len(used)):
             for line in lines:
                 size += len(line) + 1
                 if used and (size > self._max_bytes or isinstance(line, LongLine)):
