@@ -22,6 +22,7 @@ from onceflow import Columns
 from onceflow.connectors.files import CsvSink, JsonLinesSink, ParquetSink, read_parts
 from onceflow.connectors.log.fields import Fields
 from onceflow.connectors.stdout import StdoutSink
+from onceflow.connectors.values import json_lines
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.sinks import Committable, SinkContext
 
@@ -381,6 +382,46 @@ def test_json_has_no_nan(tmp_path, value, capsys):
     assert found_in(JsonLinesSink(tmp_path / "mapped"), [{"v": None}]) == [None]
     with pytest.raises(ConfigurationError, match="nan='skip'"):
         JsonLinesSink(tmp_path / "no", nan="skip")
+
+
+def test_json_of_columns_is_that_of_their_rows(tmp_path):
+    """Kind: what the type of a column shows of its values is not so, and JSON gets what it cannot hold."""
+    columns = {
+        "ints": np.array([1, 2], "u8"),
+        "bools": np.array([True, False]),
+        "halves": np.array([0.5, -2], "f2"),
+        "longs": np.array([0.5, 1], "f8"),
+        "texts": np.array(["a", "ü"]),
+        "objects": np.array([(1, "x"), None], object),
+        "days": np.array(["2024-01-01", "NaT"], "M8[D]"),
+        "times": np.array(["2024-01-01", "NaT"], "M8[s]"),
+        "spans": np.array([7, "NaT"], "m8[s]"),
+        "masked": np.ma.array([1.5, float("nan")], mask=[False, True]),
+        "arrow": pa.array([1.5, None]),
+        "arrow texts": pa.array(["a", None], pa.large_string()),
+        "arrow clocks": pa.array([time(1), None]),
+        "arrow lists": pa.array([[1, None], None]),
+        "nothing": pa.nulls(2),
+    }
+    rows = Columns(columns).to_rows()
+    for name, array in columns.items():
+        values = [row[name] for row in rows]
+        assert found_in(JsonLinesSink(tmp_path / f"{name} c"), Columns({"v": array})) == found_in(
+            JsonLinesSink(tmp_path / f"{name} r"), [{"v": value} for value in values]
+        )
+    assert json_lines(Columns({"v": pa.array([], pa.float64())})) == b""
+    with pytest.raises(SinkError, match="longdouble"):
+        written(JsonLinesSink(tmp_path / "long double"), Columns({"v": np.array([1], "g")}))
+    with pytest.raises(SinkError, match="is no value of JSON"):
+        written(JsonLinesSink(tmp_path / "nested"), Columns({"v": pa.array([[1.0, float("nan")]])}))
+
+
+@pytest.mark.parametrize("value", [{"v": object()}, {"v": "\ud800"}, {"v": 1j}, {"v": {1: 2, "1": 3}}])
+def test_json_names_nan_only_where_it_is_the_cause(tmp_path, value):
+    """Kind: an error advises a setting that would not help."""
+    with pytest.raises(SinkError, match="JSON cannot hold a record") as refused:
+        written(JsonLinesSink(tmp_path / "out"), [value])
+    assert "nan" not in str(refused.value)
 
 
 def test_offsets_with_parts_of_a_second(tmp_path):

@@ -28,6 +28,7 @@ from onceflow.exceptions import TypeMismatchError
 from onceflow.types import Batch
 
 __all__ = [
+    "NotFiniteError",
     "arrow_arrays",
     "base_value",
     "csv_value",
@@ -46,6 +47,10 @@ _FIRST, _LAST = np.datetime64(datetime.min, "us"), np.datetime64(datetime.max, "
 #: Types whose ``str`` is their text.
 _CSV_TYPES = frozenset({NoneType, str, bool, int, float, Decimal, date, time, timedelta, UUID})
 _EXACT = _CSV_TYPES | {bytes, datetime}
+
+
+class NotFiniteError(ValueError):
+    """NaN or an infinity, where a format has neither."""
 
 
 def iso_text(moment: datetime) -> str:
@@ -129,7 +134,13 @@ def json_lines(records: Batch, *, nan_is_null: bool = False) -> bytes:
     Raises:
         TypeError, ValueError, OverflowError, RecursionError: JSON cannot hold one.
     """
-    rows = plain_columns(records).to_rows() if isinstance(records, Columns) else records
+    rows: Sequence[Any]
+    if isinstance(records, Columns):
+        rows = plain_columns(records).to_rows()
+        if _are_plain_columns(records, nan_is_null):
+            return _encoder.encode_lines(rows)
+    else:
+        rows = records
     try:
         data = _encoder.encode_lines(rows)
         # What is nested too deeply, or in itself, is refused before it is looked through.
@@ -143,6 +154,38 @@ def json_lines(records: Batch, *, nan_is_null: bool = False) -> bytes:
 def json_line(record: Any) -> bytes:
     """One record as JSON, without the end of the line; raises as ``json_lines``."""
     return json_lines([record])[:-1]
+
+
+def _are_plain_columns(columns: Columns, nan_is_null: bool) -> bool:
+    """Whether names and types show that JSON has all values as the encoder writes them, without a look at each.
+
+    Values of other types may be plain as well: rows show it.
+    """
+    return all(
+        type(name) is str
+        and (_is_plain_numpy if isinstance(array, np.ndarray) else _is_plain_arrow)(array, nan_is_null)
+        for name, array in columns.arrays.items()
+    )
+
+
+def _is_plain_numpy(array: npt.NDArray[Any], nan_is_null: bool) -> bool:
+    if array.dtype.kind == "f":
+        # Python has no longer floats.
+        return array.dtype.itemsize <= 8 and (nan_is_null or bool(np.isfinite(array).all()))
+    return array.dtype.kind in "biuUmM"
+
+
+def _is_plain_arrow(array: Any, nan_is_null: bool) -> bool:
+    import pyarrow.compute as pc  # noqa: PLC0415 - an extra
+    from pyarrow import types  # noqa: PLC0415 - an extra
+
+    kind = array.type
+    if types.is_float32(kind) or types.is_float64(kind):
+        # Of no values it is None.
+        return nan_is_null or pc.all(pc.is_finite(array)).as_py() is not False
+    plain = (types.is_integer, types.is_boolean, types.is_string, types.is_large_string)
+    times = (types.is_date, types.is_timestamp, types.is_time, types.is_duration)
+    return any(is_kind(kind) for is_kind in (*plain, *times))
 
 
 def _are_plain(rows: Sequence[Any], nan_is_null: bool) -> bool:
@@ -185,7 +228,7 @@ def _plain_json(value: Any, nan_is_null: bool) -> Any:
         text = plain.isoformat()
         return text.removesuffix("+00:00") + "Z" if plain.tzinfo is UTC else text
     if isinstance(plain, float) and not isfinite(plain) and not nan_is_null:
-        raise ValueError(f"{plain!r} is no value of JSON: map it to None, or to a text")
+        raise NotFiniteError(f"{plain!r} is no value of JSON: map it to None, or to a text")
     return plain if type(plain) in _EXACT else _plain_json(plain, nan_is_null)
 
 

@@ -15,7 +15,7 @@ from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, che
 from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.parts import PartSink, PartWriter
 from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_records
-from onceflow.connectors.values import json_lines
+from onceflow.connectors.values import NotFiniteError, json_lines
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
@@ -173,8 +173,9 @@ class _JsonLinesWriter(PartWriter):
     def encode(self, records: Batch) -> bytes:
         try:
             return json_lines(records, nan_is_null=self._nan_is_null)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except NotFiniteError as error:
             raise SinkError(
-                f"JSON cannot hold a record: {error}; map it to plain values first (NaN and infinities can become null "
-                'by JsonLinesSink(..., nan="null"))'
+                f'JSON cannot hold a record: {error}, or let all of them become null by JsonLinesSink(..., nan="null")'
             ) from error
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise SinkError(f"JSON cannot hold a record: {error}; map it to plain values first") from error
