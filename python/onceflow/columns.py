@@ -102,8 +102,14 @@ class Columns:
         return Columns({name: self[name] for name in names})
 
     def take(self, indices: npt.NDArray[np.int64]) -> Columns:
-        """The rows at these indices."""
-        return Columns({name: _take(array, indices) for name, array in self._arrays.items()})
+        """The rows at these indices, from 0 on: whole numbers in a list, or a numpy or Arrow array.
+
+        Raises:
+            TypeMismatchError: They are something else.
+            LengthMismatchError: The batch has no such row.
+        """
+        rows = _row_numbers(indices, self._length)
+        return Columns({name: array.take(rows) for name, array in self._arrays.items()})
 
     def filter(self, mask: Any) -> Columns:
         """The rows whose entry in ``mask`` is true: bools in a list, or a numpy or Arrow array. As in SQL, a row is
@@ -116,8 +122,17 @@ class Columns:
         return self.take(np.flatnonzero(as_mask(mask, self._length)))
 
     def slice(self, start: int, stop: int) -> Columns:
-        """Rows ``start <= row < stop``, without a copy."""
-        return Columns({name: array[start:stop] for name, array in self._arrays.items()})
+        """Rows ``start <= row < stop``, without a copy.
+
+        Raises:
+            TypeMismatchError: These are no whole numbers.
+        """
+        try:
+            return Columns({name: array[start:stop] for name, array in self._arrays.items()})
+        except TypeError as error:
+            raise TypeMismatchError(
+                f"slice takes two whole numbers, such as slice(0, {self._length}), not {start!r} and {stop!r}"
+            ) from error
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dict a row, of Python objects: the way back to per-record functions."""
@@ -140,10 +155,24 @@ class Columns:
 
     @classmethod
     def concat(cls, parts: list[Columns]) -> Columns:
-        """All rows of several batches of the same columns."""
+        """All rows of several batches of the same columns, one at least.
+
+        Raises:
+            TypeMismatchError: There are no batches, or a column is of several types in them.
+            UnknownNameError: They have different columns.
+        """
+        if not isinstance(parts, (list, tuple)) or not parts or not all(isinstance(part, Columns) for part in parts):
+            raise TypeMismatchError(f"concat takes a list of one Columns at least, not {parts!r}")
+        first = parts[0]
         if len(parts) == 1:
-            return parts[0]
-        return cls({name: _concat([part[name] for part in parts]) for name in parts[0]})
+            return first
+        for part in parts:
+            if part.arrays.keys() != first.arrays.keys():
+                raise UnknownNameError(
+                    f"concat takes batches of the same columns, and one has {list(first)}, another {list(part)}: bring "
+                    "them together by select(...) or with_columns(...)"
+                )
+        return cls({name: _concat(name, [part[name] for part in parts]) for name in first})
 
 
 def rows_of(records: Batch) -> list[Any]:
@@ -151,8 +180,19 @@ def rows_of(records: Batch) -> list[Any]:
     return records.to_rows() if isinstance(records, Columns) else records
 
 
-def _take(array: Any, indices: npt.NDArray[np.int64]) -> Any:
-    return array.take(indices)
+def _row_numbers(indices: Any, length: int) -> npt.NDArray[np.int64]:
+    is_arrow = hasattr(indices, "__arrow_c_array__") or hasattr(indices, "__arrow_c_stream__")
+    found = np.asarray(_column("indices", indices) if is_arrow else indices)
+    if found.ndim != 1 or (found.dtype.kind not in "iu" and found.size):
+        raise TypeMismatchError(f"take takes the numbers of rows, such as np.array([0, 2]), not {indices!r}")
+    rows = found.astype(np.int64, copy=False)
+    # As unsigned ones negative numbers are large.
+    if rows.size and rows.view(np.uint64).max() >= length:
+        raise LengthMismatchError(
+            f"take takes the numbers of rows, and a batch of {length} rows has them from 0 to {length - 1}; there were "
+            f"{rows.min()} to {rows.max()}"
+        )
+    return rows
 
 
 def to_list(array: Any) -> list[Any]:
@@ -274,7 +314,7 @@ def _filled(array: Any) -> Any:
     return array if filler is None else array.fill_null(pa.scalar(filler, type=kind))
 
 
-def _concat(arrays: list[Any]) -> Any:
+def _concat(name: str, arrays: list[Any]) -> Any:
     if all(isinstance(array, np.ndarray) for array in arrays):
         if all(
             one.dtype == other.dtype or one.dtype.kind == other.dtype.kind == "U" for one, other in pairwise(arrays)
@@ -287,4 +327,9 @@ def _concat(arrays: list[Any]) -> Any:
         return np.fromiter(values, object, len(values))
     import pyarrow as pa  # noqa: PLC0415 - only where Arrow arrays already are
 
-    return pa.concat_arrays([array if isinstance(array, pa.Array) else pa.array(array) for array in arrays])
+    found = [array if isinstance(array, pa.Array) else pa.array(array) for array in arrays]
+    try:
+        return pa.concat_arrays(found)
+    except pa.ArrowException as error:
+        kinds = list(dict.fromkeys(str(array.type) for array in found))
+        raise TypeMismatchError(f"concat takes columns of one type, and {name!r} is of {kinds}: cast it") from error
