@@ -39,6 +39,7 @@ __all__ = [
     "__version__",
     "_bare_update_loop",
     "_crc32",
+    "_uncommon",
     "crash_point",
     "key_group",
     "partition_of",
@@ -83,6 +84,16 @@ def _crc32(data: bytes, value: int = 0) -> int:
     Args:
         data: What follows.
         value: Of what lies before.
+    """
+
+def _uncommon(values: list[Any]) -> list[Any] | None:
+    """What is in values, also in their dicts, lists and tuples, besides None, bools, ints, finite floats and texts.
+
+    Types are compared exactly: of a subclass, an encoder may write something else than the value.
+
+    Returns:
+        These values in no particular order; None where a dict has a key that is no text, or where values are nested
+        more than a thousand deep.
     """
 
 # ---- state backend (owner: bindings) -----------------------------------------------------

@@ -10,10 +10,9 @@ is refused. CSV has no text for bytes and containers, JSON none for NaN and infi
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from itertools import chain
 from math import isfinite
 from types import NoneType
 from typing import Any
@@ -23,6 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from onceflow._native import _uncommon
 from onceflow.columns import Columns, to_list
 from onceflow.exceptions import TypeMismatchError
 from onceflow.types import Batch
@@ -39,9 +39,8 @@ __all__ = [
     "plain_columns",
 ]
 
-#: Scalars that JSON gets as they are; floats if they are finite, datetimes if they are in UTC.
-_PLAIN_SCALARS = frozenset({NoneType, bool, int, float, str, bytes, date, datetime, timedelta, Decimal, UUID})
-_PLAIN = _PLAIN_SCALARS | {dict, list, tuple}
+#: Scalars of which the encoder makes texts as they are meant; of datetimes if they are in UTC.
+_PLAIN_SCALARS = frozenset({bytes, date, datetime, timedelta, Decimal, UUID})
 _DATES = ("Y", "M", "W", "D")
 _FIRST, _LAST = np.datetime64(datetime.min, "us"), np.datetime64(datetime.max, "us")
 #: Types whose ``str`` is their text.
@@ -134,7 +133,7 @@ def json_lines(records: Batch, *, nan_is_null: bool = False) -> bytes:
     Raises:
         TypeError, ValueError, OverflowError, RecursionError: JSON cannot hold one.
     """
-    rows: Sequence[Any]
+    rows: list[Any]
     if isinstance(records, Columns):
         rows = plain_columns(records).to_rows()
         if _are_plain_columns(records, nan_is_null):
@@ -144,7 +143,7 @@ def json_lines(records: Batch, *, nan_is_null: bool = False) -> bytes:
     try:
         data = _encoder.encode_lines(rows)
         # What is nested too deeply, or in itself, is refused before it is looked through.
-        if _are_plain(rows, nan_is_null or b"null" not in data):
+        if _are_plain(rows, nan_is_null):
             return data
     except TypeError:
         pass
@@ -188,24 +187,16 @@ def _is_plain_arrow(array: Any, nan_is_null: bool) -> bool:
     return any(is_kind(kind) for is_kind in (*plain, *times))
 
 
-def _are_plain(rows: Sequence[Any], nan_is_null: bool) -> bool:
+def _are_plain(rows: list[Any], nan_is_null: bool) -> bool:
     """Whether JSON has all that is in rows, in lists and dicts of them too, as the encoder writes it."""
-    while rows:
-        kinds = set(map(type, rows))
-        if not kinds <= _PLAIN:
-            return False
-        if float in kinds and not nan_is_null and not all(map(isfinite, [row for row in rows if type(row) is float])):
-            return False
-        if datetime in kinds and any(row.tzinfo is not UTC for row in rows if type(row) is datetime):
-            return False
-        if kinds <= _PLAIN_SCALARS:
-            return True
-        dicts = [row for row in rows if type(row) is dict]
-        if not set(map(type, chain.from_iterable(dicts))) <= {str}:
-            return False
-        lists = [row for row in rows if type(row) in (list, tuple)] if kinds & {list, tuple} else []
-        rows = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(lists)]
-    return True
+    others = _uncommon(rows)
+    if others is None:
+        return False
+    # Floats among them are not finite.
+    plain = {*_PLAIN_SCALARS, float} if nan_is_null else _PLAIN_SCALARS
+    return plain.issuperset(map(type, others)) and all(
+        other.tzinfo is UTC for other in others if type(other) is datetime
+    )
 
 
 def _plain_json(value: Any, nan_is_null: bool) -> Any:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
+from onceflow._native import _uncommon
 from onceflow.columns import Columns, to_list
 from onceflow.exceptions import TypeMismatchError
 from onceflow.graph.partitioning import KeySelector
@@ -183,11 +183,10 @@ def as_instants(keys: list[Any]) -> list[Any]:
     Raises:
         TypeMismatchError: A datetime that is no key.
     """
-    kinds = set(map(type, keys))
-    if any(issubclass(kind, tuple) for kind in kinds):
-        parts = chain.from_iterable(key if isinstance(key, tuple) else (key,) for key in keys)
-        kinds = set(map(type, parts))
-    return list(map(_as_instant, keys)) if any(issubclass(kind, datetime) for kind in kinds) else keys
+    others = _uncommon(keys)
+    if others is None or any(issubclass(kind, (datetime, tuple)) for kind in set(map(type, others))):
+        return list(map(_as_instant, keys))
+    return keys
 
 
 def _as_instant(key: Any) -> Any:

@@ -14,6 +14,7 @@ mod keys;
 mod log;
 mod log_producer;
 mod log_records;
+mod plain;
 mod table;
 mod yardstick;
 
@@ -48,6 +49,8 @@ mod _native {
     use crate::log_producer::{PyLogProducer, PyLogProducerPhase};
     #[pymodule_export]
     use crate::log_records::PyLogRecords;
+    #[pymodule_export]
+    use crate::plain::py_uncommon;
     #[pymodule_export]
     use crate::table::{PyRows, PyTable, PyTableSchema};
     #[pymodule_export]
