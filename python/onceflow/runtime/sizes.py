@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ __all__ = ["estimated_bytes"]
 #: Records of a batch that are looked at, and items of each container in them.
 _SAMPLE = 8
 _DEPTH = 4
+#: What most records hold.
+_FLAT = frozenset({NoneType, bool, int, float, str})
 
 
 def estimated_bytes(records: Batch) -> int:
@@ -35,21 +38,28 @@ def _array_bytes(array: Any) -> int:
 def _sampled(items: Any, depth: int) -> int:
     count = len(items)
     if count <= _SAMPLE:
-        return sum(_bytes_of(item, depth) for item in items)
-    chosen = [items[index * (count - 1) // (_SAMPLE - 1)] for index in range(_SAMPLE)]
-    return sum(_bytes_of(item, depth) for item in chosen) * count // _SAMPLE
+        return _sum(items, depth)
+    return _sum([items[index * (count - 1) // (_SAMPLE - 1)] for index in range(_SAMPLE)], depth) * count // _SAMPLE
+
+
+def _sum(items: Collection[Any], depth: int) -> int:
+    # To ask of each whether it is some container takes longer than all else.
+    if _FLAT.issuperset(map(type, items)):
+        return sum(map(sys.getsizeof, items))
+    return sum(_bytes_of(item, depth) for item in items)
 
 
 def _bytes_of(value: Any, depth: int) -> int:
     size = sys.getsizeof(value, 64)
     if depth == 0 or isinstance(value, (str, bytes, bytearray)):
         return size
-    if isinstance(value, Mapping):
+    # Exact types first: to ask of others is slow.
+    if type(value) is dict or isinstance(value, Mapping):
         shown = list(islice(value.values(), _SAMPLE))
-        return size + sum(_bytes_of(item, depth - 1) for item in shown) * len(value) // max(len(shown), 1)
-    if isinstance(value, Sequence):
+        return size + _sum(shown, depth - 1) * len(value) // max(len(shown), 1)
+    if type(value) in (list, tuple) or isinstance(value, Sequence):
         return size + _sampled(value, depth - 1)
     if isinstance(value, np.ndarray):
         return max(size, int(value.nbytes))  # The former counts what the array owns itself.
     fields = getattr(value, "__dict__", None)
-    return size if not fields else size + sum(_bytes_of(item, depth - 1) for item in islice(fields.values(), _SAMPLE))
+    return size if not fields else size + _sum(list(islice(fields.values(), _SAMPLE)), depth - 1)
