@@ -229,10 +229,14 @@ class LineReader:
         self._content.forget(self.offset)
         # No position lies in the middle of a line.
         self._content.add(start, data, keep=self._long is None or b"\n" in data)
+        rest = len(self._rest)
         lines = self._split(data) if data else self._tail()
         self._lines = self._lines[self._next :] + lines
         self._next = 0
-        self._buffered += sum(map(len, lines)) + len(lines)
+        if data and self._long is None and not self._long_lines:
+            self._buffered += rest + len(data) - len(self._rest)
+        else:
+            self._buffered += sum(map(len, lines)) + len(lines)
 
     def _split(self, data: bytes) -> list[bytes]:
         limit = self._max_line_bytes
