@@ -14,6 +14,7 @@ import pytest
 
 from onceflow import Columns, Dataflow, run
 from onceflow.events import CheckpointCompleted, Progress
+from onceflow.exceptions import CapacityExceededError
 from onceflow.runtime.job import Job
 from onceflow.runtime.sizes import estimated_bytes
 from onceflow.sinks import IdempotentSink, PlainSink, SinkWriter, TransactionalSink, TransactionalSinkWriter
@@ -282,3 +283,57 @@ def test_what_refers_to_itself_is_estimated_too():
     record["self"] = record
     assert 100 < estimated_bytes([record]) < 5000
     assert estimated_bytes([TransactionalTestingSink()]) > 0
+
+
+class Whole(TransactionalSink):
+    """All of its output becomes part of the decision record."""
+
+    def __init__(self, size):
+        self.size = size
+        self.committed = []
+
+    def open(self, context):
+        return WholeWriter(self)
+
+
+class WholeWriter(TransactionalSinkWriter):
+    held_bytes = 0
+
+    def __init__(self, sink):
+        self.sink = sink
+
+    def recover(self, decided):
+        for committable in decided:
+            self.commit(committable)
+
+    def write(self, records):
+        pass
+
+    def seal(self, checkpoint_id):
+        return True
+
+    def prepare(self, checkpoint_id, sealed):
+        return bytes(self.sink.size)
+
+    def commit(self, committable):
+        if committable.checkpoint_id not in self.sink.committed:
+            self.sink.committed.append(committable.checkpoint_id)
+
+    def abort(self, checkpoint_id, sealed):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_output_that_no_checkpoint_takes_names_its_sink(state):
+    """Kind: more output comes at once than a decision record holds, and the error says neither whose nor what to do."""
+    sink = Whole((1 << 30) + 1)
+    flow = Dataflow("whole")
+    flow.source("in", Fast(BATCH)).sink("out", sink)
+    with pytest.raises(CapacityExceededError, match=r"are output of sink 'out'.*a smaller batch_size; or give a trans"):
+        run(flow, state)
+    assert sink.committed == []
+    sink.size = 5
+    assert run(flow, state).records_in == BATCH
+    assert len(sink.committed) == 1

@@ -14,7 +14,7 @@ from typing import Any
 from onceflow._native import CheckpointCoordinator, CheckpointStats, CoordinatorEffect, PendingCheckpoint, StateBackend
 from onceflow.clock import Clock
 from onceflow.crash import crash_point
-from onceflow.exceptions import CheckpointError
+from onceflow.exceptions import CapacityExceededError, CheckpointError
 from onceflow.process import HomeProcess
 from onceflow.runtime.checkpoint_thread import CheckpointThread
 from onceflow.runtime.delivery import Delivery, sink_errors
@@ -160,10 +160,26 @@ class Checkpointing:
         for step_id, staged in self._staged.items():
             pending.stage(step_id, staged)
         crash_point("decide.pre")
-        pending.commit()
-        self._stats = pending.wait()
+        try:
+            pending.commit()
+            self._stats = pending.wait()
+        except CapacityExceededError as error:
+            # Nothing was written.
+            raise self._too_much(pending, error) from error
         crash_point("decide.post_wait")
         return self._coordinator.decided(pending.id)
+
+    def _too_much(self, pending: PendingCheckpoint, error: CapacityExceededError) -> CapacityExceededError:
+        """Output that must come at once, such as a batch of a step that goes by batches, may pass every bound."""
+        if not self._staged:
+            return error
+        step_id, staged = max(self._staged.items(), key=lambda item: len(item[1]))
+        return CapacityExceededError(
+            f"checkpoint {pending.id}: {error}. Of it {len(staged)} bytes are output of sink {step_id!r}, which is in "
+            "the record until it is written. Nothing of it was written, and the next run begins at the checkpoint "
+            "before. Let less come at once, by shorter windows, fewer keys or, in a new job, a smaller batch_size; or "
+            "give a transactional sink that stages files, such as CsvSink, JsonLinesSink or ParquetSink"
+        )
 
     def _commit(self, step_id: str, pending: PendingCheckpoint) -> list[CoordinatorEffect]:
         crash_point("sink.pre_commit")
