@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 
 from onceflow import Dataflow, run
 from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.embed import StateBackend
-from onceflow.exceptions import CheckpointStateError, ConfigurationError, SinkError
-from onceflow.testing import ABORT, EOF, PAUSE, AbortedError, IdempotentTestingSink, TestingSource
+from onceflow.exceptions import CheckpointStateError, ConfigurationError, RepeatedOutputWarning, SinkError
+from onceflow.testing import ABORT, EOF, PAUSE, AbortedError, IdempotentTestingSink, PlainTestingSink, TestingSource
 from onceflow.testing import TransactionalTestingSink as Output
 
 
@@ -227,3 +228,26 @@ def test_going_on_from_the_newest_checkpoint_keeps_its_output(tmp_path, point):
         assert life("newest", CRASH_AT=point) == -signal.SIGKILL
     assert life("newest") == 0
     assert [json.loads(line) for line in read_parts(tmp_path / "out").split()] == list(range(12))
+
+
+def test_what_a_plain_sink_writes_again_is_told(state):
+    """Kind: output is there twice without a word, since a plain sink does not know what it has written."""
+    sink = PlainTestingSink()
+    settings = {"guarantee": "at_least_once", "retain": 9}
+    first = run(flow([1, EOF, 2, 3], sink), state, savepoint="one", **settings).last_checkpoint
+    # Nothing came after it.
+    last = run(flow([1, EOF, 2, 3], sink), state, from_checkpoint="one", **settings).last_checkpoint
+    assert sink.records == [1, 2, 3]
+    told = rf"back to checkpoint {first} and had come to {last}: the plain sinks \['out'\]"
+    with (
+        pytest.raises(RepeatedOutputWarning, match=told),
+        warnings.catch_warnings(action="error", category=RepeatedOutputWarning),
+    ):
+        run(flow([1, EOF, 2, 3], sink), state, from_checkpoint="one", **settings)
+    assert sink.records == [1, 2, 3]
+    with pytest.warns(RepeatedOutputWarning, match=told):
+        run(flow([1, EOF, 2, EOF, 3], sink), state, from_checkpoint="one", **settings)
+    assert sink.records == [1, 2, 3, 2]
+    # It is the newest one now, with nothing after it.
+    run(flow([1, EOF, 2, EOF, 3], sink), state, **settings)
+    assert sink.records == [1, 2, 3, 2, 3]

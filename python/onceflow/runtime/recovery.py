@@ -19,13 +19,19 @@ import msgspec
 from onceflow._native import CheckpointInfo, StateBackend, recovery_plan
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
-from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, OnceflowError, StoreCorruptError
+from onceflow.exceptions import (
+    ConfigurationError,
+    DamagedCheckpointWarning,
+    OnceflowError,
+    RepeatedOutputWarning,
+    StoreCorruptError,
+)
 from onceflow.graph.compatibility import why_not_repeatable
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.delivery import Delivery, open_delivery, sink_errors
 from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord
-from onceflow.sinks import SinkContext
+from onceflow.sinks import PlainSink, SinkContext
 from onceflow.types import Guarantee, StateChange
 
 __all__ = [
@@ -133,6 +139,7 @@ def open_deliveries(
     # Where newer state is damaged the sinks hold more than what was restored, and have learnt from it.
     learnt_from = next((record for record in reversed(known) if record.damage is None), restored)
     left = _left(backend)
+    _warn_of_repeats(backend, graph)
     run = secrets.token_hex(8)
     deliveries: dict[str, Delivery] = {}
     for step in graph.sinks():
@@ -163,6 +170,27 @@ def _left(backend: StateBackend) -> list[CheckpointInfo]:
         return []
     known = backend.checkpoints()
     return [record for record in known if record.id > restored.id and record.lineage in (0, restored.lineage)]
+
+
+def _warn_of_repeats(backend: StateBackend, graph: Graph) -> None:
+    """A plain sink does not know what it wrote; whoever keeps the checkpoints does. Of others their own kinds tell."""
+    restored = backend.recovery.restored
+    plain = [step.step_id for step in graph.sinks() if isinstance(step.sink, PlainSink)]
+    if restored is None or restored.lineage == backend.lineage or not plain:
+        return
+    # Of any lineage: another one may have gone on from the same checkpoint.
+    newest = max(record.id for record in backend.checkpoints())
+    if newest == restored.id:
+        return
+    warnings.warn(
+        RepeatedOutputWarning(
+            f"job {graph.name!r} goes back to checkpoint {restored.id} and had come to {newest}: the plain sinks "
+            f"{plain} have written output of the checkpoints between, which stays there, and write it again. Where "
+            "that must not be, run the job with its newest state instead; or move away what they hold, and run it once "
+            "with fresh=True (--fresh), which writes all of it once"
+        ),
+        stacklevel=_STACK_OF_RUN,
+    )
 
 
 def plan_recovery(
