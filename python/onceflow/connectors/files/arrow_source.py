@@ -25,10 +25,10 @@ from onceflow.columns import Columns
 from onceflow.connectors.event_time import arrow_micros, arrow_reason, in_range
 from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.content import Content
-from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
+from onceflow.connectors.files.malformed import MalformedPolicy, Rejections
 from onceflow.connectors.files.names import check_names
 from onceflow.connectors.files.partitions import FileSource, Paths, open_file
-from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_columns
+from onceflow.connectors.files.record_times import EventTime, times_of_columns
 from onceflow.exceptions import SourceChangedError, SourceError
 from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Plain
@@ -67,13 +67,8 @@ class _ArrowFileSource(FileSource):
         columns: Sequence[str] | None = None,
         on_malformed: str = "fail",
     ) -> None:
-        super().__init__(paths)
-        self._event_time = check_event_time(event_time)
+        super().__init__(paths, event_time, on_malformed)
         self._columns = None if columns is None else check_names("columns", columns)
-        self._policy: MalformedPolicy = check_policy(on_malformed)
-        self.has_event_time = event_time is not None
-        self.deterministic = not callable(event_time)
-        self.has_dead_letters = self._policy == "dead_letter"
         require_arrow()
 
     def open(self, partition: str, position: Plain) -> SourceReader:
@@ -89,7 +84,7 @@ class _ArrowFileSource(FileSource):
                 )
             with _source_errors(partition, self._kind):
                 groups = self._open(file, partition, start)
-            settings = (self._event_time, self._columns, self._policy)
+            settings = (self.event_time, self._columns, self._policy)
             return _GroupReader(groups, partition, self._kind, start, fingerprint, *settings)
         except BaseException:
             file.close()

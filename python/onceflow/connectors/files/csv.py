@@ -17,10 +17,10 @@ from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.csv_records import PARTS, CsvRecords, CsvRows
 from onceflow.connectors.files.csv_types import COLUMN_TYPES, TypeGuess, convert
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, check_encoding
-from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
+from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_record_bytes
 from onceflow.connectors.files.names import check_names, check_texts
 from onceflow.connectors.files.partitions import FileSource, Paths
-from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_columns, times_of_records
+from onceflow.connectors.files.record_times import EventTime, times_of_columns, times_of_records
 from onceflow.exceptions import ConfigurationError, SourceError
 from onceflow.sources import SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
@@ -97,22 +97,17 @@ class CsvSource(FileSource):
         as_columns: bool = False,
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
-        super().__init__(paths)
-        self._policy: MalformedPolicy = check_policy(on_malformed)
+        super().__init__(paths, event_time, on_malformed)
         self._max_record_bytes = check_record_bytes(max_record_bytes)
         self._encoding = check_encoding(encoding)
         self._delimiter = delimiter
         self._agreed: _Agreed | None = None
-        self.event_time = check_event_time(event_time)
         self._time_column = event_time if isinstance(event_time, str) else None
         self.types = _checked_types({} if types is None else types)
         self.columns = None if columns is None else check_names("columns", columns)
         self.names = None if names is None else check_names("names", names)
         self.null_values = frozenset(check_texts("null_values", null_values))
         self.as_columns = as_columns
-        self.has_event_time = event_time is not None
-        self.deterministic = not callable(event_time)
-        self.has_dead_letters = self._policy == "dead_letter"
         if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
             raise ConfigurationError(f"delimiter={delimiter!r}: give one character, no quote and no line end")
         if self.names is not None:

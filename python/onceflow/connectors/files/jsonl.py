@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from onceflow.connectors.event_time import EventTimeParser
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, LongLine
-from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
+from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_record_bytes
 from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.parts import PartSink, PartWriter
-from onceflow.connectors.files.record_times import EventTime, check_event_time, times_of_records
+from onceflow.connectors.files.record_times import EventTime, times_of_records
 from onceflow.connectors.values import NotFiniteError, json_lines
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.sources import SourceBatch, SourceReader
@@ -46,18 +46,13 @@ class JsonLinesSource(FileSource):
         on_malformed: str = "fail",
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
-        super().__init__(paths)
-        self._event_time = check_event_time(event_time)
-        self._policy: MalformedPolicy = check_policy(on_malformed)
+        super().__init__(paths, event_time, on_malformed)
         self._max_record_bytes = check_record_bytes(max_record_bytes)
-        self.has_event_time = event_time is not None
-        self.deterministic = not callable(event_time)
-        self.has_dead_letters = self._policy == "dead_letter"
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
         lines = LineReader(partition, position, "utf-8", self._max_record_bytes)
-        return _JsonLinesReader(lines, self._event_time, self._policy)
+        return _JsonLinesReader(lines, self.event_time, self._policy)
 
 
 class _JsonLinesReader(SourceReader):

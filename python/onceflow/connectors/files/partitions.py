@@ -10,6 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+from onceflow.connectors.files.malformed import MalformedPolicy, check_policy
+from onceflow.connectors.files.record_times import EventTime, check_event_time
 from onceflow.exceptions import ConfigurationError, SourceError
 from onceflow.sources import Source
 from onceflow.types import Plain
@@ -27,21 +29,28 @@ class FileSource(Source):
 
     Args:
         paths: A file, a pattern, or several.
+        event_time: What gives the time of a record; None if nothing does.
+        on_malformed: What becomes of records that cannot be read.
 
     Raises:
-        ConfigurationError: No path at all, or something else than paths.
+        ConfigurationError: No path at all, something else than paths, or another setting that cannot be.
     """
 
     # Each open file costs a descriptor, and its reader the memory of a block or a row group.
     max_open_partitions: ClassVar[int | None] = 64
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, event_time: EventTime | None, on_malformed: str) -> None:
         given = [paths] if isinstance(paths, (str, PathLike)) else paths
         if not isinstance(given, Sequence) or not all(isinstance(path, (str, PathLike)) for path in given):
             raise ConfigurationError(f"paths={paths!r}: give a path, a pattern such as 'in/*.csv', or a list of them")
         self._paths = [os.fsdecode(path) for path in given]
         if not self._paths:
             raise ConfigurationError("a file source needs at least one path")
+        self.event_time = check_event_time(event_time)
+        self._policy: MalformedPolicy = check_policy(on_malformed)
+        self.has_event_time = event_time is not None
+        self.deterministic = not callable(event_time)
+        self.has_dead_letters = self._policy == "dead_letter"
 
     def partitions(self) -> list[str]:
         """The files, as given, each once, patterns expanded in sorted order.

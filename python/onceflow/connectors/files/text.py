@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onceflow.connectors.event_time import EventTimeParser
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, LongLine, check_encoding
-from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy, check_record_bytes
+from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_record_bytes
 from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.record_times import times_of_records
 from onceflow.exceptions import ConfigurationError
@@ -45,21 +45,17 @@ class TextSource(FileSource):
         on_malformed: str = "fail",
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
-        super().__init__(paths)
-        self._encoding = check_encoding(encoding)
-        self._policy: MalformedPolicy = check_policy(on_malformed)
-        self._max_record_bytes = check_record_bytes(max_record_bytes)
         if event_time is not None and not callable(event_time):
             raise ConfigurationError(f"event_time={event_time!r}: give a function of a line")
-        self._event_time = event_time
-        self.has_event_time = event_time is not None
-        self.deterministic = event_time is None
-        self.has_dead_letters = self._policy == "dead_letter"
+        super().__init__(paths, event_time, on_malformed)
+        self._encoding = check_encoding(encoding)
+        self._max_record_bytes = check_record_bytes(max_record_bytes)
+        self._time_of = event_time
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
         lines = LineReader(partition, position, self._encoding, self._max_record_bytes)
-        return _TextReader(lines, self._encoding, self._policy, self._event_time)
+        return _TextReader(lines, self._encoding, self._policy, self._time_of)
 
 
 class _TextReader(SourceReader):
