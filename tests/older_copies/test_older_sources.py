@@ -91,19 +91,25 @@ def done(function, *given, **named) -> None:
     assert life.wait() == "done", life.error
 
 
-@pytest.mark.parametrize("written_on", [0, 15, 40], ids=["as it was", "and shorter", "and longer"])
-@pytest.mark.parametrize("kind", SOURCES)
-def test_a_source_that_has_gone_back_is_refused(tmp_path, kind, written_on):
+def put_back(tmp_path, kind, kept):
+    """A source of which a job has read, as it was when it had so many of its names; the names."""
     names = [f"name-{number:03d}" for number in range(60)]
-    done(append, tmp_path, kind, names[:20])
+    done(append, tmp_path, kind, names[:kept])
     older, path = tmp_path / "older", tmp_path / "in"
     copy = shutil.copytree if kind == "log" else shutil.copy2
     copy(path, older)
-    done(append, tmp_path, kind, names[20:])
+    done(append, tmp_path, kind, names[kept:])
     done(read, tmp_path, kind, batches=4)
-    before = read_parts(tmp_path / "out")
     shutil.rmtree(path) if kind == "log" else path.unlink()
     copy(older, path)
+    return names
+
+
+@pytest.mark.parametrize("written_on", [0, 15, 40], ids=["as it was", "and shorter", "and longer"])
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_source_that_has_gone_back_is_refused(tmp_path, kind, written_on):
+    put_back(tmp_path, kind, 20)
+    before = read_parts(tmp_path / "out")
     if written_on:
         done(append, tmp_path, kind, [f"newer-{number:02d}" for number in range(written_on)])
     said = value_of(lambda: attempts(tmp_path, kind), tmp_path)
@@ -115,15 +121,7 @@ def test_a_source_that_has_gone_back_is_refused(tmp_path, kind, written_on):
 @pytest.mark.parametrize("kind", SOURCES)
 def test_a_source_that_has_gone_back_to_the_position_is_read_exactly(tmp_path, kind):
     """A copy that has all that was read, and the same records come again: nothing is missing."""
-    names = [f"name-{number:03d}" for number in range(60)]
-    done(append, tmp_path, kind, names[:40])
-    older, path = tmp_path / "older", tmp_path / "in"
-    copy = shutil.copytree if kind == "log" else shutil.copy2
-    copy(path, older)
-    done(append, tmp_path, kind, names[40:])
-    done(read, tmp_path, kind, batches=4)
-    shutil.rmtree(path) if kind == "log" else path.unlink()
-    copy(older, path)
+    names = put_back(tmp_path, kind, 40)
     done(append, tmp_path, kind, names[40:])
     assert value_of(lambda: attempts(tmp_path, kind), tmp_path) == ["finished"]
     assert read_parts(tmp_path / "out").decode().split() == ["name", *names]
