@@ -109,27 +109,39 @@ class CsvRecords:
         lines = self._lines.peek(count, skip=first)
         if self._lines.has_long_lines and any(isinstance(line, LongLine) for line in lines):
             return False
-        data = b"\n".join(lines)
-        further: dict[int, int] = {}
         try:
-            texts = data.decode(self._encoding).split("\n")
-            if b'"' not in data:
-                fields = list(self._reader(iter(texts)))
-                taken = len(lines)
-            else:
-                fields, taken = [], 0
-                reader = self._reader(chain([f"{text}\n" for text in texts], self._following(first + len(lines))))
-                while taken < len(lines):
-                    fields.append(next(reader))
-                    start, taken = taken, reader.line_num
-                    if taken - start > 1:
-                        if self._size(first + start, first + taken) > self._max_bytes:
-                            return False
-                        further[len(rows.fields) + len(fields) - 1] = taken - start - 1
+            texts = b"\n".join(lines).decode(self._encoding).split("\n")
+            fields = list(self._reader(iter(texts)))
+        except UnicodeDecodeError:
+            return False
+        except csv.Error:
+            # Also where the last record goes on in a line that was not asked for.
+            fields = []
+        if len(fields) != len(lines):
+            return any('"' in text for text in texts) and self._peek_quoted(rows, texts)
+        rows.fields = [*rows.fields, *fields] if rows.fields else fields
+        rows.lines += len(lines)
+        return True
+
+    def _peek_quoted(self, rows: CsvRows, texts: list[str]) -> bool:
+        """The same for lines among which records may have several."""
+        first, stop = rows.lines, rows.lines + len(texts)
+        fields: list[list[str]] = []
+        further: dict[int, int] = {}
+        taken = first
+        reader = self._reader(chain([f"{text}\n" for text in texts], self._following(stop)))
+        try:
+            while taken < stop:
+                fields.append(next(reader))
+                start, taken = taken, first + reader.line_num
+                if taken - start > 1:
+                    if self._size(start, taken) > self._max_bytes:
+                        return False
+                    further[len(rows.fields) + len(fields) - 1] = taken - start - 1
         except (UnicodeDecodeError, csv.Error):
             return False
-        rows.fields = [*rows.fields, *fields] if rows.fields else fields
-        rows.lines += taken
+        rows.fields = [*rows.fields, *fields]
+        rows.lines = taken
         rows.further |= further
         return True
 
