@@ -23,7 +23,9 @@ def flow_of(source, sink, dead=None):
 
 
 def run_into(sink, source, state, dead=None):
-    return run(flow_of(source, sink, dead), state, batch_size=1, checkpoint_interval_s=1e-9)
+    # A sink that is new since the first run is named.
+    on_change = "refuse" if dead is None else {"dead": "empty"}
+    return run(flow_of(source, sink, dead), state, batch_size=1, checkpoint_interval_s=1e-9, on_change=on_change)
 
 
 def test_give_all_files_of_the_directory(tmp_path, state):

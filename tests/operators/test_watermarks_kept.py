@@ -121,7 +121,7 @@ def test_a_step_that_is_new_begins_where_its_inputs_stand(state):
     )
     stream.key_by(lambda record: record[0]).window("new", Tumbling(10 * MICROS)).aggregate(n=count()).sink("rows", out)
     again.late("new").sink("late", late)
-    while not run(again, state).finished:
+    while not run(again, state, on_change={"new": "empty", "rows": "empty", "late": "empty"}).finished:
         pass
     assert late.records == [("a", 1)]
     assert rows(out) == [("a", 100, 2)]

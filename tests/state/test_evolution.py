@@ -329,6 +329,21 @@ def test_a_source_and_a_sink_are_named_too(state):
     assert flow.records("more") == ROWS[HALF:]
 
 
+def test_output_of_a_sink_that_is_gone_is_named(state):
+    """Output that was prepared and decided, and that nobody commits any more."""
+
+    def both(flow, rows):
+        flow.out(rows)
+        flow.out(rows.filter(lambda row: row["v"] < HALF), "early")
+
+    assert not Flow(both, EOF).run(state).finished
+    flow = Flow(lambda flow, rows: flow.out(rows), EOF)
+    with pytest.raises(DataflowChangedError, match="sink 'early' is gone, and its output of checkpoint 1 stays hidden"):
+        flow.run(state)
+    [change] = flow.run(state, on_change={"early": "drop"}).changes
+    assert "stays hidden unless it was committed" in change.what
+
+
 def test_another_source_begins_at_its_beginning(state):
     """Positions of a source that is gone, in the way of one that takes its place."""
     assert not Flow(totals(n=count())).run(state).finished

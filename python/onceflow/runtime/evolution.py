@@ -7,6 +7,7 @@ and what is refused or interrupted before that has changed nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import msgspec
 
@@ -52,6 +53,7 @@ def evolve(backend: StateBackend, graph: Graph, job: JobRecord, on_change: OnCha
     changes.extend(
         change for change in _retyped(backend, graph) if change.name not in named and change.step_id not in named
     )
+    changes = [_with_staged_output(backend, change) for change in changes]
     refuse_unnamed(changes, on_change)
     tables = list(backend.tables())
     results = [change for change in changes if change.result is not None]
@@ -84,6 +86,15 @@ def without(blobs: Mapping[str, bytes], changes: Iterable[StateChange]) -> dict[
             {step_id: watermark for step_id, watermark in reached.items() if step_id not in steps}
         )
     return kept
+
+
+def _with_staged_output(backend: StateBackend, change: StateChange) -> StateChange:
+    """Says of a sink that is gone that nobody commits what it had prepared, if it had."""
+    restored = backend.recovery.restored
+    if restored is None or change.action != "drop" or change.step_id not in restored.staged:
+        return change
+    what = f"{change.what}, and its output of checkpoint {restored.id} stays hidden unless it was committed by then"
+    return replace(change, what=what)
 
 
 def _belongs(table: str, change: StateChange) -> bool:
