@@ -120,6 +120,7 @@ _HEADLINES = {
     "pauses": "Longest pause (p99), a checkpoint every {interval}, {keys} keys",
     "restore_size": "Recovery of {entries} entries: {recovery}; time an entry, of that of the smallest state",
     "restore_length": "Recovery after {checkpoints before} checkpoints, of that after the fewest",
+    "timers": "A hundred of {open} open windows close, of a walk over all of them",
     "alternatives": "Faster than the best alternative ({what}), durable every {interval}",
     "record_at_a_time": "Keyed count, {records}: {what}",
     "log_rates": "{what}, records of {record}: produce and consume, of Kafka",

@@ -31,6 +31,7 @@ SUITES = (
     "hot_path",
     "checkpoint_frequency",
     "restore",
+    "timers",
     "alternatives",
     "record_at_a_time",
     "guarantees",

@@ -18,6 +18,7 @@ TABLES = {
     "pauses",
     "restore_size",
     "restore_length",
+    "timers",
     "alternatives",
     "record_at_a_time",
     "guarantees",

@@ -9,6 +9,7 @@ mod order;
 mod prefetch;
 mod probe;
 mod table;
+mod timers;
 mod update;
 
 pub use table::Table;

@@ -16,12 +16,16 @@ use super::memory::Words;
 use super::probe::{
     BLOCK, ByteKeys, Geometry, IntKeys, KeySource, RowKey, WordKeys, find, has_long_key, hash_ahead,
 };
+use super::timers::Timers;
 use super::{Column, Keys, Rows, Schema, gather, order};
 use crate::rows::layout::{DELETED, LIVE, Layout, MARK, NO_HANDLE, OCCUPIED, SET, generation};
 use crate::rows::slab::Slab;
 
 /// Fewest slots.
 const MIN_SLOTS: usize = 16;
+
+/// Most slots: indices name them in 32 bits.
+const MAX_SLOTS: usize = 1 << 32;
 
 /// Keyed rows with typed columns.
 pub struct Table {
@@ -46,6 +50,9 @@ pub(super) struct Rest {
     pub(super) occupied: usize,
     /// No live row's key starts with less than this.
     pub(super) least_first: i64,
+    /// Rows by the first element of their keys; none before the first drain, and none where rows
+    /// have moved since.
+    pub(super) timers: Option<Timers>,
     pub(super) freeze: Freeze,
 }
 
@@ -96,6 +103,7 @@ impl Table {
                 live: 0,
                 occupied: 0,
                 least_first: i64::MAX,
+                timers: None,
                 freeze: Freeze::new(geometry.slots),
             },
             layout,
@@ -136,6 +144,7 @@ impl Table {
     pub fn memory_bytes(&self) -> usize {
         self.words.as_slice().len() * 8
             + self.rest.slab.memory_bytes()
+            + self.rest.timers.as_ref().map_or(0, Timers::memory_bytes)
             + self.rest.freeze.memory_bytes()
     }
 
@@ -192,7 +201,7 @@ impl Table {
     pub fn delete(&mut self, keys: Keys<'_>) -> Result<Vec<bool>> {
         self.layout.check_keys(&keys)?;
         let rows = with_keys!(keys, |keys| self.locate(keys));
-        Ok(rows
+        let was_there = rows
             .into_iter()
             .map(|at| {
                 // Of a key that is named twice the first one deletes.
@@ -202,10 +211,12 @@ impl Table {
                 }
                 there
             })
-            .collect())
+            .collect();
+        self.trim_timers(0, 0);
+        Ok(was_there)
     }
 
-    fn delete_row(&mut self, at: usize) {
+    pub(super) fn delete_row(&mut self, at: usize) {
         let words = self.words.as_mut_slice();
         self.rest.delete(&self.layout, words, at);
     }
@@ -268,47 +279,6 @@ impl Table {
             slot = self.rest.geometry.next(slot);
         }
         found
-    }
-
-    /// Removes and returns all rows whose key's first element (an i64 of a tuple key, or the i64
-    /// key itself) is less than `bound`: how windows fire. Sorted by key.
-    pub fn drain_below(&mut self, bound: i64) -> Result<Rows> {
-        if !self.layout.schema.key.starts_with_i64() {
-            return Err(Error::new(
-                ErrorKind::TypeMismatch,
-                format!(
-                    "table {:?} has keys of type {}; only keys that are or start with an i64 can \
-                     be drained below a bound",
-                    self.name,
-                    self.layout.schema.key.name()
-                ),
-            ));
-        }
-        let mut rows = Vec::new();
-        if self.rest.least_first < bound {
-            rows = self
-                .found_rows(&(0..self.layout.key_groups))
-                .into_iter()
-                .map(|(_, at)| at)
-                .collect();
-            let words = self.words.as_slice();
-            let stride = self.layout.stride;
-            let mut least = i64::MAX;
-            rows.retain(|at| {
-                let first = self.layout.first_i64(&words[*at..at + stride], &self.rest.slab);
-                if first >= bound {
-                    least = least.min(first);
-                }
-                first < bound
-            });
-            self.rest.least_first = least;
-            order::by_key(&self.layout, words, &self.rest.slab, &mut rows);
-        }
-        let drained = gather::rows(&self.layout, self.words.as_slice(), &self.rest.slab, &rows);
-        for at in rows {
-            self.delete_row(at);
-        }
-        Ok(drained)
     }
 
     // -- freeze and capture --
@@ -381,6 +351,16 @@ impl Table {
         let needed = self.kept_rows().saturating_add(rows);
         let slots = (needed.saturating_mul(4) / 3 + 1).max(MIN_SLOTS);
         let slots = slots.checked_next_power_of_two().unwrap_or(usize::MAX);
+        if slots > MAX_SLOTS {
+            return Err(Error::new(
+                ErrorKind::CapacityExceeded,
+                format!(
+                    "table {:?} would need {slots} slots for {needed} rows, and has {MAX_SLOTS} at \
+                     most; use several tables",
+                    self.name
+                ),
+            ));
+        }
         self.check_bytes(slots.saturating_mul(self.layout.stride).saturating_mul(8), rows)?;
         self.rehash(slots)
     }
@@ -448,6 +428,8 @@ impl Table {
             }
         }
         self.words = target;
+        // It speaks of the old slots.
+        self.rest.timers = None;
         self.rest.freeze = freeze;
         self.rest.geometry = new;
         self.rest.occupied = occupied;
@@ -462,6 +444,7 @@ impl Table {
     pub fn apply_chunk(&mut self, bytes: &[u8], accept: &dyn Fn(u16) -> bool) -> Result<u64> {
         let layout = Arc::clone(&self.layout);
         let mut reader = ChunkReader::new(&layout, bytes)?;
+        self.rest.timers = None;
         let accepted: Vec<bool> = (0..layout.key_groups).map(accept).collect();
         let mut block = RowBlock::default();
         let mut applied = 0;
@@ -558,6 +541,9 @@ impl Rest {
         if layout.schema.key.starts_with_i64() {
             let first = layout.first_i64(&words[at..at + layout.width], &self.slab);
             self.least_first = self.least_first.min(first);
+            if let Some(timers) = &mut self.timers {
+                timers.enter(first, slot);
+            }
         }
     }
 

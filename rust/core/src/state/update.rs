@@ -194,6 +194,7 @@ impl Table {
         if more_bytes > 0 {
             self.rest.slab.check_room(rows.saturating_mul(1 + updates.len()))?;
         }
+        self.trim_timers(rows, more_bytes);
         let slots = self.rest.geometry.slots;
         let slot_bytes = slots * self.layout.stride * 8;
         self.check_bytes(slot_bytes.saturating_add(more_bytes), rows)?;
