@@ -206,6 +206,7 @@ class StateBackend:
         window: int = 5,
         order: str = "ordered",
         max_producers: int = 1_000_000,
+        max_bytes: int = 1 << 30,
         expiry_s: float | None = None,
         now_s: float = 0.0,
     ) -> Deduplicator:
@@ -493,6 +494,7 @@ class Deduplicator:
         order: ``"ordered"``: each batch must follow the one before. ``"unordered"``: batches may
             overtake one another inside the window.
         max_producers: Beyond it new producers are refused; live ones are never forgotten.
+        max_bytes: Memory that is taken at most; beyond it new producers are refused, too.
         expiry_s: A producer from which nothing was accepted for so long counts as unknown. None:
             never.
 
@@ -507,6 +509,7 @@ class Deduplicator:
         window: int = 5,
         order: str = "ordered",
         max_producers: int = 1_000_000,
+        max_bytes: int = 1 << 30,
         expiry_s: float | None = None,
     ) -> Deduplicator: ...
     def check_many(
@@ -526,7 +529,7 @@ class Deduplicator:
         a duplicate). ``now_s`` is the time for expiry, in seconds.
 
         Raises:
-            CapacityExceededError: More than ``max_producers`` live producers. Nothing was applied.
+            CapacityExceededError: More live producers than ``max_producers`` or ``max_bytes`` allow. Nothing was applied.
             ConfigurationError, LengthMismatchError, TypeMismatchError: Columns that cannot be.
         """
     def __len__(self) -> int:

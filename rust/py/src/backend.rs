@@ -231,10 +231,11 @@ impl PyStateBackend {
         window = Arg::of(5),
         order = Arg::of("ordered".to_owned()),
         max_producers = Arg::of(1_000_000),
+        max_bytes = Arg::of(1 << 30),
         expiry_s = None,
         now_s = Arg::of(0.0),
     ), text_signature = "($self, name, *, mode='strict', window=5, order='ordered', \
-        max_producers=1000000, expiry_s=None, now_s=0.0)")]
+        max_producers=1000000, max_bytes=1073741824, expiry_s=None, now_s=0.0)")]
     #[allow(clippy::too_many_arguments)]
     fn deduplicator(
         &self,
@@ -244,11 +245,13 @@ impl PyStateBackend {
         window: Arg<usize>,
         order: Arg<String>,
         max_producers: Arg<usize>,
+        max_bytes: Arg<usize>,
         expiry_s: Option<Arg<f64>>,
         now_s: Arg<f64>,
     ) -> PyResult<PyDeduplicator> {
         let (name, now_s) = (name.named("name")?, now_s.named("now_s")?);
-        let options = deduplicator_options(mode, window, order, max_producers, expiry_s)?;
+        let options =
+            deduplicator_options(mode, window, order, max_producers, max_bytes, expiry_s)?;
         let shared = py.detach(|| self.backend.deduplicator(&name, options, now_s));
         Ok(PyDeduplicator::of(self.backend.clone(), shared.map_err(to_py)?))
     }

@@ -29,6 +29,7 @@ use crate::keys::as_array;
 ///     order: ``"ordered"``: each batch must follow the one before. ``"unordered"``: batches may
 ///         overtake one another inside the window.
 ///     max_producers: Beyond it new producers are refused; live ones are never forgotten.
+///     max_bytes: Memory that is taken at most; beyond it new producers are refused, too.
 ///     expiry_s: A producer from which nothing was accepted for so long counts as unknown. None:
 ///         never.
 ///
@@ -48,10 +49,12 @@ pub(crate) fn options(
     window: Arg<usize>,
     order: Arg<String>,
     max_producers: Arg<usize>,
+    max_bytes: Arg<usize>,
     expiry_s: Option<Arg<f64>>,
 ) -> PyResult<DeduplicatorOptions> {
     let window = window.named("window")?;
     let max_producers = max_producers.named("max_producers")?;
+    let max_bytes = max_bytes.named("max_bytes")?;
     let expiry_s = optional("expiry_s", expiry_s)?;
     let mode = match mode.named("mode")?.as_str() {
         "strict" => DedupeMode::Strict,
@@ -71,7 +74,7 @@ pub(crate) fn options(
             )));
         }
     };
-    Ok(DeduplicatorOptions { mode, order, window, max_producers, expiry_s })
+    Ok(DeduplicatorOptions { mode, order, window, max_producers, max_bytes, expiry_s })
 }
 
 impl PyDeduplicator {
@@ -105,17 +108,19 @@ impl PyDeduplicator {
         window = Arg::of(5),
         order = Arg::of("ordered".to_owned()),
         max_producers = Arg::of(1_000_000),
+        max_bytes = Arg::of(1 << 30),
         expiry_s = None,
     ), text_signature = "(*, mode='strict', window=5, order='ordered', max_producers=1000000, \
-        expiry_s=None)")]
+        max_bytes=1073741824, expiry_s=None)")]
     fn new(
         mode: Arg<String>,
         window: Arg<usize>,
         order: Arg<String>,
         max_producers: Arg<usize>,
+        max_bytes: Arg<usize>,
         expiry_s: Option<Arg<f64>>,
     ) -> PyResult<Self> {
-        let options = options(mode, window, order, max_producers, expiry_s)?;
+        let options = options(mode, window, order, max_producers, max_bytes, expiry_s)?;
         let deduplicator = Deduplicator::new(options).map_err(to_py)?;
         Ok(Self { shared: Arc::new(Mutex::new(deduplicator)), backend: None })
     }
@@ -127,7 +132,7 @@ impl PyDeduplicator {
     /// a duplicate). ``now_s`` is the time for expiry, in seconds.
     ///
     /// Raises:
-    ///     CapacityExceededError: More than ``max_producers`` live producers. Nothing was applied.
+    ///     CapacityExceededError: More live producers than ``max_producers`` or ``max_bytes`` allow. Nothing was applied.
     ///     ConfigurationError, LengthMismatchError, TypeMismatchError: Columns that cannot be.
     #[pyo3(signature = (
         producer_ids,

@@ -42,6 +42,7 @@ pub(super) fn judge(
         window: WINDOW,
         max_producers: 1,
         expiry_s: expiry_ms.map(|expiry| expiry as f64 / 1000.0),
+        ..DeduplicatorOptions::default()
     })?;
     dedupe.restore_entries(entry.map(|entry| (claim.id, entry)), now_s)?;
     dedupe.mark_clean();

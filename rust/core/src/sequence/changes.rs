@@ -67,22 +67,24 @@ impl Deduplicator {
     /// have expired by `now_s` are forgotten right away (their removal is a change).
     ///
     /// `StoreCorrupt`, `StoreFormat`, `StoreMismatch` for entries that cannot be read,
-    /// `CapacityExceeded` for more live producers than `max_producers`. Then nothing has changed.
+    /// `CapacityExceeded` for more live producers than `max_producers` or `max_bytes` allow. Then nothing has changed.
     pub fn restore_entries<'a>(
         &mut self,
         entries: impl IntoIterator<Item = (i64, &'a [u8])>,
         now_s: f64,
     ) -> Result<()> {
-        self.producers = self.read_entries(entries, now_s)?;
+        self.producers = self.read_entries(entries, now_s, true)?;
         self.state = prepared::StateId::next();
         Ok(())
     }
 
-    /// A table with these entries and without expired ones, whose removal is its only change.
+    /// A table with these entries and without expired ones, whose removal is its only change where
+    /// the entries are those of the last cut (`are_known`).
     pub(super) fn read_entries<'a>(
         &self,
         entries: impl IntoIterator<Item = (i64, &'a [u8])>,
         now_s: f64,
+        are_known: bool,
     ) -> Result<Producers> {
         super::check_time(now_s)?;
         let options = self.rules.options();
@@ -90,13 +92,16 @@ impl Deduplicator {
         for (producer_id, bytes) in entries {
             entry::decode_into(&mut producers, producer_id, bytes)?;
         }
+        if are_known {
+            producers.mark_known();
+        }
         producers.remove_expired(&self.rules, now_s);
-        if producers.len() > options.max_producers {
+        if producers.len() > self.rules.most_producers() {
             let text = format!(
-                "{} live producers are stored, more than the max_producers = {}: raise it (none \
-                 of them may be forgotten)",
+                "{} live producers are stored, more than {}: raise it (none of them may be \
+                 forgotten)",
                 producers.len(),
-                options.max_producers
+                self.rules.bound()
             );
             return Err(Error::new(ErrorKind::CapacityExceeded, text));
         }

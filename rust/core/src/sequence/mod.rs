@@ -95,8 +95,8 @@ impl Deduplicator {
 
     /// Judges batches in order, each seeing those before it, and applies what was accepted.
     ///
-    /// `CapacityExceeded` if that would remember more than `max_producers` live producers, and
-    /// `InvalidArgument` for a time that is not finite: then nothing was applied.
+    /// `CapacityExceeded` if that would remember more live producers than `max_producers` or
+    /// `max_bytes` allow, and `InvalidArgument` for a time that is not finite: then nothing was applied.
     pub fn check_many(&mut self, batches: &Batches<'_>, now_s: f64) -> Result<Verdicts> {
         check_time(now_s)?;
         if !self.has_room_for(batches) {
@@ -155,7 +155,7 @@ impl Deduplicator {
 
     /// Whether these batches fit below the cap, whichever of them are accepted.
     fn has_room_for(&self, batches: &Batches<'_>) -> bool {
-        let room = self.rules.options().max_producers.saturating_sub(self.producers.len());
+        let room = self.rules.most_producers().saturating_sub(self.producers.len());
         let is_new = |id: &&i64| self.producers.find(**id).is_none();
         batches.len() <= room || batches.producer_ids().iter().filter(is_new).count() <= room
     }

@@ -55,6 +55,10 @@ impl OrderedWindows {
         Self { window, batches: Vec::new(), long_batches: false }
     }
 
+    pub(super) fn bytes_of_one(window: usize) -> usize {
+        window * size_of::<AcceptedBatch>()
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.batches.capacity() * size_of::<AcceptedBatch>()
     }

@@ -68,7 +68,7 @@ impl Prepared {
                 }
             }
         }
-        let room = options.max_producers.saturating_sub(producers.len());
+        let room = rules.most_producers().saturating_sub(producers.len());
         let evict_expired = new_producers > room;
         if evict_expired {
             check_room_after_expiry(rules, producers, &after, new_producers, now_s)?;
@@ -115,14 +115,13 @@ fn check_room_after_expiry(
         !is_expired(header.last_accepted_s) || after.find(header.producer_id).is_some()
     });
     let live = live.count();
-    let max = rules.options().max_producers;
-    if live + new_producers <= max {
+    if live + new_producers <= rules.most_producers() {
         return Ok(());
     }
     let text = format!(
-        "{new_producers} new producers besides {live} live ones would be more than the \
-         max_producers = {max}: raise it, or set expiry_s so that silent producers make room. \
-         Nothing was applied"
+        "{new_producers} new producers besides {live} live ones would be more than {}: raise it, or \
+         set expiry_s so that silent producers make room. Nothing was applied",
+        rules.bound()
     );
     Err(Error::new(ErrorKind::CapacityExceeded, text))
 }

@@ -30,6 +30,8 @@ pub(super) struct Header {
     pub(super) len: u32,
     /// Changed since the last cut.
     dirty: bool,
+    /// The last cut has it, so that the next one must hear when it goes.
+    known: bool,
 }
 
 impl Header {
@@ -42,6 +44,7 @@ impl Header {
             next: 0,
             len: 0,
             dirty: false,
+            known: false,
         }
     }
 }
@@ -61,7 +64,7 @@ pub(super) struct Producers {
     windows: Windows,
     /// Slots whose header says dirty.
     dirty: Vec<u32>,
-    /// Producers forgotten since the last cut.
+    /// Producers forgotten since the last cut, of those that it has.
     removed: HashSet<i64>,
 }
 
@@ -69,6 +72,13 @@ pub(super) struct Producers {
 pub(super) const NOWHERE: u32 = u32::MAX;
 
 const SMALLEST_INDEX: usize = 16;
+
+/// Memory of an index and of arrays that are nearly empty.
+pub(super) const FIXED_BYTES: usize = 1024;
+
+/// Share of a producer in an index that has doubled just now (16 words for 3 producers), and what
+/// it may take in the set of those that are gone.
+const INDEX_BYTES: usize = 64;
 
 impl Producers {
     pub(super) fn new(order: Order, window: usize) -> Self {
@@ -87,6 +97,15 @@ impl Producers {
 
     pub(super) fn len(&self) -> usize {
         self.headers.len()
+    }
+
+    /// What a producer takes at most: arrays that have doubled just now are half empty.
+    pub(super) fn bytes_of_one(order: Order, window: usize) -> usize {
+        let window = match order {
+            Order::Ordered => OrderedWindows::bytes_of_one(window),
+            Order::Unordered => UnorderedWindows::bytes_of_one(window),
+        };
+        2 * (size_of::<Header>() + size_of::<u32>() + window) + INDEX_BYTES
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -196,6 +215,7 @@ impl Producers {
         let slot = match slot {
             Some(slot) => {
                 header.dirty = self.headers[slot].dirty;
+                header.known = self.headers[slot].known;
                 header.last_accepted_s = now_s.max(self.headers[slot].last_accepted_s);
                 self.headers[slot] = header;
                 slot
@@ -212,8 +232,8 @@ impl Producers {
     /// Room for a producer that is not there; its window is empty.
     pub(super) fn insert(&mut self, header: Header) -> usize {
         let slot = self.headers.len();
-        self.removed.remove(&header.producer_id);
-        self.headers.push(Header { dirty: false, ..header });
+        let known = self.removed.remove(&header.producer_id);
+        self.headers.push(Header { dirty: false, known, ..header });
         match &mut self.windows {
             Windows::Ordered(windows) => windows.push(),
             Windows::Unordered(windows) => windows.push(),
@@ -236,8 +256,8 @@ impl Producers {
         let header = other.headers[other_slot];
         let slot = match self.find(header.producer_id) {
             Some(slot) => {
-                let dirty = self.headers[slot].dirty;
-                self.headers[slot] = Header { dirty, ..header };
+                let Header { dirty, known, .. } = self.headers[slot];
+                self.headers[slot] = Header { dirty, known, ..header };
                 slot
             }
             None => self.insert(header),
@@ -262,7 +282,9 @@ impl Producers {
                     Windows::Ordered(windows) => windows.swap_remove(slot),
                     Windows::Unordered(windows) => windows.swap_remove(slot),
                 }
-                self.removed.insert(header.producer_id);
+                if header.known {
+                    self.removed.insert(header.producer_id);
+                }
             } else {
                 slot += 1;
             }
@@ -296,9 +318,15 @@ impl Producers {
     /// Everything is as it was at this cut.
     pub(super) fn mark_clean(&mut self) {
         for slot in self.dirty.drain(..) {
-            self.headers[slot as usize].dirty = false;
+            let header = &mut self.headers[slot as usize];
+            (header.dirty, header.known) = (false, true);
         }
         self.removed.clear();
+    }
+
+    /// The last cut has all of these.
+    pub(super) fn mark_known(&mut self) {
+        self.headers.iter_mut().for_each(|header| header.known = true);
     }
 
     /// Everything has changed since the last cut: these entries replace those of `before`.
@@ -306,10 +334,13 @@ impl Producers {
         for slot in 0..self.headers.len() {
             self.mark_dirty(slot);
         }
-        let ids = before.headers.iter().map(|header| header.producer_id);
-        let gone = ids.chain(before.removed()).filter(|id| self.find(*id).is_none());
-        let gone: Vec<i64> = gone.collect();
-        self.removed.extend(gone);
+        let known = before.headers.iter().filter(|header| header.known);
+        for id in known.map(|header| header.producer_id).chain(before.removed()) {
+            match self.find(id) {
+                Some(slot) => self.headers[slot].known = true,
+                None => drop(self.removed.insert(id)),
+            }
+        }
     }
 
     // ---- index ---------------------------------------------------------------------------

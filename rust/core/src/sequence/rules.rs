@@ -1,6 +1,6 @@
 //! The settings, and the rules that do not depend on the kind of window.
 
-use super::producers::Producers;
+use super::producers::{FIXED_BYTES, Producers};
 use super::{Batch, Verdict};
 use crate::{Error, ErrorKind, Result};
 
@@ -40,19 +40,22 @@ pub struct DeduplicatorOptions {
     pub window: usize,
     /// Producers remembered at most: 1 to [`MAX_PRODUCERS`].
     pub max_producers: usize,
+    /// Memory taken at most; with `window` it says how many producers that are.
+    pub max_bytes: usize,
     /// A producer from which nothing was accepted for so long counts as unknown. `None`: never.
     pub expiry_s: Option<f64>,
 }
 
 impl Default for DeduplicatorOptions {
     /// Strict, in order, five batches (what a Kafka producer may have in flight), a million
-    /// producers, no expiry.
+    /// producers in at most 1 GiB, no expiry.
     fn default() -> Self {
         Self {
             mode: DedupeMode::Strict,
             order: Order::Ordered,
             window: 5,
             max_producers: 1_000_000,
+            max_bytes: 1 << 30,
             expiry_s: None,
         }
     }
@@ -64,6 +67,8 @@ pub(super) struct Rules {
     options: DeduplicatorOptions,
     /// `expiry_s`, or infinity.
     expiry_s: f64,
+    /// Producers that `max_bytes` holds.
+    most_by_bytes: usize,
 }
 
 /// What is to be done with a batch.
@@ -96,7 +101,36 @@ impl Rules {
             );
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         }
-        Ok(Self { options, expiry_s })
+        let bytes_of_one = Producers::bytes_of_one(options.order, options.window);
+        let most_by_bytes = options.max_bytes.saturating_sub(FIXED_BYTES) / bytes_of_one;
+        if most_by_bytes == 0 {
+            let text = format!(
+                "max_bytes is {}, and one producer with a window of {} takes up to {}: raise it, or \
+                 give a shorter window",
+                options.max_bytes,
+                options.window,
+                FIXED_BYTES + bytes_of_one
+            );
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        Ok(Self { options, expiry_s, most_by_bytes })
+    }
+
+    /// Producers remembered at most, by both bounds.
+    pub(super) fn most_producers(&self) -> usize {
+        self.options.max_producers.min(self.most_by_bytes)
+    }
+
+    /// The bound that says so, for messages.
+    pub(super) fn bound(&self) -> String {
+        let DeduplicatorOptions { max_producers, max_bytes, window, .. } = self.options;
+        if max_producers <= self.most_by_bytes {
+            return format!("the max_producers = {max_producers}");
+        }
+        format!(
+            "the {} with a window of {window} that max_bytes = {max_bytes} holds",
+            self.most_by_bytes
+        )
     }
 
     pub(super) fn options(&self) -> &DeduplicatorOptions {

@@ -44,7 +44,7 @@ impl Deduplicator {
     /// [`Self::restore_entries`]; then nothing has changed.
     pub fn restore(&mut self, snapshot: &[u8], now_s: f64) -> Result<()> {
         let entries = read(snapshot)?;
-        let mut producers = self.read_entries(entries, now_s)?;
+        let mut producers = self.read_entries(entries, now_s, false)?;
         producers.mark_replacing(&self.producers);
         self.producers = producers;
         self.state = prepared::StateId::next();

@@ -22,8 +22,11 @@ pub(super) struct UnorderedWindows {
 
 impl UnorderedWindows {
     pub(super) fn new(window: usize) -> Self {
-        let words = window.div_ceil(WORD_BITS as usize).next_power_of_two();
-        Self { window: window as u32, words, bits: Vec::new() }
+        Self { window: window as u32, words: words(window), bits: Vec::new() }
+    }
+
+    pub(super) fn bytes_of_one(window: usize) -> usize {
+        words(window) * size_of::<u64>()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -185,6 +188,11 @@ impl UnorderedWindows {
         self.bits.copy_within(last.., slot * self.words);
         self.bits.truncate(last);
     }
+}
+
+/// Words of a bitmap.
+fn words(window: usize) -> usize {
+    window.div_ceil(WORD_BITS as usize).next_power_of_two()
 }
 
 /// The lowest `count` (at most 64) bits.
