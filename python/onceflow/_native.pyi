@@ -529,7 +529,8 @@ class Deduplicator:
         a duplicate). ``now_s`` is the time for expiry, in seconds.
 
         Raises:
-            CapacityExceededError: More live producers than ``max_producers`` or ``max_bytes`` allow. Nothing was applied.
+            CapacityExceededError: More live producers than ``max_producers`` or ``max_bytes`` allow.
+                Nothing was applied.
             ConfigurationError, LengthMismatchError, TypeMismatchError: Columns that cannot be.
         """
     def __len__(self) -> int:

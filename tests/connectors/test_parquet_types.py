@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -357,6 +357,97 @@ def test_one_result_or_one_refusal(tmp_path_factory, values, cut):
             assert all(equal(row["x"], value) for row, value in zip(found, values, strict=True)), found
             results.append((str(tables[0].schema), found))
     assert results[0] == results[1] == results[2]
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.lists(st.sampled_from([(1 << 53) + 1, 1 << 63, -1, 1, 0.5, 1e300, None, Decimal("1.5")]), min_size=1)
+    | st.lists(NESTED, min_size=1, max_size=6),
+    cut=st.integers(0, 6),
+)
+def test_what_widens_does_so_wherever_a_batch_ends(tmp_path_factory, values, cut):
+    """Ints beyond 2**53 and a float share no type: they were refused in one batch and taken in two."""
+    directory = tmp_path_factory.mktemp("out")
+    rows = [{"x": value, "n": number} for number, value in enumerate(values)]
+    taken = []
+    for number, batches in enumerate(
+        ([rows], [[row] for row in rows], [part for part in (rows[:cut], rows[cut:]) if part])
+    ):
+        try:
+            tables = written(ParquetSink(directory / str(number), on_new_types="widen"), *batches)
+        except SinkError:
+            taken.append(False)
+        else:
+            found = rows_of(tables)
+            assert [row["n"] for row in found] == list(range(len(values)))
+            for row, value in zip(found, values, strict=True):
+                assert _has(row["x"], value), (row["x"], value)
+            taken.append(True)
+    assert taken[0] == taken[1] == taken[2]
+
+
+def _has(found, given):
+    """What was read is what was written; members that others have are None, and numbers may be of a wider type."""
+    if isinstance(given, dict):
+        return all(_has(value, given.get(name)) for name, value in found.items())
+    if isinstance(given, list):
+        return len(found) == len(given) and all(map(_has, found, given))
+    return equal(found, given)
+
+
+def test_a_batch_of_columns_is_parted_like_one_of_rows(tmp_path):
+    """The same for columns of objects."""
+    batch = Columns({"x": np.array([(1 << 53) + 1, 1, 0.5, 2], object)})
+    first, second = written(ParquetSink(tmp_path / "out", on_new_types="widen"), batch)
+    assert first.column("x").to_pylist() == [(1 << 53) + 1, 1]
+    assert second.column("x").to_pylist() == [0.5, 2.0]
+
+
+def test_a_refusal_names_the_record_of_the_batch(tmp_path):
+    """And not of the half of it that was tried last."""
+    batch = [{"x": value} for value in [1, 2, 3, 0.5, "a", 4]]
+    with pytest.raises(SinkError, match="of record 4 is 'a'"):
+        written(ParquetSink(tmp_path / "out", on_new_types="widen"), batch)
+
+
+class NamedZone(tzinfo):
+    """Calls itself as it likes, as dateutil's zones do."""
+
+    def __init__(self, name, offset):
+        self._name, self._offset = name, offset
+
+    def utcoffset(self, moment):
+        return self._offset
+
+    def dst(self, moment):
+        return timedelta(0)
+
+    def tzname(self, moment):
+        return self._name
+
+    def __repr__(self):
+        return f"{self._name} {self._offset}"
+
+
+@pytest.mark.parametrize(
+    ("zone", "written_as"),
+    [
+        (NamedZone("BRST", timedelta(hours=-3)), "-03:00"),
+        (NamedZone(None, timedelta(hours=5, minutes=45)), "+05:45"),
+        (NamedZone("UTC", timedelta(0)), "UTC"),
+        (NamedZone("old", timedelta(minutes=53, seconds=28)), "UTC"),
+        (timezone(timedelta(hours=2), "XX"), "+02:00"),
+        (timezone(timedelta(seconds=7)), "UTC"),
+        (ZoneInfo("America/Sao_Paulo"), "America/Sao_Paulo"),
+    ],
+    ids=str,
+)
+def test_a_zone_that_others_can_read(tmp_path, zone, written_as):
+    """A zone was written by the name that it gives itself, and pyarrow could not read the file."""
+    moment = NOON.replace(tzinfo=zone)
+    (table,) = written(ParquetSink(tmp_path / "out"), *one_column(moment, None, moment + timedelta(days=200)))
+    assert table.schema.field("x").type == pa.timestamp("us", written_as)
+    assert table.column("x").to_pylist() == [moment, None, moment + timedelta(days=200)]
 
 
 def test_convert_keeps_every_bit():

@@ -132,7 +132,8 @@ impl PyDeduplicator {
     /// a duplicate). ``now_s`` is the time for expiry, in seconds.
     ///
     /// Raises:
-    ///     CapacityExceededError: More live producers than ``max_producers`` or ``max_bytes`` allow. Nothing was applied.
+    ///     CapacityExceededError: More live producers than ``max_producers`` or ``max_bytes`` allow.
+    ///         Nothing was applied.
     ///     ConfigurationError, LengthMismatchError, TypeMismatchError: Columns that cannot be.
     #[pyo3(signature = (
         producer_ids,

@@ -9,12 +9,13 @@ else is a ``MisfitError``, or makes the type wider where that was asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from itertools import chain
 from types import NoneType
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
@@ -74,14 +75,32 @@ def _plain(value: Any) -> Any:
         return msgspec.to_builtins(value, builtin_types=(*_SCALARS[4:], bytearray, memoryview), enc_hook=base_value)
 
 
-def _in_years(value: datetime) -> datetime:
-    """A datetime that Arrow reads as its instant; raises ``OverflowError`` outside of the years 1 to 9999."""
-    if value.tzinfo is None or value.tzinfo is UTC:
+def _readable(value: datetime) -> datetime:
+    """A datetime that Arrow reads as its instant, in a zone that Arrow knows.
+
+    That is the value's own one, if it has a name by which others find it. Arrow would write what any other one calls
+    itself (``BRST``), which nobody can read: such a value has its offset from UTC as its zone.
+
+    Raises:
+        OverflowError: It lies outside of the years 1 to 9999.
+    """
+    zone = value.tzinfo
+    if zone is None or zone is UTC:
         return value
     moment = value.astimezone(UTC)
     offset = value.utcoffset()
-    # Arrow does not know offsets with parts of a second.
-    return moment if offset is not None and offset.microseconds else value
+    if offset is None:
+        return value
+    if _has_name(zone):
+        # Arrow does not know offsets with parts of a second.
+        return moment if offset.microseconds else value
+    return value.astimezone(timezone(offset)) if offset and not offset % timedelta(minutes=1) else moment
+
+
+def _has_name(zone: tzinfo) -> bool:
+    """Whether it is a zone of the IANA database: the standard library's, or pytz's."""
+    name = zone.key if isinstance(zone, ZoneInfo) else getattr(zone, "zone", None)
+    return isinstance(name, str)
 
 
 def _without_zone(value: time) -> time:
@@ -92,7 +111,7 @@ def _without_zone(value: time) -> time:
     return value
 
 
-_CHECKED: dict[type, Callable[[Any], Any]] = {datetime: _in_years, time: _without_zone}
+_CHECKED: dict[type, Callable[[Any], Any]] = {datetime: _readable, time: _without_zone}
 
 
 def _normal(values: Sequence[Any]) -> tuple[Sequence[Any], set[type | None], bool]:

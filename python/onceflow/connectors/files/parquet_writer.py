@@ -66,6 +66,8 @@ class ParquetWriter(PartWriter):
         self._schema = schema
         self._types = types
         self._widens = widens
+        # A type that became wider within a batch may not hold what came before it in the batch.
+        self.splits = widens
         #: The batch that ``fits`` was asked about, of the schema.
         self._next: Any = None
         self._tables: list[Any] = []
@@ -96,11 +98,16 @@ class ParquetWriter(PartWriter):
     def fits(self, records: Batch) -> bool:
         before = self._schema
         columns = self._columns(records)
-        with _parquet_errors():
-            widened = self._settle(columns)
-            self._next = pa.Table.from_arrays(
-                [self._array(field, columns[field.name], len(records)) for field in self._schema], schema=self._schema
-            )
+        try:
+            with _parquet_errors():
+                widened = self._settle(columns)
+                self._next = pa.Table.from_arrays(
+                    [self._array(field, columns[field.name], len(records)) for field in self._schema],
+                    schema=self._schema,
+                )
+        except SinkError:
+            self._schema = before
+            raise
         if before is None or before == self._schema:
             return True
         # A type that was open can be settled in what is still held; one that became wider would bend what is.
@@ -237,7 +244,7 @@ def _misfits(name: str, values: Any, agreed: Any, widens: bool) -> Iterator[None
         yield
     except (MisfitError, pa.ArrowException, AttributeError, TypeError, OverflowError, ValueError) as error:
         items = values if isinstance(values, list) else to_list(values)
-        number, reason = next(_reasons(items, agreed), (0, error))
+        number, reason = next(_reasons(items, agreed, widens=widens), (0, error))
         item = items[number]
         widening = "" if widens else ', on_new_types="widen"'
         advice = f"ParquetSink(..., types={{{name!r}: ...}}{widening})"
@@ -247,10 +254,12 @@ def _misfits(name: str, values: Any, agreed: Any, widens: bool) -> Iterator[None
         ) from error
 
 
-def _reasons(items: list[Any], agreed: Any) -> Iterator[tuple[int, Exception]]:
-    """Which values do not fit, and why."""
+def _reasons(items: list[Any], agreed: Any, *, widens: bool) -> Iterator[tuple[int, Exception]]:
+    """Which values do not fit, and why; where types become wider, after those before them."""
     for number, item in enumerate(items):
         try:
+            if widens:
+                agreed = widen(agreed, [item])
             convert([item], agreed)
         except Exception as reason:
             yield number, reason

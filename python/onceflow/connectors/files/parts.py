@@ -17,6 +17,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ClassVar
 
+from onceflow.columns import Columns
 from onceflow.connectors.files.part_directory import PartDirectory
 from onceflow.connectors.files.part_file import OpenPart, checksum_of, sync_directory
 from onceflow.connectors.files.part_names import Output, PartName
@@ -33,7 +34,14 @@ _SMALL_BYTES = 8 << 20
 
 
 class PartWriter(ABC):
-    """How one format becomes bytes. Used from one thread."""
+    """How one format becomes bytes. Used from one thread.
+
+    Attributes:
+        splits: Whether records that cannot go into one part together may go into several; then ``fits`` leaves
+            everything as it was when it refuses some.
+    """
+
+    splits: bool = False
 
     def restore(self, learnt: Plain) -> None:  # noqa: B027 - optional
         """Called before the first record with what ``snapshot`` returned for the checkpoint that the output goes on
@@ -153,7 +161,14 @@ class _PartSinkWriter(TransactionalSinkWriter):
     def write(self, records: Batch) -> None:
         if not len(records):
             return
-        if not self._writer.fits(records):
+        try:
+            fits = self._writer.fits(records)
+        except SinkError as error:
+            if len(records) == 1 or not self._writer.splits:
+                raise
+            self._write_halves(records, error)
+            return
+        if not fits:
             self._finish()
         data = self._writer.encode(records)
         with self._directory.effects():
@@ -161,6 +176,16 @@ class _PartSinkWriter(TransactionalSinkWriter):
                 self._open = self._directory.open_part(self._suffix)
                 data = self._writer.begin() + data
             self._open.write(data)
+
+    def _write_halves(self, records: Batch, error: SinkError) -> None:
+        """Records that cannot share a part may be written one after the other, as if a batch had ended between them."""
+        middle = len(records) // 2
+        try:
+            for some in (slice(0, middle), slice(middle, len(records))):
+                self.write(records.slice(some.start, some.stop) if isinstance(records, Columns) else records[some])
+        except SinkError:
+            # It names the record by its number in the batch that was given.
+            raise error from error.__cause__
 
     def _finish(self) -> None:
         part = self._open
