@@ -450,6 +450,16 @@ def test_a_zone_that_others_can_read(tmp_path, zone, written_as):
     assert table.column("x").to_pylist() == [moment, None, moment + timedelta(days=200)]
 
 
+def test_the_width_of_a_column_that_went_through_rows(tmp_path):
+    """Rows know one float and one int: what is promised is that the width can be given, exactly."""
+    batch = Columns({"x": np.array([0.1, 0.5], "f4"), "n": np.array([1, 2], "i2")})
+    (wide,) = written(ParquetSink(tmp_path / "wide"), batch.to_rows())
+    assert [str(kind) for kind in wide.schema.types] == ["double", "int64"]
+    (kept,) = written(ParquetSink(tmp_path / "kept", types={"x": pa.float32(), "n": pa.int16()}), batch.to_rows())
+    (columns,) = written(ParquetSink(tmp_path / "columns"), batch)
+    assert kept.equals(columns)
+
+
 def test_convert_keeps_every_bit():
     values = [0.1, -0.0, float("inf"), 5e-324]
     assert [value.hex() for value in convert(values, pa.float64()).to_pylist()] == [value.hex() for value in values]
