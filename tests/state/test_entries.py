@@ -61,7 +61,7 @@ class Step:
         self.backend, self.codec, self.out = backend, codec or MsgpackCodec(), []
         self.step = Process(KeySelector(lambda record: record[0]), None, make)
         clock = ManualClock()
-        self.step.open(OperatorContext("step", backend, self.codec, clock, PassedTime(clock), restored=None))
+        self.step.open(OperatorContext("step", backend, self.codec, clock, PassedTime(clock)))
 
     def emit(self, records, times=None):
         self.out.extend(records)
@@ -70,7 +70,7 @@ class Step:
         self.step.process(list(records), None, self)
 
     def barrier(self):
-        self.step.snapshot(None)
+        self.step.snapshot()
 
     def seen(self, key):
         self.feed((key, "get", None))

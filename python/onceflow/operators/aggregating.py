@@ -68,7 +68,7 @@ class Aggregating(KeyedOperator):
         )
         if self._native.table is not None:
             self._resume(self._user_key(self._native.table.schema.key))
-        self._resume_others(context.backend)
+        self._resume_agreed(context)
 
     def _user_key(self, key: KeyType) -> KeyType:
         """The type of the step's keys, from that of its table's."""

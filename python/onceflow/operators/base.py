@@ -7,14 +7,15 @@ each operator to ``snapshot``; state that lives in backend tables is frozen by t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from onceflow._native import PendingCheckpoint, StateBackend
+from onceflow._native import StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.operators.passed_time import PassedTime
-from onceflow.types import Batch, Micros
+from onceflow.types import Batch, Micros, Plain
 from onceflow.watermarks import Times
 
 __all__ = ["EventTimes", "Operator", "OperatorContext", "Output"]
@@ -43,8 +44,9 @@ class OperatorContext:
         codec: How values become bytes.
         clock: The only way to ask for the time of day.
         passed: By which durations are counted that are kept in state.
-        restored: What ``snapshot`` returned for the checkpoint that the job resumes from.
-        watermark: The step's, as of that checkpoint; None if no event time had come.
+        watermark: The step's, as of the checkpoint that the job resumes from; None if no event time had come.
+        marks: What ``marks`` returned for that checkpoint.
+        agreed: What ``agreed`` returned for it: the step goes by it, also if its tables are empty here.
     """
 
     step_id: str
@@ -52,8 +54,9 @@ class OperatorContext:
     codec: Codec
     clock: Clock
     passed: PassedTime
-    restored: bytes | None
     watermark: Micros | None = None
+    marks: Mapping[str, Micros] = field(default_factory=dict)
+    agreed: Mapping[str, Plain] = field(default_factory=dict)
 
 
 class Operator:
@@ -76,9 +79,17 @@ class Operator:
     def on_watermark(self, watermark: Micros, out: Output) -> None:
         """Event time has come to ``watermark``: no record below it is expected any more."""
 
-    def snapshot(self, checkpoint: PendingCheckpoint) -> bytes | None:
-        """At the barrier: writes cached state back into the tables; returns anything small that is kept besides."""
-        return None
+    def snapshot(self) -> None:
+        """At the barrier: writes cached state back into the tables."""
+
+    def agreed(self) -> dict[str, Plain]:
+        """By name, what the step has agreed on once, for all workers and runs of the job: types of keys, names
+        and kinds of states. The job record keeps it."""
+        return {}
+
+    def marks(self) -> dict[str, Micros]:
+        """How far event time has come within the step, by name, beyond its watermark: that is kept in any case."""
+        return {}
 
     def end(self, out: Output) -> None:
         """The input has ended for good (after a last watermark): emits what is left."""

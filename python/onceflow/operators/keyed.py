@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from onceflow._native import StateBackend, Table
 from onceflow.exceptions import DataflowChangedError, OnceflowError, StateError, TypeMismatchError, UserFunctionError
 from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.base import Operator, OperatorContext
@@ -33,7 +32,7 @@ from onceflow.operators.keys import (
     same_kind,
     select_keys,
 )
-from onceflow.types import Batch
+from onceflow.types import Batch, Plain
 
 __all__ = ["KeyedOperator", "KeyedStep"]
 
@@ -62,7 +61,6 @@ class KeyedOperator(Operator):
     """
 
     _step_id: str
-    _backend: StateBackend
 
     def __init__(self, selector: KeySelector, key_type: KeyType | None) -> None:
         self._selector = selector
@@ -70,8 +68,6 @@ class KeyedOperator(Operator):
         #: What is known of the type; an element is None until a key shows it. None: nothing.
         self._key_type: AgreedType = key_type
         self._restored = False
-        #: Whether the type is in the state, where it is not that of a table's keys.
-        self._is_kept = False
         #: Bytes of keys that no native type holds.
         self._remembered: dict[Any, bytes] = {}
 
@@ -86,30 +82,32 @@ class KeyedOperator(Operator):
         self._key_type = known if self._key_type is None else agree(self._key_type, known)
         self._restored = True
 
-    def _resume_others(self, backend: StateBackend) -> None:
-        """Where keys are not native to the state tables, their type is kept beside them."""
-        self._backend = backend
-        if _type_table(self._step_id) not in backend.tables():
+    def _resume_agreed(self, context: OperatorContext) -> None:
+        """The type of keys that the job has agreed on, which its tables do not show where they are empty, or where no
+        native type holds such keys."""
+        kept: Any = context.agreed.get("key")
+        former = _type_table(self._step_id)
+        if former in context.backend.tables():
+            # Of a version that kept it in a table.
+            table = context.backend.table(former, key="i64", columns={"type": "bytes"})
+            [data] = table.get_bytes([0], "type")
+            kept = kept or msgspec.msgpack.decode(data or b"\xc0")
+            context.backend.drop_table(former)
+        if kept is None:
             return
-        [data] = self._types().get_bytes([0], "type")
-        kept = msgspec.msgpack.decode(data or b"\xc0")
         known: AgreedType = tuple(kept) if isinstance(kept, list) else kept
         if self._declared is not None and not same_kind(self._declared, known):
             raise DataflowChangedError(_changed_keys(self._step_id, known, self._declared))
         self._key_type = known if self._key_type is None else agree(self._key_type, known)
         self._restored = True
 
-    def _types(self) -> Table:
-        return self._backend.table(_type_table(self._step_id), key="i64", columns={"type": "bytes"})
+    def agreed(self) -> dict[str, Plain]:
+        kept = self._key_type
+        return {} if kept is None else {"key": list(kept) if isinstance(kept, tuple) else kept}
 
     def _learn(self, kind: AgreedType) -> None:
         """A key of this type has come, which is of the kind of those before it."""
-        known = agree(self._key_type, kind)
-        if known != self._key_type or not self._is_kept:
-            self._key_type = known
-            self._is_kept = True
-            if not is_native(known):
-                self._types().put([0], type=[msgspec.msgpack.encode(known)])
+        self._key_type = agree(self._key_type, kind)
 
     def _keys(self, records: Batch) -> Any:
         """One key a record, in a form that ``Table`` takes if all of them are native to it.
@@ -261,7 +259,7 @@ class KeyedStep(KeyedOperator):
         known = context.backend.tables().get(context.step_id)
         if known is not None:
             self._resume(known.key)
-        self._resume_others(context.backend)
+        self._resume_agreed(context)
 
     def _listed(self, records: Batch) -> list[Any]:
         """The keys as Python objects, all of one type."""
@@ -273,7 +271,7 @@ class KeyedStep(KeyedOperator):
 
 
 def _type_table(step_id: str) -> str:
-    """Name of a table with one row: the type of a step's keys that are not native to the state tables."""
+    """Name of a table with one row, of former versions: the type of a step's keys that no native type holds."""
     return f"{step_id}:type"
 
 

@@ -139,7 +139,6 @@ class CachedStep(KeyedStep):
             raise self._refused(error, keys, records) from error
         return keys, self._cache
 
-    def snapshot(self, checkpoint: Any) -> bytes | None:
+    def snapshot(self) -> None:
         if self._cache is not None:
             self._cache.write_back(self._now)
-        return None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import msgspec
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from onceflow.columns import rows_of
 from onceflow.exceptions import DataflowChangedError, OnceflowError
@@ -16,7 +14,7 @@ from onceflow.operators.cells import CellCache
 from onceflow.operators.expiry import Sweep
 from onceflow.operators.keyed_cache import CachedStep, KeyedCache
 from onceflow.state import Processor
-from onceflow.types import BEGINNING_OF_TIME, Batch, Micros
+from onceflow.types import BEGINNING_OF_TIME, Batch, Micros, Plain
 
 __all__ = ["Process"]
 
@@ -34,10 +32,12 @@ class Process(CachedStep):
         super().open(context)
         self._watermark = BEGINNING_OF_TIME if context.watermark is None else context.watermark
         self._processor = self._make()
-        if context.restored is not None:
-            self._check_states(msgspec.msgpack.decode(context.restored))
+        self._check_states(cast("dict[str, str]", context.agreed.get("states") or {}))
 
-    def _check_states(self, known: dict[str, str]) -> None:
+    def agreed(self) -> dict[str, Plain]:
+        return {**super().agreed(), "states": dict(self._processor.states)}
+
+    def _check_states(self, known: Mapping[str, str]) -> None:
         declared = self._processor.states
         gone = sorted(name for name in known if name not in declared)
         if gone:
@@ -101,7 +101,3 @@ class Process(CachedStep):
 
     def on_watermark(self, watermark: Micros, out: Output) -> None:
         self._watermark = watermark
-
-    def snapshot(self, checkpoint: Any) -> bytes | None:
-        super().snapshot(checkpoint)
-        return msgspec.msgpack.encode(self._processor.states)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -44,9 +43,7 @@ class AssignTimestamps(Operator):
 
     def open(self, context: OperatorContext) -> None:
         self._step_id = context.step_id
-        if context.restored is not None:
-            newest = msgspec.msgpack.decode(context.restored, type=dict[str, int])
-            self._partitions = {name: PartitionWatermark(self._delay, time) for name, time in newest.items()}
+        self._partitions = {name: PartitionWatermark(self._delay, time) for name, time in context.marks.items()}
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
         values = self._read(records)
@@ -96,7 +93,5 @@ class AssignTimestamps(Operator):
         kept = records.take(np.array(good, np.int64)) if isinstance(records, Columns) else [rows[row] for row in good]
         return np.array(values, np.int64), kept
 
-    def snapshot(self, checkpoint: Any) -> bytes | None:
-        return msgspec.msgpack.encode(
-            {name: known.newest for name, known in self._partitions.items() if known.newest is not None}
-        )
+    def marks(self) -> dict[str, Micros]:
+        return {name: known.newest for name, known in self._partitions.items() if known.newest is not None}

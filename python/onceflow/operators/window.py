@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -24,9 +23,6 @@ from onceflow.watermarks import Times
 from onceflow.windows import Tumbling
 
 __all__ = ["AggregateWindows"]
-
-#: What a window step kept before it kept what is closed: its watermark, as so many bytes.
-_WATERMARK_BYTES = 8
 
 
 class AggregateWindows(Aggregating):
@@ -61,13 +57,11 @@ class AggregateWindows(Aggregating):
 
     def open(self, context: OperatorContext) -> None:
         super().open(context)
-        restored = context.restored
-        if restored is None:
-            self._closed = BEGINNING_OF_TIME if context.watermark is None else self._closed_by(context.watermark)
-        elif len(restored) == _WATERMARK_BYTES:
-            self._closed = self._closed_by(int.from_bytes(restored, "little", signed=True))
-        else:
-            self._closed = msgspec.msgpack.decode(restored)["closed"]
+        # Its own one of a version that kept it here.
+        watermark = context.marks.get("watermark", context.watermark)
+        by_watermark = BEGINNING_OF_TIME if watermark is None else self._closed_by(watermark)
+        # With a longer lateness than before, windows that were closed would be open again.
+        self._closed = context.marks.get("closed", by_watermark)
 
     def _closed_by(self, watermark: Micros) -> Micros:
         """The first start of a window that is still open at a watermark."""
@@ -140,5 +134,5 @@ class AggregateWindows(Aggregating):
         self._native.forget_below(bound)
         self._others.forget_below(bound)
 
-    def snapshot(self, checkpoint: Any) -> bytes | None:
-        return msgspec.msgpack.encode({"closed": self._closed})
+    def marks(self) -> dict[str, Micros]:
+        return {"closed": self._closed}

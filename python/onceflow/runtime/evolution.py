@@ -21,9 +21,9 @@ from onceflow.operators.keys import other_keys
 from onceflow.operators.table_columns import InexactError, TableChange
 from onceflow.operators.totals import cells_of, columns_of
 from onceflow.runtime.job_record import WATERMARKS_BLOB, JobRecord
-from onceflow.types import Change, StateChange
+from onceflow.types import Change, Plain, StateChange
 
-__all__ = ["evolve", "without"]
+__all__ = ["agreed_without", "evolve", "without"]
 
 #: What else than tables a checkpoint keeps of a step: by the beginnings of the names, which its id follows.
 _BLOBS = ("source/", "operator/", "sink/")
@@ -75,7 +75,7 @@ def evolve(backend: StateBackend, graph: Graph, job: JobRecord, on_change: OnCha
 
 def without(blobs: Mapping[str, bytes], changes: Iterable[StateChange]) -> dict[str, bytes]:
     """The blobs of a checkpoint, without those of steps that are gone or begin with nothing."""
-    steps = {change.step_id for change in changes if change.result is None}
+    steps = _whole(changes)
     kept = {
         name: blob for name, blob in blobs.items() if not (name.startswith(_BLOBS) and name.split("/", 2)[1] in steps)
     }
@@ -95,6 +95,18 @@ def _with_staged_output(backend: StateBackend, change: StateChange) -> StateChan
         return change
     what = f"{change.what}, and its output of checkpoint {restored.id} stays hidden unless it was committed by then"
     return replace(change, what=what)
+
+
+def agreed_without(
+    agreed: Mapping[str, Mapping[str, Plain]], changes: Iterable[StateChange]
+) -> dict[str, Mapping[str, Plain]]:
+    """What steps have agreed on, without those that are gone or begin with nothing."""
+    steps = _whole(changes)
+    return {step_id: facts for step_id, facts in agreed.items() if step_id not in steps}
+
+
+def _whole(changes: Iterable[StateChange]) -> set[str]:
+    return {change.step_id for change in changes if change.result is None}
 
 
 def _belongs(table: str, change: StateChange) -> bool:

@@ -19,7 +19,7 @@ from onceflow.graph.compatibility import fingerprint
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.checkpoints import Checkpointing
-from onceflow.runtime.evolution import evolve, without
+from onceflow.runtime.evolution import agreed_without, evolve, without
 from onceflow.runtime.job_record import JOB_BLOB, JobRecord
 from onceflow.runtime.late import warn_of_late
 from onceflow.runtime.options import JobOptions
@@ -131,6 +131,7 @@ class Job:
             _NOTHING_COUNTED if job is None else job.counts,
             job is not None and job.waited,
             {} if job is None else job.late,
+            {} if job is None else agreed_without(job.agreed, self._changes),
             self._resources,
         )
         self._checkpoints = Checkpointing(backend, self._deliveries, [*self._worker.tasks, _WORKER], self._clock)
@@ -280,6 +281,7 @@ class Job:
             self._worker.counts(),
             self._worker.waited,
             self._worker.late(),
+            self._worker.agreed,
         )
         pending.put_blob(JOB_BLOB, job.encode())
         self._checkpoints.seal()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onceflow.exceptions import ConfigurationError
+from onceflow.types import Plain
 
 __all__ = ["JOB_BLOB", "SINK_BLOB", "WATERMARKS_BLOB", "JobRecord"]
 
@@ -31,6 +32,7 @@ class JobRecord:
         late: By window step, the records of all runs that came too late.
         waited: Partitions were passed over because they had nothing to read: in which order the worker took the records
             of several partitions was a matter of time.
+        agreed: By step, what it has agreed on once: types of keys, names and kinds of states (see ``Operator.agreed``).
     """
 
     guarantee: str
@@ -43,6 +45,8 @@ class JobRecord:
     waited: bool = True
     #: Nor are late records.
     late: dict[str, int] = field(default_factory=dict)
+    #: Nor is this, which they kept with the steps' own state.
+    agreed: dict[str, dict[str, Plain]] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The blob."""

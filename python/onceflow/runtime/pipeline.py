@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from onceflow._native import PendingCheckpoint, StateBackend
+import msgspec
+
+from onceflow._native import StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
@@ -16,8 +18,9 @@ from onceflow.operators.passed_time import PassedTime
 from onceflow.operators.timestamps import AssignTimestamps
 from onceflow.process import HomeProcess
 from onceflow.runtime.delivery import Delivery, sink_errors
+from onceflow.runtime.marks import read_marks
 from onceflow.runtime.operators import make_operator
-from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros
+from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros, Plain
 from onceflow.watermarks import combined
 
 __all__ = ["FirstLate", "Pipeline"]
@@ -234,7 +237,8 @@ class Pipeline:
         codec: Codec,
         clock: Clock,
         passed: PassedTime,
-        restored: Mapping[str, bytes],
+        kept: Mapping[str, bytes],
+        agreed: Mapping[str, Mapping[str, Plain]],
         watermarks: Mapping[str, Micros],
         ended: Iterable[tuple[str, str]],
     ) -> None:
@@ -242,7 +246,8 @@ class Pipeline:
 
         Args:
             backend, codec, clock, passed: See ``OperatorContext``.
-            restored: Snapshots of operators by step id.
+            kept: What ``marks`` returned for the checkpoint that is resumed from, by step id.
+            agreed: What the job has agreed on, by step id.
             watermarks: Of sources and steps, as of the checkpoint that is resumed from.
             ended: Sources and partitions of them that had ended by then.
         """
@@ -254,7 +259,9 @@ class Pipeline:
         for step_id, node in self._operators.items():
             # A step that the checkpoint does not know begins where its inputs stand.
             watermark = watermarks.get(step_id, node.inputs()[0])
-            context = OperatorContext(step_id, backend, codec, clock, passed, restored.get(step_id), watermark)
+            marks, states = read_marks(node.step, kept.get(step_id))
+            known = {**states, **agreed.get(step_id, {})}
+            context = OperatorContext(step_id, backend, codec, clock, passed, watermark, marks, known)
             node.operator.open(context)
             node.resume(watermark)
 
@@ -298,14 +305,18 @@ class Pipeline:
         for node in self._operators.values():
             node.operator.end(node)
 
-    def snapshot(self, checkpoint: PendingCheckpoint) -> dict[str, bytes]:
-        """Operators write cached state into their tables; what they return is kept besides."""
-        snapshots = {}
-        for step_id, node in self._operators.items():
-            data = node.operator.snapshot(checkpoint)
-            if data is not None:
-                snapshots[step_id] = data
-        return snapshots
+    def snapshot(self) -> dict[str, bytes]:
+        """Operators write cached state into their tables. How far event time has come within them, by step id: what
+        ``open`` takes."""
+        for node in self._operators.values():
+            node.operator.snapshot()
+        marks = {step_id: node.operator.marks() for step_id, node in self._operators.items()}
+        return {step_id: msgspec.msgpack.encode(some) for step_id, some in marks.items() if some}
+
+    def agreed(self) -> dict[str, dict[str, Plain]]:
+        """What steps have agreed on, by step id."""
+        agreed = {step_id: node.operator.agreed() for step_id, node in self._operators.items()}
+        return {step_id: some for step_id, some in agreed.items() if some}
 
     def watermarks(self) -> dict[str, Micros]:
         """How far event time has come, by source and step, where it is known: what ``open`` takes."""

@@ -31,7 +31,7 @@ from onceflow.runtime.pipeline import FirstLate, Pipeline
 from onceflow.runtime.source_task import SourceTask
 from onceflow.runtime.turns import Turns
 from onceflow.sources import SourceBatch, StopRun
-from onceflow.types import END_OF_TIME, Micros
+from onceflow.types import END_OF_TIME, Micros, Plain
 from onceflow.watermarks import combined
 
 __all__ = ["RoundsListener", "Worker"]
@@ -73,6 +73,7 @@ class Worker:
         counts: What earlier runs had counted.
         waited: What ``waited`` was at the end of them.
         late: By window step, the records that had come too late in earlier runs.
+        agreed: By step, what the job has agreed on.
         resources: Closes what was opened.
 
     Raises:
@@ -91,6 +92,7 @@ class Worker:
         counts: Mapping[str, int],
         waited: bool,
         late: Mapping[str, int],
+        agreed: Mapping[str, Mapping[str, Plain]],
         resources: ExitStack,
     ) -> None:
         self._waited = waited
@@ -127,6 +129,7 @@ class Worker:
             clock,
             self._passed,
             {name.removeprefix(prefix): blob for name, blob in blobs.items() if name.startswith(prefix)},
+            agreed,
             self._restored_watermarks(blobs),
             [(task.step.step_id, task.name) for task in self._tasks if task.delivered == END_OF_TIME],
         )
@@ -267,14 +270,19 @@ class Worker:
         self._pipeline.end()
 
     def snapshot(self, pending: PendingCheckpoint) -> None:
-        """At the cut: freezes the tables; operators' own bytes and the positions become part of the checkpoint."""
-        for step_id, data in self._pipeline.snapshot(pending).items():
+        """At the cut: freezes the tables; event times within steps and the positions become part of the checkpoint."""
+        for step_id, data in self._pipeline.snapshot().items():
             pending.put_blob(f"operator/{step_id}", data)
         pending.freeze()
         for name, position in self._positions.items():
             pending.put_blob(f"source/{name}", msgspec.msgpack.encode(position))
         pending.put_blob(_PASSED_BLOB, self._passed.snapshot())
         pending.put_blob(WATERMARKS_BLOB, msgspec.msgpack.encode(self._pipeline.watermarks()))
+
+    @property
+    def agreed(self) -> dict[str, dict[str, Plain]]:
+        """By step, what the job has agreed on."""
+        return self._pipeline.agreed()
 
     def _consume(self, listener: RoundsListener) -> None:
         now = self._clock.monotonic
