@@ -7,7 +7,9 @@ Three kinds, from the weakest to the strongest:
 - ``IdempotentSink``: writing the same record again changes nothing (an upsert, a request with a key).
   Good for effectively_once as it is; for exactly_once its outputs are first fixed in the checkpoint's
   decision record and then written, as often as it takes.
-- ``TransactionalSink``: outputs of a checkpoint become visible together, when the checkpoint was decided.
+- ``TransactionalSink``: outputs of a checkpoint become visible together, when the checkpoint was decided. For a target
+  that has transactions, and nothing to prepare them with, ``onceflow.connectors.outbox`` has all of it but three
+  methods.
 
 The commit of a transactional sink, in the order of its steps:
 

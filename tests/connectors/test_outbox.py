@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import sqlite3
 
 import pytest
@@ -83,6 +84,50 @@ def test_what_is_paused_within_apply_finds_the_fence_in_its_transaction(tmp_path
     assert numbers(path) == [1, 2]
     writer.close()
     successors[0].close()
+
+
+def test_a_target_that_was_put_back_is_refused_before_it_is_fenced(tmp_path):
+    """Kind: a target that lacks what was there gets what came after it, and nobody misses the rest."""
+    path, copy = tmp_path / "rows.db", tmp_path / "copy.db"
+    writer = rows_sink(path, COLUMNS).open(context())
+    writer.recover([])
+    committed(writer, 1, records(1))
+    shutil.copy(path, copy)
+    committed(writer, 2, records(2))
+    decided = committed(writer, 3, records(3))
+    writer.close()
+    shutil.copy(copy, path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        before = list(db.execute("select * from markers"))
+    for epoch in (2, 3):
+        again = rows_sink(path, COLUMNS).open(context(epoch, 3))
+        with pytest.raises(
+            SinkError, match=r"had the output of checkpoint 2 .* has it up to 1 now: the target is older"
+        ):
+            again.recover([decided])
+        again.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert list(db.execute("select * from markers")) == before
+    assert numbers(path) == [1]
+
+
+def test_what_an_older_run_commits_until_it_is_fenced_is_looked_at_again(tmp_path):
+    """Kind: between the look at the markers and the fence an older run, of another copy of the state, goes on."""
+    path = tmp_path / "rows.db"
+    older = rows_sink(path, COLUMNS).open(context())
+    older.recover([])
+
+    class Late(RowsTable):
+        def fence(self, marker):
+            committed(older, 4, records(4))
+            super().fence(marker)
+
+    newer = OutboxSink(functools.partial(Late, path, COLUMNS)).open(context(2, 3))
+    with pytest.raises(SinkError, match=r"holds the output of checkpoint 4 .* the newest one of this run's state is 3"):
+        newer.recover([])
+    assert numbers(path) == [4]
+    older.close()
+    newer.close()
 
 
 def test_two_runs_of_one_epoch_are_told_apart(tmp_path):
