@@ -55,7 +55,7 @@ class Columns:
         except (KeyError, TypeError):
             # Of what cannot be a name it is a TypeError.
             known = ", ".join(map(repr, self._arrays)) or "none"
-            raise UnknownNameError(f"no column {name!r} in this batch; it has {known}") from None
+            raise UnknownNameError(f"no column {name!r} in this batch; it has {known}", name=name) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._arrays

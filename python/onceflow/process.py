@@ -35,7 +35,8 @@ class HomeProcess:
             raise StoreForkedError(
                 f"process {os.getpid()} was forked from process {self._pid} while that ran a job, and has come back "
                 "into the run, which is the parent's alone. End such a child with os._exit(), or start a process of "
-                "its own with subprocess, or with multiprocessing's method 'spawn'"
+                "its own with subprocess, or with multiprocessing's method 'spawn'",
+                pid=self._pid,
             )
 
 

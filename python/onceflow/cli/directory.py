@@ -39,7 +39,7 @@ def checkpoint_of(backend: StateBackend, wanted: int | str) -> CheckpointInfo:
             return info
     what = f"checkpoint {wanted}" if isinstance(wanted, int) else f"savepoint {wanted!r}"
     shown = ", ".join(f"{info.id} ({info.savepoint})" if info.savepoint else str(info.id) for info in known) or "none"
-    raise CheckpointNotFoundError(f"{backend.path} has no {what}; it has {shown}")
+    raise CheckpointNotFoundError(f"{backend.path} has no {what}; it has {shown}", checkpoint=wanted)
 
 
 def job_record(info: CheckpointInfo) -> JobRecord | None:

@@ -54,7 +54,11 @@ def parsed_lines(lines: Iterable[bytes], as_json: bool, key_separator: str | Non
         else:
             key, found, value = text.partition(separator)
             if not found:
-                raise MalformedRecordError(f"line {number} has no {key_separator!r} between key and value")
+                raise MalformedRecordError(
+                    f"line {number} has no {key_separator!r} between key and value",
+                    position=number,
+                    text=text.decode("utf-8", "backslashreplace"),
+                )
             yield {"key": key, "value": value}
 
 
@@ -69,7 +73,11 @@ def _parsed_json(number: int, text: bytes) -> dict[str, Any]:
             "partition": record.partition,
         }
     except (msgspec.MsgspecError, ValueError) as error:
-        raise MalformedRecordError(f"line {number} is no JSON record: {error}") from error
+        raise MalformedRecordError(
+            f"line {number} is no JSON record: {error}",
+            position=number,
+            text=text.decode("utf-8", "backslashreplace"),
+        ) from error
 
 
 def _as_bytes(given: Any, encoded: str | None) -> bytes | str | None:

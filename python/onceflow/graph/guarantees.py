@@ -60,7 +60,9 @@ def plan(graph: Graph, guarantee: Guarantee) -> None:
         if missing:
             raise DeliveryGuaranteeError(
                 f"{guarantee} cannot be kept on the path {path}: step {missing[0].step_id!r} {missing[0].text}."
-                f"{_advice(path)}"
+                f"{_advice(path)}",
+                guarantee=guarantee,
+                step_id=missing[0].step_id,
             )
 
 

@@ -195,7 +195,9 @@ class Reader:
         if position is None:
             raise OffsetOutOfRangeError(
                 f"the group has committed no offset of partition {place[1]} of {place[0]!r}, and auto_offset_reset is "
-                "'error'; seek, or commit one"
+                "'error'; seek, or commit one",
+                topic=place[0],
+                partition=place[1],
             )
         try:
             return self._log.fetch(*place, position, max_records=limit, max_bytes=self._fetch_max_bytes)

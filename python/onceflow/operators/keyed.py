@@ -78,7 +78,7 @@ class KeyedOperator(Operator):
             DataflowChangedError: The step asks for another one.
         """
         if self._declared is not None and known is not None and _differ(self._declared, known):
-            raise DataflowChangedError(_changed_keys(self._step_id, known, self._declared))
+            raise DataflowChangedError(_changed_keys(self._step_id, known, self._declared), step_ids=(self._step_id,))
         self._key_type = known if self._key_type is None else agree(self._key_type, known)
         self._restored = True
 
@@ -97,7 +97,7 @@ class KeyedOperator(Operator):
             return
         known: AgreedType = tuple(kept) if isinstance(kept, list) else kept
         if self._declared is not None and not same_kind(self._declared, known):
-            raise DataflowChangedError(_changed_keys(self._step_id, known, self._declared))
+            raise DataflowChangedError(_changed_keys(self._step_id, known, self._declared), step_ids=(self._step_id,))
         self._key_type = known if self._key_type is None else agree(self._key_type, known)
         self._restored = True
 
@@ -124,7 +124,9 @@ class KeyedOperator(Operator):
             if self._key_type is None or self._restored:
                 found = first_type(keys)
                 if self._restored and not same_kind(self._key_type, found):
-                    raise DataflowChangedError(_changed_keys(self._step_id, self._key_type, found))
+                    raise DataflowChangedError(
+                        _changed_keys(self._step_id, self._key_type, found), step_ids=(self._step_id,)
+                    )
                 self._learn(found)
                 self._restored = False
         except TypeMismatchError as error:

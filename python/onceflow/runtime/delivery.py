@@ -252,6 +252,6 @@ def sink_errors(step_id: str, step: str) -> Iterator[None]:
     except (FencedError, ConfigurationError, StoreForkedError):
         raise
     except SinkError as error:
-        raise SinkError(f"sink {step_id!r} could not {step}: {error}") from error
+        raise SinkError(f"sink {step_id!r} could not {step}: {error}", step_id=step_id) from error
     except Exception as error:
-        raise SinkError(f"sink {step_id!r} could not {step}: {described(error)}") from error
+        raise SinkError(f"sink {step_id!r} could not {step}: {described(error)}", step_id=step_id) from error

@@ -148,5 +148,5 @@ def _numbered(state: str | PathLike[str], job: str, checkpoint: int | str | None
     with StateBackend.open(state, job=job, read_only=True, create=False, checkpoint="none") as backend:
         named = {info.savepoint: info.id for info in backend.checkpoints() if info.savepoint is not None}
     if checkpoint not in named:
-        raise CheckpointNotFoundError(f"no savepoint {checkpoint!r}; there are {sorted(named)}")
+        raise CheckpointNotFoundError(f"no savepoint {checkpoint!r}; there are {sorted(named)}", checkpoint=checkpoint)
     return named[checkpoint]

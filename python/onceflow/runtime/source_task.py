@@ -32,13 +32,18 @@ def source_errors(step_id: str, partition: str | None = None) -> Iterator[None]:
     except StopRun:
         raise
     except OnceflowError as error:
+        if isinstance(error, SourceError):
+            error.step_id = error.step_id or step_id
+            error.partition = error.partition or partition
         note = f"in source {step_id!r}"
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise
     except Exception as error:
         where = "" if partition is None else f", partition {partition!r}"
-        raise SourceError(f"source {step_id!r}{where}: {described(error)}") from error
+        raise SourceError(
+            f"source {step_id!r}{where}: {described(error)}", step_id=step_id, partition=partition
+        ) from error
 
 
 class SourceTask:
@@ -229,7 +234,9 @@ class SourceTask:
     def _shorter(self) -> SourceChangedError:
         return SourceChangedError(
             f"source {self.step.step_id!r}, partition {self.partition!r}: the run before stopped within a batch, and "
-            "what it had read of it is not there any more. Put back what was changed or removed since"
+            "what it had read of it is not there any more. Put back what was changed or removed since",
+            step_id=self.step.step_id,
+            partition=self.partition,
         )
 
     def _end(self) -> None:
@@ -294,7 +301,10 @@ class SourceTask:
             f"source {self.step.step_id!r}, partition {self.partition!r}: up to the position of the damaged checkpoint "
             f"there were {target['read']:,} records, and now there are {self._read:,}: the input is not what it was, "
             "so no exact recovery is possible. Put back what was changed or removed since, or resume from a checkpoint "
-            "of your choice with from_checkpoint, knowing that outputs after it are written again"
+            "of your choice with from_checkpoint, knowing that outputs after it are written again",
+            step_id=self.step.step_id,
+            partition=self.partition,
+            position=target["read"],
         )
 
     def _times(self, batch: SourceBatch) -> EventTimes:
@@ -311,7 +321,11 @@ class SourceTask:
         try:
             return self._event_time.take(times)
         except ValueError as error:
-            raise SourceError(f"source {self.step.step_id!r}, partition {self.partition!r}: {error}") from error
+            raise SourceError(
+                f"source {self.step.step_id!r}, partition {self.partition!r}: {error}",
+                step_id=self.step.step_id,
+                partition=self.partition,
+            ) from error
 
     @property
     def position(self) -> Plain:

@@ -159,7 +159,9 @@ class _TransactionalWriter(TransactionalSinkWriter):
         if (context.lineage, context.job_epoch) < (lineage, sink.epoch):
             raise FencedError(
                 f"epoch {sink.epoch} of job {context.job!r} writes here; this writer has epoch {context.job_epoch} "
-                f"(lineages {lineage} and {context.lineage}) and must stop"
+                f"(lineages {lineage} and {context.lineage}) and must stop",
+                epoch=context.job_epoch,
+                newer_epoch=sink.epoch,
             )
 
     def write(self, records: Batch) -> None:

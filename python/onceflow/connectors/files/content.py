@@ -66,7 +66,9 @@ class Content:
         if known is not None and known != self._crc:
             raise SourceChangedError(
                 f"{path} has other content before byte {self.end} than when the checkpoint was taken, so resuming "
-                "would not be exact. Put the file back, or start over with fresh=True"
+                "would not be exact. Put the file back, or start over with fresh=True",
+                partition=str(path),
+                position=self.end,
             )
 
     @property
@@ -150,12 +152,16 @@ class Content:
         if size < read:
             raise SourceChangedError(
                 f"{self._path} shrank from {read} to {size} bytes while it was read. Put the file back, or start "
-                "over with fresh=True"
+                "over with fresh=True",
+                partition=str(self._path),
+                position=read,
             )
         raise SourceChangedError(
             f"{self._path} was written over while it was read: before byte {offset + 1} it has other content than was "
             "read, so no result would be exact. Start over with fresh=True, and let nobody change the file but by "
-            "adding to its end"
+            "adding to its end",
+            partition=str(self._path),
+            position=offset + 1,
         )
 
 

@@ -78,7 +78,8 @@ class CsvRecords:
             raise SourceChangedError(
                 f"{self._lines.path} ended inside a quoted field when it was read, and has grown since: rows were cut "
                 "for good at its end, so nothing exact can follow. Start over with fresh=True, and let the file's "
-                "writer finish its rows first"
+                "writer finish its rows first",
+                position=self.open_quote_at,
             )
 
     def peek(self, count: int) -> CsvRows:

@@ -138,12 +138,14 @@ class LineReader:
         if size < self.offset:
             raise SourceChangedError(
                 f"{self.path} has {size} bytes, and the checkpoint had read {self.offset}: it shrank, so resuming "
-                f"would not be exact. {_REMEDY}"
+                f"would not be exact. {_REMEDY}",
+                position=self.offset,
             )
         if self._fingerprint(self.offset) != (start["head"], start["tail"]):
             raise SourceChangedError(
                 f"{self.path} has other content before byte {self.offset} than when the checkpoint was taken, so "
-                f"resuming would not be exact. {_REMEDY}"
+                f"resuming would not be exact. {_REMEDY}",
+                position=self.offset,
             )
         content = Content(self._file, self.path, [(0, self.offset)], start)
         end = self._end_of_last_line()
@@ -166,7 +168,8 @@ class LineReader:
             raise SourceChangedError(
                 f"{self.path} ended with line {self.line - 1} when it was read, without a line end, and the line was "
                 "continued since: its beginning was handed out as a record, so nothing exact can follow. Start over "
-                "with fresh=True, and let the file's writer finish its lines first"
+                "with fresh=True, and let the file's writer finish its lines first",
+                position=self.offset,
             )
         return following
 

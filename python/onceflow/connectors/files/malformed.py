@@ -49,7 +49,10 @@ class Rejections:
         if self._policy == "fail":
             shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
             raise MalformedRecordError(
-                f"{position}: {reason}: {shown!r}. Correct the input, or set on_malformed='skip' or 'dead_letter'"
+                f"{position}: {reason}: {shown!r}. Correct the input, or set on_malformed='skip' or 'dead_letter'",
+                partition=self._partition,
+                position=line,
+                text=text,
             )
         if self._policy == "skip":
             self.skipped += 1

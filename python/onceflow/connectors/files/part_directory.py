@@ -121,7 +121,7 @@ class PartDirectory:
         self._check_former_epoch()
         newer = max((run for run in staging.runs if run != self._run), default=None)
         if newer is not None and (newer.lineage, newer.epoch) >= (self._run.lineage, self._run.epoch):
-            raise FencedError(f"{self._fenced(newer)}. If none does, {self._visible.older_state()}")
+            raise self._fenced(newer, f". If none does, {self._visible.older_state()}")
         self._visible.check(staging)
         self._visible.check_complete(staging, newest, before)
 
@@ -148,7 +148,7 @@ class PartDirectory:
             raise SinkError(f"{self.staging} was emptied or replaced while the job runs; run the job again")
         # Another one of the same epoch: of a copy of the state, and neither can be right.
         if any(run != self._run and (run.lineage, run.epoch) >= self._rank for run in staging.runs):
-            raise FencedError(self._fenced(max(run for run in staging.runs if run != self._run)))
+            raise self._fenced(max(run for run in staging.runs if run != self._run))
         return staging
 
     @contextlib.contextmanager
@@ -165,13 +165,18 @@ class PartDirectory:
     def _rank(self) -> tuple[int, int]:
         return self._run.lineage, self._run.epoch
 
-    def _fenced(self, newer: Run) -> str:
+    def _fenced(self, newer: Run, advice: str = "") -> FencedError:
         mine, theirs = f"epoch {self._run.epoch}", f"epoch {newer.epoch}"
         if newer.lineage != self._run.lineage:
             mine, theirs = f"{mine} of lineage {self._run.lineage}", f"{theirs} of lineage {newer.lineage}"
         elif newer.epoch == self._run.epoch:
             theirs = f"another run, from a copy of this state, with {theirs}"
-        return f"{theirs} of job {self._context.job!r} writes to {self.path}; this process has {mine} and must stop"
+        return FencedError(
+            f"{theirs} of job {self._context.job!r} writes to {self.path}; this process has {mine} and must stop"
+            f"{advice}",
+            epoch=self._run.epoch,
+            newer_epoch=newer.epoch,
+        )
 
     def _check_former_epoch(self) -> None:
         """Where an older version kept the newest job epoch."""
@@ -186,7 +191,9 @@ class PartDirectory:
         if newest > self._run.epoch:
             raise FencedError(
                 f"epoch {newest} of job {self._context.job!r} writes to {self.path}; this process has epoch "
-                f"{self._run.epoch} and must stop. If none does, {self._visible.older_state()}"
+                f"{self._run.epoch} and must stop. If none does, {self._visible.older_state()}",
+                epoch=self._run.epoch,
+                newer_epoch=newest,
             )
 
     # -- whose it is -----------------------------------------------------------------------------

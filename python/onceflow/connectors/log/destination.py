@@ -164,7 +164,9 @@ class LogDestination(Destination[Part]):
         if standing.run != mine.run:
             raise FencedError(
                 f"another run of job {mine.job!r}, with epoch {standing.job_epoch}, writes to {self.where(slot[0])}; "
-                f"this process has epoch {mine.job_epoch} and must stop"
+                f"this process has epoch {mine.job_epoch} and must stop",
+                epoch=mine.job_epoch,
+                newer_epoch=standing.job_epoch,
             )
         return standing
 

@@ -145,7 +145,8 @@ class LogSource(Source):
                 raise SourceChangedError(
                     f"partition {partition} of {self._topic!r} has offsets {found.start} to {found.end} (the next one "
                     f"to be written), and the checkpoint resumes at {offset}: "
-                    f"{_REMOVED if offset < found.start else 'the log is older than the checkpoint'}"
+                    f"{_REMOVED if offset < found.start else 'the log is older than the checkpoint'}",
+                    position=offset,
                 )
             end = kept if self._stop_at_end and kept is not None else end
         last = None if position is None else _fields(position).get("last")
@@ -165,7 +166,8 @@ class LogSource(Source):
                 raise SourceChangedError(
                     f"offset {last[0]} of partition {partition} of {self._topic!r} has another record than the one "
                     "that was read before the checkpoint: the log was put back from an older copy, or made anew, and "
-                    "written to since. Put the newest log back; to go on with this one, start over with fresh=True"
+                    "written to since. Put the newest log back; to go on with this one, start over with fresh=True",
+                    position=last[0],
                 )
 
     def _resumed(self, number: int, partition: int, position: Plain) -> tuple[int, int | None]:
@@ -173,7 +175,8 @@ class LogSource(Source):
         if fields["topic"] != number:
             raise SourceChangedError(
                 f"topic {self._topic!r} was deleted and made again since the checkpoint, so offset "
-                f"{fields['offset']} of partition {partition} means nothing any more; start over with fresh=True"
+                f"{fields['offset']} of partition {partition} means nothing any more; start over with fresh=True",
+                position=fields["offset"],
             )
         return fields["offset"], fields["end"]
 
@@ -251,7 +254,7 @@ class _LogReader(SourceReader):
         try:
             found = self._log.fetch(self._topic, self._partition, self._offset, max_records=max_records)
         except OffsetOutOfRangeError as error:
-            raise SourceChangedError(f"{error}: {_REMOVED}") from error
+            raise SourceChangedError(f"{error}: {_REMOVED}", position=self._offset) from error
         offsets = found.offsets
         # Where compaction has removed records, so many reach beyond the end.
         count = len(offsets) if end is None else int(np.searchsorted(offsets, end))

@@ -163,7 +163,9 @@ class Checks:
             theirs = f"epoch {standing.job_epoch}" + (f" of lineage {lineage}" if lineage != mine.lineage else "")
             raise FencedError(
                 f"{theirs} of job {mine.job!r} writes to {self._where(place)}; this process has epoch "
-                f"{mine.job_epoch} and must stop. If none does, {self._older_state()}"
+                f"{mine.job_epoch} and must stop. If none does, {self._older_state()}",
+                epoch=mine.job_epoch,
+                newer_epoch=standing.job_epoch,
             )
 
     def _check_checkpoint(self, place: str, standing: Standing) -> None:

@@ -125,7 +125,9 @@ class Marker:
         return FencedError(
             f"another run of job {self.job!r}, with epoch {fence.job_epoch} of lineage {fence.lineage}, writes to the "
             f"target of sink {self.sink!r}; this process has epoch {self.job_epoch} of lineage {self.lineage} and "
-            "must stop"
+            "must stop",
+            epoch=self.job_epoch,
+            newer_epoch=fence.job_epoch,
         )
 
 

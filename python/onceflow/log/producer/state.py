@@ -168,7 +168,8 @@ class Lifecycle:
         if self.forked:
             raise StoreForkedError(
                 f"the producer was made by process {self._pid} and is used in process {os.getpid()}, forked from it: "
-                "fork before the log is opened, or start the process by spawning it"
+                "fork before the log is opened, or start the process by spawning it",
+                pid=self._pid,
             )
         if self.closed:
             raise BackendClosedError("the producer was closed; make a new one")
@@ -184,7 +185,7 @@ class Lifecycle:
             return
         cause = self.refused if state is ProducerState.ABORTABLE else None
         why = "" if cause is None else f": {cause}"
-        raise InvalidTransactionStateError(f"{call}: {REFUSALS[state]}{why}") from cause
+        raise InvalidTransactionStateError(f"{call}: {REFUSALS[state]}{why}", state=state) from cause
 
     def begun(self) -> None:
         """A transaction is open."""

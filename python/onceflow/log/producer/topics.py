@@ -35,11 +35,16 @@ class TopicCache:
         self._names[known.number] = topic
         if not -1 <= partition < known.partitions:
             raise UnknownTopicOrPartitionError(
-                f"topic {topic!r} has {known.partitions} partitions, from 0; there is no {partition}"
+                f"topic {topic!r} has {known.partitions} partitions, from 0; there is no {partition}",
+                topic=topic,
+                partition=partition,
             )
         if size > known.max_record_bytes:
             raise RecordTooLargeError(
-                f"key and value have {size} bytes; topic {topic!r} takes {known.max_record_bytes} (max_record_bytes)"
+                f"key and value have {size} bytes; topic {topic!r} takes {known.max_record_bytes} (max_record_bytes)",
+                topic=topic,
+                size=size,
+                limit=known.max_record_bytes,
             )
 
     def partitions(self, topic: str) -> int:

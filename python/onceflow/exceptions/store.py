@@ -1,0 +1,169 @@
+"""What the state directory, and its checkpoints, refuse."""
+
+from __future__ import annotations
+
+from onceflow.exceptions.base import OnceflowError
+
+__all__ = [
+    "BackendClosedError",
+    "CheckpointError",
+    "CheckpointNotFoundError",
+    "CheckpointStateError",
+    "FencedError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreForkedError",
+    "StoreFormatError",
+    "StoreFullError",
+    "StoreIOError",
+    "StoreLockedError",
+    "StoreMismatchError",
+    "StoreMissingError",
+    "StoreNetworkFilesystemError",
+    "StorePoisonedError",
+    "StoreReadOnlyError",
+]
+
+
+class StoreError(OnceflowError):
+    """Base of the errors of a state directory."""
+
+    kind = "store"
+
+
+class StoreCorruptError(StoreError):
+    """Stored bytes are damaged: wrong checksum, torn, swapped or stale."""
+
+    kind = "store_corrupt"
+
+
+class StoreLockedError(StoreError):
+    """A running process owns the directory.
+
+    Attributes:
+        pid: Of the process that has it.
+    """
+
+    kind = "store_locked"
+
+    def __init__(self, message: str = "", *, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class StoreFormatError(StoreError):
+    """The directory was written by a newer or unknown format."""
+
+    kind = "store_format"
+
+
+class StoreMismatchError(StoreError):
+    """The directory belongs to another job or has other settings."""
+
+    kind = "store_mismatch"
+
+
+class StoreMissingError(StoreError):
+    """The directory holds no store."""
+
+    kind = "store_missing"
+
+
+class StoreFullError(StoreError):
+    """The disk or the reserved address space is full."""
+
+    kind = "store_full"
+
+
+class StoreReadOnlyError(StoreError):
+    """The directory or its file system is read-only."""
+
+    kind = "store_read_only"
+
+
+class StorePoisonedError(StoreError):
+    """A sync failed before; nothing is written until the store is opened again."""
+
+    kind = "store_poisoned"
+
+
+class StoreNetworkFilesystemError(StoreError):
+    """The directory is on a network file system, where locks and syncs do not hold."""
+
+    kind = "store_network_filesystem"
+
+
+class StoreForkedError(StoreError):
+    """The store was inherited through fork; open it in the child instead.
+
+    Attributes:
+        pid: Of the process that opened it.
+    """
+
+    kind = "store_forked"
+
+    def __init__(self, message: str = "", *, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class StoreIOError(StoreError, OSError):
+    """The operating system refused."""
+
+    kind = "io"
+
+
+class BackendClosedError(StoreError):
+    """The backend was closed."""
+
+    kind = "closed"
+
+
+class FencedError(OnceflowError):
+    """A newer epoch of the same job has taken over; this process must stop.
+
+    Attributes:
+        epoch: Of this process.
+        newer_epoch: Of the one that has taken over.
+    """
+
+    kind = "fenced"
+
+    def __init__(self, message: str = "", *, epoch: int | None = None, newer_epoch: int | None = None) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.newer_epoch = newer_epoch
+
+
+class CheckpointError(OnceflowError):
+    """Base of the errors of checkpoints."""
+
+    kind = "checkpoint"
+
+
+class CheckpointNotFoundError(CheckpointError):
+    """No complete checkpoint of that number exists.
+
+    Attributes:
+        checkpoint: The number, or the name of a savepoint, that was asked for.
+    """
+
+    kind = "checkpoint_not_found"
+
+    def __init__(self, message: str = "", *, checkpoint: int | str | None = None) -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint
+
+
+class CheckpointStateError(CheckpointError):
+    """The checkpoint was aborted or is not in a state that allows this step.
+
+    Attributes:
+        checkpoint: Its number.
+    """
+
+    kind = "checkpoint_state"
+
+    def __init__(self, message: str = "", *, checkpoint: int | None = None) -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint

@@ -1,0 +1,42 @@
+"""What a user must hear of while the job goes on."""
+
+from __future__ import annotations
+
+__all__ = [
+    "DamagedCheckpointWarning",
+    "FinishedJobWarning",
+    "LateRecordsWarning",
+    "MissingOutputWarning",
+    "RepeatedOutputWarning",
+    "UnknownTopicWarning",
+]
+
+
+class UnknownTopicWarning(UserWarning):
+    """A consumer has subscribed to a topic that does not exist, and reads nothing of it until somebody creates it."""
+
+
+class LateRecordsWarning(UserWarning):
+    """Records come too late for their windows and are left out, since nothing takes ``flow.late(step_id)``.
+
+    Warned of once a run and step; ``JobResult.late`` counts them.
+    """
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A recovery found damaged checkpoints and worked around them; the output is exact, the disk may not be."""
+
+
+class MissingOutputWarning(UserWarning):
+    """The output of the checkpoint that a job goes on from, on purpose, is not where it was written."""
+
+
+class RepeatedOutputWarning(UserWarning):
+    """A job goes back on purpose, and what a sink holds from after that point stays there and is written again.
+
+    Raised before any sink is touched: as an error it stops the run with nothing changed.
+    """
+
+
+class FinishedJobWarning(UserWarning):
+    """A job that had finished was run again: nothing was read or written, whatever may have changed since."""
