@@ -121,18 +121,65 @@ impl ErrorKind {
     }
 }
 
+/// What a program may want to know of an error besides its kind; the text says it too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the variants say what their fields are")]
+pub enum Detail {
+    /// `StoreLocked`, `StoreForked`, `LogTimeout`: the process that has what is asked for.
+    Process { pid: u32 },
+    /// `Fenced`, `ProducerFenced`: the epoch of the caller, and the one that has taken over.
+    Epochs { epoch: i64, newer: i64 },
+    /// `TopicExists`, `UnknownTopicOrPartition`: the name.
+    Topic { topic: String },
+    /// `UnknownTopicOrPartition`: the number that the topic does not have.
+    Partition { topic: String, partition: u32 },
+    /// `OffsetOutOfRange`: where it was to be read, and which offsets there are; `high` is next.
+    Offsets { topic: String, partition: u32, offset: u64, low: u64, high: u64 },
+    /// `RecordTooLarge`: bytes of the record, and what the topic takes.
+    Size { size: u64, limit: u64 },
+    /// `OutOfOrderSequence`: what would have followed, and what came.
+    Sequences { expected: i64, got: i64 },
+    /// `UnknownMember`, `IllegalGeneration`: whom the group goes on without.
+    Member { group: String, member: String },
+    /// `CheckpointNotFound`, `CheckpointState`: the number.
+    Checkpoint { id: u64 },
+}
+
 /// An error of the core: its kind, and a text that names both sides and what the caller can do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    detail: Option<Box<Detail>>,
 }
 
 impl Error {
     /// An error of `kind` with a text for people.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), detail: None }
+    }
+
+    /// The same error with what a program may want to know.
+    #[must_use]
+    pub fn with(mut self, detail: Detail) -> Self {
+        self.detail = Some(Box::new(detail));
+        self
+    }
+
+    /// The same error, of the process that has what is asked for, if it is known.
+    #[must_use]
+    pub(crate) fn with_process(self, pid: Option<u32>) -> Self {
+        match pid {
+            Some(pid) => self.with(Detail::Process { pid }),
+            None => self,
+        }
+    }
+
+    /// What a program may want to know, if the error has any of it.
+    pub fn detail(&self) -> Option<&Detail> {
+        self.detail.as_deref()
     }
 
     /// What a program can act on.

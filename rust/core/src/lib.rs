@@ -28,4 +28,4 @@ pub mod snapshot;
 pub mod state;
 pub mod store;
 
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Detail, Error, ErrorKind, Result};

@@ -1,6 +1,6 @@
 //! Errors of the core as the exceptions of `onceflow.exceptions`, found by their kind.
 
-use onceflow_core::{Error, ErrorKind};
+use onceflow_core::{Detail, Error, ErrorKind};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -15,12 +15,53 @@ fn errors_by_kind(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
     Ok(classes.bind(py))
 }
 
-/// The exception of an error's kind, with its text.
+/// The fields of an exception, by the names that its class has for them.
+fn fields<'py>(py: Python<'py>, detail: &Detail) -> PyResult<Bound<'py, PyDict>> {
+    let fields = PyDict::new(py);
+    match detail {
+        Detail::Process { pid } => fields.set_item("pid", pid)?,
+        Detail::Epochs { epoch, newer } => {
+            fields.set_item("epoch", epoch)?;
+            fields.set_item("newer_epoch", newer)?;
+        }
+        Detail::Topic { topic } => fields.set_item("topic", topic)?,
+        Detail::Partition { topic, partition } => {
+            fields.set_item("topic", topic)?;
+            fields.set_item("partition", partition)?;
+        }
+        Detail::Offsets { topic, partition, offset, low, high } => {
+            fields.set_item("topic", topic)?;
+            fields.set_item("partition", partition)?;
+            fields.set_item("offset", offset)?;
+            fields.set_item("low", low)?;
+            fields.set_item("high", high)?;
+        }
+        Detail::Size { size, limit } => {
+            fields.set_item("size", size)?;
+            fields.set_item("limit", limit)?;
+        }
+        Detail::Sequences { expected, got } => {
+            fields.set_item("expected", expected)?;
+            fields.set_item("got", got)?;
+        }
+        Detail::Member { group, member } => {
+            fields.set_item("group", group)?;
+            fields.set_item("member", member)?;
+        }
+        Detail::Checkpoint { id } => fields.set_item("checkpoint", id)?,
+        // One that is not known here says it in its text.
+        _ => {}
+    }
+    Ok(fields)
+}
+
+/// The exception of an error's kind, with its text and fields.
 pub(crate) fn to_py(error: Error) -> PyErr {
     Python::attach(|py| {
         let raise = || -> PyResult<PyErr> {
             let class = errors_by_kind(py)?.as_any().get_item(error.kind().as_str())?;
-            Ok(PyErr::from_value(class.call1((error.to_string(),))?))
+            let fields = error.detail().map(|detail| fields(py, detail)).transpose()?;
+            Ok(PyErr::from_value(class.call((error.to_string(),), fields.as_ref())?))
         };
         raise().unwrap_or_else(|failure| failure)
     })

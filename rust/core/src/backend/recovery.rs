@@ -10,7 +10,7 @@ use crate::state::Table;
 use crate::store::{
     CheckpointRecord, ChunkKey, ChunkStore, Damage, RecordStore, Store, TableManifest,
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 /// The checkpoints in the store, and the chunks that each refers to.
 #[derive(Default)]
@@ -96,13 +96,15 @@ impl History {
             return Err(Error::new(
                 ErrorKind::CheckpointNotFound,
                 format!("no checkpoint {id}; there are {known:?}"),
-            ));
+            )
+            .with(Detail::Checkpoint { id }));
         }
         if self.newest() == Some(id) {
             return Err(Error::new(
                 ErrorKind::CheckpointState,
                 format!("checkpoint {id} is the newest complete one, which the job resumes from"),
-            ));
+            )
+            .with(Detail::Checkpoint { id }));
         }
         Ok(self.only_in(&[id], BTreeSet::new()))
     }
@@ -278,7 +280,8 @@ fn find(
     Err(Error::new(
         ErrorKind::CheckpointNotFound,
         format!("no checkpoint {id}; there are {known:?}"),
-    ))
+    )
+    .with(Detail::Checkpoint { id }))
 }
 
 /// Chunks of commits that never came to a record cannot exist; those of records that were dropped

@@ -210,6 +210,7 @@ pub(crate) fn locked(directory: &Path, holder: Option<u32>) -> Error {
             directory.display()
         ),
     )
+    .with_process(holder)
 }
 
 /// What this process has open of one directory.
@@ -260,7 +261,8 @@ impl Slot {
                     directory.display(),
                     self.pid
                 ),
-            ));
+            )
+            .with_process(Some(self.pid)));
         }
         Ok(Claim { owned: Arc::clone(&self.owned) })
     }

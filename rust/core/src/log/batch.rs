@@ -26,7 +26,7 @@ use std::ops::RangeInclusive;
 use super::clock::Now;
 use super::records::{ByteColumn, ByteColumnBuf, Fetched, Records, Timestamps};
 use crate::environment::value::MAX_PART_BYTES;
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 const RECORDS: u8 = 1;
 const REFERENCE: u8 = 2;
@@ -262,7 +262,8 @@ fn cut(
                      takes {max_record_bytes}; split it, or keep its value elsewhere. Nothing of \
                      this call was written"
                 ),
-            ));
+            )
+            .with(Detail::Size { size: record as u64, limit: max_record_bytes as u64 }));
         }
         bytes += record + ROW_BYTES;
         if bytes > MAX_BATCH_BYTES && at > from {

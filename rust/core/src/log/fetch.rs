@@ -4,7 +4,7 @@ use super::batch::Columns;
 use super::layout::Partition;
 use super::records::Fetched;
 use super::view::{Step, View, damaged};
-use crate::{Error, ErrorKind};
+use crate::{Detail, Error, ErrorKind};
 
 /// How much one fetch returns at most; of a record that is larger, one is returned all the same.
 #[derive(Debug, Clone, Copy)]
@@ -100,4 +100,11 @@ fn out_of_range(name: &str, partition: u32, offset: u64, head: &Partition) -> Er
             head.start, head.end
         ),
     )
+    .with(Detail::Offsets {
+        topic: name.to_owned(),
+        partition,
+        offset,
+        low: head.start,
+        high: head.end,
+    })
 }

@@ -70,6 +70,7 @@ impl Gate {
                 waited.as_secs_f64()
             ),
         )
+        .with_process(inside.parse().ok())
     }
 }
 

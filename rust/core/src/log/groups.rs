@@ -19,7 +19,7 @@ use super::maintain::pick;
 use super::request::{Answer, CommitOffsets, Join, Sync};
 use super::transactions::{check_id, is_late};
 use super::view::{Step, View, Work, decode};
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 /// Members of one group.
 const MAX_MEMBERS: usize = 1000;
@@ -292,6 +292,7 @@ fn unknown_member(name: &str, id: &str) -> Error {
          its heartbeats stopped. Its partitions are others' now; join again"
     );
     Error::new(ErrorKind::UnknownMember, text)
+        .with(Detail::Member { group: name.to_owned(), member: id.to_owned() })
 }
 
 fn illegal(name: &str, expected: u64, found: u64) -> Error {

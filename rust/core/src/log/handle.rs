@@ -16,7 +16,7 @@ use super::view::{self, View};
 use super::{open, plain, wake};
 use crate::environment::lmdb::Read;
 use crate::environment::{StoreSize, creation};
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 /// A log; clones are handles of the same one, which is closed with the last of them.
 #[derive(Debug, Clone)]
@@ -218,6 +218,7 @@ pub(super) fn place(view: &impl View, name: &str, partition: u32) -> Result<u32>
 pub(super) fn no_partition(name: &str, partition: u32, partitions: u32) -> Error {
     let text = format!("topic {name:?} has partitions 0 to {}, no {partition}", partitions - 1);
     Error::new(ErrorKind::UnknownTopicOrPartition, text)
+        .with(Detail::Partition { topic: name.to_owned(), partition })
 }
 
 pub(super) fn unexpected(answer: &Answer) -> Error {

@@ -161,8 +161,8 @@ pub(super) fn enter_private_directory(path: &Path) -> Result<()> {
 
 /// What to say when whoever creates the log does not come to an end.
 fn stuck_creating(directory: &Path) -> Error {
-    let process =
-        holder_of(directory).map_or("another process".to_owned(), |id| format!("process {id}"));
+    let holder = holder_of(directory);
+    let process = holder.map_or("another process".to_owned(), |id| format!("process {id}"));
     Error::new(
         ErrorKind::StoreLocked,
         format!(
@@ -172,6 +172,7 @@ fn stuck_creating(directory: &Path) -> Error {
             (CREATION_PAUSE * CREATION_TRIES).as_secs_f64()
         ),
     )
+    .with_process(holder)
 }
 
 /// Compares the head with the manifest and with the transaction that it says to be of.

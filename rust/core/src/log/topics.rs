@@ -5,7 +5,7 @@ use super::layout::{
 };
 use super::request::Answer;
 use super::view::{Step, View, Work, unknown_topic};
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 /// Partitions of one topic: each is a few bytes, but a typing error should not make millions.
 const MAX_PARTITIONS: u32 = 10_000;
@@ -19,7 +19,8 @@ pub(super) fn create(
     check_settings(settings)?;
     if work.payload(Table::Topics, name.as_bytes())?.is_some() {
         let text = format!("a topic {name:?} exists already; use it, or choose another name");
-        return Err(Error::new(ErrorKind::TopicExists, text).into());
+        let detail = Detail::Topic { topic: name.to_owned() };
+        return Err(Error::new(ErrorKind::TopicExists, text).with(detail).into());
     }
     let number = work.head.next_topic;
     work.head.next_topic = number.checked_add(1).ok_or_else(|| {

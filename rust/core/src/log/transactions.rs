@@ -29,7 +29,7 @@ use super::request::{Answer, End, Ended, InitProducer, Part, Stage};
 use super::view::{Step, View, Work, damaged};
 use super::window::{self, Claim, fenced};
 use crate::sequence::Verdict;
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 /// A new id for an idempotent producer, or the next epoch of a transactional one.
 pub(super) fn init(
@@ -436,7 +436,8 @@ fn check_end(open: Option<&Open>, sequence: i32) -> Result<()> {
         "the transaction goes on with sequence {expected}, but its producer is at {sequence}: some \
          records were not staged; abort it"
     );
-    Err(Error::new(ErrorKind::OutOfOrderSequence, text))
+    let detail = Detail::Sequences { expected: expected.into(), got: sequence.into() };
+    Err(Error::new(ErrorKind::OutOfOrderSequence, text).with(detail))
 }
 
 /// The staged batches of a transaction, in order, with their partitions.

@@ -11,7 +11,7 @@ use super::layout::{
 use crate::environment::corrupt;
 use crate::environment::lmdb::{self, Entries, Failure, Read, Transaction};
 use crate::environment::value::open_value;
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 /// Outcome of a step inside a transaction.
 pub(super) type Step<T> = std::result::Result<T, Failure>;
@@ -259,4 +259,5 @@ pub(super) fn damaged(table: Table, key: &[u8], reason: &str) -> Error {
 pub(super) fn unknown_topic(name: &str) -> Error {
     let text = format!("there is no topic {name:?}; create it first");
     Error::new(ErrorKind::UnknownTopicOrPartition, text)
+        .with(Detail::Topic { topic: name.to_owned() })
 }

@@ -3,7 +3,7 @@
 use crate::sequence::{
     Batches, DedupeMode, Deduplicator, DeduplicatorOptions, Order, Verdict, VerdictCode,
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 /// Batches remembered of each producer in each partition: what a Kafka producer may have in flight.
 const WINDOW: usize = 5;
@@ -114,7 +114,8 @@ pub(super) fn refusal(verdict: Verdict, claim: &Claim, what: &str) -> Error {
                 "{what}: {batch} do not follow what was written, which goes on with sequence \
                  {expected}. Send the missing batches first, or begin with a new producer"
             ),
-        ),
+        )
+        .with(Detail::Sequences { expected: expected.into(), got: (*first_sequence).into() }),
         Verdict::Accept | Verdict::Duplicate { .. } => {
             Error::new(ErrorKind::OutOfOrderSequence, format!("{what}: {batch} were accepted"))
         }
@@ -130,4 +131,5 @@ pub(super) fn fenced(id: i64, epoch: i32, current: i64) -> Error {
              with the same transactional id was started (or this one timed out). Close this one"
         ),
     )
+    .with(Detail::Epochs { epoch: epoch.into(), newer: current })
 }

@@ -20,7 +20,7 @@ use crate::environment::opening::{
 };
 use crate::environment::value::open_value;
 use crate::environment::{corrupt, whole_pages};
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 /// How long to wait for LMDB's writer lock. A running owner holds it for one commit; only one that
 /// is paused in the middle of a commit (or on a stuck disk) holds it longer.
@@ -56,7 +56,8 @@ impl Owner {
                  has taken over, so stop this one",
                 directory.display()
             ),
-        ))
+        )
+        .with(Detail::Epochs { epoch: ours as i64, newer: newest as i64 }))
     }
 }
 
@@ -195,8 +196,8 @@ impl Store {
 
 /// Where there is no store yet there is no epoch that could be raised over its creator's.
 fn being_created(directory: &Path) -> Error {
-    let creator =
-        holder_of(directory).map_or("another process".to_owned(), |pid| format!("process {pid}"));
+    let holder = holder_of(directory);
+    let creator = holder.map_or("another process".to_owned(), |pid| format!("process {pid}"));
     Error::new(
         ErrorKind::StoreLocked,
         format!(
@@ -205,6 +206,7 @@ fn being_created(directory: &Path) -> Error {
             directory.display()
         ),
     )
+    .with_process(holder)
 }
 
 /// Creates the store in a directory that `look` found to hold none. Needs the owner lock.
@@ -401,7 +403,8 @@ fn fence(
                 directory.display(),
                 WRITER_LOCK_TIMEOUT.as_secs()
             ),
-        ));
+        )
+        .with_process(former));
     }
     changed.wait_while(&mut state, |s| !matches!(s, Wait::Done(_)));
     match std::mem::replace(&mut *state, Wait::GivenUp) {
