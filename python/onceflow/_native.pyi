@@ -353,7 +353,8 @@ class Rows:
         """numpy array for each fixed-width column, list of bytes for a bytes column."""
     def is_complete(self, column: str) -> bool:
         """True if no cell of the column is unset."""
-    def validity(self, column: str) -> npt.NDArray[np.bool_]: ...
+    def validity(self, column: str) -> npt.NDArray[np.bool_]:
+        """Which rows of a column have a value."""
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
         """A struct array: key column(s), then the columns; unset cells are null."""
 
@@ -703,7 +704,8 @@ class CheckpointCoordinator:
         """A task is done for good: it counts as acknowledged, now and from now on."""
     def prepared(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]:
         """A sink's output is durable, and invisible."""
-    def prepare_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]: ...
+    def prepare_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]:
+        """A sink could not prepare: the checkpoint is aborted."""
     def decided(self, checkpoint_id: int) -> list[CoordinatorEffect]:
         """The decision record is durable."""
     def decision_failed(self, checkpoint_id: int, reason: str, *, indefinite: bool = True) -> list[CoordinatorEffect]:
@@ -917,7 +919,8 @@ class Log:
         """Removes a topic; ``maintain`` frees its space."""
     def topics(self) -> list[LogTopic]:
         """By name."""
-    def topic(self, name: str) -> LogTopic: ...
+    def topic(self, name: str) -> LogTopic:
+        """One topic."""
     def partition(self, name: str, partition: int) -> LogPartition:
         """Where a partition begins and ends: its watermark offsets."""
     def fetch(
@@ -1058,7 +1061,8 @@ class Log:
         """Leaves; the partitions go to others at once."""
     def delete_group(self, group: str) -> None:
         """Removes a group without members, and its offsets."""
-    def groups(self) -> list[LogGroup]: ...
+    def groups(self) -> list[LogGroup]:
+        """All consumer groups."""
     def maintain(self, *, now_ms: int, batches: int = 64, entries: int = 1000) -> LogMaintained:
         """One bounded slice of upkeep; call it now and then, and again while ``more``.
 
@@ -1069,7 +1073,8 @@ class Log:
         """(file_bytes, used_bytes)."""
     def backup(self, target: str | PathLike[str]) -> None:
         """A consistent copy into a directory that does not exist yet, while running."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Closes this handle; the last one of the process closes the file."""
     def __enter__(self) -> Log: ...
     def __exit__(self, *_exc: object) -> None: ...
 
@@ -1192,7 +1197,8 @@ class LogProducer:
         """Whether a transaction is open, or its end has not been answered."""
     def init_transactions(self, *, now_ms: int) -> None:
         """Fences every older producer of the transactional id and aborts what it left open."""
-    def begin_transaction(self, *, now_ms: int) -> None: ...
+    def begin_transaction(self, *, now_ms: int) -> None:
+        """Begins a transaction; what is produced from now on belongs to it."""
     def produce(
         self,
         topic: str,
@@ -1242,7 +1248,8 @@ class LogProducer:
             UnknownTopicOrPartitionError, CapacityExceededError: Nothing either; abort it.
             LogTimeoutError, StoreIOError: Not known; call it again.
         """
-    def abort_transaction(self, *, now_ms: int) -> None: ...
+    def abort_transaction(self, *, now_ms: int) -> None:
+        """Ends the transaction without a trace."""
     def close(self) -> None:
         """Lets go of the log, without ending an open transaction."""
 

@@ -126,6 +126,7 @@ impl PyCheckpointCoordinator {
         self.step(Event::Prepared { sink, checkpoint_id })
     }
 
+    /// A sink could not prepare: the checkpoint is aborted.
     fn prepare_failed(
         &self,
         sink: Arg<String>,

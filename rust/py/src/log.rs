@@ -394,6 +394,7 @@ impl PyLog {
         Ok(self.with(py, Log::topics)?.into_iter().map(PyLogTopic::new).collect())
     }
 
+    /// One topic.
     fn topic(&self, py: Python<'_>, name: Arg<String>) -> PyResult<PyLogTopic> {
         let name = name.named("name")?;
         let name = name.as_str();
@@ -813,6 +814,7 @@ impl PyLog {
         self.with(py, |log| log.delete_group(group))
     }
 
+    /// All consumer groups.
     fn groups(&self, py: Python<'_>) -> PyResult<Vec<PyLogGroup>> {
         let groups = self.with(py, Log::groups)?;
         let topics = self.with(py, Log::topics)?;
@@ -862,6 +864,7 @@ impl PyLog {
         self.with(py, |log| log.backup(&target))
     }
 
+    /// Closes this handle; the last one of the process closes the file.
     fn close(&self, py: Python<'_>) {
         // The last handle closes the file.
         let log = self.log.lock().take();

@@ -182,6 +182,7 @@ impl PyLogProducer {
         self.with(py, |producer| producer.init_transactions(now_ms))
     }
 
+    /// Begins a transaction; what is produced from now on belongs to it.
     #[pyo3(signature = (*, now_ms))]
     fn begin_transaction(&self, py: Python<'_>, now_ms: Arg<i64>) -> PyResult<()> {
         let now_ms = now_ms.named("now_ms")?;
@@ -297,6 +298,7 @@ impl PyLogProducer {
         self.with(py, |producer| producer.commit_transaction(now_ms)).map(places)
     }
 
+    /// Ends the transaction without a trace.
     #[pyo3(signature = (*, now_ms))]
     fn abort_transaction(&self, py: Python<'_>, now_ms: Arg<i64>) -> PyResult<()> {
         let now_ms = now_ms.named("now_ms")?;

@@ -469,6 +469,7 @@ impl PyRows {
         Ok(self.column(&column.named("column")?)?.validity.is_none())
     }
 
+    /// Which rows of a column have a value.
     fn validity<'py>(
         &self,
         py: Python<'py>,
