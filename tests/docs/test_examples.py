@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TYPED = [ROOT / "README.md", ROOT / "docs" / "guide.md"]
-RUN_TWICE = [*TYPED, ROOT / "docs" / "log.md"]
+PROGRAMS = [ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "log.md"]
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -81,7 +80,7 @@ def test_the_examples_of_a_page_run(page, tmp_path):
         (run_python if block.kind == "python" else run_console)(block, tmp_path)
 
 
-@pytest.mark.parametrize("page", RUN_TWICE, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.name)
 def test_the_programs_of_a_page_run_twice_in_a_row(page, tmp_path):
     """Docs that are not true: most failed when they were run again, on what the first run had left."""
     for block in blocks(page):
@@ -92,7 +91,7 @@ def test_the_programs_of_a_page_run_twice_in_a_row(page, tmp_path):
 
 def test_the_programs_are_typed(tmp_path):
     """Docs that are not true: ``mypy --strict`` rejected functions of columns that the guide shows."""
-    for page in TYPED:
+    for page in PROGRAMS:
         for block in blocks(page):
             if block.kind == "python":
                 named = re.match(r"# ([\w-]+\.py)\n", block.text)
