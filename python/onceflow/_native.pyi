@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, ClassVar, TypeAlias, TypedDict, Unpack, final
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack, final
 
 import numpy as np
 import numpy.typing as npt
@@ -202,9 +202,9 @@ class StateBackend:
         self,
         name: str,
         *,
-        mode: str = "strict",
+        mode: Literal["strict", "compatible"] = "strict",
         window: int = 5,
-        order: str = "ordered",
+        order: Literal["ordered", "unordered"] = "ordered",
         max_producers: int = 1_000_000,
         max_bytes: int = 1 << 30,
         expiry_s: float | None = None,
@@ -506,9 +506,9 @@ class Deduplicator:
     def __new__(
         cls,
         *,
-        mode: str = "strict",
+        mode: Literal["strict", "compatible"] = "strict",
         window: int = 5,
-        order: str = "ordered",
+        order: Literal["ordered", "unordered"] = "ordered",
         max_producers: int = 1_000_000,
         max_bytes: int = 1 << 30,
         expiry_s: float | None = None,
@@ -605,9 +605,9 @@ class BarrierAligner:
         cls,
         channels: int,
         *,
-        mode: str = "aligned",
+        mode: Literal["aligned", "at_least_once"] = "aligned",
         max_buffered_bytes: int = ...,
-        finished_channels: str = "count_as_barrier",
+        finished_channels: Literal["count_as_barrier", "abort"] = "count_as_barrier",
     ) -> BarrierAligner: ...
     def receive(self, channel: int, item: Any, size_bytes: int = 0) -> list[AlignerAction]:
         """An item: delivered, or held back if its channel is blocked.
@@ -808,7 +808,7 @@ class _TopicSettings(TypedDict, total=False):
     partitions: int
     retention_ms: int | None
     retention_bytes: int | None
-    cleanup_policy: str
+    cleanup_policy: Literal["delete", "compact"]
     delete_retention_ms: int
     max_record_bytes: int
 
@@ -1031,7 +1031,7 @@ class Log:
         topics: Sequence[str],
         *,
         now_ms: int,
-        strategy: str = "sticky",
+        strategy: Literal["sticky", "range", "roundrobin"] = "sticky",
         session_timeout_ms: int = 45_000,
         rebalance_timeout_ms: int = 300_000,
     ) -> tuple[int, list[tuple[str, int]]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from onceflow.exceptions import ConfigurationError
 
@@ -22,7 +22,15 @@ __all__ = ["Aggregate", "count", "first", "last", "max", "mean", "min", "shape_o
 
 Field = str | Callable[[Any], Any]
 
-_NAN = ("refuse", "skip", "keep")
+#: The aggregates that there are.
+AggregateKind = Literal["count", "sum", "min", "max", "mean", "first", "last"]
+#: What to do with a value that is not a number.
+NanPolicy = Literal["refuse", "skip", "keep"]
+#: Types of numbers that a column of results can have.
+NumberType = Literal["i64", "u64", "f64"]
+#: The same, or none: any value that the codec knows.
+ValueType = Literal["i64", "u64", "f64", "bytes"]
+_NAN = get_args(NanPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +44,13 @@ class Aggregate:
         nan: What to do with a value that is not a number: ``"refuse"``, ``"skip"`` or ``"keep"``.
     """
 
-    kind: str
+    kind: AggregateKind
     field: Field | None = None
-    type: str | None = None
-    nan: str = "refuse"
+    type: ValueType | None = None
+    nan: NanPolicy = "refuse"
 
 
-def count(field: Field | None = None, *, nan: str = "keep") -> Aggregate:
+def count(field: Field | None = None, *, nan: NanPolicy = "keep") -> Aggregate:
     """Number of records; with a field the number of those in which it is there.
 
     Args:
@@ -52,7 +60,7 @@ def count(field: Field | None = None, *, nan: str = "keep") -> Aggregate:
     return Aggregate("count") if field is None else _aggregate("count", field, None, (), nan)
 
 
-def sum(field: Field, *, type: str | None = None, nan: str = "refuse") -> Aggregate:
+def sum(field: Field, *, type: NumberType | None = None, nan: NanPolicy = "refuse") -> Aggregate:
     """Sum of a field of numbers, bools (True is 1), Decimals or timedeltas.
 
     Sums of whole numbers and of Decimals are exact; floats are added in the order of the records.
@@ -65,7 +73,7 @@ def sum(field: Field, *, type: str | None = None, nan: str = "refuse") -> Aggreg
     return _aggregate("sum", field, type, _NUMBERS, nan)
 
 
-def min(field: Field, *, type: str | None = None, nan: str = "refuse") -> Aggregate:
+def min(field: Field, *, type: NumberType | None = None, nan: NanPolicy = "refuse") -> Aggregate:
     """Least value of a field of anything ordered: numbers, strings, bytes, times, Decimals, bools, tuples.
 
     Of equal values the first one; datetimes with a zone are compared as instants. Arguments as for ``sum``; a NaN that
@@ -74,12 +82,12 @@ def min(field: Field, *, type: str | None = None, nan: str = "refuse") -> Aggreg
     return _aggregate("min", field, type, _NUMBERS, nan)
 
 
-def max(field: Field, *, type: str | None = None, nan: str = "refuse") -> Aggregate:
+def max(field: Field, *, type: NumberType | None = None, nan: NanPolicy = "refuse") -> Aggregate:
     """Greatest value of a field of anything ordered; see ``min``."""
     return _aggregate("max", field, type, _NUMBERS, nan)
 
 
-def mean(field: Field, *, nan: str = "refuse") -> Aggregate:
+def mean(field: Field, *, nan: NanPolicy = "refuse") -> Aggregate:
     """Mean of a field of numbers or bools, computed in floats; of Decimals (28 digits) or timedeltas in their own type.
 
     ``nan`` as for ``sum``.
@@ -87,7 +95,7 @@ def mean(field: Field, *, nan: str = "refuse") -> Aggregate:
     return _aggregate("mean", field, None, (), nan)
 
 
-def first(field: Field, *, type: str | None = None, nan: str = "keep") -> Aggregate:
+def first(field: Field, *, type: ValueType | None = None, nan: NanPolicy = "keep") -> Aggregate:
     """The value that came first, in the order in which records are read; any value that the codec knows.
 
     Partitions have an order each, and none between them: how they are read together depends on batches.
@@ -100,15 +108,17 @@ def first(field: Field, *, type: str | None = None, nan: str = "keep") -> Aggreg
     return _aggregate("first", field, type, (*_NUMBERS, "bytes"), nan)
 
 
-def last(field: Field, *, type: str | None = None, nan: str = "keep") -> Aggregate:
+def last(field: Field, *, type: ValueType | None = None, nan: NanPolicy = "keep") -> Aggregate:
     """The value that came last; see ``first``."""
     return _aggregate("last", field, type, (*_NUMBERS, "bytes"), nan)
 
 
-_NUMBERS = ("i64", "f64", "u64")
+_NUMBERS: tuple[ValueType, ...] = ("i64", "f64", "u64")
 
 
-def _aggregate(kind: str, field: Field, column: str | None, known: tuple[str, ...], nan: str) -> Aggregate:
+def _aggregate(
+    kind: AggregateKind, field: Field, column: ValueType | None, known: tuple[ValueType, ...], nan: NanPolicy
+) -> Aggregate:
     if column is not None and column not in known:
         raise ConfigurationError(f"{kind} has no type {column!r}: choose from {', '.join(known)}")
     if not isinstance(field, str) and not callable(field):

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -316,6 +316,10 @@ class PickleCodec(Codec):
             return pickle.loads(data)  # noqa: S301 - asked for by name
         except Exception as error:
             raise SerializationError(f"pickle cannot read {len(data)} bytes: {error}") from error
+
+
+#: The codecs by their names.
+CodecName: TypeAlias = Literal["msgpack", "pickle"]
 
 
 def codec_by_name(name: str) -> Codec:

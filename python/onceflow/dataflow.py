@@ -12,11 +12,12 @@ from onceflow.aggregates import Aggregate
 from onceflow.exceptions import ConfigurationError
 from onceflow.graph.graph import Edge, Graph, OperatorStep, SinkStep, SourceStep, StreamRef
 from onceflow.graph.guarantees import explain
-from onceflow.graph.partitioning import FORWARD, ByKey, KeySelector, KeyType, Partitioning, check_key_type
+from onceflow.graph.partitioning import FORWARD, ByKey, KeySelector, KeyTypeName, Partitioning, check_key_type
 from onceflow.graph.steps import (
     AggregateSpec,
     AssignTimestampsSpec,
     DropDuplicatesSpec,
+    Emit,
     FilterBatchSpec,
     FilterSpec,
     FlatMapSpec,
@@ -32,7 +33,7 @@ from onceflow.graph.steps import (
 from onceflow.sinks import IdempotentSink, PlainSink, Sink, TransactionalSink
 from onceflow.sources import Source
 from onceflow.state import Processor
-from onceflow.types import Batch, Guarantee
+from onceflow.types import Batch, Guarantee, GuaranteeName
 from onceflow.windows import Tumbling, micros_of
 
 __all__ = ["Dataflow", "KeyedStream", "Stream", "WindowedStream"]
@@ -114,7 +115,7 @@ class Dataflow:
             raise ConfigurationError(f"{step_id!r} is no window step of this dataflow")
         return Stream(self, StreamRef(step_id, "late"))
 
-    def explain(self, guarantee: Guarantee | str = Guarantee.EXACTLY_ONCE) -> str:
+    def explain(self, guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE) -> str:
         """Path by path, which guarantee holds and what it stands on; names what is missing.
 
         Of more than 100 paths the first one from each source to each sink, which stands for all between them.
@@ -229,7 +230,9 @@ class Stream:
         delay = micros_of(f"step {step_id!r}: max_out_of_orderness", max_out_of_orderness)
         return self._then(AssignTimestampsSpec(event_time, delay, dead_letters), step_id)
 
-    def key_by(self, *by: str | Callable[[Any], Any], key_type: KeyType | None = None) -> KeyedStream:
+    def key_by(
+        self, *by: str | Callable[[Any], Any], key_type: KeyTypeName | tuple[KeyTypeName, ...] | None = None
+    ) -> KeyedStream:
         """Gives each record a key.
 
         Args:
@@ -285,7 +288,7 @@ class KeyedStream:
         self._stream = stream
         self._key = key
 
-    def aggregate(self, /, step_id: str, *, emit: str = "changes", **aggregates: Aggregate) -> Stream:
+    def aggregate(self, /, step_id: str, *, emit: Emit = "changes", **aggregates: Aggregate) -> Stream:
         """Totals by key.
 
         Args:

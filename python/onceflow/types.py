@@ -32,6 +32,10 @@ END_OF_TIME: Micros = (1 << 63) - 1
 Change: TypeAlias = Literal["drop", "empty", "widen"]
 
 
+#: The guarantees by their names.
+GuaranteeName: TypeAlias = Literal["at_most_once", "at_least_once", "exactly_once", "effectively_once"]
+
+
 class Guarantee(StrEnum):
     """How often an input is reflected in the output, after any number of failures."""
 

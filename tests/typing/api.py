@@ -27,6 +27,7 @@ from onceflow import (
 )
 from onceflow.aggregates import Aggregate
 from onceflow.codec import Codec, MsgpackCodec
+from onceflow.connectors.files import CsvSource, JsonLinesSource, ParquetSink
 from onceflow.dataflow import KeyedStream, Stream, WindowedStream
 from onceflow.embed import (
     CheckpointInfo,
@@ -42,8 +43,23 @@ from onceflow.embed import (
     key_group,
 )
 from onceflow.events import CheckpointCompleted, JobEvent, Recovered
-from onceflow.exceptions import OnceflowError, StoreLockedError, UserFunctionError
-from onceflow.log import Message, Positions, Produced, Records, TopicPartition
+from onceflow.exceptions import (
+    FencedError,
+    InvalidTransactionStateError,
+    OffsetOutOfRangeError,
+    OnceflowError,
+    StoreLockedError,
+    UserFunctionError,
+)
+from onceflow.log import (
+    ConsumerState,
+    Message,
+    Positions,
+    Produced,
+    ProducerState,
+    Records,
+    TopicPartition,
+)
 from onceflow.sinks import SinkWriter
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.state import ListState, MapState, Processor, ValueState
@@ -163,6 +179,13 @@ def errors() -> None:
         assert_type(error.position, str | None)
     except StoreLockedError as error:
         assert_type(error.kind, str)
+        assert_type(error.pid, int | None)
+    except OffsetOutOfRangeError as error:
+        assert_type((error.offset, error.low, error.high), tuple[int | None, int | None, int | None])
+    except FencedError as error:
+        assert_type((error.epoch, error.newer_epoch), tuple[int | None, int | None])
+    except InvalidTransactionStateError as error:
+        assert_type(error.state, ProducerState | None)
     except OnceflowError:
         raise
 
@@ -222,6 +245,8 @@ def embedded_log() -> None:
         if records is not None:
             assert_type(records.offsets, npt.NDArray[np.int64])
         assert_type(consumer.positions(), Positions)
+        assert_type(consumer.state, ConsumerState)
+        assert_type(producer.state, ProducerState)
         producer.send_offsets_to_transaction(consumer.positions(), group_id="g")
         assert_type(consumer.commit(offsets=[TopicPartition("t", 0, 1)]), list[TopicPartition])
 
@@ -238,3 +263,19 @@ def refused() -> None:
     StateBackend.open(b"state/")  # type: ignore[arg-type]
     StateBackend.open("state/").table("t", key=5, columns={})  # type: ignore[arg-type]
     StateBackend.open("state/").checkpoint({"input": 1.5})  # type: ignore[dict-item]
+    # Words that choose.
+    rows = flow.source("words", JsonLinesSource("in.jsonl", on_malformed="drop"))  # type: ignore[arg-type]
+    flow.source("csv", CsvSource("in.csv", types={"n": "integer"}))  # type: ignore[dict-item]
+    keyed = rows.key_by("k", key_type="int")  # type: ignore[arg-type]
+    keyed.aggregate("changes", emit="change", n=count())  # type: ignore[arg-type]
+    keyed.aggregate("nan", n=sum("v", nan="drop"))  # type: ignore[arg-type]
+    keyed.aggregate("type", n=sum("v", type="bytes"))  # type: ignore[arg-type]
+    rows.sink("out", ParquetSink("out/", on_new_types="widened"))  # type: ignore[arg-type]
+    flow.explain("exactly-once")  # type: ignore[arg-type]
+    run(flow, "state/", guarantee="exactly once")  # type: ignore[arg-type]
+    run(flow, "state/", codec="json")  # type: ignore[arg-type]
+    log = Log.open("events/")
+    Consumer(log, auto_offset_reset="smallest")  # type: ignore[arg-type]
+    Consumer(log, partition_assignment_strategy="range,roundrobin")  # type: ignore[arg-type]
+    Deduplicator(mode="loose")  # type: ignore[arg-type]
+    Deduplicator(order="any")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from onceflow.exceptions import ConfigurationError
 from onceflow.graph.shown import shown
@@ -20,6 +20,7 @@ __all__ = [
     "Forward",
     "KeySelector",
     "KeyType",
+    "KeyTypeName",
     "Partitioning",
     "Rebalance",
     "check_key_type",
@@ -29,8 +30,11 @@ __all__ = [
 #: ``"naive datetime"``, or a tuple of two or more of these.
 KeyType: TypeAlias = str | tuple[str, ...]
 
+#: The types of keys that a user can ask for.
+KeyTypeName: TypeAlias = Literal["i64", "u64", "str", "bytes", "bool", "date", "datetime", "naive datetime"]
+
 #: What a key, or an element of one, may be.
-KEY_KINDS = ("i64", "u64", "str", "bytes", "bool", "date", "datetime", "naive datetime")
+KEY_KINDS: tuple[str, ...] = get_args(KeyTypeName)
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)

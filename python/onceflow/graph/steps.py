@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from onceflow.aggregates import Aggregate, shape_of
 from onceflow.graph.shown import shown
@@ -31,6 +31,10 @@ __all__ = [
     "UnionSpec",
     "WindowSpec",
 ]
+
+
+#: When totals are handed out: after each batch that changes them, or when the input has ended.
+Emit: TypeAlias = Literal["changes", "final"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -234,7 +238,7 @@ class AggregateSpec(_TotalsSpec):
     """
 
     kind = "aggregate"
-    emit: str = "changes"
+    emit: Emit = "changes"
 
     @property
     def goes_by_batches(self) -> bool:

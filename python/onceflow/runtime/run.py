@@ -8,6 +8,7 @@ from os import PathLike, fspath
 
 from onceflow._native import StateBackend
 from onceflow.clock import Clock, SystemClock
+from onceflow.codec import CodecName
 from onceflow.dataflow import Dataflow
 from onceflow.events import JobEvent, JobResult
 from onceflow.exceptions import (
@@ -23,7 +24,7 @@ from onceflow.process import closing
 from onceflow.runtime.job import Job
 from onceflow.runtime.options import JobOptions
 from onceflow.runtime.recovery import nothing_to_restore
-from onceflow.types import Guarantee
+from onceflow.types import Guarantee, GuaranteeName
 
 __all__ = ["run"]
 
@@ -33,9 +34,9 @@ def run(
     state: str | PathLike[str],
     *,
     checkpoint_interval_s: float = 1.0,
-    guarantee: Guarantee | str = Guarantee.EXACTLY_ONCE,
+    guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE,
     batch_size: int = 8192,
-    codec: str = "msgpack",
+    codec: CodecName = "msgpack",
     retain: int = 2,
     savepoint: str | None = None,
     from_checkpoint: int | str | None = None,

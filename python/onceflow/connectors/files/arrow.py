@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from onceflow.connectors.files.parts import PartSink, PartWriter
 from onceflow.exceptions import ConfigurationError
@@ -52,7 +52,7 @@ class ParquetSink(PartSink):
         *,
         schema: Any = None,
         types: Mapping[str, Any] | None = None,
-        on_new_types: str = "refuse",
+        on_new_types: Literal["refuse", "widen"] = "refuse",
     ) -> None:
         super().__init__(directory)
         pa = require_arrow()

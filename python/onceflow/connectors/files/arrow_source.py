@@ -65,7 +65,7 @@ class _ArrowFileSource(FileSource):
         *,
         event_time: EventTime | None = None,
         columns: Sequence[str] | None = None,
-        on_malformed: str = "fail",
+        on_malformed: MalformedPolicy = "fail",
     ) -> None:
         super().__init__(paths, event_time, on_malformed)
         self._columns = None if columns is None else check_names("columns", columns)

@@ -15,7 +15,7 @@ from onceflow.columns import Columns
 from onceflow.connectors.event_time import EventTimeParser, out_of_range
 from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.csv_records import PARTS, CsvRecords, CsvRows
-from onceflow.connectors.files.csv_types import COLUMN_TYPES, TypeGuess, convert
+from onceflow.connectors.files.csv_types import COLUMN_TYPES, ColumnType, TypeGuess, convert
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, check_encoding
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_record_bytes
 from onceflow.connectors.files.names import check_names, check_texts
@@ -87,13 +87,13 @@ class CsvSource(FileSource):
         paths: Paths,
         *,
         event_time: EventTime | None = None,
-        types: Mapping[str, str] | None = None,
+        types: Mapping[str, ColumnType] | None = None,
         columns: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
         null_values: Sequence[str] = ("", "NA"),
         delimiter: str = ",",
         encoding: str = "utf-8",
-        on_malformed: str = "fail",
+        on_malformed: MalformedPolicy = "fail",
         as_columns: bool = False,
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:

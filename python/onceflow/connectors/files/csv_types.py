@@ -13,13 +13,13 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from onceflow.connectors.event_time import iso_moment
 
-__all__ = ["COLUMN_TYPES", "TypeGuess", "convert"]
+__all__ = ["COLUMN_TYPES", "ColumnType", "TypeGuess", "convert"]
 
 _INT64 = range(-(1 << 63), 1 << 63)
 _INT64_DIGITS = 20
@@ -79,6 +79,9 @@ def _datetime_utc(text: str) -> datetime:
         raise ValueError(f"{text!r} has no zone")
     return value.astimezone(UTC)
 
+
+#: The types that a user can say.
+ColumnType: TypeAlias = Literal["int", "float", "bool", "datetime", "datetime_utc", "str"]
 
 #: By name: what makes a value of a text where the user says the type.
 COLUMN_TYPES: dict[str, Callable[[str], Any]] = {

@@ -43,7 +43,7 @@ class JsonLinesSource(FileSource):
         paths: Paths,
         *,
         event_time: EventTime | None = None,
-        on_malformed: str = "fail",
+        on_malformed: MalformedPolicy = "fail",
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         super().__init__(paths, event_time, on_malformed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from onceflow.exceptions import ConfigurationError, MalformedRecordError
 from onceflow.sources import RejectedRecord
@@ -15,10 +15,10 @@ MalformedPolicy = Literal["fail", "skip", "dead_letter"]
 _SHOWN = 500
 
 
-def check_policy(policy: str) -> MalformedPolicy:
+def check_policy(policy: MalformedPolicy) -> MalformedPolicy:
     """The policy, if there is one of this name."""
-    if policy in ("fail", "skip", "dead_letter"):
-        return policy  # type: ignore[return-value]
+    if policy in get_args(MalformedPolicy):
+        return policy
     raise ConfigurationError(f"on_malformed={policy!r}: 'fail', 'skip' or 'dead_letter'")
 
 

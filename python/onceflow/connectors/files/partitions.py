@@ -39,7 +39,7 @@ class FileSource(Source):
     # Each open file costs a descriptor, and its reader the memory of a block or a row group.
     max_open_partitions: ClassVar[int | None] = 64
 
-    def __init__(self, paths: Paths, event_time: EventTime | None, on_malformed: str) -> None:
+    def __init__(self, paths: Paths, event_time: EventTime | None, on_malformed: MalformedPolicy) -> None:
         given = [paths] if isinstance(paths, (str, PathLike)) else paths
         if not isinstance(given, Sequence) or not all(isinstance(path, (str, PathLike)) for path in given):
             raise ConfigurationError(f"paths={paths!r}: give a path, a pattern such as 'in/*.csv', or a list of them")

@@ -42,7 +42,7 @@ class TextSource(FileSource):
         *,
         event_time: Callable[[str], Any] | None = None,
         encoding: str = "utf-8",
-        on_malformed: str = "fail",
+        on_malformed: MalformedPolicy = "fail",
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         if event_time is not None and not callable(event_time):

@@ -80,7 +80,7 @@ class LogSource(Source):
         as_columns: bool = False,
         event_time: Literal["timestamp"] | EventTime | None = None,
         stop_at_end: bool = True,
-        on_malformed: str = "fail",
+        on_malformed: MalformedPolicy = "fail",
     ) -> None:
         self._directory = directory_of(log)
         self._topic = topic_of(topic)
