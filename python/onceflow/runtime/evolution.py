@@ -63,7 +63,8 @@ def evolve(backend: StateBackend, graph: Graph, job: JobRecord, on_change: OnCha
         ]
     except InexactError as error:
         raise DataflowChangedError(
-            f"{error}. Leave type= out again, or let the result begin anew with on_change 'empty' in place of 'widen'"
+            f"{error}. Leave type= out again, or let the result begin anew with on_change 'empty' in place of 'widen'",
+            step_ids=tuple(dict.fromkeys(change.step_id for change in changes if change.action == "widen")),
         ) from error
     for name in tables:
         if any(_belongs(name, change) for change in changes):
