@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -192,6 +193,32 @@ def test_keys_of_all_types(state, key):
         step.feed(*((key, "append", n) for n in range(200)))
         step.barrier()
         assert Step(backend).seen(key)[1] == list(range(200))
+
+
+@pytest.mark.parametrize("codec", [MsgpackCodec, PickleCodec])
+def test_names_that_are_times_of_the_hour_that_comes_twice(state, codec):
+    """What equals what as a name is Python's to say, and a restart must not change it: zones and folds come back."""
+    berlin = ZoneInfo("Europe/Berlin")
+    known = {}
+    with StateBackend.open(state) as backend:
+        for turn in range(3):
+            step = Step(backend, codec())
+            assert repr(step.seen("key")[2]) == repr(list(known.items()))
+            for minute in range(turn * 20, 60 + turn * 20):
+                clock = datetime(2023, 10, 29, 2) + timedelta(minutes=minute)
+                first, second = (clock.replace(fold=fold, tzinfo=berlin) for fold in (0, 1))
+                names = (first, second, first.astimezone(UTC), second.astimezone(UTC), clock, (clock.date(), second))
+                for name in (*names, clock.replace(tzinfo=timezone(timedelta(hours=2)))):
+                    known[name] = [name]
+                    step.feed(("key", "put", name))
+                if minute % 7 == 0:
+                    known.pop(second)
+                    step.feed(("key", "remove", second))
+                if minute % 25 == 0:
+                    step.barrier()
+            step.barrier()
+        assert repr(Step(backend, codec()).seen("key")[2]) == repr(list(known.items()))
+        assert len(known) > 3 * CHUNK_ENTRIES
 
 
 def test_a_chunk_that_is_missing_is_told(state):
