@@ -92,8 +92,8 @@ def _uncommon(values: list[Any]) -> list[Any] | None:
     Types are compared exactly: of a subclass, an encoder may write something else than the value.
 
     Returns:
-        These values in no particular order; None where a dict has a key that is no text, or where values are nested
-        more than a thousand deep.
+        These values in no particular order; None where a dict has a key that is no text, or where values are
+        nested more than a thousand deep.
     """
 
 # ---- state backend (owner: bindings) -----------------------------------------------------

@@ -11,8 +11,8 @@ const MAX_DEPTH: usize = 1000;
 /// Types are compared exactly: of a subclass, an encoder may write something else than the value.
 ///
 /// Returns:
-///     These values in no particular order; None where a dict has a key that is no text, or where values are nested more
-///     than a thousand deep.
+///     These values in no particular order; None where a dict has a key that is no text, or where values are
+///     nested more than a thousand deep.
 #[pyfunction]
 #[pyo3(name = "_uncommon")]
 pub(crate) fn py_uncommon<'py>(values: &Bound<'py, PyList>) -> Option<Vec<Bound<'py, PyAny>>> {
