@@ -80,6 +80,12 @@ macro_rules! integers {
     ($($type:ty),*) => {$(
         impl Readable for $type {
             fn read(value: &Bound<'_, PyAny>) -> Result<Self, String> {
+                // Nearly all are, and those of a whole batch come through here.
+                if value.is_exact_instance_of::<PyInt>()
+                    && let Ok(number) = value.extract()
+                {
+                    return Ok(number);
+                }
                 let range = || format!("an integer from {} to {}", Self::MIN, Self::MAX);
                 if value.is_instance_of::<PyBool>() {
                     return Err(given(value, &range()));
