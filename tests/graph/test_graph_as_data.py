@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+import cloudpickle
 from graph import flows
 
 import onceflow
@@ -56,7 +56,6 @@ def test_a_dataflow_runs_in_another_process_as_in_its_own(tmp_path):
 
 def test_cloudpickle_takes_functions_without_a_name(tmp_path):
     """A lambda in a dataflow that is sent to another process by those who have cloudpickle."""
-    cloudpickle = pytest.importorskip("cloudpickle")
     flows.write_input(tmp_path / "in.csv")
     made = Dataflow("lambdas")
     (

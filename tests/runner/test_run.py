@@ -16,7 +16,7 @@ import pytest
 
 from onceflow import Dataflow, count, run
 from onceflow.embed import StateBackend
-from onceflow.events import CheckpointCompleted, Recovered
+from onceflow.events import CheckpointCompleted, Progress, Recovered
 from onceflow.exceptions import (
     CheckpointNotFoundError,
     ConfigurationError,
@@ -168,10 +168,16 @@ def test_a_savepoint_is_kept_and_found_by_its_name(state):
 def test_a_signal_ends_a_run_with_a_last_checkpoint(state, number):
     flow, stream, sink = numbers([PAUSE] * 100_000, batch_size=1)
     stream.sink("out", sink)
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), number))
-    timer.start()
+    # Once it is at work: before that a signal does to the process what it always does.
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), number))
+    started = []
+
+    def at_work(event):
+        if isinstance(event, Progress) and not started:
+            started.append(timer.start())
+
     start = time.monotonic()
-    result = run(flow, state)
+    result = run(flow, state, on_event=at_work)
     assert not result.finished
     assert time.monotonic() - start < 30
     assert result.last_checkpoint is not None

@@ -49,9 +49,10 @@ def _history(records: int) -> History:
 
 def _seconds(records: int) -> float:
     history = _history(records)
-    start = time.perf_counter()
+    # Of this process alone, whatever else the machine does.
+    start = time.process_time()
     report = check(history, atomic_commits=True)
-    spent = time.perf_counter() - start
+    spent = time.process_time() - start
     assert (report.acknowledged, report.unseen, report.read) == (records, 0, 2 * records)
     report.raise_anomalies()
     return spent
