@@ -4,7 +4,7 @@
 //! - [`state`]: keyed tables in memory, frozen in O(1) and captured in slices.
 //! - [`snapshot`]: the bytes of a checkpoint: base and delta chunks, and the chain that they form.
 //! - [`store`]: LMDB as a power-safe home for chunks and decision records.
-//! - [`backend`]: tables, chain and store joined; the writer thread; recovery.
+//! - [`backend`]: tables, chain and store joined; the writer of a checkpoint; recovery.
 //! - [`sequence`]: producers' sequences: verdicts on batches, so that a retry counts once.
 //! - [`align`]: barriers over several input channels.
 //! - [`log`]: topics, transactional producers and committed reads over one shared LMDB file.

@@ -258,7 +258,7 @@ impl PyStateBackend {
 
     /// Starts a checkpoint step by step, once the one before is durable.
     ///
-    /// Then ``freeze`` (the cut), ``put_blob`` and ``stage``, and at last ``commit`` or ``abort``.
+    /// Then ``freeze`` (the cut), ``put_blob`` and ``stage``, and at last ``write``, ``commit`` or ``abort``.
     #[pyo3(signature = (*, savepoint = None))]
     fn begin_checkpoint(
         &self,

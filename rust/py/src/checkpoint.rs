@@ -12,9 +12,9 @@ use crate::error::{invalid_argument, to_py};
 /// How often a waiting thread looks for signals.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
-/// A checkpoint under way: open until ``commit`` or ``abort``, then on its way to the disk, then done.
+/// A checkpoint under way: open until ``write``, ``commit`` or ``abort``, then on its way to the disk, then done.
 ///
-/// If the last reference goes before ``commit`` it is aborted. Names, sinks and values: str and bytes.
+/// If the last reference goes before that it is aborted. Names, sinks and values: str and bytes.
 ///
 /// Raises:
 ///     CheckpointStateError: A call that comes too late. BackendClosedError, StoreForkedError: As they say.
@@ -58,11 +58,17 @@ impl PyPendingCheckpoint {
         self.pending.stage(&sink.named("sink")?, value.named("value")?).map_err(to_py)
     }
 
+    /// Writes it on the calling thread, without the GIL: returns when it is durable, or raises what it met.
+    ///
+    /// A signal waits for the end of it; ``commit`` and ``wait`` do the same with a thread that is started for it.
+    fn write(&self, py: Python<'_>) -> PyResult<PyCheckpointStats> {
+        let stats = py.detach(|| self.pending.write(unix_ms())).map_err(to_py)?;
+        Ok(PyCheckpointStats { stats })
+    }
+
     /// Has it written in the background; ``wait`` says when it is durable.
     pub(crate) fn commit(&self, py: Python<'_>) -> PyResult<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let created = now.map_or(0, |since| since.as_millis() as u64);
-        py.detach(|| self.pending.commit(created)).map_err(to_py)
+        py.detach(|| self.pending.commit(unix_ms())).map_err(to_py)
     }
 
     /// Gives it up: what was cut counts as changed again.
@@ -104,6 +110,11 @@ impl PyPendingCheckpoint {
     fn done(&self) -> bool {
         self.pending.is_done()
     }
+}
+
+fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |since| since.as_millis() as u64)
 }
 
 /// What a checkpoint cost.

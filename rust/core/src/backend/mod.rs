@@ -1,8 +1,7 @@
 //! The state backend: tables, chain and store joined.
 //!
-//! One thread works on the tables and cuts them; a writer thread a checkpoint captures what the
-//! working thread did not capture between its batches, encodes, and commits. One checkpoint is
-//! under way at a time.
+//! One thread works on the tables and cuts them; another one captures what that did not capture between
+//! its batches, encodes, and commits. One checkpoint is under way at a time.
 
 mod lineage;
 mod pending;
@@ -100,7 +99,7 @@ pub struct CheckpointStats {
     pub commit_s: f64,
 }
 
-/// A table shared between the job and the writer thread.
+/// A table shared between the job and the thread that writes a checkpoint.
 pub type SharedTable = Arc<Mutex<Table>>;
 
 /// A deduplicator whose changes are part of every checkpoint.

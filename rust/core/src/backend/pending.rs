@@ -198,8 +198,8 @@ fn aborted(id: u64) -> Error {
     Error::new(ErrorKind::CheckpointState, format!("checkpoint {id} was aborted"))
 }
 
-/// A checkpoint under way: freeze, add, commit; then wait, or ask later. If the last clone is
-/// dropped before `commit`, it is aborted.
+/// A checkpoint under way: freeze, add, and write; or commit, then wait or ask later. If the last clone is
+/// dropped before `write` or `commit`, it is aborted.
 #[derive(Clone)]
 pub struct PendingCheckpoint {
     handle: Arc<Handle>,
@@ -299,19 +299,30 @@ impl PendingCheckpoint {
         Ok(())
     }
 
-    /// Freezes all tables if they were not, and hands everything to the writer; returns at once.
+    /// Freezes all tables if they were not, and writes everything on this thread: returns when it
+    /// is durable, or failed. Nothing else is started for it.
+    pub fn write(&self, created_unix_ms: u64) -> Result<CheckpointStats> {
+        self.freeze_what_is_left()?;
+        let Handle { inner, pending } = &*self.handle;
+        let store = inner.store()?;
+        pending.open_draft()?.phase = Phase::Committing;
+        writer::run(inner, pending, store, created_unix_ms)
+    }
+
+    /// As [`Self::write`], but on a thread of its own: returns at once, and [`Self::wait`] says
+    /// when it is durable.
     pub fn commit(&self, created_unix_ms: u64) -> Result<()> {
-        self.handle.inner.check_open()?;
-        if !self.handle.pending.open_draft()?.is_cut {
-            self.freeze(None)?;
-        }
+        self.freeze_what_is_left()?;
         let Handle { inner, pending } = &*self.handle;
         let store = inner.store()?;
         let mut draft = pending.open_draft()?;
         let (writer_inner, writer_pending) = (Arc::clone(inner), Arc::clone(pending));
         std::thread::Builder::new()
             .name("onceflow-writer".to_owned())
-            .spawn(move || writer::run(&writer_inner, &writer_pending, store, created_unix_ms))
+            .spawn(move || {
+                // Whoever waits is told by the settled checkpoint.
+                let _ = writer::run(&writer_inner, &writer_pending, store, created_unix_ms);
+            })
             .map_err(|error| {
                 Error::new(
                     ErrorKind::Io,
@@ -320,6 +331,14 @@ impl PendingCheckpoint {
             })?;
         draft.phase = Phase::Committing;
         Ok(())
+    }
+
+    fn freeze_what_is_left(&self) -> Result<()> {
+        self.handle.inner.check_open()?;
+        if self.handle.pending.open_draft()?.is_cut {
+            return Ok(());
+        }
+        self.freeze(None)
     }
 
     /// Gives the checkpoint up; what was frozen counts as changed again. Aborting twice is no error,

@@ -1,4 +1,4 @@
-//! The writer thread of one checkpoint: captures what is left, encodes, merges, commits.
+//! What writes one checkpoint, on whichever thread: captures what is left, encodes, merges, commits.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,8 +20,13 @@ const TURN_OVER_BYTES: u64 = 1 << 20;
 /// From one chunk in so many on, dropping is worth a transaction.
 const TURN_OVER_SHARE: usize = 8;
 
-/// Does the writer's work and settles the checkpoint, whatever happens.
-pub(super) fn run(inner: &Inner, pending: &Pending, store: Arc<Store>, created_unix_ms: u64) {
+/// Writes the checkpoint and settles it, whatever happens; tells what came of it.
+pub(super) fn run(
+    inner: &Inner,
+    pending: &Pending,
+    store: Arc<Store>,
+    created_unix_ms: u64,
+) -> Result<CheckpointStats> {
     let outcome = catch_unwind(AssertUnwindSafe(|| write(inner, pending, &store, created_unix_ms)))
         .unwrap_or_else(|_| {
             Err(Error::new(
@@ -35,7 +40,8 @@ pub(super) fn run(inner: &Inner, pending: &Pending, store: Arc<Store>, created_u
     inner.capturing.store(false, Ordering::Relaxed);
     // Before anybody is woken, so that a backend that is closed then releases its directory.
     drop(store);
-    pending.settle(outcome);
+    pending.settle(outcome.clone());
+    outcome
 }
 
 fn write(
