@@ -14,7 +14,7 @@ import pytest
 from harness.figures import Table
 from harness.pure_python import PythonAligner
 from harness.rounds import best_time, interleave
-from onceflow.embed import BarrierAligner
+from onceflow.embed import AlignerAction, BarrierAligner
 
 TABLE = Table(
     "aligner",
@@ -53,7 +53,9 @@ def actions_of(make, channels: int, events) -> list[tuple]:
     if make is PythonAligner:
         return actions
     return [
-        (action.kind, action.channel, action.item if action.kind == "deliver" else action.checkpoint_id)
+        ("deliver", action.channel, action.item)
+        if isinstance(action, AlignerAction.Deliver)
+        else (type(action).__name__.lower(), None, action.checkpoint_id)
         for action in actions
     ]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from onceflow.embed import BarrierAligner
+from onceflow.embed import AlignerAction, BarrierAligner
 
 CHANNELS, CHECKPOINTS, BATCH = 4, 5, 10
 Queue = asyncio.Queue[tuple[str, int]]
@@ -54,12 +54,13 @@ async def work(queues: list[Queue]) -> dict[int, int]:
                 open_channels.remove(channel)
                 actions = aligner.end(channel, now_s=clock())
             for action in actions:
-                if action.kind == "deliver":
-                    total += action.item
-                elif action.kind == "trigger" and action.checkpoint_id is not None:
-                    snapshots[action.checkpoint_id] = total
-                elif action.kind == "end":
-                    return snapshots
+                match action:
+                    case AlignerAction.Deliver(item=item):
+                        total += item
+                    case AlignerAction.Trigger(checkpoint_id=checkpoint):
+                        snapshots[checkpoint] = total
+                    case AlignerAction.End():
+                        return snapshots
 
 
 async def main() -> dict[int, int]:

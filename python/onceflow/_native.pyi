@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack, final
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import disjoint_base
 
 __all__ = [
     "CRASH_POINTS",
@@ -214,7 +215,7 @@ class StateBackend:
     def begin_checkpoint(self, *, savepoint: str | None = None) -> PendingCheckpoint:
         """Starts a checkpoint step by step, once the one before is durable.
 
-        Then ``freeze`` (the cut), ``put_blob`` and ``stage``, and at last ``commit`` or ``abort``.
+        Then ``freeze`` (the cut), ``put_blob`` and ``stage``, and at last ``write``, ``commit`` or ``abort``.
         """
     def checkpoint(
         self,
@@ -360,9 +361,9 @@ class Rows:
 
 @final
 class PendingCheckpoint:
-    """A checkpoint under way: open until ``commit`` or ``abort``, then on its way to the disk, then done.
+    """A checkpoint under way: open until ``write``, ``commit`` or ``abort``, then on its way to the disk, then done.
 
-    If the last reference goes before ``commit`` it is aborted. Names, sinks and values: str and bytes.
+    If the last reference goes before that it is aborted. Names, sinks and values: str and bytes.
 
     Raises:
         CheckpointStateError: A call that comes too late. BackendClosedError, StoreForkedError: As they say.
@@ -376,6 +377,11 @@ class PendingCheckpoint:
         """Keeps a small value in the decision record."""
     def stage(self, sink: str, value: bytes) -> None:
         """Keeps what a sink needs to commit its output, in the decision record."""
+    def write(self) -> CheckpointStats:
+        """Writes it on the calling thread, without the GIL: returns when it is durable, or raises what it met.
+
+        A signal waits for the end of it; ``commit`` and ``wait`` do the same with a thread that is started for it.
+        """
     def commit(self) -> None:
         """Has it written in the background; ``wait`` says when it is durable."""
     def abort(self) -> None:
@@ -609,7 +615,7 @@ class BarrierAligner:
         max_buffered_bytes: int = ...,
         finished_channels: Literal["count_as_barrier", "abort"] = "count_as_barrier",
     ) -> BarrierAligner: ...
-    def receive(self, channel: int, item: Any, size_bytes: int = 0) -> list[AlignerAction]:
+    def receive(self, channel: int, item: Any, size_bytes: int = 0) -> list[_AlignerAction]:
         """An item: delivered, or held back if its channel is blocked.
 
         Raises:
@@ -618,11 +624,11 @@ class BarrierAligner:
         """
     def barrier(
         self, channel: int, checkpoint_id: int, *, created_s: float = 0.0, now_s: float = 0.0
-    ) -> list[AlignerAction]:
+    ) -> list[_AlignerAction]:
         """A barrier, created at ``created_s``. Held back if the channel is blocked."""
-    def cancel(self, channel: int, checkpoint_id: int, *, now_s: float = 0.0) -> list[AlignerAction]:
+    def cancel(self, channel: int, checkpoint_id: int, *, now_s: float = 0.0) -> list[_AlignerAction]:
         """A cancel marker: the sender will not take part in this checkpoint."""
-    def end(self, channel: int, *, now_s: float = 0.0) -> list[AlignerAction]:
+    def end(self, channel: int, *, now_s: float = 0.0) -> list[_AlignerAction]:
         """The end of a channel: nothing may follow on it."""
     def is_blocked(self, channel: int) -> bool:
         """True if what comes on this channel would be held back now."""
@@ -633,36 +639,67 @@ class BarrierAligner:
     def buffered_bytes(self) -> int:
         """What is held back, as ``max_buffered_bytes`` counts it."""
 
-@final
+@disjoint_base
 class AlignerAction:
-    """What the caller must do, in order.
+    """What the caller must do, in order."""
 
-    ``kind``: ``deliver`` (``channel``, ``item``), ``trigger`` (snapshot now, forward the barrier;
-    ``checkpoint_id``, ``start_delay_s``, ``alignment_s``, ``alignment_bytes``), ``abort``
-    (``checkpoint_id``, ``reason``: forward a cancel marker), ``end`` (all channels ended).
-    Attributes that do not belong to a kind are None or 0.
-    """
+    @final
+    class Deliver(AlignerAction):
+        """Process this item."""
 
-    @property
-    def kind(self) -> str: ...
-    @property
-    def channel(self) -> int | None: ...
-    @property
-    def item(self) -> Any: ...
-    @property
-    def checkpoint_id(self) -> int | None: ...
-    @property
-    def reason(self) -> str | None:
-        """``subsumed`` (by a newer barrier), ``cancelled`` or ``input_ended``."""
-    @property
-    def start_delay_s(self) -> float:
-        """From the creation of the barrier to the first one here."""
-    @property
-    def alignment_s(self) -> float:
-        """From the first barrier to the last; 0 with one open channel."""
-    @property
-    def alignment_bytes(self) -> int:
-        """Sizes of the items delivered between the first barrier and the last."""
+        __match_args__ = ("channel", "item")
+        def __new__(cls, channel: int, item: Any) -> AlignerAction.Deliver: ...
+        @property
+        def channel(self) -> int: ...
+        @property
+        def item(self) -> Any: ...
+
+    @final
+    class Trigger(AlignerAction):
+        """Take the snapshot now, before any later action, and forward the barrier.
+
+        ``start_delay_s``: from the creation of the barrier to the first one here. ``alignment_s``: from the first
+        barrier to the last; 0 with one open channel. ``alignment_bytes``: sizes of the items delivered meanwhile.
+        """
+
+        __match_args__ = ("checkpoint_id", "start_delay_s", "alignment_s", "alignment_bytes")
+        def __new__(
+            cls, checkpoint_id: int, start_delay_s: float, alignment_s: float, alignment_bytes: int
+        ) -> AlignerAction.Trigger: ...
+        @property
+        def checkpoint_id(self) -> int: ...
+        @property
+        def start_delay_s(self) -> float: ...
+        @property
+        def alignment_s(self) -> float: ...
+        @property
+        def alignment_bytes(self) -> int: ...
+
+    @final
+    class Abort(AlignerAction):
+        """Give this checkpoint up and forward a cancel marker.
+
+        ``reason``: ``"subsumed"`` (by a newer barrier), ``"cancelled"`` or ``"input_ended"``.
+        """
+
+        __match_args__ = ("checkpoint_id", "reason")
+        def __new__(
+            cls, checkpoint_id: int, reason: Literal["subsumed", "cancelled", "input_ended"]
+        ) -> AlignerAction.Abort: ...
+        @property
+        def checkpoint_id(self) -> int: ...
+        @property
+        def reason(self) -> Literal["subsumed", "cancelled", "input_ended"]: ...
+
+    @final
+    class End(AlignerAction):
+        """All channels have ended and everything was delivered."""
+
+        __match_args__ = ()
+        def __new__(cls) -> AlignerAction.End: ...
+
+# Any of them, as ``match`` wants it.
+_AlignerAction: TypeAlias = AlignerAction.Deliver | AlignerAction.Trigger | AlignerAction.Abort | AlignerAction.End
 
 @final
 class CheckpointCoordinator:
@@ -691,35 +728,39 @@ class CheckpointCoordinator:
     def __new__(
         cls, tasks: Sequence[str], sinks: Sequence[str], *, timeout_s: float = 600.0
     ) -> CheckpointCoordinator: ...
-    def trigger(self, checkpoint_id: int, *, now_s: float) -> list[CoordinatorEffect]:
+    def trigger(self, checkpoint_id: int, *, now_s: float) -> list[_CoordinatorEffect]:
         """Starts a checkpoint. Ids grow, also past those of aborted ones.
 
         Refused with CheckpointStateError while another one is under way.
         """
-    def acknowledge(self, task: str, checkpoint_id: int, *, now_s: float) -> list[CoordinatorEffect]:
+    def acknowledge(self, task: str, checkpoint_id: int, *, now_s: float) -> list[_CoordinatorEffect]:
         """A task's snapshot is taken. Past the timeout it comes too late."""
-    def decline(self, task: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]:
+    def decline(self, task: str, checkpoint_id: int, reason: str) -> list[_CoordinatorEffect]:
         """A task cannot take the snapshot."""
-    def task_finished(self, task: str, *, now_s: float) -> list[CoordinatorEffect]:
+    def task_finished(self, task: str, *, now_s: float) -> list[_CoordinatorEffect]:
         """A task is done for good: it counts as acknowledged, now and from now on."""
-    def prepared(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]:
+    def task_failed(self, task: str, reason: str) -> list[_CoordinatorEffect]:
+        """A task is lost: a checkpoint that is not acknowledged whole is aborted, one that is goes on. No other one may
+        begin.
+        """
+    def prepared(self, sink: str, checkpoint_id: int) -> list[_CoordinatorEffect]:
         """A sink's output is durable, and invisible."""
-    def prepare_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]:
+    def prepare_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[_CoordinatorEffect]:
         """A sink could not prepare: the checkpoint is aborted."""
-    def decided(self, checkpoint_id: int) -> list[CoordinatorEffect]:
+    def decided(self, checkpoint_id: int) -> list[_CoordinatorEffect]:
         """The decision record is durable."""
-    def decision_failed(self, checkpoint_id: int, reason: str, *, indefinite: bool = True) -> list[CoordinatorEffect]:
+    def decision_failed(self, checkpoint_id: int, reason: str, *, indefinite: bool = True) -> list[_CoordinatorEffect]:
         """The store failed.
 
         ``indefinite``: the record may be durable nevertheless (a failed sync), so the job must
         stop and recover. Pass False only if the store is sure that nothing became durable (it
         refused before it wrote): then the checkpoint is aborted and the job goes on.
         """
-    def committed(self, sink: str, checkpoint_id: int) -> list[CoordinatorEffect]:
+    def committed(self, sink: str, checkpoint_id: int) -> list[_CoordinatorEffect]:
         """A sink's output is visible."""
-    def commit_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[CoordinatorEffect]:
+    def commit_failed(self, sink: str, checkpoint_id: int, reason: str) -> list[_CoordinatorEffect]:
         """A sink could not commit: ``fail``, and the recovery commits again."""
-    def tick(self, now_s: float) -> list[CoordinatorEffect]:
+    def tick(self, now_s: float) -> list[_CoordinatorEffect]:
         """Aborts a checkpoint whose decision was not asked for within its timeout."""
     @property
     def state(self) -> str: ...
@@ -729,23 +770,89 @@ class CheckpointCoordinator:
     @property
     def last_completed(self) -> int | None: ...
 
-@final
+@disjoint_base
 class CoordinatorEffect:
-    """What the caller must do, in order.
+    """What the caller must do, in order."""
 
-    ``kind``: ``inject_barrier``, ``prepare_sinks``, ``decide``, ``commit_sink`` (``sink``),
-    ``complete``, ``abort`` (``reason``: tell all tasks and all sinks, also those that are still
-    preparing), ``fail`` (``reason``: the job must stop and recover).
-    """
+    @final
+    class InjectBarriers(CoordinatorEffect):
+        """Send the barriers of this checkpoint through the tasks."""
 
-    @property
-    def kind(self) -> str: ...
-    @property
-    def checkpoint_id(self) -> int: ...
-    @property
-    def sink(self) -> str | None: ...
-    @property
-    def reason(self) -> str | None: ...
+        __match_args__ = ("checkpoint_id",)
+        def __new__(cls, checkpoint_id: int) -> CoordinatorEffect.InjectBarriers: ...
+        @property
+        def checkpoint_id(self) -> int: ...
+
+    @final
+    class PrepareSinks(CoordinatorEffect):
+        """Ask every sink to prepare."""
+
+        __match_args__ = ("checkpoint_id",)
+        def __new__(cls, checkpoint_id: int) -> CoordinatorEffect.PrepareSinks: ...
+        @property
+        def checkpoint_id(self) -> int: ...
+
+    @final
+    class Decide(CoordinatorEffect):
+        """Write the decision record."""
+
+        __match_args__ = ("checkpoint_id",)
+        def __new__(cls, checkpoint_id: int) -> CoordinatorEffect.Decide: ...
+        @property
+        def checkpoint_id(self) -> int: ...
+
+    @final
+    class CommitSink(CoordinatorEffect):
+        """Let this sink commit."""
+
+        __match_args__ = ("checkpoint_id", "sink")
+        def __new__(cls, checkpoint_id: int, sink: str) -> CoordinatorEffect.CommitSink: ...
+        @property
+        def checkpoint_id(self) -> int: ...
+        @property
+        def sink(self) -> str: ...
+
+    @final
+    class Complete(CoordinatorEffect):
+        """Everything is done."""
+
+        __match_args__ = ("checkpoint_id",)
+        def __new__(cls, checkpoint_id: int) -> CoordinatorEffect.Complete: ...
+        @property
+        def checkpoint_id(self) -> int: ...
+
+    @final
+    class Abort(CoordinatorEffect):
+        """Tell all tasks and all sinks, also those that are still preparing, to give it up."""
+
+        __match_args__ = ("checkpoint_id", "reason")
+        def __new__(cls, checkpoint_id: int, reason: str) -> CoordinatorEffect.Abort: ...
+        @property
+        def checkpoint_id(self) -> int: ...
+        @property
+        def reason(self) -> str: ...
+
+    @final
+    class Fail(CoordinatorEffect):
+        """The job must stop and recover."""
+
+        __match_args__ = ("checkpoint_id", "reason")
+        def __new__(cls, checkpoint_id: int, reason: str) -> CoordinatorEffect.Fail: ...
+        @property
+        def checkpoint_id(self) -> int: ...
+        @property
+        def reason(self) -> str: ...
+
+# Any of them, as ``match`` wants it.
+_CoordinatorEffect: TypeAlias = (
+    CoordinatorEffect.InjectBarriers
+    | CoordinatorEffect.PrepareSinks
+    | CoordinatorEffect.Decide
+    | CoordinatorEffect.CommitSink
+    | CoordinatorEffect.Complete
+    | CoordinatorEffect.Abort
+    | CoordinatorEffect.Fail
+)
 
 def recovery_plan(
     *,
@@ -754,7 +861,7 @@ def recovery_plan(
     applied: Mapping[str, int | None],
     replayable_to_position: bool,
     unreadable: Sequence[int] = ...,
-) -> RecoveryPlan:
+) -> _RecoveryPlan:
     """What an exact recovery must do. Raise the epoch and fence the sinks before asking them.
 
     Args:
@@ -770,28 +877,49 @@ def recovery_plan(
         ConfigurationError: Facts that contradict each other.
     """
 
-@final
+@disjoint_base
 class RecoveryPlan:
-    """What to do, in this order: ``abort``, ``roll_forward``, then what ``kind`` says.
+    """What to do. After a crash in the middle, ask for a new plan.
 
-    ``kind``: ``resume`` (go on from the restored checkpoint), ``replay_suppressed`` (read on to
-    exactly the positions of checkpoint ``until`` with outputs suppressed, then go on), ``stop``
-    (``reason``: no exact recovery is possible, a person must choose). After a crash in the
-    middle, ask for a new plan.
+    ``abort``: ids to give up for good; drop their records durably, then abort them in the sinks.
+    ``roll_forward``: ids whose staged outputs every sink must commit again then, ascending (idempotent).
     """
 
-    @property
-    def kind(self) -> str: ...
-    @property
-    def abort(self) -> list[int]:
-        """Ids to give up for good: drop their records durably, then abort them in the sinks."""
-    @property
-    def roll_forward(self) -> list[int]:
-        """Ids whose staged outputs every sink must commit again, ascending (idempotent)."""
-    @property
-    def until(self) -> int | None: ...
-    @property
-    def reason(self) -> str | None: ...
+    @final
+    class Resume(RecoveryPlan):
+        """Then go on from the restored checkpoint."""
+
+        __match_args__ = ("roll_forward", "abort")
+        def __new__(cls, roll_forward: list[int], abort: list[int]) -> RecoveryPlan.Resume: ...
+        @property
+        def roll_forward(self) -> list[int]: ...
+        @property
+        def abort(self) -> list[int]: ...
+
+    @final
+    class ReplaySuppressed(RecoveryPlan):
+        """Then read on to exactly the positions of checkpoint ``until`` with outputs suppressed, and go on."""
+
+        __match_args__ = ("roll_forward", "abort", "until")
+        def __new__(cls, roll_forward: list[int], abort: list[int], until: int) -> RecoveryPlan.ReplaySuppressed: ...
+        @property
+        def roll_forward(self) -> list[int]: ...
+        @property
+        def abort(self) -> list[int]: ...
+        @property
+        def until(self) -> int: ...
+
+    @final
+    class Stop(RecoveryPlan):
+        """No exact recovery is possible; a person must choose. ``reason``: why, and what can be done."""
+
+        __match_args__ = ("reason",)
+        def __new__(cls, reason: str) -> RecoveryPlan.Stop: ...
+        @property
+        def reason(self) -> str: ...
+
+# Any of them, as ``match`` wants it.
+_RecoveryPlan: TypeAlias = RecoveryPlan.Resume | RecoveryPlan.ReplaySuppressed | RecoveryPlan.Stop
 
 # ---- log (owner: log) --------------------------------------------------------------------
 #

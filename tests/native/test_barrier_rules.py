@@ -37,16 +37,16 @@ def call(aligner: BarrierAligner, event: list[Any]) -> list[AlignerAction]:
 
 def plain(action: AlignerAction, expected: list[Any]) -> list[Any]:
     """The action in the table's form; of a trigger, the measures that the table asks for."""
-    match action.kind:
-        case "deliver":
-            return ["deliver", action.channel, action.item]
-        case "trigger":
+    match action:
+        case AlignerAction.Deliver(channel, item):
+            return ["deliver", channel, item]
+        case AlignerAction.Trigger():
             measures = expected[2:] and [{name: getattr(action, name) for name in expected[2]}]
             return ["trigger", action.checkpoint_id, *measures]
-        case "abort":
-            return ["abort", action.checkpoint_id, action.reason]
-        case kind:
-            return [kind]
+        case AlignerAction.Abort(checkpoint_id, reason):
+            return ["abort", checkpoint_id, reason]
+        case _:
+            return ["end"]
 
 
 def run_step(aligner: BarrierAligner, step: dict[str, Any], channels: int) -> None:
@@ -148,25 +148,23 @@ def test_b26_random_soak(mode: str, max_buffered_bytes: int, seed: int) -> None:
             pytest.fail("every channel refuses: nothing can go on")
         assert aligner.buffered_bytes <= max_buffered_bytes
         for action in actions:
-            match action.kind:
-                case "deliver":
-                    source, number = action.item
-                    assert (action.channel, delivered[source]) == (source, number)
+            match action:
+                case AlignerAction.Deliver(channel, (source, number)):
+                    assert (channel, delivered[source]) == (source, number)
                     delivered[source] += 1
-                case "trigger":
-                    assert action.checkpoint_id is not None
-                    notices.append(action.checkpoint_id)
+                case AlignerAction.Trigger(checkpoint_id):
+                    notices.append(checkpoint_id)
                     for on, cut in enumerate(cuts):
-                        position = cut.get(action.checkpoint_id)
+                        position = cut.get(checkpoint_id)
                         if position is None:
                             assert not queues[on], "without a barrier it took part by its end"
                         elif mode == "aligned":
                             assert delivered[on] == position
                         else:
                             assert delivered[on] >= position
-                case "abort":
-                    notices.append(action.checkpoint_id)
-                case "end":
+                case AlignerAction.Abort(checkpoint_id):
+                    notices.append(checkpoint_id)
+                case AlignerAction.End():
                     ends += 1
     assert delivered == sizes
     assert ends == 1
@@ -181,12 +179,15 @@ def test_items_are_handed_over_not_copied() -> None:
     held, item = object(), object()
     references = sys.getrefcount(held)
     [action] = aligner.receive(0, item)
+    assert isinstance(action, AlignerAction.Deliver)
     assert action.item is item
     aligner.barrier(0, 1)
     assert aligner.receive(0, held) == []
     assert sys.getrefcount(held) == references + 1
     trigger, released = aligner.barrier(1, 1)
-    assert (trigger.kind, released.item is held) == ("trigger", True)
+    assert isinstance(trigger, AlignerAction.Trigger)
+    assert isinstance(released, AlignerAction.Deliver)
+    assert released.item is held
     del trigger, released
     assert sys.getrefcount(held) == references
 
@@ -231,13 +232,12 @@ def test_calls_that_cannot_be() -> None:
 
 def test_actions_say_what_they_are() -> None:
     aligner = BarrierAligner(1)
-    assert repr(aligner.receive(0, "a")) == "[<AlignerAction deliver 'a' from 0>]"
-    assert repr(aligner.barrier(0, 1)) == "[<AlignerAction trigger 1>]"
-    assert repr(aligner.cancel(0, 2)) == "[<AlignerAction abort 2: cancelled>]"
+    assert repr(aligner.receive(0, "a")) == "[AlignerAction.Deliver(channel=0, item='a')]"
+    assert repr(aligner.barrier(0, 1)) == "[AlignerAction.Trigger(checkpoint_id=1)]"
+    assert repr(aligner.cancel(0, 2)) == '[AlignerAction.Abort(checkpoint_id=2, reason="cancelled")]'
     [end] = aligner.end(0)
-    assert repr(end) == "<AlignerAction end>"
-    assert (end.channel, end.item, end.checkpoint_id, end.reason) == (None,) * 4
-    assert (end.start_delay_s, end.alignment_s, end.alignment_bytes) == (0, 0, 0)
+    assert repr(end) == "AlignerAction.End()"
+    assert not hasattr(end, "channel"), "an action has its own fields only"
 
 
 def test_example_embed_aligner() -> None:

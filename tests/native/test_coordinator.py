@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from onceflow._native import CoordinatorEffect, RecoveryPlan, recovery_plan
+from onceflow._native import RecoveryPlan, recovery_plan
 from onceflow.embed import CheckpointCoordinator
+from onceflow.embed import CoordinatorEffect as Effect
 from onceflow.exceptions import CheckpointStateError, ConfigurationError, UnknownNameError
-
-
-def short(effects: list[CoordinatorEffect]) -> list[tuple[object, ...]]:
-    return [(effect.kind, effect.checkpoint_id, *([effect.sink] if effect.sink else [])) for effect in effects]
 
 
 def position(coordinator: CheckpointCoordinator) -> tuple[str, int | None, int | None]:
@@ -24,30 +21,30 @@ def until_decision(coordinator: CheckpointCoordinator, checkpoint_id: int) -> No
     coordinator.trigger(checkpoint_id, now_s=0.0)
     coordinator.acknowledge("map", checkpoint_id, now_s=1.0)
     effects = coordinator.prepared("files", checkpoint_id)
-    assert short(effects) == [("decide", checkpoint_id)]
+    assert effects == [Effect.Decide(checkpoint_id)]
 
 
 def test_from_trigger_to_complete() -> None:
     coordinator = CheckpointCoordinator(["source", "map"], ["files", "log"])
     assert position(coordinator) == ("AwaitingTrigger", None, None)
-    assert short(coordinator.trigger(1, now_s=0.0)) == [("inject_barrier", 1)]
+    assert coordinator.trigger(1, now_s=0.0) == [Effect.InjectBarriers(1)]
     assert position(coordinator) == ("AwaitingAcknowledgements", 1, None)
     assert coordinator.acknowledge("map", 1, now_s=1.0) == []
-    assert short(coordinator.task_finished("source", now_s=2.0)) == [("prepare_sinks", 1)]
+    assert coordinator.task_finished("source", now_s=2.0) == [Effect.PrepareSinks(1)]
     assert position(coordinator) == ("AwaitingPrepares", 1, None)
     assert coordinator.prepared("log", 1) == []
-    assert short(coordinator.prepared("files", 1)) == [("decide", 1)]
+    assert coordinator.prepared("files", 1) == [Effect.Decide(1)]
     assert position(coordinator) == ("AwaitingDecision", 1, None)
-    commits = [("commit_sink", 1, "files"), ("commit_sink", 1, "log")]
-    assert short(coordinator.decided(1)) == commits
+    assert coordinator.decided(1) == [Effect.CommitSink(1, "files"), Effect.CommitSink(1, "log")]
     assert position(coordinator) == ("AwaitingSinkCommits", 1, None)
     assert coordinator.committed("log", 1) == []
-    assert short(coordinator.committed("files", 1)) == [("complete", 1)]
+    assert coordinator.committed("files", 1) == [Effect.Complete(1)]
     assert position(coordinator) == ("AwaitingTrigger", None, 1)
 
 
-ABORTS: dict[str, Callable[[CheckpointCoordinator], list[CoordinatorEffect]]] = {
+ABORTS: dict[str, Callable[[CheckpointCoordinator], Sequence[Effect]]] = {
     "decline": lambda coordinator: coordinator.decline("map", 1, "disk full"),
+    "task_failed": lambda coordinator: coordinator.task_failed("map", "disk full"),
     "prepare_failed": lambda coordinator: coordinator.prepare_failed("files", 1, "disk full"),
     "tick": lambda coordinator: coordinator.tick(600.0),
     "late_acknowledge": lambda coordinator: coordinator.acknowledge("map", 1, now_s=600.0),
@@ -60,16 +57,23 @@ def test_before_the_decision_a_failure_aborts(how: str) -> None:
     coordinator.trigger(1, now_s=0.0)
     assert coordinator.tick(599.0) == []
     [effect] = ABORTS[how](coordinator)
-    assert (effect.kind, coordinator.state) == ("abort", "AwaitingTrigger")
-    assert effect.reason and ("disk full" in effect.reason or "600 s" in effect.reason)
+    assert coordinator.state == "AwaitingTrigger"
+    assert isinstance(effect, Effect.Abort)
+    assert effect.checkpoint_id == 1
+    assert "disk full" in effect.reason or "600 s" in effect.reason
     assert coordinator.acknowledge("map", 1, now_s=601.0) == [], "late: ignored"
-    assert short(coordinator.trigger(2, now_s=700.0)) == [("inject_barrier", 2)]
+    if how == "task_failed":
+        with pytest.raises(CheckpointStateError, match="has failed"):
+            coordinator.trigger(2, now_s=700.0)
+    else:
+        assert coordinator.trigger(2, now_s=700.0) == [Effect.InjectBarriers(2)]
 
 
 def test_a_decision_that_failed_for_sure_aborts() -> None:
     coordinator = CheckpointCoordinator(["map"], ["files"])
     until_decision(coordinator, 1)
-    assert short(coordinator.decision_failed(1, "map full", indefinite=False)) == [("abort", 1)]
+    reason = "not decided: map full"
+    assert coordinator.decision_failed(1, "map full", indefinite=False) == [Effect.Abort(1, reason)]
     until_decision(coordinator, 2)
 
 
@@ -77,8 +81,9 @@ def test_a_decision_that_may_be_durable_stops_the_job() -> None:
     coordinator = CheckpointCoordinator(["map"], ["files"])
     until_decision(coordinator, 1)
     [effect] = coordinator.decision_failed(1, "EIO")
-    assert (effect.kind, coordinator.state) == ("fail", "AwaitingRecovery")
-    assert repr(effect) == ("<CoordinatorEffect fail 1: the decision may or may not be durable: EIO>")
+    assert coordinator.state == "AwaitingRecovery"
+    assert effect == Effect.Fail(1, "the decision may or may not be durable: EIO")
+    assert eval(repr(effect), {"CoordinatorEffect": Effect}) == effect
 
 
 def test_after_the_decision_nothing_aborts() -> None:
@@ -86,9 +91,11 @@ def test_after_the_decision_nothing_aborts() -> None:
     until_decision(coordinator, 1)
     assert coordinator.tick(1e9) == []
     [commit] = coordinator.decided(1)
-    assert repr(commit) == '<CoordinatorEffect commit_sink 1 in "files">'
+    assert repr(commit) == 'CoordinatorEffect.CommitSink(checkpoint_id=1, sink="files")'
     assert coordinator.tick(2e9) == []
-    assert short(coordinator.commit_failed("files", 1, "no route")) == [("fail", 1)]
+    [failed] = coordinator.commit_failed("files", 1, "no route")
+    assert isinstance(failed, Effect.Fail)
+    assert "no route" in failed.reason
     with pytest.raises(CheckpointStateError, match="recover"):
         coordinator.trigger(2, now_s=0.0)
 
@@ -124,48 +131,42 @@ def plan(**facts: Any) -> RecoveryPlan:
     return recovery_plan(**(defaults | facts))
 
 
+Resume, Replay = RecoveryPlan.Resume, RecoveryPlan.ReplaySuppressed
+
+
 @pytest.mark.parametrize(
-    ("facts", "kind", "roll_forward", "abort", "until"),
+    ("facts", "expected"),
     [
-        ({}, "resume", [], [], None),
-        ({"restored": None, "applied": {"files": 0}}, "resume", [], [], None),
-        ({"applied": {"files": 5, "log": 4}}, "resume", [5], [], None),
-        ({"applied": {"files": None}}, "resume", [5], [], None),
-        ({"decided_after": [6]}, "resume", [], [6], None),
-        ({"decided_after": [6], "replayable_to_position": False}, "resume", [], [6], None),
-        ({"unreadable": [6]}, "resume", [], [6], None),
-        ({"decided_after": [6], "applied": {"files": 6}}, "replay_suppressed", [], [], 6),
-        ({"decided_after": [6], "applied": {"a": 6, "b": 5}}, "replay_suppressed", [6], [], 6),
-        ({"decided_after": [6], "applied": {"a": None}}, "replay_suppressed", [5, 6], [], 6),
-        (
-            {"decided_after": [6], "unreadable": [7], "applied": {"a": 6}},
-            "replay_suppressed",
-            [],
-            [7],
-            6,
-        ),
-        ({"unreadable": [6], "applied": {"a": 6}}, "stop", [], [], None),
-        ({"applied": {"a": 9}}, "stop", [], [], None),
+        ({}, Resume([], [])),
+        ({"restored": None, "applied": {"files": 0}}, Resume([], [])),
+        ({"applied": {"files": 5, "log": 4}}, Resume([5], [])),
+        ({"applied": {"files": None}}, Resume([5], [])),
+        ({"decided_after": [6]}, Resume([], [6])),
+        ({"decided_after": [6], "replayable_to_position": False}, Resume([], [6])),
+        ({"unreadable": [6]}, Resume([], [6])),
+        ({"decided_after": [6], "applied": {"files": 6}}, Replay([], [], 6)),
+        ({"decided_after": [6], "applied": {"a": 6, "b": 5}}, Replay([6], [], 6)),
+        ({"decided_after": [6], "applied": {"a": None}}, Replay([5, 6], [], 6)),
+        ({"decided_after": [6], "unreadable": [7], "applied": {"a": 6}}, Replay([], [7], 6)),
     ],
+    ids=str,
 )
-def test_recovery_plan(
-    facts: dict[str, Any],
-    kind: str,
-    roll_forward: list[int],
-    abort: list[int],
-    until: int | None,
-) -> None:
+def test_recovery_plan(facts: dict[str, Any], expected: RecoveryPlan) -> None:
     result = plan(**facts)
-    assert (result.kind, result.until) == (kind, until)
-    assert (result.roll_forward, result.abort) == (roll_forward, abort)
-    assert (result.reason is not None) == (kind == "stop")
-    assert kind in repr(result)
+    assert result == expected
+    assert eval(repr(result), {"RecoveryPlan": RecoveryPlan}) == expected
+
+
+@pytest.mark.parametrize("facts", [{"unreadable": [6], "applied": {"a": 6}}, {"applied": {"a": 9}}], ids=str)
+def test_no_plan_stops_and_says_why(facts: dict[str, Any]) -> None:
+    result = plan(**facts)
+    assert isinstance(result, RecoveryPlan.Stop)
+    assert 'sink "a" has applied checkpoint' in result.reason
 
 
 def test_recovery_without_replay_stops_and_says_why() -> None:
     result = plan(decided_after=[6], applied={"files": 6}, replayable_to_position=False)
-    assert result.kind == "stop"
-    assert result.reason is not None
+    assert isinstance(result, RecoveryPlan.Stop)
     assert 'sink "files" has applied checkpoint 6' in result.reason
 
 

@@ -1,7 +1,7 @@
 """Checkpoints are written by one thread of the job.
 
-The kind of fault: each checkpoint starts a thread of the operating system, which takes time and fails where there are no more
-of them.
+The kind of fault: each checkpoint starts a thread of the operating system, which takes time and fails where there are
+no more of them.
 """
 
 from __future__ import annotations

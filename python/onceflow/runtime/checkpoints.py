@@ -129,23 +129,26 @@ class Checkpointing:
         waiting = deque([effect])
         while waiting:
             effect = waiting.popleft()
-            if effect.kind == "complete":
+            if isinstance(effect, CoordinatorEffect.Complete):
                 return True
             waiting.extend(self._step(effect))
         return False
 
-    def _step(self, effect: CoordinatorEffect) -> list[CoordinatorEffect]:
+    def _step(self, effect: CoordinatorEffect) -> Sequence[CoordinatorEffect]:
         self._home.check()
         pending = self._under_way()
-        if effect.kind == "prepare_sinks":
-            return [more for step_id in self._deliveries for more in self._prepare(step_id, pending)]
-        if effect.kind == "decide":
-            return self._decide(pending)
-        if effect.kind == "commit_sink":
-            return self._commit(effect.sink or "", pending)
-        raise CheckpointError(f"checkpoint {effect.checkpoint_id} failed: {effect.reason}; run the job again")
+        match effect:
+            case CoordinatorEffect.PrepareSinks():
+                return [more for step_id in self._deliveries for more in self._prepare(step_id, pending)]
+            case CoordinatorEffect.Decide():
+                return self._decide(pending)
+            case CoordinatorEffect.CommitSink(sink=sink):
+                return self._commit(sink, pending)
+            case CoordinatorEffect.Abort(reason=reason) | CoordinatorEffect.Fail(reason=reason):
+                raise CheckpointError(f"checkpoint {pending.id} failed: {reason}; run the job again")
+        raise CheckpointError(f"{effect} is no work of the checkpoint thread; report this")
 
-    def _prepare(self, step_id: str, pending: PendingCheckpoint) -> list[CoordinatorEffect]:
+    def _prepare(self, step_id: str, pending: PendingCheckpoint) -> Sequence[CoordinatorEffect]:
         sealed = self._sealed[step_id]
         if sealed is not None:
             self._home.check()
@@ -156,13 +159,12 @@ class Checkpointing:
         crash_point("sink.post_prepare")
         return self._coordinator.prepared(step_id, pending.id)
 
-    def _decide(self, pending: PendingCheckpoint) -> list[CoordinatorEffect]:
+    def _decide(self, pending: PendingCheckpoint) -> Sequence[CoordinatorEffect]:
         for step_id, staged in self._staged.items():
             pending.stage(step_id, staged)
         crash_point("decide.pre")
         try:
-            pending.commit()
-            self._stats = pending.wait()
+            self._stats = pending.write()
         except CapacityExceededError as error:
             # Nothing was written.
             raise self._too_much(pending, error) from error
@@ -181,7 +183,7 @@ class Checkpointing:
             "give a transactional sink that stages files, such as CsvSink, JsonLinesSink or ParquetSink"
         )
 
-    def _commit(self, step_id: str, pending: PendingCheckpoint) -> list[CoordinatorEffect]:
+    def _commit(self, step_id: str, pending: PendingCheckpoint) -> Sequence[CoordinatorEffect]:
         crash_point("sink.pre_commit")
         sealed = self._sealed[step_id]
         if sealed is not None:

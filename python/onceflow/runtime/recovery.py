@@ -16,7 +16,7 @@ from os import PathLike
 
 import msgspec
 
-from onceflow._native import CheckpointInfo, StateBackend, recovery_plan
+from onceflow._native import CheckpointInfo, RecoveryPlan, StateBackend, recovery_plan
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.exceptions import (
@@ -229,7 +229,7 @@ def plan_recovery(
         replayable_to_position=doubt is None and all(step.source.replayable for step in graph.sources()),
         unreadable=unreadable,
     )
-    if made.kind == "stop":
+    if isinstance(made, RecoveryPlan.Stop):
         reasons = "; ".join(reason for _, reason in recovery.damage)
         why = "" if doubt is None else f". Whether processing it again gives the same state is not known: {doubt}"
         say = (
@@ -244,9 +244,9 @@ def plan_recovery(
             f"{backend.path}: no exact recovery is possible: {made.reason} ({reasons}){why}{say}. Or resume from a "
             "checkpoint of your choice with from_checkpoint, knowing that outputs after it are written again"
         )
-    if made.kind != "replay_suppressed":
+    if isinstance(made, RecoveryPlan.Resume):
         return Plan(tuple(made.abort))
-    record = later[made.until or 0]
+    record = later[made.until]
     positions = {name: blob for name, blob in record.blobs.items() if name.startswith("source/")}
     finished = JobRecord.decode(record.blobs[JOB_BLOB]).finished
     return Plan(tuple(made.abort), Replay(record.id, positions, finished, graph.deterministic))

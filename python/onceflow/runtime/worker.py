@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from onceflow._native import BarrierAligner, PendingCheckpoint, StateBackend
+from onceflow._native import AlignerAction, BarrierAligner, PendingCheckpoint, StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
@@ -304,9 +304,9 @@ class Worker:
                     self._pipeline.end_partition(task.step.step_id, task.name)
                     self._advance(task.step.step_id)
                 for action in actions:
-                    if action.kind == "deliver":
-                        self._deliver(self._tasks[action.channel or 0], action.item, listener)
-                    elif action.kind == "trigger":
+                    if isinstance(action, AlignerAction.Deliver):
+                        self._deliver(self._tasks[action.channel], action.item, listener)
+                    elif isinstance(action, AlignerAction.Trigger):
                         listener.cut()
 
         self._filled = {number for number in self._filled if len(self._tasks[number].channel)}

@@ -333,7 +333,7 @@ impl Job {
             }
             budget -= 1;
             let answers = match effect {
-                Effect::InjectBarrier { checkpoint_id } => {
+                Effect::InjectBarriers { checkpoint_id } => {
                     vec![Event::Acknowledge { task: "task".to_owned(), checkpoint_id, now_s: 0.0 }]
                 }
                 Effect::PrepareSinks { checkpoint_id } => {

@@ -28,6 +28,10 @@ fn decline(task: &str, checkpoint_id: u64) -> Event {
     Event::Decline { task: task.to_owned(), checkpoint_id, reason: "no".to_owned() }
 }
 
+fn failed(task: &str) -> Event {
+    Event::TaskFailed { task: task.to_owned(), reason: "no".to_owned() }
+}
+
 fn prepared(sink: &str, checkpoint_id: u64) -> Event {
     Event::Prepared { sink: sink.to_owned(), checkpoint_id }
 }
@@ -53,7 +57,7 @@ fn short(effects: &[Effect]) -> Vec<String> {
     effects
         .iter()
         .map(|effect| match effect {
-            Effect::InjectBarrier { checkpoint_id } => format!("barrier {checkpoint_id}"),
+            Effect::InjectBarriers { checkpoint_id } => format!("barrier {checkpoint_id}"),
             Effect::PrepareSinks { checkpoint_id } => format!("prepare {checkpoint_id}"),
             Effect::Decide { checkpoint_id } => format!("decide {checkpoint_id}"),
             Effect::CommitSink { checkpoint_id, sink } => format!("commit {checkpoint_id} {sink}"),
@@ -108,6 +112,37 @@ fn from_trigger_to_complete() {
             (trigger(7, 5.0), &["barrier 7"], "AwaitingAcknowledgements"),
         ],
     );
+}
+
+/// A checkpoint that lacks the part of a lost task must not be decided; one that has it goes on.
+#[test]
+fn a_lost_task_aborts_what_is_not_whole_and_nothing_else() {
+    let late: &[(Event, &[&str], &str)] = &[
+        (failed("map"), &["abort 1"], "AwaitingTrigger"),
+        (ack("map", 1, 0.0), &[], "AwaitingTrigger"),
+        (ack("source", 1, 0.0), &[], "AwaitingTrigger"),
+        (failed("source"), &[], "AwaitingTrigger"),
+    ];
+    let whole: &[(Event, &[&str], &str)] = &[
+        (ack("map", 1, 0.0), &[], "AwaitingAcknowledgements"),
+        (ack("source", 1, 0.0), &["prepare 1"], "AwaitingPrepares"),
+        (failed("map"), &[], "AwaitingPrepares"),
+        (prepared("log", 1), &["decide 1"], "AwaitingDecision"),
+        (failed("source"), &[], "AwaitingDecision"),
+        (Event::Decided { checkpoint_id: 1 }, &["commit 1 log"], "AwaitingSinkCommits"),
+        (failed("map"), &[], "AwaitingSinkCommits"),
+        (committed("log", 1), &["complete 1"], "AwaitingTrigger"),
+    ];
+    for steps in [late, whole] {
+        let mut subject = coordinator(&["map", "source"], &["log"]);
+        subject.step(trigger(1, 0.0)).unwrap();
+        run(subject.clone(), steps);
+        for (event, _, _) in steps {
+            subject.step(event.clone()).unwrap();
+        }
+        assert_eq!(refused(&mut subject, trigger(2, 0.0)), ErrorKind::CheckpointState);
+    }
+    assert_eq!(refused(&mut coordinator(&["map"], &[]), failed("sorce")), ErrorKind::UnknownName);
 }
 
 #[test]
@@ -307,7 +342,8 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (task.clone(), id.clone(), now_s.clone())
             .prop_map(|(task, id, now)| ack(task, id, f64::from(now))),
         1 => (task.clone(), id.clone()).prop_map(|(task, id)| decline(task, id)),
-        1 => task.prop_map(finished),
+        1 => task.clone().prop_map(finished),
+        1 => task.prop_map(failed),
         6 => (sink.clone(), id.clone()).prop_map(|(sink, id)| prepared(sink, id)),
         1 => (sink.clone(), id.clone()).prop_map(|(sink, id)| prepare_failed(sink, id)),
         6 => id.clone().prop_map(|checkpoint_id| Event::Decided { checkpoint_id }),
@@ -348,7 +384,7 @@ proptest! {
             }
             for effect in effects {
                 match effect {
-                    Effect::InjectBarrier { checkpoint_id } => {
+                    Effect::InjectBarriers { checkpoint_id } => {
                         prop_assert_eq!(open.replace(checkpoint_id), None);
                     }
                     Effect::PrepareSinks { checkpoint_id } => open = Some(checkpoint_id),

@@ -177,105 +177,59 @@ impl PyBarrierAligner {
 }
 
 fn actions(actions: Vec<Action<Py<PyAny>>>) -> Vec<PyAlignerAction> {
-    actions.into_iter().map(|action| PyAlignerAction { action }).collect()
+    actions.into_iter().map(PyAlignerAction::from).collect()
 }
 
 /// What the caller must do, in order.
-///
-/// ``kind``: ``deliver`` (``channel``, ``item``), ``trigger`` (snapshot now, forward the barrier;
-/// ``checkpoint_id``, ``start_delay_s``, ``alignment_s``, ``alignment_bytes``), ``abort``
-/// (``checkpoint_id``, ``reason``: forward a cancel marker), ``end`` (all channels ended).
-/// Attributes that do not belong to a kind are None or 0.
 #[pyclass(name = "AlignerAction", module = "onceflow._native", frozen)]
-pub(crate) struct PyAlignerAction {
-    action: Action<Py<PyAny>>,
+pub(crate) enum PyAlignerAction {
+    /// Process this item.
+    Deliver { channel: usize, item: Py<PyAny> },
+    /// Take the snapshot now, before any later action, and forward the barrier.
+    ///
+    /// ``start_delay_s``: from the creation of the barrier to the first one here. ``alignment_s``: from the first
+    /// barrier to the last; 0 with one open channel. ``alignment_bytes``: sizes of the items delivered meanwhile.
+    Trigger { checkpoint_id: u64, start_delay_s: f64, alignment_s: f64, alignment_bytes: u64 },
+    /// Give this checkpoint up and forward a cancel marker.
+    ///
+    /// ``reason``: ``"subsumed"`` (by a newer barrier), ``"cancelled"`` or ``"input_ended"``.
+    Abort { checkpoint_id: u64, reason: String },
+    /// All channels have ended and everything was delivered.
+    End(),
+}
+
+impl From<Action<Py<PyAny>>> for PyAlignerAction {
+    fn from(action: Action<Py<PyAny>>) -> Self {
+        match action {
+            Action::Deliver { channel, item } => Self::Deliver { channel, item },
+            Action::Trigger(trigger) => Self::Trigger {
+                checkpoint_id: trigger.checkpoint_id,
+                start_delay_s: trigger.start_delay_s,
+                alignment_s: trigger.alignment_s,
+                alignment_bytes: trigger.alignment_bytes,
+            },
+            Action::Abort { checkpoint_id, reason } => {
+                Self::Abort { checkpoint_id, reason: reason.as_str().to_owned() }
+            }
+            Action::End => Self::End(),
+        }
+    }
 }
 
 #[pymethods]
 impl PyAlignerAction {
-    #[getter]
-    fn kind(&self) -> &'static str {
-        match &self.action {
-            Action::Deliver { .. } => "deliver",
-            Action::Trigger(_) => "trigger",
-            Action::Abort { .. } => "abort",
-            Action::End => "end",
-        }
-    }
-
-    #[getter]
-    fn channel(&self) -> Option<usize> {
-        match &self.action {
-            Action::Deliver { channel, .. } => Some(*channel),
-            _ => None,
-        }
-    }
-
-    #[getter]
-    fn item(&self, py: Python<'_>) -> Py<PyAny> {
-        match &self.action {
-            Action::Deliver { item, .. } => item.clone_ref(py),
-            _ => py.None(),
-        }
-    }
-
-    #[getter]
-    fn checkpoint_id(&self) -> Option<u64> {
-        match &self.action {
-            Action::Trigger(trigger) => Some(trigger.checkpoint_id),
-            Action::Abort { checkpoint_id, .. } => Some(*checkpoint_id),
-            Action::Deliver { .. } | Action::End => None,
-        }
-    }
-
-    /// ``subsumed`` (by a newer barrier), ``cancelled`` or ``input_ended``.
-    #[getter]
-    fn reason(&self) -> Option<&'static str> {
-        match &self.action {
-            Action::Abort { reason, .. } => Some(reason.as_str()),
-            _ => None,
-        }
-    }
-
-    /// From the creation of the barrier to the first one here.
-    #[getter]
-    fn start_delay_s(&self) -> f64 {
-        match &self.action {
-            Action::Trigger(trigger) => trigger.start_delay_s,
-            _ => 0.0,
-        }
-    }
-
-    /// From the first barrier to the last; 0 with one open channel.
-    #[getter]
-    fn alignment_s(&self) -> f64 {
-        match &self.action {
-            Action::Trigger(trigger) => trigger.alignment_s,
-            _ => 0.0,
-        }
-    }
-
-    /// Sizes of the items delivered between the first barrier and the last.
-    #[getter]
-    fn alignment_bytes(&self) -> u64 {
-        match &self.action {
-            Action::Trigger(trigger) => trigger.alignment_bytes,
-            _ => 0,
-        }
-    }
-
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(match &self.action {
-            Action::Deliver { channel, item } => {
-                format!("<AlignerAction deliver {} from {channel}>", item.bind(py).repr()?)
+        Ok(match self {
+            Self::Deliver { channel, item } => {
+                format!("AlignerAction.Deliver(channel={channel}, item={})", item.bind(py).repr()?)
             }
-            Action::Trigger(trigger) => {
-                format!("<AlignerAction trigger {}>", trigger.checkpoint_id)
+            Self::Trigger { checkpoint_id, .. } => {
+                format!("AlignerAction.Trigger(checkpoint_id={checkpoint_id})")
             }
-            Action::Abort { checkpoint_id, reason } => {
-                format!("<AlignerAction abort {checkpoint_id}: {}>", reason.as_str())
+            Self::Abort { checkpoint_id, reason } => {
+                format!("AlignerAction.Abort(checkpoint_id={checkpoint_id}, reason={reason:?})")
             }
-            Action::End => "<AlignerAction end>".to_owned(),
+            Self::End() => "AlignerAction.End()".to_owned(),
         })
     }
 }

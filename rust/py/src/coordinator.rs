@@ -39,7 +39,7 @@ pub(crate) struct PyCheckpointCoordinator {
 impl PyCheckpointCoordinator {
     fn step(&self, event: Event) -> PyResult<Vec<PyCoordinatorEffect>> {
         let effects = self.coordinator.lock().step(event).map_err(to_py)?;
-        Ok(effects.into_iter().map(|effect| PyCoordinatorEffect { effect }).collect())
+        Ok(effects.into_iter().map(PyCoordinatorEffect::from).collect())
     }
 }
 
@@ -113,6 +113,18 @@ impl PyCheckpointCoordinator {
         let task = task.named("task")?;
         let now_s = now_s.named("now_s")?;
         self.step(Event::TaskFinished { task, now_s })
+    }
+
+    /// A task is lost: a checkpoint that is not acknowledged whole is aborted, one that is goes on. No other one may
+    /// begin.
+    fn task_failed(
+        &self,
+        task: Arg<String>,
+        reason: Arg<String>,
+    ) -> PyResult<Vec<PyCoordinatorEffect>> {
+        let task = task.named("task")?;
+        let reason = reason.named("reason")?;
+        self.step(Event::TaskFailed { task, reason })
     }
 
     /// A sink's output is durable, and invisible.
@@ -214,64 +226,67 @@ impl PyCheckpointCoordinator {
 }
 
 /// What the caller must do, in order.
-///
-/// ``kind``: ``inject_barrier``, ``prepare_sinks``, ``decide``, ``commit_sink`` (``sink``),
-/// ``complete``, ``abort`` (``reason``: tell all tasks and all sinks, also those that are still
-/// preparing), ``fail`` (``reason``: the job must stop and recover).
-#[pyclass(name = "CoordinatorEffect", module = "onceflow._native", frozen)]
-pub(crate) struct PyCoordinatorEffect {
-    effect: Effect,
+#[pyclass(name = "CoordinatorEffect", module = "onceflow._native", frozen, eq, hash)]
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) enum PyCoordinatorEffect {
+    /// Send the barriers of this checkpoint through the tasks.
+    InjectBarriers { checkpoint_id: u64 },
+    /// Ask every sink to prepare.
+    PrepareSinks { checkpoint_id: u64 },
+    /// Write the decision record.
+    Decide { checkpoint_id: u64 },
+    /// Let this sink commit.
+    CommitSink { checkpoint_id: u64, sink: String },
+    /// Everything is done.
+    Complete { checkpoint_id: u64 },
+    /// Tell all tasks and all sinks, also those that are still preparing, to give it up.
+    Abort { checkpoint_id: u64, reason: String },
+    /// The job must stop and recover.
+    Fail { checkpoint_id: u64, reason: String },
+}
+
+impl From<Effect> for PyCoordinatorEffect {
+    fn from(effect: Effect) -> Self {
+        match effect {
+            Effect::InjectBarriers { checkpoint_id } => Self::InjectBarriers { checkpoint_id },
+            Effect::PrepareSinks { checkpoint_id } => Self::PrepareSinks { checkpoint_id },
+            Effect::Decide { checkpoint_id } => Self::Decide { checkpoint_id },
+            Effect::CommitSink { checkpoint_id, sink } => Self::CommitSink { checkpoint_id, sink },
+            Effect::Complete { checkpoint_id } => Self::Complete { checkpoint_id },
+            Effect::Abort { checkpoint_id, reason } => Self::Abort { checkpoint_id, reason },
+            Effect::Fail { checkpoint_id, reason } => Self::Fail { checkpoint_id, reason },
+        }
+    }
 }
 
 #[pymethods]
 impl PyCoordinatorEffect {
-    #[getter]
-    fn kind(&self) -> &'static str {
-        match &self.effect {
-            Effect::InjectBarrier { .. } => "inject_barrier",
-            Effect::PrepareSinks { .. } => "prepare_sinks",
-            Effect::Decide { .. } => "decide",
-            Effect::CommitSink { .. } => "commit_sink",
-            Effect::Complete { .. } => "complete",
-            Effect::Abort { .. } => "abort",
-            Effect::Fail { .. } => "fail",
-        }
-    }
-
-    #[getter]
-    fn checkpoint_id(&self) -> u64 {
-        match &self.effect {
-            Effect::InjectBarrier { checkpoint_id }
-            | Effect::PrepareSinks { checkpoint_id }
-            | Effect::Decide { checkpoint_id }
-            | Effect::CommitSink { checkpoint_id, .. }
-            | Effect::Complete { checkpoint_id }
-            | Effect::Abort { checkpoint_id, .. }
-            | Effect::Fail { checkpoint_id, .. } => *checkpoint_id,
-        }
-    }
-
-    #[getter]
-    fn sink(&self) -> Option<&str> {
-        match &self.effect {
-            Effect::CommitSink { sink, .. } => Some(sink),
-            _ => None,
-        }
-    }
-
-    #[getter]
-    fn reason(&self) -> Option<&str> {
-        match &self.effect {
-            Effect::Abort { reason, .. } | Effect::Fail { reason, .. } => Some(reason),
-            _ => None,
-        }
-    }
-
     fn __repr__(&self) -> String {
-        let detail = self.sink().map(|sink| format!(" in {sink:?}"));
-        let detail = detail.or_else(|| self.reason().map(|reason| format!(": {reason}")));
-        let detail = detail.unwrap_or_default();
-        format!("<CoordinatorEffect {} {}{detail}>", self.kind(), self.checkpoint_id())
+        match self {
+            Self::InjectBarriers { checkpoint_id } => {
+                format!("CoordinatorEffect.InjectBarriers(checkpoint_id={checkpoint_id})")
+            }
+            Self::PrepareSinks { checkpoint_id } => {
+                format!("CoordinatorEffect.PrepareSinks(checkpoint_id={checkpoint_id})")
+            }
+            Self::Decide { checkpoint_id } => {
+                format!("CoordinatorEffect.Decide(checkpoint_id={checkpoint_id})")
+            }
+            Self::CommitSink { checkpoint_id, sink } => {
+                format!(
+                    "CoordinatorEffect.CommitSink(checkpoint_id={checkpoint_id}, sink={sink:?})"
+                )
+            }
+            Self::Complete { checkpoint_id } => {
+                format!("CoordinatorEffect.Complete(checkpoint_id={checkpoint_id})")
+            }
+            Self::Abort { checkpoint_id, reason } => {
+                format!("CoordinatorEffect.Abort(checkpoint_id={checkpoint_id}, reason={reason:?})")
+            }
+            Self::Fail { checkpoint_id, reason } => {
+                format!("CoordinatorEffect.Fail(checkpoint_id={checkpoint_id}, reason={reason:?})")
+            }
+        }
     }
 }
 
@@ -316,78 +331,47 @@ pub(crate) fn py_recovery_plan(
         applied: applied.named("applied")?,
         replayable_to_position: replayable_to_position.named("replayable_to_position")?,
     };
-    Ok(PyRecoveryPlan { plan: recovery_plan(&facts).map_err(to_py)? })
+    recovery_plan(&facts).map(PyRecoveryPlan::from).map_err(to_py)
 }
 
-/// What to do, in this order: ``abort``, ``roll_forward``, then what ``kind`` says.
+/// What to do. After a crash in the middle, ask for a new plan.
 ///
-/// ``kind``: ``resume`` (go on from the restored checkpoint), ``replay_suppressed`` (read on to
-/// exactly the positions of checkpoint ``until`` with outputs suppressed, then go on), ``stop``
-/// (``reason``: no exact recovery is possible, a person must choose). After a crash in the
-/// middle, ask for a new plan.
-#[pyclass(name = "RecoveryPlan", module = "onceflow._native", frozen)]
-pub(crate) struct PyRecoveryPlan {
-    plan: RecoveryPlan,
+/// ``abort``: ids to give up for good; drop their records durably, then abort them in the sinks.
+/// ``roll_forward``: ids whose staged outputs every sink must commit again then, ascending (idempotent).
+#[pyclass(name = "RecoveryPlan", module = "onceflow._native", frozen, eq, hash)]
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) enum PyRecoveryPlan {
+    /// Then go on from the restored checkpoint.
+    Resume { roll_forward: Vec<u64>, abort: Vec<u64> },
+    /// Then read on to exactly the positions of checkpoint ``until`` with outputs suppressed, and go on.
+    ReplaySuppressed { roll_forward: Vec<u64>, abort: Vec<u64>, until: u64 },
+    /// No exact recovery is possible; a person must choose. ``reason``: why, and what can be done.
+    Stop { reason: String },
+}
+
+impl From<RecoveryPlan> for PyRecoveryPlan {
+    fn from(plan: RecoveryPlan) -> Self {
+        match plan {
+            RecoveryPlan::Resume { roll_forward, abort } => Self::Resume { roll_forward, abort },
+            RecoveryPlan::ReplaySuppressed { roll_forward, abort, until } => {
+                Self::ReplaySuppressed { roll_forward, abort, until }
+            }
+            RecoveryPlan::Stop { reason } => Self::Stop { reason },
+        }
+    }
 }
 
 #[pymethods]
 impl PyRecoveryPlan {
-    #[getter]
-    fn kind(&self) -> &'static str {
-        match &self.plan {
-            RecoveryPlan::Resume { .. } => "resume",
-            RecoveryPlan::ReplaySuppressed { .. } => "replay_suppressed",
-            RecoveryPlan::Stop { .. } => "stop",
-        }
-    }
-
-    /// Ids whose staged outputs every sink must commit again, ascending (idempotent).
-    #[getter]
-    fn roll_forward(&self) -> Vec<u64> {
-        match &self.plan {
-            RecoveryPlan::Resume { roll_forward, .. }
-            | RecoveryPlan::ReplaySuppressed { roll_forward, .. } => roll_forward.clone(),
-            RecoveryPlan::Stop { .. } => Vec::new(),
-        }
-    }
-
-    /// Ids to give up for good: drop their records durably, then abort them in the sinks.
-    #[getter]
-    fn abort(&self) -> Vec<u64> {
-        match &self.plan {
-            RecoveryPlan::Resume { abort, .. } | RecoveryPlan::ReplaySuppressed { abort, .. } => {
-                abort.clone()
-            }
-            RecoveryPlan::Stop { .. } => Vec::new(),
-        }
-    }
-
-    #[getter]
-    fn until(&self) -> Option<u64> {
-        match &self.plan {
-            RecoveryPlan::ReplaySuppressed { until, .. } => Some(*until),
-            RecoveryPlan::Resume { .. } | RecoveryPlan::Stop { .. } => None,
-        }
-    }
-
-    #[getter]
-    fn reason(&self) -> Option<&str> {
-        match &self.plan {
-            RecoveryPlan::Stop { reason } => Some(reason),
-            RecoveryPlan::Resume { .. } | RecoveryPlan::ReplaySuppressed { .. } => None,
-        }
-    }
-
     fn __repr__(&self) -> String {
-        match &self.plan {
-            RecoveryPlan::Resume { roll_forward, abort } => {
-                format!("<RecoveryPlan resume, roll_forward={roll_forward:?}, abort={abort:?}>")
+        match self {
+            Self::Resume { roll_forward, abort } => {
+                format!("RecoveryPlan.Resume(roll_forward={roll_forward:?}, abort={abort:?})")
             }
-            RecoveryPlan::ReplaySuppressed { roll_forward, abort, until } => format!(
-                "<RecoveryPlan replay_suppressed until {until}, roll_forward={roll_forward:?}, \
-                 abort={abort:?}>"
+            Self::ReplaySuppressed { roll_forward, abort, until } => format!(
+                "RecoveryPlan.ReplaySuppressed(roll_forward={roll_forward:?}, abort={abort:?}, until={until})"
             ),
-            RecoveryPlan::Stop { reason } => format!("<RecoveryPlan stop: {reason}>"),
+            Self::Stop { reason } => format!("RecoveryPlan.Stop(reason={reason:?})"),
         }
     }
 }

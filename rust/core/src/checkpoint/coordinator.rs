@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! AwaitingTrigger ── trigger ──> AwaitingAcknowledgements ── all tasks ──> AwaitingPrepares
-//!       ^  ^                            │ decline, timeout                  │ failure, timeout
+//!       ^  ^                            │ decline, timeout, lost task       │ failure, timeout
 //!       │  └────────── abort ───────────┴───────────────────────────────────┘ all sinks
 //!       │                                                                   v
 //!       └── all sinks ── AwaitingSinkCommits <── decided ───────── AwaitingDecision
@@ -40,6 +40,9 @@ pub enum Event {
     Decline { task: String, checkpoint_id: u64, reason: String },
     /// A task is done for good: it counts as acknowledged, now and from now on.
     TaskFinished { task: String, now_s: f64 },
+    /// A task is lost. What is not acknowledged whole is aborted; what is goes on, since the cut is
+    /// taken. No other checkpoint may begin: the job must stop and recover.
+    TaskFailed { task: String, reason: String },
     /// A sink's output is durable, and invisible.
     Prepared { sink: String, checkpoint_id: u64 },
     /// A sink could not prepare.
@@ -61,7 +64,7 @@ pub enum Event {
 #[allow(missing_docs)]
 pub enum Effect {
     /// Send the barrier through the tasks.
-    InjectBarrier { checkpoint_id: u64 },
+    InjectBarriers { checkpoint_id: u64 },
     /// Ask every sink to prepare.
     PrepareSinks { checkpoint_id: u64 },
     /// Write the decision record.
@@ -81,6 +84,8 @@ pub enum Effect {
 pub struct CheckpointCoordinator {
     /// Every task, and whether it has finished.
     tasks: BTreeMap<String, bool>,
+    /// The first task that was lost.
+    failed: Option<String>,
     ledger: SinkLedger,
     timeout_s: f64,
     state: State,
@@ -138,7 +143,10 @@ impl Event {
     /// The checkpoint that a report is about (a trigger is no report).
     fn about(&self) -> Option<u64> {
         match self {
-            Self::Trigger { .. } | Self::TaskFinished { .. } | Self::Tick { .. } => None,
+            Self::Trigger { .. }
+            | Self::TaskFinished { .. }
+            | Self::TaskFailed { .. }
+            | Self::Tick { .. } => None,
             Self::Acknowledge { checkpoint_id, .. }
             | Self::Decline { checkpoint_id, .. }
             | Self::Prepared { checkpoint_id, .. }
@@ -156,6 +164,7 @@ impl Event {
             Self::Acknowledge { .. } => "acknowledge",
             Self::Decline { .. } => "decline",
             Self::TaskFinished { .. } => "task_finished",
+            Self::TaskFailed { .. } => "task_failed",
             Self::Prepared { .. } => "prepared",
             Self::PrepareFailed { .. } => "prepare_failed",
             Self::Decided { .. } => "decided",
@@ -193,6 +202,7 @@ impl CheckpointCoordinator {
         }
         Ok(Self {
             tasks: by_name,
+            failed: None,
             ledger: SinkLedger::new(sinks)?,
             timeout_s,
             state: State::AwaitingTrigger,
@@ -241,7 +251,7 @@ impl CheckpointCoordinator {
                 if missing.is_empty() {
                     self.ask_to_prepare(checkpoint_id, deadline_s, &mut effects);
                 } else {
-                    effects.push(Effect::InjectBarrier { checkpoint_id });
+                    effects.push(Effect::InjectBarriers { checkpoint_id });
                     self.state =
                         State::AwaitingAcknowledgements { checkpoint_id, deadline_s, missing };
                 }
@@ -269,6 +279,17 @@ impl CheckpointCoordinator {
             }
             (_, Event::TaskFinished { task, .. }) => {
                 self.tasks.insert(task, true);
+            }
+            (state, Event::TaskFailed { task, reason }) => {
+                let incomplete = match state {
+                    State::AwaitingAcknowledgements { checkpoint_id, .. } => Some(*checkpoint_id),
+                    _ => None,
+                };
+                if let Some(checkpoint_id) = incomplete {
+                    let reason = format!("task {task:?} failed: {reason}");
+                    self.abort(checkpoint_id, reason, &mut effects);
+                }
+                self.failed.get_or_insert(task);
             }
             (
                 State::AwaitingAcknowledgements { checkpoint_id, .. }
@@ -385,7 +406,8 @@ impl CheckpointCoordinator {
         match event {
             Event::Acknowledge { task, .. }
             | Event::Decline { task, .. }
-            | Event::TaskFinished { task, .. } => {
+            | Event::TaskFinished { task, .. }
+            | Event::TaskFailed { task, .. } => {
                 if !self.tasks.contains_key(task) {
                     let known: Vec<_> = self.tasks.keys().collect();
                     return Err(Error::new(
@@ -401,6 +423,12 @@ impl CheckpointCoordinator {
                 self.ledger.progress(sink)?;
             }
             Event::Trigger { checkpoint_id, .. } => {
+                if let Some(task) = &self.failed {
+                    return Err(state_error(format!(
+                        "checkpoint {checkpoint_id} cannot be triggered: task {task:?} has failed; \
+                         stop the job and recover"
+                    )));
+                }
                 if self.newest >= Some(*checkpoint_id) {
                     return Err(state_error(format!(
                         "checkpoint {checkpoint_id} cannot be triggered after checkpoint {}: ids \
