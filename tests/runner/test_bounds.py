@@ -7,6 +7,8 @@ make a checkpoint that the store never takes.
 from __future__ import annotations
 
 import threading
+import time
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ import pytest
 from onceflow import Columns, Dataflow, run
 from onceflow.events import CheckpointCompleted, Progress
 from onceflow.exceptions import CapacityExceededError
+from onceflow.runtime.channel import BatchEvent, Channel, EndEvent
 from onceflow.runtime.job import Job
 from onceflow.runtime.sizes import estimated_bytes
 from onceflow.sinks import IdempotentSink, PlainSink, SinkWriter, TransactionalSink, TransactionalSinkWriter
@@ -61,6 +64,19 @@ class Gate:
     def take(self, records):
         assert self.open.wait(60)
         self.numbers += [record["n"] for record in records]
+
+
+class Turnstile:
+    """Lets records through one after the other, slowly, and keeps none."""
+
+    def __init__(self, seconds):
+        self.seconds, self.taken = seconds, 0
+
+    def take(self, records):
+        for record in records or ():
+            assert record["n"] == self.taken
+            self.taken += 1
+            time.sleep(self.seconds)
 
 
 class Writer(SinkWriter):
@@ -158,6 +174,108 @@ def test_a_sink_that_does_not_come_back_stops_the_reading(state, guarantee):
     # What was under way and what was held for the next one, and the last round's output.
     assert len(waiting) == 1
     assert 0 < waiting[0] * RECORD_BYTES <= BOUND + 2 * BATCH * RECORD_BYTES
+
+
+#: Encoded, decoded again, and staged: what is held may be in memory in so many forms at once.
+FORMS = 6
+
+
+class Memory:
+    """How much the objects of Python have grown since it was made, at most."""
+
+    def __enter__(self):
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        self.growth = -before
+        return self
+
+    def __exit__(self, *error):
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        self.growth += most
+
+
+def bounded(gate, guarantee, count):
+    flow = Dataflow("bounds")
+    flow.source("in", Fast(count)).sink("out", KINDS[guarantee](gate))
+    return flow
+
+
+def warm_up(state, guarantee):
+    """What is loaded and kept at the first run is not what grows."""
+    gate = Gate()
+    gate.open.set()
+    run(bounded(gate, guarantee, 100), state.with_name("warm"), guarantee=guarantee, batch_size=BATCH)
+
+
+@pytest.mark.parametrize("interval_s", [1e-9, 1e9])
+@pytest.mark.parametrize("guarantee", KINDS)
+def test_with_a_sink_that_never_commits_memory_is_flat(state, guarantee, interval_s):
+    """The kind of fault: a target that hangs, and a job that goes on reading until its process is killed.
+
+    What hangs is next to nothing, or already as much as may be held.
+    """
+    warm_up(state, guarantee)
+    gate = Gate()
+    read = []
+
+    class LookedLongEnough(Exception):
+        pass
+
+    def on_event(event):
+        if isinstance(event, Progress):
+            read.append(event.records_in)
+            if read[-10:].count(read[-1]) == 10 or read[-1] * RECORD_BYTES > 10 * BOUND:
+                # The sink's call must return for the run to end.
+                gate.open.set()
+                raise LookedLongEnough
+
+    with Memory() as memory, pytest.raises(LookedLongEnough):
+        run(
+            bounded(gate, guarantee, 1 << 40),
+            state,
+            guarantee=guarantee,
+            batch_size=BATCH,
+            on_event=on_event,
+            checkpoint_interval_s=interval_s,
+        )
+    assert read[-1] * RECORD_BYTES <= BOUND + 2 * BATCH * RECORD_BYTES
+    assert memory.growth < FORMS * BOUND
+
+
+@pytest.mark.parametrize("guarantee", KINDS)
+def test_with_a_sink_a_hundred_times_slower_than_the_source_memory_is_flat(state, guarantee):
+    """The kind of fault: outputs pile up between a fast source and a slow target, in whatever form they wait."""
+    warm_up(state, guarantee)
+    count, seconds = 1500, 0.002
+    reader = Fast(count).open("all", None)
+    began = time.perf_counter()
+    while reader.read(BATCH) is not None:
+        pass
+    assert time.perf_counter() - began < count * seconds / 100
+    turnstile = Turnstile(seconds)
+    with Memory() as memory:
+        result = run(
+            bounded(turnstile, guarantee, count),
+            state,
+            guarantee=guarantee,
+            batch_size=BATCH,
+            checkpoint_interval_s=1e-9,
+        )
+    assert result.finished
+    assert turnstile.taken == count
+    assert memory.growth < FORMS * BOUND < count * RECORD_BYTES / 2
+
+
+def test_a_channel_takes_a_batch_and_what_comes_after_it():
+    """The kind of fault: a task that is asked again and again before what it has read is taken fills its channel."""
+    channel = Channel()
+    channel.put(BatchEvent(SourceBatch([1]), None, None))
+    channel.put(EndEvent())
+    with pytest.raises(CapacityExceededError):
+        channel.put(EndEvent())
+    assert isinstance(channel.pop(), BatchEvent)
+    assert isinstance(channel.pop(), EndEvent)
 
 
 @pytest.mark.parametrize("guarantee", KINDS)

@@ -6,11 +6,15 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from onceflow.exceptions import CapacityExceededError
 from onceflow.operators.base import EventTimes
 from onceflow.sources import SourceBatch
 from onceflow.types import Micros
 
 __all__ = ["BarrierEvent", "BatchEvent", "Channel", "EndEvent", "Event"]
+
+#: A batch, and a barrier or the end.
+_CAPACITY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,10 @@ Event: TypeAlias = BatchEvent | BarrierEvent | EndEvent
 
 
 class Channel:
-    """A queue from one task to another.
+    """A queue from one task to another, of a batch at most and what comes after it: a barrier, or the end.
 
-    It holds one batch at most: a source task reads once in a round, and the worker takes what was read before the next
-    round begins. Rounds stop while sinks hold too much: that is the back-pressure.
+    A source task reads once in a round, and the worker takes what was read before the next round begins. Rounds stop
+    while sinks hold too much: that is the back-pressure.
     """
 
     __slots__ = ("_events",)
@@ -54,7 +58,13 @@ class Channel:
         return len(self._events)
 
     def put(self, event: Event) -> None:
-        """Appends an event."""
+        """Appends an event.
+
+        Raises:
+            CapacityExceededError: It is full: the task was asked before what it had read was taken.
+        """
+        if len(self._events) >= _CAPACITY:
+            raise CapacityExceededError(f"a channel takes {_CAPACITY} events, and was given another; report this")
         self._events.append(event)
 
     def pop(self) -> Event:

@@ -1,53 +1,66 @@
-"""One checkpoint after another of a running job: from the cut to the sinks' commits.
+"""One checkpoint after another of a running job: from its barriers to the sinks' commits.
 
-The job's thread begins a checkpoint, injects its barriers and seals the sinks at the cut. From then on the checkpoint
-thread carries out what ``CheckpointCoordinator`` says: prepare the sinks, decide, commit the sinks. It does so without
-waiting for the job's thread, which is in the middle of a batch most of the time and only asks what became of it.
+``CheckpointCoordinator`` says what comes next; here it is done. Barriers are injected on the job's thread, into whose
+worker they go. The rest is the work of the checkpoint thread: have the sinks prepare, decide, have the sinks commit, or
+give it up. It does so without waiting for the job's thread, which is in the middle of a batch most of the time and only
+asks what became of it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from onceflow._native import CheckpointCoordinator, CheckpointStats, CoordinatorEffect, PendingCheckpoint, StateBackend
 from onceflow.clock import Clock
 from onceflow.crash import crash_point
-from onceflow.exceptions import CapacityExceededError, CheckpointError
+from onceflow.exceptions import CapacityExceededError, CheckpointError, described
 from onceflow.process import HomeProcess
 from onceflow.runtime.checkpoint_thread import CheckpointThread
-from onceflow.runtime.delivery import Delivery, sink_errors
-from onceflow.runtime.job_record import SINK_BLOB
+from onceflow.runtime.delivery import Delivery, Sealed, sink_errors
+from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord
+from onceflow.runtime.messages import Acknowledged, Declined, Trigger
 
-__all__ = ["Checkpointing"]
+__all__ = ["Checkpoints"]
 
 _TIMEOUT_S = 600.0
+#: The one task that acknowledges: a worker answers for its sources too.
+_WORKER = "worker"
+_Effects: TypeAlias = Sequence[CoordinatorEffect]
 
 
-class Checkpointing:
+class Checkpoints:
     """The checkpoints of one run, one at a time.
 
     Args:
         backend: Where state and decisions are kept.
         deliveries: The sinks by step id.
-        tasks: Names of the tasks that acknowledge.
         clock: Where the time comes from.
+        inject: Has the worker take part in a checkpoint, and hears its answers.
     """
 
     def __init__(
-        self, backend: StateBackend, deliveries: Mapping[str, Delivery], tasks: Sequence[str], clock: Clock
+        self,
+        backend: StateBackend,
+        deliveries: Mapping[str, Delivery],
+        clock: Clock,
+        inject: Callable[[Trigger], None],
     ) -> None:
         self._backend = backend
         self._deliveries = deliveries
         self._clock = clock
+        self._inject = inject
         self._home = HomeProcess()
-        self._coordinator = CheckpointCoordinator(list(tasks), list(deliveries), timeout_s=_TIMEOUT_S)
-        self._thread = CheckpointThread(self._carry_out)
+        self._coordinator = CheckpointCoordinator([_WORKER], list(deliveries), timeout_s=_TIMEOUT_S)
+        self._thread = CheckpointThread(self._work)
         self._pending: PendingCheckpoint | None = None
-        self._sealed: dict[str, Any] = {}
+        self._sealed: Mapping[str, Sealed] = {}
         self._staged: dict[str, bytes] = {}
         self._stats: CheckpointStats | None = None
+        #: Why a sink or the store could not do its part.
+        self._error: BaseException | None = None
+        self._aborted = False
         #: Records, and bytes of them, that sinks hold for the checkpoint under way, until they have committed.
         self.held = 0
         self.held_bytes = 0
@@ -55,39 +68,38 @@ class Checkpointing:
     # -- on the job's thread -------------------------------------------------------------------
 
     @property
-    def pending(self) -> PendingCheckpoint | None:
-        """The checkpoint under way."""
-        return self._pending
+    def under_way(self) -> bool:
+        """Whether a checkpoint is."""
+        return self._pending is not None
 
-    def begin(self, savepoint: str | None = None) -> PendingCheckpoint:
-        """Begins a checkpoint, or a savepoint of this name: the caller injects its barriers and acknowledges for each
-        task."""
+    def begin(self, savepoint: str | None = None) -> None:
+        """Begins a checkpoint, or a savepoint of this name."""
         self._pending = pending = self._backend.begin_checkpoint(savepoint=savepoint)
         self._sealed, self._staged = {}, {}
-        self._coordinator.trigger(pending.id, now_s=self._clock.monotonic())
-        crash_point("barrier.pre_inject")
-        return pending
+        self._carry_out(self._coordinator.trigger(pending.id, now_s=self._clock.monotonic()))
 
-    def seal(self) -> None:
-        """The cut: what was written to the sinks so far belongs to this checkpoint."""
+    def acknowledge(self, message: Acknowledged, job: JobRecord) -> None:
+        """The worker's part is in it; the checkpoint thread goes to work."""
         self._home.check()
-        pending = self._under_way()
-        for step_id, delivery in self._deliveries.items():
-            with sink_errors(step_id, "seal"):
-                self.held += delivery.held
-                self.held_bytes += delivery.held_bytes
-                self._sealed[step_id] = delivery.seal(pending.id)
-                learnt = delivery.snapshot()
-            if learnt is not None:
-                pending.put_blob(f"{SINK_BLOB}{step_id}", learnt)
+        pending = self._current()
+        self._sealed = message.sealed
+        self.held = sum(sealed.held for sealed in message.sealed.values())
+        self.held_bytes = sum(sealed.held_bytes for sealed in message.sealed.values())
+        for step_id, sealed in message.sealed.items():
+            if sealed.learnt is not None:
+                pending.put_blob(f"{SINK_BLOB}{step_id}", sealed.learnt)
+        pending.put_blob(JOB_BLOB, job.encode())
+        now_s = self._clock.monotonic()
+        self._carry_out(self._coordinator.acknowledge(_WORKER, message.checkpoint_id, now_s=now_s))
 
-    def acknowledge(self, task: str) -> None:
-        """A task's snapshot is taken; with the last one the checkpoint thread goes to work."""
-        self._submit(self._coordinator.acknowledge(task, self._under_way().id, now_s=self._clock.monotonic()))
+    def decline(self, message: Declined) -> None:
+        """The worker cannot take its part in a checkpoint."""
+        self._sealed = message.sealed
+        self._carry_out(self._coordinator.decline(_WORKER, message.checkpoint_id, described(message.error)))
 
-    def task_finished(self, task: str) -> None:
-        """A task has ended for good: it counts as acknowledged from now on."""
-        self._submit(self._coordinator.task_finished(task, now_s=self._clock.monotonic()))
+    def fail(self, reason: str) -> None:
+        """The worker does not go on: what it has not acknowledged is given up."""
+        self._carry_out(self._coordinator.task_failed(_WORKER, reason))
 
     def poll(self, timeout_s: float = 0.0) -> CheckpointStats | None:
         """What the checkpoint under way cost if it has completed, waiting for it for up to a timeout in seconds.
@@ -96,7 +108,7 @@ class Checkpointing:
             FencedError, SinkError, StoreError, CheckpointError: It failed. Sealed output cannot go back into the
                 stream, so the run must end; the next one begins at the checkpoint before.
         """
-        self._submit(self._coordinator.tick(self._clock.monotonic()))
+        self._carry_out(self._coordinator.tick(self._clock.monotonic()))
         if not self._thread.poll(timeout_s):
             return None
         stats, self._pending = self._stats, None
@@ -105,69 +117,89 @@ class Checkpointing:
 
     def close(self) -> None:
         """Ends the checkpoint thread; what was sealed and not decided is discarded."""
+        self.fail("the run ends")
         self._thread.close()
-        pending, self._pending = self._pending, None
-        if pending is not None and not pending.done:
-            pending.abort()
-            for step_id, sealed in self._sealed.items():
-                if sealed is not None:
-                    self._deliveries[step_id].abort(pending.id, sealed)
+        if self._pending is None or not self._aborted:
+            return
+        for step_id, sealed in self._sealed.items():
+            if sealed.output is not None:
+                self._deliveries[step_id].abort(self._pending.id, sealed.output)
 
-    def _submit(self, effects: Sequence[CoordinatorEffect]) -> None:
+    def _carry_out(self, effects: _Effects) -> None:
         for effect in effects:
-            self._thread.submit(effect)
+            if isinstance(effect, CoordinatorEffect.InjectBarriers):
+                crash_point("barrier.pre_inject")
+                self._inject(Trigger(self._current(), self._clock.monotonic()))
+            else:
+                self._thread.submit(effect)
 
-    def _under_way(self) -> PendingCheckpoint:
+    def _current(self) -> PendingCheckpoint:
         if self._pending is None:
             raise CheckpointError("no checkpoint is under way")
         return self._pending
 
     # -- on the checkpoint thread --------------------------------------------------------------
 
-    def _carry_out(self, effect: CoordinatorEffect) -> bool:
+    def _work(self, effect: CoordinatorEffect) -> bool:
         """Does what the coordinator says, and what it says then; true when the checkpoint is complete."""
         waiting = deque([effect])
         while waiting:
             effect = waiting.popleft()
             if isinstance(effect, CoordinatorEffect.Complete):
                 return True
-            waiting.extend(self._step(effect))
+            # What a step leads to comes first: a sink that failed keeps the next one from going on.
+            waiting.extendleft(reversed(self._step(effect)))
         return False
 
-    def _step(self, effect: CoordinatorEffect) -> Sequence[CoordinatorEffect]:
+    def _step(self, effect: CoordinatorEffect) -> _Effects:
         self._home.check()
-        pending = self._under_way()
+        pending = self._current()
         match effect:
             case CoordinatorEffect.PrepareSinks():
-                return [more for step_id in self._deliveries for more in self._prepare(step_id, pending)]
+                return self._prepare(pending)
             case CoordinatorEffect.Decide():
                 return self._decide(pending)
             case CoordinatorEffect.CommitSink(sink=sink):
                 return self._commit(sink, pending)
-            case CoordinatorEffect.Abort(reason=reason) | CoordinatorEffect.Fail(reason=reason):
-                raise CheckpointError(f"checkpoint {pending.id} failed: {reason}; run the job again")
-        raise CheckpointError(f"{effect} is no work of the checkpoint thread; report this")
+            case CoordinatorEffect.Abort(reason=reason):
+                # The sinks throw away what they have sealed when this thread has ended.
+                self._aborted = True
+                pending.abort()
+            case CoordinatorEffect.Fail(reason=reason):
+                pass
+            case _:
+                raise CheckpointError(f"{effect} is not for the checkpoint thread; report this")
+        raise self._error or CheckpointError(f"checkpoint {pending.id} failed: {reason}; run the job again")
 
-    def _prepare(self, step_id: str, pending: PendingCheckpoint) -> Sequence[CoordinatorEffect]:
-        sealed = self._sealed[step_id]
-        if sealed is not None:
-            self._home.check()
-            with sink_errors(step_id, "prepare"):
-                staged = self._deliveries[step_id].prepare(pending.id, sealed)
-            if staged is not None:
-                self._staged[step_id] = staged
-        crash_point("sink.post_prepare")
-        return self._coordinator.prepared(step_id, pending.id)
+    def _prepare(self, pending: PendingCheckpoint) -> _Effects:
+        effects: _Effects = ()
+        for step_id, sealed in self._sealed.items():
+            try:
+                if sealed.output is not None:
+                    self._home.check()
+                    with sink_errors(step_id, "prepare"):
+                        staged = self._deliveries[step_id].prepare(pending.id, sealed.output)
+                    if staged is not None:
+                        self._staged[step_id] = staged
+            except BaseException as error:
+                return self._coordinator.prepare_failed(step_id, pending.id, self._remember(error))
+            crash_point("sink.post_prepare")
+            effects = self._coordinator.prepared(step_id, pending.id)
+        return effects
 
-    def _decide(self, pending: PendingCheckpoint) -> Sequence[CoordinatorEffect]:
-        for step_id, staged in self._staged.items():
-            pending.stage(step_id, staged)
-        crash_point("decide.pre")
+    def _decide(self, pending: PendingCheckpoint) -> _Effects:
         try:
+            for step_id, staged in self._staged.items():
+                pending.stage(step_id, staged)
+            crash_point("decide.pre")
             self._stats = pending.write()
         except CapacityExceededError as error:
             # Nothing was written.
-            raise self._too_much(pending, error) from error
+            reason = self._remember(self._too_much(pending, error))
+            return self._coordinator.decision_failed(pending.id, reason, indefinite=False)
+        except BaseException as error:
+            # Once the writer has it, only the disk can tell.
+            return self._coordinator.decision_failed(pending.id, self._remember(error), indefinite=pending.done)
         crash_point("decide.post_wait")
         return self._coordinator.decided(pending.id)
 
@@ -176,18 +208,29 @@ class Checkpointing:
         if not self._staged:
             return error
         step_id, staged = max(self._staged.items(), key=lambda item: len(item[1]))
-        return CapacityExceededError(
+        told = CapacityExceededError(
             f"checkpoint {pending.id}: {error}. Of it {len(staged)} bytes are output of sink {step_id!r}, which is in "
             "the record until it is written. Nothing of it was written, and the next run begins at the checkpoint "
             "before. Let less come at once, by shorter windows, fewer keys or, in a new job, a smaller batch_size; or "
             "give a transactional sink that stages files, such as CsvSink, JsonLinesSink or ParquetSink"
         )
+        told.__cause__ = error
+        return told
 
-    def _commit(self, step_id: str, pending: PendingCheckpoint) -> Sequence[CoordinatorEffect]:
+    def _commit(self, step_id: str, pending: PendingCheckpoint) -> _Effects:
         crash_point("sink.pre_commit")
         sealed = self._sealed[step_id]
-        if sealed is not None:
-            with sink_errors(step_id, "commit"):
-                self._deliveries[step_id].commit(pending.id, sealed, self._staged.get(step_id))
+        try:
+            if sealed.output is not None:
+                with sink_errors(step_id, "commit"):
+                    self._deliveries[step_id].commit(pending.id, sealed.output, self._staged.get(step_id))
+        except BaseException as error:
+            return self._coordinator.commit_failed(step_id, pending.id, self._remember(error))
         crash_point("sink.post_commit")
         return self._coordinator.committed(step_id, pending.id)
+
+    def _remember(self, error: BaseException) -> str:
+        if self._home.is_left:
+            raise error  # In a child that a sink forked nothing is reported.
+        self._error = error
+        return described(error)

@@ -16,8 +16,9 @@ BufferedDelivery       written after the decision, once. A crash in between lose
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -40,7 +41,23 @@ from onceflow.sinks import (
 )
 from onceflow.types import Batch, Guarantee
 
-__all__ = ["Delivery", "open_delivery", "sink_errors"]
+__all__ = ["Delivery", "Sealed", "open_delivery", "seal", "sink_errors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What belongs to a checkpoint of the output to one sink.
+
+    Attributes:
+        output: For ``prepare``, ``commit`` and ``abort``; None if there is none.
+        held, held_bytes: Records, and bytes of them, that are in memory until they are committed.
+        learnt: See ``Delivery.snapshot``.
+    """
+
+    output: Any | None
+    held: int
+    held_bytes: int
+    learnt: bytes | None
 
 
 class Delivery(ABC):
@@ -242,6 +259,21 @@ def open_delivery(
     if guarantee is Guarantee.AT_MOST_ONCE:
         return _BufferedDelivery(sink.open(context))
     return _DirectDelivery(sink.open(context), check_epoch)
+
+
+def seal(deliveries: Mapping[str, Delivery], checkpoint_id: int, sealed: dict[str, Sealed]) -> None:
+    """The cut: what was written to the sinks so far belongs to this checkpoint.
+
+    ``sealed`` takes it by step id, also where the next sink fails.
+    """
+    for step_id, delivery in deliveries.items():
+        with sink_errors(step_id, "seal"):
+            held, held_bytes = delivery.held, delivery.held_bytes
+            output = delivery.seal(checkpoint_id)
+            sealed[step_id] = Sealed(output, held, held_bytes, None)
+            learnt = delivery.snapshot()
+        if learnt is not None:
+            sealed[step_id] = replace(sealed[step_id], learnt=learnt)
 
 
 @contextmanager

@@ -3,25 +3,39 @@
 One thread does the job's work: ``Worker`` has the tasks of the job read and process. A checkpoint is a barrier behind a
 round: at the cut operators write cached state into their tables, the tables are frozen, sinks are sealed, and work goes
 on; the checkpoint thread then has the sinks prepare, writes the decision record, and has the sinks commit
-(``Checkpointing``). Where a run begins is found out by ``recovery``.
+(``Checkpoints``). Where a run begins is found out by ``recovery``.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 from onceflow._native import StateBackend
 from onceflow.crash import crash_point
 from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
-from onceflow.exceptions import CheckpointError, ConfigurationError, FinishedJobWarning, SourceError
+from onceflow.exceptions import ConfigurationError, FinishedJobWarning, SourceError, described
 from onceflow.graph.compatibility import fingerprint
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
-from onceflow.runtime.checkpoints import Checkpointing
+from onceflow.runtime.checkpoints import Checkpoints
 from onceflow.runtime.evolution import agreed_without, evolve, without
-from onceflow.runtime.job_record import JOB_BLOB, JobRecord
+from onceflow.runtime.job_record import JobRecord
 from onceflow.runtime.late import warn_of_late
+from onceflow.runtime.messages import (
+    Acknowledged,
+    Declined,
+    Ended,
+    Failed,
+    FromWorker,
+    Idle,
+    PieceTaken,
+    Start,
+    StopAsked,
+    Tally,
+    Trigger,
+)
 from onceflow.runtime.options import JobOptions
 from onceflow.runtime.recovery import (
     Plan,
@@ -39,7 +53,6 @@ from onceflow.types import StateChange
 
 __all__ = ["Job"]
 
-_WORKER = "worker"
 #: A checkpoint begins early when sinks hold more, and while one is under way nothing is read then. The decision record
 #: takes 1 GiB, and a round's output comes on top.
 _MAX_HELD_RECORDS = 1_000_000
@@ -73,6 +86,8 @@ class Job:
         self._resources = resources
         #: By a source, and by a signal.
         self._stopping = self._interrupted = False
+        #: In the last round there was nothing to read; all sources have ended.
+        self._idle = self._ended = False
         #: An event is being told; a signal that comes meanwhile waits with its own.
         self._telling = False
         self._told_stopping = False
@@ -120,21 +135,14 @@ class Job:
         plan = plan_recovery(backend, graph, self._deliveries, self._changes)
         self._replay = plan.replay
         recover_sinks(backend, self._deliveries, plan)
+        tally = Tally(_NOTHING_COUNTED, {}, False, {})
+        if job is not None:
+            tally = Tally(job.counts, job.late, job.waited, agreed_without(job.agreed, self._changes))
+        start = Start({} if restored is None else without(restored.blobs, self._changes), tally)
         self._worker = Worker(
-            graph,
-            backend,
-            self._codec,
-            self._clock,
-            {} if restored is None else without(restored.blobs, self._changes),
-            self._deliveries,
-            self._batch_size,
-            _NOTHING_COUNTED if job is None else job.counts,
-            job is not None and job.waited,
-            {} if job is None else job.late,
-            {} if job is None else agreed_without(job.agreed, self._changes),
-            self._resources,
+            graph, backend, self._codec, self._clock, self._deliveries, self._batch_size, start, self._resources
         )
-        self._checkpoints = Checkpointing(backend, self._deliveries, [*self._worker.tasks, _WORKER], self._clock)
+        self._checkpoints = Checkpoints(backend, self._deliveries, self._clock, self._inject)
         self._resources.push(closing(self._checkpoints.close))
         if plan.replay is not None:
             self._worker.replay_to(plan.replay.positions, to_end=plan.replay.to_end)
@@ -177,24 +185,24 @@ class Job:
                 self._tell_stopping()
                 self._finish_checkpoint(finished=False)
                 return False
-            if self._worker.ended:
+            if self._ended:
                 break
-            if self._checkpoints.pending is not None and self._holds_much():
+            if self._checkpoints.under_way and self._holds_much():
                 # What is read now could only be held as well.
                 self._poll(_LONGEST_WAIT_S)
                 self._tell_progress()
                 continue
-            if self._worker.round(self):
-                self._changed = True
+            self._idle = False
+            self._hear(self._worker.round())
+            if self._idle:
+                self._wait()
             else:
-                self._idle()
+                self._changed = True
             self._warn_of_late()
             self._check_replay()
             self._tell_progress()
-            if self._worker.is_cut and not self._interrupted:
-                self._start_checkpoint()
-                self._worker.go_on()
-            elif self._checkpoints.pending is None and self._replay is None and self._is_due():
+            may_begin = not self._checkpoints.under_way and self._replay is None
+            if (self._worker.is_left and not self._interrupted) or (may_begin and self._is_due()):
                 self._start_checkpoint()
         if self._replay is not None and not self._replay.to_end:
             raise SourceError(
@@ -202,13 +210,13 @@ class Job:
                 "were, so no exact recovery is possible"
             )
         self._settle()
-        self._worker.end()
+        self._hear(self._worker.end())
         self._finish_checkpoint(finished=True)
         return True
 
-    def _idle(self) -> None:
+    def _wait(self) -> None:
         """Nothing was there to read."""
-        if self._checkpoints.pending is not None:
+        if self._checkpoints.under_way:
             self._poll(PAUSE_S)
             return
         longest_s = _LONGEST_WAIT_S
@@ -229,7 +237,7 @@ class Job:
             self._worker.end_replay()
             self._start_checkpoint()
 
-    # -- what rounds tell ----------------------------------------------------------------------
+    # -- what the worker tells -----------------------------------------------------------------
 
     def _interrupt(self) -> None:
         """By the handler of a signal, in the middle of whatever the job's thread does."""
@@ -241,52 +249,52 @@ class Job:
                 # Not here, where it would be taken for an error of a user's function.
                 self._untold = error
 
-    def between_pieces(self) -> bool:
+    def _hear(self, messages: Iterator[FromWorker]) -> None:
+        """Has the worker do something, and takes its answers in turn."""
+        for message in messages:
+            match message:
+                case PieceTaken():
+                    if self._must_leave():
+                        self._worker.leave()
+                case Idle():
+                    self._idle = True
+                case StopAsked():
+                    # Not within a replay, which passes by places where earlier runs were stopped.
+                    self._stopping = True
+                case Ended():
+                    self._ended = True
+                case Acknowledged():
+                    self._checkpoints.acknowledge(message, self._record(message.tally))
+                case Declined(error=error):
+                    self._checkpoints.decline(message)
+                    raise error
+                case Failed(error=error):
+                    self._checkpoints.fail(described(error))
+                    raise error
+
+    def _must_leave(self) -> bool:
         """Looks up within a batch; true if the run ends within it, or if sinks hold too much for its rest."""
         self._poll()
         self._tell_progress()
         while not self._interrupted and self._holds_much():
-            if self._checkpoints.pending is None:
+            if not self._checkpoints.under_way:
                 return True
             self._poll(_LONGEST_WAIT_S)
             self._tell_progress()
         return self._interrupted
 
-    def stop(self) -> None:
-        """The run ends with a last checkpoint as soon as possible: not within a replay, which passes by places where
-        earlier runs were stopped."""
-        self._stopping = True
-
-    def task_ended(self, name: str) -> None:
-        """It counts as acknowledged from now on."""
-        self._checkpoints.task_finished(name)
-
-    def barrier_injected(self, name: str) -> None:
-        """Its part of the checkpoint is known."""
-        self._checkpoints.acknowledge(name)
-
-    def cut(self) -> None:
-        """What was processed so far belongs to the checkpoint."""
-        pending = self._checkpoints.pending
-        if pending is None:
-            raise CheckpointError("the aligner has cut a checkpoint that nobody began; report this")
-        crash_point("task.pre_snapshot")
-        self._worker.snapshot(pending)
-        job = JobRecord(
+    def _record(self, tally: Tally) -> JobRecord:
+        return JobRecord(
             str(self._guarantee),
             self._codec.name,
             self._batch_size,
             fingerprint(self._graph),
             self._finished,
-            self._worker.counts(),
-            self._worker.waited,
-            self._worker.late(),
-            self._worker.agreed,
+            dict(tally.counts),
+            tally.waited,
+            dict(tally.late),
+            {step_id: dict(some) for step_id, some in tally.agreed.items()},
         )
-        pending.put_blob(JOB_BLOB, job.encode())
-        self._checkpoints.seal()
-        crash_point("task.post_snapshot")
-        self._checkpoints.acknowledge(_WORKER)
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -297,10 +305,10 @@ class Job:
 
     def _holds_much(self) -> bool:
         """Whether all sinks together, for the checkpoint under way and for the next one, hold more than the bound."""
-        deliveries, under_way = self._deliveries.values(), self._checkpoints
+        deliveries, sealed = self._deliveries.values(), self._checkpoints
         return (
-            sum((delivery.held for delivery in deliveries), under_way.held) > _MAX_HELD_RECORDS
-            or sum((delivery.held_bytes for delivery in deliveries), under_way.held_bytes) > _MAX_HELD_BYTES
+            sum((delivery.held for delivery in deliveries), sealed.held) > _MAX_HELD_RECORDS
+            or sum((delivery.held_bytes for delivery in deliveries), sealed.held_bytes) > _MAX_HELD_BYTES
         )
 
     def _start_checkpoint(self, *, finished: bool = False, savepoint: str | None = None) -> None:
@@ -308,8 +316,10 @@ class Job:
         self._last_start = self._clock.monotonic()
         self._changed = False
         self._finished = finished
-        pending = self._checkpoints.begin(savepoint)
-        self._worker.inject(pending.id, self._last_start, self)
+        self._checkpoints.begin(savepoint)
+
+    def _inject(self, message: Trigger) -> None:
+        self._hear(self._worker.trigger(message))
 
     def _finish_checkpoint(self, *, finished: bool) -> None:
         """A last checkpoint, waited for."""
@@ -322,7 +332,7 @@ class Job:
 
     def _settle(self) -> None:
         """Waits for the checkpoint under way."""
-        while self._checkpoints.pending is not None:
+        while self._checkpoints.under_way:
             self._poll(1.0)
 
     def _poll(self, timeout_s: float = 0.0) -> None:
@@ -333,7 +343,7 @@ class Job:
             # A run that has nothing to write would not notice that it was replaced.
             self._last_epoch_check = now
             self._backend.check_epoch()
-        if self._checkpoints.pending is None:
+        if not self._checkpoints.under_way:
             return
         stats = self._checkpoints.poll(timeout_s)
         if stats is not None:

@@ -1,0 +1,143 @@
+"""What a job and its worker tell each other.
+
+The job sends ``Start`` and ``Trigger``, and ``Worker.leave``. The worker answers by what its rounds yield, and goes on
+when the job asks for the next answer: so the job looks up between the pieces of a batch, and decides what comes next.
+An error of the worker is an answer as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from onceflow._native import PendingCheckpoint
+from onceflow.runtime.delivery import Sealed
+from onceflow.types import Plain
+
+__all__ = [
+    "Acknowledged",
+    "Declined",
+    "Ended",
+    "Failed",
+    "FromWorker",
+    "Idle",
+    "PieceTaken",
+    "Start",
+    "StopAsked",
+    "Tally",
+    "Trigger",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the job's record says of its work from the beginning to a cut.
+
+    Attributes:
+        counts: ``records_in``, ``records_out``, ``rejected`` and ``skipped``.
+        late: By window step, the records that came too late.
+        waited: The order between partitions was, or may have been, a matter of time: one had nothing to read.
+        agreed: By step, what the job has agreed on.
+    """
+
+    counts: Mapping[str, int]
+    late: Mapping[str, int]
+    waited: bool
+    agreed: Mapping[str, Mapping[str, Plain]]
+
+
+# -- from the job --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin where a checkpoint stands.
+
+    Attributes:
+        blobs: What was kept in it; empty for the beginning.
+        tally: As of it.
+    """
+
+    blobs: Mapping[str, bytes]
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """Take part in a checkpoint, behind what was read so far.
+
+    Attributes:
+        checkpoint: Takes the worker's part.
+        now_s: When its barriers come into being, in seconds of the job's clock.
+    """
+
+    checkpoint: PendingCheckpoint
+    now_s: float
+
+
+# -- from the worker -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PieceTaken:
+    """A piece of a batch, or of a round, was processed: here the round can be left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """There was nothing to read in this round."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """A source asks for the end of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """All partitions were read to their ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The worker's part of a checkpoint is in it.
+
+    Attributes:
+        checkpoint_id: Of which checkpoint.
+        sealed: By step id, what belongs to it of the output to each sink.
+        tally: As of the cut.
+    """
+
+    checkpoint_id: int
+    sealed: Mapping[str, Sealed]
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The worker cannot take its part in a checkpoint, and cannot go on either: what was sealed does not come back.
+
+    Attributes:
+        checkpoint_id: Of which checkpoint.
+        sealed: By step id, what was sealed for it nevertheless.
+        error: Why.
+    """
+
+    checkpoint_id: int
+    sealed: Mapping[str, Sealed]
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker cannot go on.
+
+    Attributes:
+        error: Why.
+    """
+
+    error: Exception
+
+
+FromWorker: TypeAlias = PieceTaken | Idle | StopAsked | Ended | Acknowledged | Declined | Failed
