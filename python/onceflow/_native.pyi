@@ -26,6 +26,7 @@ __all__ = [
     "LogPartition",
     "LogProducer",
     "LogProducerInfo",
+    "LogProducerPhase",
     "LogRecords",
     "LogTopic",
     "PendingCheckpoint",
