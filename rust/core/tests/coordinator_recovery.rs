@@ -149,6 +149,23 @@ fn stops() {
     }
 }
 
+/// About a person who is asked to choose and is not told which sink stands in the way: the sink that
+/// is ahead is named, not one that has just what was restored, and all of them where each counts.
+#[test]
+fn a_stop_names_the_sinks_that_are_in_the_way() {
+    let reason = |facts: RecoveryFacts| match recovery_plan(&facts).unwrap() {
+        RecoveryPlan::Stop { reason } => reason,
+        other => panic!("{other:?}"),
+    };
+    let ahead = reason(facts(Some(5), &[6], &[], &[Some(5), Some(6)], false));
+    assert!(ahead.contains("sink \"sink-1\" has applied checkpoint 6;"), "{ahead}");
+    let untold = reason(facts(Some(5), &[6], &[], &[Some(5), None], false));
+    assert!(untold.contains("sink \"sink-1\" cannot tell"), "{untold}");
+    let lacking = reason(facts(Some(5), &[7], &[6], &[Some(6), Some(5), None], true));
+    let all = "\"sink-0\" has applied 6, \"sink-1\" has applied 5, \"sink-2\" cannot tell";
+    assert!(lacking.contains(all), "{lacking}");
+}
+
 #[test]
 fn facts_that_contradict_each_other_are_refused() {
     for facts in [

@@ -176,6 +176,71 @@ fn a_finished_task_counts_as_acknowledged() {
     );
 }
 
+/// About a checkpoint that is prepared without the part of a task that still owes it: the end of
+/// one task says nothing about the others, and comes twice without harm.
+#[test]
+fn a_finished_task_does_not_stand_for_the_others() {
+    run(
+        coordinator(&["map", "source", "window"], &[]),
+        &[
+            (trigger(1, 0.0), &["barrier 1"], "AwaitingAcknowledgements"),
+            (finished("source"), &[], "AwaitingAcknowledgements"),
+            (finished("source"), &[], "AwaitingAcknowledgements"),
+            (ack("map", 1, 0.0), &[], "AwaitingAcknowledgements"),
+            (finished("map"), &[], "AwaitingAcknowledgements"),
+            (ack("window", 1, 0.0), &["decide 1"], "AwaitingDecision"),
+        ],
+    );
+}
+
+/// About a job that asks which checkpoint it can go back to: it is the newest that every sink has
+/// committed, not one that is decided only, nor one that was aborted since.
+#[test]
+fn the_last_completed_checkpoint_is_one_that_all_sinks_committed() {
+    let mut subject = coordinator(&["map"], &["log"]);
+    for (id, before) in [(4, None), (7, Some(4))] {
+        for event in [trigger(id, 0.0), ack("map", id, 0.0), prepared("log", id)] {
+            subject.step(event).unwrap();
+        }
+        subject.step(Event::Decided { checkpoint_id: id }).unwrap();
+        assert_eq!(subject.last_completed(), before);
+        subject.step(committed("log", id)).unwrap();
+        assert_eq!(subject.last_completed(), Some(id));
+    }
+    subject.step(trigger(8, 0.0)).unwrap();
+    subject.step(decline("map", 8)).unwrap();
+    assert_eq!(subject.last_completed(), Some(7));
+}
+
+/// About a refusal that nobody can act on: it names the event, the checkpoint and the state.
+#[test]
+fn a_refused_event_is_named_with_the_state_that_it_does_not_fit() {
+    let text = |subject: &mut CheckpointCoordinator, event: Event| {
+        subject.step(event).unwrap_err().to_string()
+    };
+    let mut subject = coordinator(&["map"], &["log"]);
+    subject.step(trigger(4, 0.0)).unwrap();
+    let refused: [(Event, &str); 5] = [
+        (trigger(5, 0.0), "trigger"),
+        (prepared("log", 4), "prepared"),
+        (decision_failed(4, true), "decision_failed"),
+        (committed("log", 4), "committed"),
+        (commit_failed("log", 4), "commit_failed"),
+    ];
+    for (event, name) in refused {
+        let expected = format!("{name} does not fit: checkpoint 4 is AwaitingAcknowledgements");
+        assert_eq!(text(&mut subject, event), expected);
+    }
+    let never = "is about checkpoint 5, which was never triggered; the newest is 4";
+    for (event, name) in [
+        (ack("map", 5, 0.0), "acknowledge"),
+        (decline("map", 5), "decline"),
+        (prepare_failed("log", 5), "prepare_failed"),
+    ] {
+        assert_eq!(text(&mut subject, event), format!("{name} {never}"));
+    }
+}
+
 #[test]
 fn whatever_fails_before_the_decision_aborts() {
     let aborts: &[&[(Event, &[&str], &str)]] = &[
@@ -329,6 +394,28 @@ fn the_ledger_keeps_its_laws() {
     let done = SinkProgress { prepared: Some(2), decided: Some(2), committed: Some(2) };
     assert_eq!(progress(&ledger, "a"), done, "the abort of 3 left 2 alone");
     assert_eq!(ledger.progress("c").unwrap_err().kind(), ErrorKind::UnknownName);
+}
+
+/// About ids going backwards where no sink stands in the way, and about a decision that is reported
+/// once more when all is done.
+#[test]
+fn the_newest_decision_is_remembered() {
+    let mut ledger = SinkLedger::new(names(&[])).unwrap();
+    assert_eq!(ledger.decided(), None);
+    ledger.decide(2).unwrap();
+    assert_eq!(ledger.decide(1).unwrap_err().kind(), ErrorKind::CheckpointState);
+    assert_eq!(ledger.decided(), Some(2));
+    ledger.decide(3).unwrap();
+    assert_eq!(ledger.decided(), Some(3));
+
+    let mut subject = coordinator(&["map"], &[]);
+    let decided = Event::Decided { checkpoint_id: 4 };
+    for event in [trigger(4, 0.0), ack("map", 4, 0.0), decided.clone()] {
+        subject.step(event).unwrap();
+    }
+    assert_eq!(subject.step(decided).unwrap(), [], "it is over, and was decided");
+    let other = Event::Decided { checkpoint_id: 3 };
+    assert_eq!(refused(&mut subject, other), ErrorKind::CheckpointState);
 }
 
 /// Any event about a few tasks, sinks and ids; times that go back and forth.
