@@ -12,8 +12,14 @@ mod deduplicator;
 mod error;
 mod keys;
 mod log;
+mod log_args;
+mod log_group;
+mod log_maintained;
+mod log_partition;
 mod log_producer;
+mod log_producer_info;
 mod log_records;
+mod log_topic;
 mod plain;
 mod table;
 mod yardstick;
@@ -41,14 +47,21 @@ mod _native {
     #[pymodule_export]
     use crate::deduplicator::{PyDeduplicator, PyVerdicts};
     #[pymodule_export]
-    use crate::log::{
-        PyLog, PyLogGroup, PyLogMaintained, PyLogMember, PyLogPartition, PyLogProducerInfo,
-        PyLogTopic, py_partition_of,
-    };
+    use crate::log::PyLog;
+    #[pymodule_export]
+    use crate::log_group::{PyLogGroup, PyLogMember};
+    #[pymodule_export]
+    use crate::log_maintained::PyLogMaintained;
+    #[pymodule_export]
+    use crate::log_partition::{PyLogPartition, py_partition_of};
     #[pymodule_export]
     use crate::log_producer::{PyLogProducer, PyLogProducerPhase};
     #[pymodule_export]
+    use crate::log_producer_info::PyLogProducerInfo;
+    #[pymodule_export]
     use crate::log_records::PyLogRecords;
+    #[pymodule_export]
+    use crate::log_topic::PyLogTopic;
     #[pymodule_export]
     use crate::plain::py_uncommon;
     #[pymodule_export]

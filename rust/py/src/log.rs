@@ -1,26 +1,30 @@
 //! `Log`: topics, reading, consumer groups, upkeep, and the producers' protocol.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use onceflow_core::log::{
-    self, Assigned, Budget, CleanupPolicy, Committed, FetchLimits, GroupInfo, Join, Limits, Log,
-    LogOptions, Outcome, PartitionInfo, Reading, Strategy, TopicInfo, TopicSettings, TransactionId,
-    Write,
+    Assigned, Budget, Committed, FetchLimits, Join, Limits, Log, LogOptions, Reading,
+    TopicSettings, TransactionId,
 };
 use onceflow_core::random::random_id;
 use onceflow_core::{Error, ErrorKind};
 use parking_lot::Mutex;
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::args::{Arg, optional, read};
-use crate::error::{invalid_argument, to_py};
+use crate::args::{Arg, optional};
+use crate::error::to_py;
+use crate::log_args::{PartArgument, Parts, changed, millis, seconds};
+use crate::log_group::PyLogGroup;
+use crate::log_maintained::PyLogMaintained;
+use crate::log_partition::PyLogPartition;
 use crate::log_producer::{Offset, Place, commit_offsets, places};
-use crate::log_records::{Input, PyLogRecords};
+use crate::log_producer_info::PyLogProducerInfo;
+use crate::log_records::PyLogRecords;
+use crate::log_topic::PyLogTopic;
 
 /// How often a waiting thread looks for signals.
 const SIGNALS_EVERY: Duration = Duration::from_millis(200);
@@ -72,136 +76,11 @@ impl PyLog {
     }
 }
 
-fn cleanup_policy(name: &str) -> PyResult<CleanupPolicy> {
-    match name {
-        "delete" => Ok(CleanupPolicy::Delete),
-        "compact" => Ok(CleanupPolicy::Compact),
-        other => {
-            Err(invalid_argument(format!("cleanup_policy is {other:?}: \"delete\" or \"compact\"")))
-        }
-    }
-}
-
-/// Settings of a topic, with those that are given in their place.
-fn changed(
-    call: &str,
-    mut settings: TopicSettings,
-    changes: Option<&Bound<'_, PyDict>>,
-) -> PyResult<TopicSettings> {
-    for (name, value) in changes.into_iter().flatten() {
-        let name: String = name.extract()?;
-        set(call, &mut settings, &name, &value)?;
-    }
-    Ok(settings)
-}
-
-fn set(
-    call: &str,
-    settings: &mut TopicSettings,
-    name: &str,
-    value: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    match name {
-        "partitions" => settings.partitions = read(name, value)?,
-        "retention_ms" => settings.retention_ms = read(name, value)?,
-        "retention_bytes" => settings.retention_bytes = read(name, value)?,
-        "cleanup_policy" => {
-            settings.cleanup_policy = cleanup_policy(&read::<String>(name, value)?)?
-        }
-        "delete_retention_ms" => settings.delete_retention_ms = read(name, value)?,
-        "max_record_bytes" => settings.max_record_bytes = read(name, value)?,
-        _ => {
-            let text = format!("{call}() got an unexpected keyword argument {name:?}");
-            return Err(PyTypeError::new_err(text));
-        }
-    }
-    Ok(())
-}
-
-fn strategy(name: &str) -> PyResult<Strategy> {
-    match name {
-        "sticky" => Ok(Strategy::Sticky),
-        "range" => Ok(Strategy::Range),
-        "roundrobin" => Ok(Strategy::RoundRobin),
-        other => Err(invalid_argument(format!(
-            "the assignment strategy is {other:?}: \"sticky\", \"range\" or \"roundrobin\""
-        ))),
-    }
-}
-
-fn strategy_name(strategy: Strategy) -> &'static str {
-    match strategy {
-        Strategy::Sticky => "sticky",
-        Strategy::Range => "range",
-        Strategy::RoundRobin => "roundrobin",
-    }
-}
-
-fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Committed => "committed",
-        Outcome::Aborted => "aborted",
-        Outcome::TimedOut => "timed_out",
-    }
-}
-
-fn seconds(what: &str, seconds: f64) -> PyResult<Duration> {
-    if seconds == f64::INFINITY {
-        return Ok(Duration::MAX);
-    }
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| invalid_argument(format!("{what} is {seconds}: give 0 or more seconds")))
-}
-
 /// Tells this boot of the machine from all others.
 static BOOT: LazyLock<String> = LazyLock::new(|| {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     id.unwrap_or_default().trim().to_owned()
 });
-
-/// A time in milliseconds.
-fn millis(what: &str, seconds: f64) -> PyResult<i64> {
-    // As far as f64 counts milliseconds.
-    const MOST: f64 = (1_u64 << 53) as f64;
-    let millis = (seconds * 1000.0).floor();
-    if millis.abs() <= MOST {
-        return Ok(millis as i64);
-    }
-    Err(invalid_argument(format!("{what} is {seconds}, which is no time in seconds")))
-}
-
-/// A part of a request of the producers' protocol.
-#[derive(FromPyObject)]
-struct PartArgument<'py>(Arg<String>, Arg<u32>, Arg<i32>, Bound<'py, PyAny>);
-
-/// The inputs of parts, which their writes borrow.
-struct Parts<'py> {
-    inputs: Vec<(String, u32, i32, Input<'py>)>,
-}
-
-impl<'py> Parts<'py> {
-    fn read(parts: Vec<PartArgument<'py>>, now_ms: i64) -> PyResult<Self> {
-        let read = |PartArgument(topic, partition, first_sequence, values)| {
-            let (topic, partition) = (topic.named("topic")?, partition.named("partition")?);
-            let input = Input::read(Some(&values), None, None, None, now_ms)?;
-            Ok((topic, partition, first_sequence.named("first_sequence")?, input))
-        };
-        Ok(Self { inputs: parts.into_iter().map(read).collect::<PyResult<_>>()? })
-    }
-
-    fn writes(&self) -> PyResult<Vec<Write<'_>>> {
-        let mut writes = Vec::with_capacity(self.inputs.len());
-        for (topic, partition, first_sequence, input) in &self.inputs {
-            writes.push(Write {
-                topic,
-                partition: *partition,
-                records: input.records()?,
-                first_sequence: *first_sequence,
-            });
-        }
-        Ok(writes)
-    }
-}
 
 #[pymethods]
 impl PyLog {
@@ -715,7 +594,7 @@ impl PyLog {
         let now_ms = now_ms.named("now_ms")?;
         let session_timeout_ms = session_timeout_ms.named("session_timeout_ms")?;
         let rebalance_timeout_ms = rebalance_timeout_ms.named("rebalance_timeout_ms")?;
-        let strategy = self::strategy(strategy)?;
+        let strategy = crate::log_args::strategy(strategy)?;
         let join = Join {
             group,
             member,
@@ -883,238 +762,4 @@ impl PyLog {
     fn __repr__(&self) -> String {
         format!("Log({:?})", self.path())
     }
-}
-
-/// A topic and its settings.
-#[pyclass(name = "LogTopic", module = "onceflow._native", frozen)]
-pub(crate) struct PyLogTopic {
-    info: TopicInfo,
-}
-
-impl PyLogTopic {
-    fn new(info: TopicInfo) -> Self {
-        Self { info }
-    }
-}
-
-#[pymethods]
-impl PyLogTopic {
-    #[getter]
-    fn name(&self) -> &str {
-        &self.info.name
-    }
-
-    /// Never given out again, unlike the name.
-    #[getter]
-    fn number(&self) -> u32 {
-        self.info.number
-    }
-
-    #[getter]
-    fn partitions(&self) -> u32 {
-        self.info.settings.partitions
-    }
-
-    #[getter]
-    fn retention_ms(&self) -> Option<u64> {
-        self.info.settings.retention_ms
-    }
-
-    #[getter]
-    fn retention_bytes(&self) -> Option<u64> {
-        self.info.settings.retention_bytes
-    }
-
-    #[getter]
-    fn cleanup_policy(&self) -> &'static str {
-        match self.info.settings.cleanup_policy {
-            CleanupPolicy::Delete => "delete",
-            CleanupPolicy::Compact => "compact",
-        }
-    }
-
-    #[getter]
-    fn delete_retention_ms(&self) -> u64 {
-        self.info.settings.delete_retention_ms
-    }
-
-    #[getter]
-    fn max_record_bytes(&self) -> u64 {
-        self.info.settings.max_record_bytes
-    }
-
-    fn __repr__(&self) -> String {
-        format!("LogTopic({:?}, partitions={})", self.info.name, self.info.settings.partitions)
-    }
-}
-
-/// Where a partition begins and ends, and what it holds.
-#[pyclass(name = "LogPartition", module = "onceflow._native", frozen)]
-pub(crate) struct PyLogPartition {
-    info: PartitionInfo,
-}
-
-#[pymethods]
-impl PyLogPartition {
-    /// The first offset that can be read.
-    #[getter]
-    fn start(&self) -> u64 {
-        self.info.start
-    }
-
-    /// The offset that the next record gets.
-    #[getter]
-    fn end(&self) -> u64 {
-        self.info.end
-    }
-
-    #[getter]
-    fn records(&self) -> u64 {
-        self.info.records
-    }
-
-    #[getter]
-    fn batches(&self) -> u64 {
-        self.info.batches
-    }
-
-    #[getter]
-    fn bytes(&self) -> u64 {
-        self.info.bytes
-    }
-
-    #[getter]
-    fn max_timestamp_ms(&self) -> Option<i64> {
-        self.info.max_timestamp_ms
-    }
-
-    fn __repr__(&self) -> String {
-        format!("LogPartition(start={}, end={})", self.info.start, self.info.end)
-    }
-}
-
-/// A transactional producer, as it is listed. Times are by the log's clock.
-#[pyclass(name = "LogProducerInfo", module = "onceflow._native", frozen)]
-pub(crate) struct PyLogProducerInfo {
-    info: log::ProducerInfo,
-}
-
-#[pymethods]
-impl PyLogProducerInfo {
-    #[getter]
-    fn transactional_id(&self) -> &str {
-        &self.info.transactional_id
-    }
-
-    #[getter]
-    fn producer_id(&self) -> i64 {
-        self.info.id
-    }
-
-    #[getter]
-    fn producer_epoch(&self) -> i32 {
-        self.info.epoch
-    }
-
-    #[getter]
-    fn timeout_ms(&self) -> u64 {
-        self.info.timeout_ms
-    }
-
-    #[getter]
-    fn updated_ms(&self) -> i64 {
-        self.info.updated_ms
-    }
-
-    /// When the open transaction began, if some of it is staged (else nobody knows of it).
-    #[getter]
-    fn started_ms(&self) -> Option<i64> {
-        self.info.staged.map(|(started_ms, _)| started_ms)
-    }
-
-    #[getter]
-    fn staged_bytes(&self) -> u64 {
-        self.info.staged.map_or(0, |(_, bytes)| bytes)
-    }
-
-    /// ``"committed"``, ``"aborted"`` or ``"timed_out"``.
-    #[getter]
-    fn last_outcome(&self) -> Option<&'static str> {
-        self.info.ended.map(outcome_name)
-    }
-}
-
-/// A consumer group, as it is listed: its members, and what it has committed.
-#[pyclass(name = "LogGroup", module = "onceflow._native", frozen, get_all)]
-pub(crate) struct PyLogGroup {
-    group: String,
-    generation: u64,
-    strategy: &'static str,
-    members: Vec<PyLogMember>,
-    /// (topic, partition) -> (offset, metadata, committed_ms).
-    offsets: BTreeMap<(String, u32), (u64, String, i64)>,
-}
-
-impl PyLogGroup {
-    fn new(info: GroupInfo, names: &HashMap<u32, String>) -> Self {
-        let named = |place: &(u32, u32)| names.get(&place.0).map(|name| (name.clone(), place.1));
-        let members = info.members.into_iter().map(|member| PyLogMember {
-            partitions: member.owned.iter().filter_map(named).collect(),
-            member: member.member,
-            topics: member.topics,
-            generation: member.generation,
-            last_heartbeat_ms: member.last_heartbeat_ms,
-            session_timeout_ms: member.session_timeout_ms,
-        });
-        let offsets = info.offsets.into_iter().map(|(topic, partition, committed)| {
-            let Committed { offset, metadata, committed_ms } = committed;
-            ((topic, partition), (offset, metadata, committed_ms))
-        });
-        Self {
-            group: info.group,
-            generation: info.generation,
-            strategy: strategy_name(info.strategy),
-            members: members.collect(),
-            offsets: offsets.collect(),
-        }
-    }
-}
-
-/// A member of a consumer group, as it is listed. Times are by the log's clock.
-#[pyclass(name = "LogMember", module = "onceflow._native", frozen, get_all)]
-#[derive(Clone)]
-pub(crate) struct PyLogMember {
-    member: String,
-    topics: Vec<String>,
-    generation: u64,
-    partitions: Vec<(String, u32)>,
-    last_heartbeat_ms: i64,
-    session_timeout_ms: u64,
-}
-
-/// What a slice of upkeep did.
-#[pyclass(name = "LogMaintained", module = "onceflow._native", frozen, get_all)]
-pub(crate) struct PyLogMaintained {
-    /// Transactions aborted because they were open for too long.
-    timed_out: u64,
-    /// Staged batches of ended transactions that were deleted.
-    discarded: u64,
-    /// Batches that were deleted because of retention, or with their topic.
-    removed: u64,
-    /// Producers and groups that were forgotten.
-    forgotten: u64,
-    /// Records that compaction removed.
-    compacted: u64,
-    /// Whether there is more to do right now.
-    more: bool,
-}
-
-/// The partition of a key: the same in every process and version.
-#[pyfunction]
-#[pyo3(name = "partition_of")]
-pub(crate) fn py_partition_of(key: &[u8], partitions: u32) -> PyResult<u32> {
-    if partitions == 0 {
-        return Err(invalid_argument("0 partitions; give 1 or more"));
-    }
-    Ok(log::partition_of(key, partitions))
 }
