@@ -38,6 +38,7 @@ __all__ = [
     "TableSchema",
     "Verdicts",
     "VerifyReport",
+    "WakeHandle",
     "__version__",
     "_bare_update_loop",
     "_crc32",
@@ -922,6 +923,36 @@ class RecoveryPlan:
 # Any of them, as ``match`` wants it.
 _RecoveryPlan: TypeAlias = RecoveryPlan.Resume | RecoveryPlan.ReplaySuppressed | RecoveryPlan.Stop
 
+# ---- waking ------------------------------------------------------------------------------
+
+@final
+class WakeHandle:
+    """One thread waits for several things at once, and any thread wakes it.
+
+    Once set it stays set until somebody has waited, so whoever looks for something to do and then
+    waits misses nothing that came in between. It has no end: it goes with the last reference.
+
+    Raises:
+        StoreIOError: The process may open no further file.
+    """
+
+    def __new__(cls) -> WakeHandle: ...
+    def set(self) -> None:
+        """Wakes who waits, or who waits next.
+
+        From any thread, and in the handler of a signal; never blocks, never fails. In a child that was forked off since
+        nothing happens.
+        """
+    def wait(self, timeout_s: float) -> bool:
+        """Waits until it is set, for so many seconds at most; true if it was set, and is not any more.
+
+        Handlers of signals run meanwhile.
+
+        Raises:
+            ConfigurationError: A timeout below 0, or no number.
+            StoreForkedError: In a child that was forked off since.
+        """
+
 # ---- log (owner: log) --------------------------------------------------------------------
 #
 # Times are milliseconds: ``now_ms`` by the log's clock (``Log.time_ms``), ``timestamps`` since 1970. Every call
@@ -1078,6 +1109,8 @@ class Log:
 
         Woken by commits of any process, without polling. False: the time is over.
         """
+    def wake(self, handle: WakeHandle) -> None:
+        """From now on each commit of any process sets ``handle``, for as long as somebody has it and this log is open."""
     def init_producer(
         self,
         transactional_id: str | None,

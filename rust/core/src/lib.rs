@@ -8,6 +8,7 @@
 //! - [`sequence`]: producers' sequences: verdicts on batches, so that a retry counts once.
 //! - [`align`]: barriers over several input channels.
 //! - [`log`]: topics, transactional producers and committed reads over one shared LMDB file.
+//! - [`wakeup`]: one thread waits for several things at once.
 //! - [`checkpoint`]: coordinator and sink ledger, the protocol between tasks, store and sinks.
 //!
 //! The protocol parts ([`sequence`], [`align`], [`checkpoint`]) are pure state machines: time
@@ -27,5 +28,6 @@ pub mod sequence;
 pub mod snapshot;
 pub mod state;
 pub mod store;
+pub mod wakeup;
 
 pub use error::{Detail, Error, ErrorKind, Result};

@@ -22,6 +22,7 @@ mod log_records;
 mod log_topic;
 mod plain;
 mod table;
+mod wakeup;
 mod yardstick;
 
 use pyo3::prelude::*;
@@ -66,6 +67,8 @@ mod _native {
     use crate::plain::py_uncommon;
     #[pymodule_export]
     use crate::table::{PyRows, PyTable, PyTableSchema};
+    #[pymodule_export]
+    use crate::wakeup::PyWakeHandle;
     #[pymodule_export]
     use crate::yardstick::bare_update_loop;
 

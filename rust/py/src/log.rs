@@ -25,6 +25,7 @@ use crate::log_producer::{Offset, Place, commit_offsets, places};
 use crate::log_producer_info::PyLogProducerInfo;
 use crate::log_records::PyLogRecords;
 use crate::log_topic::PyLogTopic;
+use crate::wakeup::PyWakeHandle;
 
 /// How often a waiting thread looks for signals.
 const SIGNALS_EVERY: Duration = Duration::from_millis(200);
@@ -375,6 +376,11 @@ impl PyLog {
             }
             py.check_signals()?;
         }
+    }
+
+    /// From now on each commit of any process sets ``handle``, for as long as somebody has it and this log is open.
+    fn wake(&self, handle: &PyWakeHandle) -> PyResult<()> {
+        self.get()?.wake(&handle.wakeup).map_err(to_py)
     }
 
     // ---- producers' protocol -----------------------------------------------------------------

@@ -16,6 +16,7 @@ use super::view::{self, View};
 use super::{open, plain, wake};
 use crate::environment::lmdb::Read;
 use crate::environment::{StoreSize, creation};
+use crate::wakeup::Wakeup;
 use crate::{Detail, Error, ErrorKind, Result};
 
 /// A log; clones are handles of the same one, which is closed with the last of them.
@@ -152,6 +153,12 @@ impl Log {
                 return Ok(false);
             }
         }
+    }
+
+    /// From now on each commit of any process sets this, for as long as somebody else has it.
+    pub fn wake(&self, wakeup: &Arc<Wakeup>) -> Result<()> {
+        self.shared.environment()?;
+        self.shared.wake.also_set(wakeup)
     }
 
     // ---- upkeep ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use rustix::fs::inotify;
 
 use crate::Result;
 use crate::environment::files::{io_error, open_regular};
+use crate::wakeup::Wakeup;
 
 /// The file's name in the directory.
 pub(super) const WAKE: &str = "wake";
@@ -36,6 +37,8 @@ struct Shared {
     /// Commits that were seen.
     commits: Mutex<u64>,
     changed: Condvar,
+    /// What each commit sets too, while somebody has it.
+    wakeups: Mutex<Vec<Weak<Wakeup>>>,
 }
 
 #[derive(Debug)]
@@ -73,6 +76,18 @@ impl Wake {
     pub(super) fn commits(&self) -> Result<u64> {
         self.watch()?;
         Ok(*self.shared.commits.lock())
+    }
+
+    /// From now on each commit sets this too, for as long as somebody else has it.
+    pub(super) fn also_set(&self, wakeup: &Arc<Wakeup>) -> Result<()> {
+        let wakeup = Arc::downgrade(wakeup);
+        let mut wakeups = self.shared.wakeups.lock();
+        wakeups.retain(|other| other.strong_count() > 0);
+        if !wakeups.iter().any(|other| other.ptr_eq(&wakeup)) {
+            wakeups.push(wakeup);
+        }
+        drop(wakeups);
+        self.watch()
     }
 
     /// Waits until more is committed than `seen`, or until `deadline`; false if it came first.
@@ -113,6 +128,9 @@ impl Shared {
     fn notify(&self) {
         *self.commits.lock() += 1;
         self.changed.notify_all();
+        for wakeup in self.wakeups.lock().iter().filter_map(Weak::upgrade) {
+            wakeup.set();
+        }
     }
 }
 
