@@ -1110,7 +1110,10 @@ class Log:
         Woken by commits of any process, without polling. False: the time is over.
         """
     def wake(self, handle: WakeHandle) -> None:
-        """From now on each commit of any process sets ``handle``, for as long as somebody has it and this log is open."""
+        """From now on each commit of any process sets ``handle``.
+
+        For as long as somebody has it and this log is open.
+        """
     def init_producer(
         self,
         transactional_id: str | None,

@@ -11,11 +11,13 @@ A source that cannot promise it sets ``replayable = False`` and can only be part
 handed out it must not hand out again.
 If the reader also cuts its batches at the same places, whatever came before (the file sources do), jobs that emit
 per batch give the same bytes after a failure as without one.
+
+Where nothing is there to read, a job waits. A source that hears of new records itself (``wakes = True``) sets the wake
+handle of its context when there are some, from whatever thread; any other is asked again, up to twenty times a second.
 """
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,13 +26,31 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onceflow._native import WakeHandle
+from onceflow.clock import Clock, SystemClock
 from onceflow.columns import Columns
 from onceflow.types import Batch, Plain
 
-__all__ = ["PAUSE_S", "RejectedRecord", "Source", "SourceBatch", "SourceReader", "StopRun"]
+__all__ = ["RejectedRecord", "Source", "SourceBatch", "SourceContext", "SourceReader", "StopRun", "WakeHandle"]
 
-#: How long a job pauses where nothing was there to read and nobody knows when there will be.
-PAUSE_S = 0.002
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """Who reads.
+
+    Attributes:
+        job: Name of the dataflow.
+        step_id: Of the source.
+        worker: Number of the worker that reads, from 0 on; the only one of a job is 0.
+        clock: Where the job takes the time from.
+        wake: What to set when there may be something to read again, from any thread: see ``Source.wakes``.
+    """
+
+    job: str = ""
+    step_id: str = ""
+    worker: int = 0
+    clock: Clock = field(default_factory=SystemClock)
+    wake: WakeHandle = field(default_factory=WakeHandle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +128,9 @@ class Source(ABC):
     has_event_time: bool = False
     #: Whether refused records are handed to the dead-letter stream (which then must have a sink).
     has_dead_letters: bool = False
+    #: Whether its readers set ``context.wake`` (see ``open_with_context``) whenever there may be something to read
+    #: again after they had nothing. Then they are not asked before that.
+    wakes: ClassVar[bool] = False
     #: So many partitions are read at a time; where one ends the next one, in the order of ``partitions``, begins. For
     #: partitions that end and cost descriptors or memory while they are open. None: all of them at once.
     max_open_partitions: ClassVar[int | None] = None
@@ -139,6 +162,13 @@ class Source(ABC):
             SourceChangedError: the input shrank or changed, so that the position would not be exact.
         """
 
+    def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
+        """What a job calls: ``open`` for a source that has a use for the context of the job. By default ``open``.
+
+        The source itself may be part of several jobs at a time, so what is kept by job belongs to the reader.
+        """
+        return self.open(partition, position)
+
     def same_position(self, one: Plain, other: Plain) -> bool:
         """Whether two positions of a partition are the same place.
 
@@ -146,17 +176,27 @@ class Source(ABC):
         """
         return one == other
 
-    def wait(self, positions: Mapping[str, Plain], timeout_s: float) -> None:
-        """Waits until one of these partitions may have something to read behind its position, or the time is over.
+    def on_checkpoint_complete(  # noqa: B027 - optional
+        self, checkpoint_id: int, positions: Mapping[str, Plain], context: SourceContext
+    ) -> None:
+        """A checkpoint is complete: durable, and all sinks have committed it.
 
-        Called when no partition of a job had anything, if this is the only source left. Returning early costs another
-        look, no more; so it may pause a moment, as it does unless a source knows better.
+        No run begins before these positions again, unless somebody goes back on purpose (``from_checkpoint``). What is
+        to be told outside may be told now: offsets to a broker, a place in a replication slot. Where the next run
+        begins is said by the checkpoints alone.
+
+        Called on the job's thread, between two reads, for each complete checkpoint in their order, never for one that
+        was not decided. A run that was killed may have left out its last one, so the next run calls it for the
+        checkpoint that it resumes from before it reads anything: it is called at least once.
 
         Args:
-            positions: By partition, what its reader's ``position`` returned.
-            timeout_s: Seconds, at most.
+            checkpoint_id: Its number.
+            positions: Of each partition of the source, what its reader's ``position`` returned; None: not begun.
+            context: Who reads.
+
+        Raises:
+            SourceError: The run ends, and nothing is lost. Other exceptions become one.
         """
-        time.sleep(min(timeout_s, PAUSE_S))
 
     def describe(self) -> dict[str, Any]:
         """What ``explain`` shows; no secrets."""

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from onceflow._native import CoordinatorEffect
+from onceflow._native import CoordinatorEffect, WakeHandle
 from onceflow.process import HomeProcess
 
 __all__ = ["CheckpointThread"]
@@ -18,11 +18,13 @@ class CheckpointThread:
     There is at most one checkpoint under way, so the queues hold a few entries.
 
     Args:
+        wake: Set at each outcome.
         carry_out: Does the work of an effect and of those that follow from it; true when the checkpoint is complete.
     """
 
-    def __init__(self, carry_out: Callable[[CoordinatorEffect], bool]) -> None:
+    def __init__(self, carry_out: Callable[[CoordinatorEffect], bool], wake: WakeHandle) -> None:
         self._carry_out = carry_out
+        self._wake = wake
         self._home = HomeProcess()
         self._work: queue.SimpleQueue[CoordinatorEffect | None] = queue.SimpleQueue()
         #: None for a checkpoint that is complete.
@@ -49,10 +51,12 @@ class CheckpointThread:
             try:
                 if self._carry_out(effect):
                     self._outcomes.put(None)
+                    self._wake.set()
             except BaseException as error:
                 if self._home.is_left:
                     raise  # A child that a sink forked: nobody here asks, or submits more.
                 self._outcomes.put(error)
+                self._wake.set()
 
     def close(self) -> None:
         """Waits for what was submitted, and ends the thread."""

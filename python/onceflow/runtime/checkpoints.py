@@ -12,7 +12,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from onceflow._native import CheckpointCoordinator, CheckpointStats, CoordinatorEffect, PendingCheckpoint, StateBackend
+from onceflow._native import (
+    CheckpointCoordinator,
+    CheckpointStats,
+    CoordinatorEffect,
+    PendingCheckpoint,
+    StateBackend,
+    WakeHandle,
+)
 from onceflow.clock import Clock
 from onceflow.crash import crash_point
 from onceflow.exceptions import CapacityExceededError, CheckpointError, described
@@ -38,6 +45,7 @@ class Checkpoints:
         deliveries: The sinks by step id.
         clock: Where the time comes from.
         inject: Has the worker take part in a checkpoint, and hears its answers.
+        wake: Set when a checkpoint has completed, or failed.
     """
 
     def __init__(
@@ -46,6 +54,7 @@ class Checkpoints:
         deliveries: Mapping[str, Delivery],
         clock: Clock,
         inject: Callable[[Trigger], None],
+        wake: WakeHandle,
     ) -> None:
         self._backend = backend
         self._deliveries = deliveries
@@ -53,7 +62,7 @@ class Checkpoints:
         self._inject = inject
         self._home = HomeProcess()
         self._coordinator = CheckpointCoordinator([_WORKER], list(deliveries), timeout_s=_TIMEOUT_S)
-        self._thread = CheckpointThread(self._work)
+        self._thread = CheckpointThread(self._work, wake)
         self._pending: PendingCheckpoint | None = None
         self._sealed: Mapping[str, Sealed] = {}
         self._staged: dict[str, bytes] = {}

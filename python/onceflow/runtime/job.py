@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from onceflow._native import StateBackend
+from onceflow._native import CheckpointInfo, StateBackend, WakeHandle
 from onceflow.crash import crash_point
 from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
 from onceflow.exceptions import ConfigurationError, FinishedJobWarning, SourceError, described
@@ -37,6 +37,7 @@ from onceflow.runtime.messages import (
     Trigger,
 )
 from onceflow.runtime.options import JobOptions
+from onceflow.runtime.partitions import saved_positions
 from onceflow.runtime.recovery import (
     Plan,
     Replay,
@@ -47,8 +48,9 @@ from onceflow.runtime.recovery import (
     warn_of_damage,
 )
 from onceflow.runtime.signals import quick_switches, stop_on_signals
+from onceflow.runtime.source_task import source_errors
 from onceflow.runtime.worker import Worker
-from onceflow.sources import PAUSE_S
+from onceflow.sources import SourceContext
 from onceflow.types import StateChange
 
 __all__ = ["Job"]
@@ -59,7 +61,7 @@ _MAX_HELD_RECORDS = 1_000_000
 _MAX_HELD_BYTES = 64 << 20
 _PROGRESS_EVERY_S = 0.1
 _EPOCH_EVERY_S = 1.0
-#: A job looks at its signals so often, also while it waits for something to read.
+#: A job looks at its signals so often, also while it waits for its sinks.
 _LONGEST_WAIT_S = 0.1
 #: From ``Job.run`` up to who called ``run``.
 _STACK_OF_RUN = 3
@@ -84,6 +86,8 @@ class Job:
         self._batch_size = options.batch_size
         self._clock = options.clock
         self._resources = resources
+        #: Set by whoever gives the job's thread something to do while it waits for something to read.
+        self._wake = WakeHandle()
         #: By a source, and by a signal.
         self._stopping = self._interrupted = False
         #: In the last round there was nothing to read; all sources have ended.
@@ -122,6 +126,7 @@ class Job:
             recover_sinks(
                 backend, open_deliveries(backend, graph, self._guarantee, self._codec, self._resources), Plan()
             )
+            self._tell_sources(restored)
             warnings.warn(
                 FinishedJobWarning(
                     f"job {graph.name!r} had finished before, with checkpoint {restored.id}, so this run has done "
@@ -140,17 +145,36 @@ class Job:
             tally = Tally(job.counts, job.late, job.waited, agreed_without(job.agreed, self._changes))
         start = Start({} if restored is None else without(restored.blobs, self._changes), tally)
         self._worker = Worker(
-            graph, backend, self._codec, self._clock, self._deliveries, self._batch_size, start, self._resources
+            graph,
+            backend,
+            self._codec,
+            self._clock,
+            self._deliveries,
+            self._batch_size,
+            start,
+            self._wake,
+            self._resources,
         )
-        self._checkpoints = Checkpoints(backend, self._deliveries, self._clock, self._inject)
+        self._checkpoints = Checkpoints(backend, self._deliveries, self._clock, self._inject, self._wake)
         self._resources.push(closing(self._checkpoints.close))
         if plan.replay is not None:
             self._worker.replay_to(plan.replay.positions, to_end=plan.replay.to_end)
         self._recovered(plan)
+        if restored is not None:
+            # The run before may have been killed before it had told.
+            self._worker.completed(restored.id)
         crash_point("recover.post_open")
         with stop_on_signals(self._interrupt), quick_switches():
             finished = self._loop()
         return self._result(self._worker.counts(), self._worker.late(), finished=finished)
+
+    def _tell_sources(self, restored: CheckpointInfo) -> None:
+        """Of a job that had finished: the run that finished it may have been killed before it had told them."""
+        for step in self._graph.sources():
+            context = SourceContext(self._graph.name, step.step_id, clock=self._clock, wake=self._wake)
+            positions = saved_positions(restored.blobs, step.step_id)
+            with source_errors(step.step_id):
+                step.source.on_checkpoint_complete(restored.id, positions, context)
 
     def _recovered(self, plan: Plan) -> None:
         recovery, replay = self._backend.recovery, plan.replay
@@ -215,12 +239,9 @@ class Job:
         return True
 
     def _wait(self) -> None:
-        """Nothing was there to read."""
-        if self._checkpoints.under_way:
-            self._poll(PAUSE_S)
-            return
-        longest_s = _LONGEST_WAIT_S
-        if self._changed and self._replay is None:
+        """Nothing was there to read: what is to be done next wakes it, be it a checkpoint or a signal."""
+        longest_s = _EPOCH_EVERY_S
+        if self._changed and self._replay is None and not self._checkpoints.under_way:
             due = self._last_start + self._options.checkpoint_interval_s
             longest_s = min(longest_s, max(due - self._clock.monotonic(), 0.0))
         self._worker.wait(longest_s)
@@ -242,6 +263,7 @@ class Job:
     def _interrupt(self) -> None:
         """By the handler of a signal, in the middle of whatever the job's thread does."""
         self._interrupted = True
+        self._wake.set()
         if not self._telling:
             try:
                 self._tell_stopping()
@@ -349,6 +371,7 @@ class Job:
         if stats is not None:
             self._last_checkpoint = stats.id
             self._completed += 1
+            self._worker.completed(stats.id)
             self._tell(
                 CheckpointCompleted(stats, self._worker.records_in, self._worker.records_out, self._worker.late())
             )

@@ -11,12 +11,18 @@ from onceflow.exceptions import SourceError
 from onceflow.graph.graph import Graph, SourceStep
 from onceflow.process import closing
 from onceflow.runtime.source_task import SourceTask, source_errors
+from onceflow.sources import SourceContext
+from onceflow.types import Plain
 
-__all__ = ["open_partitions"]
+__all__ = ["open_partitions", "saved_positions"]
 
 
 def open_partitions(
-    graph: Graph, blobs: Mapping[str, bytes], batch_size: int, resources: ExitStack
+    graph: Graph,
+    blobs: Mapping[str, bytes],
+    batch_size: int,
+    contexts: Mapping[str, SourceContext],
+    resources: ExitStack,
 ) -> list[SourceTask]:
     """The tasks of all partitions, in the order of the sources and of what ``partitions`` returns.
 
@@ -24,6 +30,7 @@ def open_partitions(
         graph: Has the sources.
         blobs: Of the checkpoint to resume from; empty for the beginning.
         batch_size: Records that a task is asked for.
+        contexts: By source.
         resources: Closes the tasks.
 
     Raises:
@@ -35,19 +42,13 @@ def open_partitions(
     for step in graph.sources():
         partitions = _partitions(step)
         for partition in partitions:
-            task = SourceTask(step, partition, saved.get(f"source/{step.step_id}/{partition}"), batch_size)
+            state = saved.get(f"source/{step.step_id}/{partition}")
+            task = SourceTask(step, partition, state, batch_size, contexts[step.step_id])
             resources.push(closing(task.close))
             tasks.append(task)
             known.discard(f"source/{task.name}")
-        of_step = f"source/{step.step_id}/"
         with source_errors(step.step_id):
-            step.source.restore(
-                {
-                    name.removeprefix(of_step): state["position"]
-                    for name, state in saved.items()
-                    if name.startswith(of_step)
-                }
-            )
+            step.source.restore(saved_positions(blobs, step.step_id))
     if known:
         raise SourceError(
             f"partitions that the checkpoint has positions of are gone: {sorted(known)}; put the files back, or "
@@ -58,6 +59,16 @@ def open_partitions(
         for task in [task for task in tasks if task.step is step][: step.source.max_open_partitions]:
             task.open()
     return tasks
+
+
+def saved_positions(blobs: Mapping[str, bytes], step_id: str) -> dict[str, Plain]:
+    """By partition of a source, where a checkpoint with these blobs has it."""
+    prefix = f"source/{step_id}/"
+    return {
+        name.removeprefix(prefix): msgspec.msgpack.decode(blob)["position"]
+        for name, blob in blobs.items()
+        if name.startswith(prefix)
+    }
 
 
 def _partitions(step: SourceStep) -> list[str]:

@@ -5,7 +5,7 @@ Its reader is open from the first read to the end of the partition, so that what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from onceflow.graph.graph import SourceStep
 from onceflow.operators.base import EventTimes
 from onceflow.process import HomeProcess
 from onceflow.runtime.channel import BarrierEvent, BatchEvent, Channel, EndEvent
-from onceflow.sources import SourceBatch, SourceReader, StopRun
+from onceflow.sources import SourceBatch, SourceContext, SourceReader, StopRun
 from onceflow.types import END_OF_TIME, Micros, Plain
 from onceflow.watermarks import PartitionWatermark
 
@@ -57,10 +57,14 @@ class SourceTask:
         partition: Name of the partition.
         state: What ``snapshot`` returned for the checkpoint to resume from; None for the beginning.
         batch_size: Records of a batch.
+        context: Of the source.
     """
 
-    def __init__(self, step: SourceStep, partition: str, state: dict[str, Any] | None, batch_size: int) -> None:
+    def __init__(
+        self, step: SourceStep, partition: str, state: dict[str, Any] | None, batch_size: int, context: SourceContext
+    ) -> None:
         self.step = step
+        self._context = context
         self.partition = partition
         self.channel = Channel()
         self.rounds = 0
@@ -130,6 +134,13 @@ class SourceTask:
         elif now_s - self._nothing_since_s >= after_us / 1_000_000:
             self.idle = True
 
+    def idle_in_s(self, now_s: float) -> float | None:
+        """In how many seconds it is idle if nothing comes; None if it will not be."""
+        after_us, since_s = self.step.idle_after_us, self._nothing_since_s
+        if after_us is None or since_s is None or self.idle:
+            return None
+        return max(since_s + after_us / 1_000_000 - now_s, 0.0)
+
     def wait_turn(self) -> None:
         """It was not asked: that is no idleness."""
         self._nothing_since_s = None
@@ -143,7 +154,7 @@ class SourceTask:
         """The reader; opened if it is not open yet."""
         if self._reader is None:
             with self._errors():
-                self._reader = self.step.source.open(self.partition, self._at)
+                self._reader = self.step.source.open_with_context(self.partition, self._at, self._context)
             self.snapshot()
         return self._reader
 
@@ -334,11 +345,6 @@ class SourceTask:
             return self._at
         with self._errors():
             return self._reader.position()
-
-    def wait(self, positions: Mapping[str, Plain], timeout_s: float) -> None:
-        """Until one of these partitions of its source may have something to read, or the time is over."""
-        with self._errors():
-            self.step.source.wait(positions, timeout_s)
 
     def inject(self, checkpoint_id: int, now_s: float) -> None:
         """Puts a barrier behind the last batch."""

@@ -7,14 +7,18 @@ round follows from where the tasks stand, so what the worker sees does not depen
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from onceflow.runtime.source_task import SourceTask
-from onceflow.sources import PAUSE_S
 from onceflow.types import END_OF_TIME, Micros
 
 __all__ = ["Turns"]
+
+#: A job looks so often whether it was replaced, and whether there is something to read after all.
+_LONGEST_S = 1.0
+#: Sources that do not say when there is something are asked again after so long, then after twice that, up to 48 ms.
+_FIRST_PAUSE_S = 0.0015
+_DOUBLINGS = 5
 
 
 class Turns:
@@ -101,14 +105,20 @@ class Turns:
                     yield task
                     left -= not task.ended
 
-    def wait(self, longest_s: float) -> None:
-        """Nothing was there to read: until there may be something, for so long at most."""
-        waiting = self.live
-        if len({task.step.step_id for task in waiting}) == 1:
-            waiting[0].wait({task.partition: task.position for task in waiting}, longest_s)
-        else:
-            # One thread cannot wait for several sources at once.
-            time.sleep(min(longest_s, PAUSE_S))
+    def look_again_s(self, now_s: float, *, looks: int) -> float:
+        """Nothing was there to read: in how many seconds to ask again, unless somebody wakes the worker before.
+
+        Args:
+            now_s: By the job's clock.
+            looks: How often nothing was there since something was.
+        """
+        longest = _LONGEST_S
+        for task in self.live:
+            if not task.step.source.wakes:
+                longest = min(longest, _FIRST_PAUSE_S * 2 ** min(looks, _DOUBLINGS))
+            if (idle_in_s := task.idle_in_s(now_s)) is not None:
+                longest = min(longest, idle_in_s)
+        return longest
 
 
 def _rest_of_round(tasks: Sequence[SourceTask], read: Callable[[SourceTask], bool]) -> bool:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import msgspec
 
-from onceflow._native import AlignerAction, BarrierAligner, PendingCheckpoint, StateBackend
+from onceflow._native import AlignerAction, BarrierAligner, PendingCheckpoint, StateBackend, WakeHandle
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
@@ -40,9 +40,9 @@ from onceflow.runtime.origins import dead_letters, positions_told
 from onceflow.runtime.pace import Pace
 from onceflow.runtime.partitions import open_partitions
 from onceflow.runtime.pipeline import FirstLate, Pipeline
-from onceflow.runtime.source_task import SourceTask
+from onceflow.runtime.source_task import SourceTask, source_errors
 from onceflow.runtime.turns import Turns
-from onceflow.sources import StopRun
+from onceflow.sources import SourceContext, StopRun
 from onceflow.types import END_OF_TIME
 from onceflow.watermarks import combined
 
@@ -60,6 +60,7 @@ class Worker:
         deliveries: The sinks by step id.
         batch_size: Records that a source task is asked for.
         start: Where it begins.
+        wake: Ends a ``wait``.
         resources: Closes what was opened.
 
     Raises:
@@ -75,9 +76,13 @@ class Worker:
         deliveries: dict[str, Delivery],
         batch_size: int,
         start: Start,
+        wake: WakeHandle,
         resources: ExitStack,
     ) -> None:
         blobs = start.blobs
+        self._wake = wake
+        #: How often nothing was there to read since something was.
+        self._looks = 0
         self._home = HomeProcess()
         self._clock = clock
         self._deliveries = deliveries
@@ -85,7 +90,10 @@ class Worker:
         #: A source asks in this round for the end of the run.
         self._stopping = False
         self._counts = dict(start.tally.counts)
-        self._tasks = open_partitions(graph, blobs, batch_size, resources)
+        self._contexts = {
+            step.step_id: SourceContext(graph.name, step.step_id, clock=clock, wake=wake) for step in graph.sources()
+        }
+        self._tasks = open_partitions(graph, blobs, batch_size, self._contexts, resources)
         self._by_source = {
             step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
         }
@@ -123,6 +131,8 @@ class Worker:
         )
         #: What resumes each source task: as of the last barrier, or of its end.
         self._positions = {task.name: task.snapshot() for task in self._tasks}
+        #: The same as of the last cut.
+        self._cut_positions = dict(self._positions)
 
     @property
     def records_in(self) -> int:
@@ -185,6 +195,7 @@ class Worker:
             self._stopping = False
             self._go_back()
             progressed = self._turns.take(self._read)
+            self._looks = 0 if progressed else self._looks + 1
             if self._stopping:
                 yield StopAsked()
             yield from self._consume()
@@ -232,8 +243,16 @@ class Worker:
             yield Declined(message.checkpoint.id, self._sealed, error)
 
     def wait(self, longest_s: float) -> None:
-        """Nothing was there to read: until there may be something, for so long at most."""
-        self._turns.wait(longest_s)
+        """Nothing was there to read: until there may be something, or somebody wakes it; for so long at most."""
+        again_s = self._turns.look_again_s(self._clock.monotonic(), looks=self._looks)
+        self._wake.wait(min(longest_s, again_s))
+
+    def completed(self, checkpoint_id: int) -> None:
+        """The checkpoint of the last cut is complete: sources may tell others how far the job is."""
+        for step_id, tasks in self._by_source.items():
+            positions = {task.partition: self._cut_positions[task.name]["position"] for task in tasks}
+            with source_errors(step_id):
+                tasks[0].step.source.on_checkpoint_complete(checkpoint_id, positions, self._contexts[step_id])
 
     def end(self) -> Iterator[FromWorker]:
         """All sources have ended: operators emit what is left."""
@@ -270,6 +289,7 @@ class Worker:
             raise CheckpointError("the aligner has cut a checkpoint that nobody began; report this")
         crash_point("task.pre_snapshot")
         snapshots.take(checkpoint, self._pipeline, self._positions, self._passed)
+        self._cut_positions = dict(self._positions)
         self._home.check()
         seal(self._deliveries, checkpoint.id, self._sealed)
         crash_point("task.post_snapshot")

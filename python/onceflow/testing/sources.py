@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onceflow.exceptions import OnceflowError
-from onceflow.sources import Source, SourceBatch, SourceReader, StopRun
+from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader, StopRun, WakeHandle
 from onceflow.types import Plain
 
 __all__ = ["ABORT", "EOF", "PAUSE", "AbortedError", "TestingSource"]
@@ -48,6 +48,7 @@ class TestingSource(Source):
     """
 
     __test__ = False
+    wakes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -71,11 +72,16 @@ class TestingSource(Source):
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
+        return self.open_with_context(partition, position, SourceContext())
+
+    def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
+        """See ``Source``."""
         number = int(partition)
         start = position if isinstance(position, int) else 0
         if not self.replayable and number in self._readers:
             start = self._readers[number].next
-        reader = _Reader(self._partitions[number], start, self._batch_size, self._event_time, self._met, number)
+        settings = (self._batch_size, self._event_time, self._met, number, context.wake)
+        reader = _Reader(self._partitions[number], start, *settings)
         self._readers[number] = reader
         return reader
 
@@ -89,6 +95,7 @@ class _Reader(SourceReader):
         event_time: Callable[[Any], int] | None,
         met: set[tuple[int, int]],
         number: int,
+        wake: WakeHandle,
     ) -> None:
         self._items = items
         self.next = start
@@ -96,6 +103,7 @@ class _Reader(SourceReader):
         self._event_time = event_time
         self._met = met
         self._number = number
+        self._wake = wake
 
     def read(self, max_records: int) -> SourceBatch | None:
         if self.next >= len(self._items):
@@ -119,6 +127,8 @@ class _Reader(SourceReader):
     def _meet(self, mark: _Mark) -> None:
         place = (self._number, self.next)
         self.next += 1
+        # What follows the mark is there.
+        self._wake.set()
         if mark is ABORT and place not in self._met:
             self._met.add(place)
             raise AbortedError(f"partition {self._number} met ABORT")

@@ -378,7 +378,9 @@ impl PyLog {
         }
     }
 
-    /// From now on each commit of any process sets ``handle``, for as long as somebody has it and this log is open.
+    /// From now on each commit of any process sets ``handle``.
+    ///
+    /// For as long as somebody has it and this log is open.
     fn wake(&self, handle: &PyWakeHandle) -> PyResult<()> {
         self.get()?.wake(&handle.wakeup).map_err(to_py)
     }

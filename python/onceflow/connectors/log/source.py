@@ -6,16 +6,16 @@ run that resumes ends where the interrupted one would have ended, whatever was w
 it is of, and has a digest of the record that was read last: a log that was put back from an older copy, and written to
 since, has other records at the same offsets.
 
-A reader that follows the log hands out an empty batch where nothing is there yet; the runner then lets the source wait,
-which the next commit of any process wakes. In a job of several sources it asks every two milliseconds instead.
+A reader that follows the log hands out an empty batch where nothing is there yet; the next commit of any process wakes
+the job.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import compress
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -35,7 +35,7 @@ from onceflow.exceptions import (
     StoreMissingError,
     described,
 )
-from onceflow.sources import Source, SourceBatch, SourceReader
+from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
 
 __all__ = ["LogSource"]
@@ -70,6 +70,8 @@ class LogSource(Source):
     Raises:
         ConfigurationError: Settings that cannot be.
     """
+
+    wakes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -106,18 +108,17 @@ class LogSource(Source):
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
+        return self.open_with_context(partition, position, SourceContext())
+
+    def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
+        """See ``Source``."""
         log = self._open()
         try:
+            log.wake(context.wake)
             return self._reader(log, int(partition), position)
         except BaseException:
             log.close()
             raise
-
-    def wait(self, positions: Mapping[str, Plain], timeout_s: float) -> None:
-        """See ``Source``: the next commit to one of the partitions wakes it."""
-        with self._open() as log:
-            places = [(self._topic, int(part), _fields(position)["offset"]) for part, position in positions.items()]
-            log.wait(places, timeout_s)
 
     def describe(self) -> dict[str, Any]:
         """See ``Source``."""
