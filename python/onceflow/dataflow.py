@@ -294,7 +294,7 @@ class KeyedStream:
         Args:
             step_id: Names the state for ever.
             emit: ``"changes"``: after each batch the totals of its keys; ``"final"``: all totals sorted by key, once,
-                when the input has ended.
+                when the input has ended (so not in runs ``until="caught_up"``, which refuse it).
             aggregates: What to compute, by the name of the result.
         """
         if emit not in ("changes", "final"):

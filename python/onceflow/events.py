@@ -95,6 +95,8 @@ class JobResult:
         late: By window step, records that came too late for their windows. They go to ``flow.late(step_id)``; where
             nothing takes that they are left out, with a ``LateRecordsWarning``.
         changes: What of the state was given up, begins with nothing or was widened, as ``on_change`` said.
+        caught_up: The run was one ``until="caught_up"``, and what was there is processed and committed; false if it was
+            stopped before.
     """
 
     finished: bool
@@ -107,3 +109,4 @@ class JobResult:
     resumed_from: int | None
     late: Mapping[str, int] = field(default_factory=dict)
     changes: tuple[StateChange, ...] = ()
+    caught_up: bool = False

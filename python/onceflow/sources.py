@@ -29,7 +29,7 @@ import numpy.typing as npt
 from onceflow._native import WakeHandle
 from onceflow.clock import Clock, SystemClock
 from onceflow.columns import Columns
-from onceflow.types import Batch, Plain
+from onceflow.types import Batch, Plain, Until
 
 __all__ = ["RejectedRecord", "Source", "SourceBatch", "SourceContext", "SourceReader", "StopRun", "WakeHandle"]
 
@@ -44,6 +44,9 @@ class SourceContext:
         worker: Number of the worker that reads, from 0 on; the only one of a job is 0.
         clock: Where the job takes the time from.
         wake: What to set when there may be something to read again, from any thread: see ``Source.wakes``.
+        until: ``"end"``: a reader hands out what its partition holds to the end, if it has one. ``"caught_up"``: it
+            ends with what was there when it was opened, and comes back to that position in a later run. A source that
+            has no end and does not look at this keeps such a run going.
     """
 
     job: str = ""
@@ -51,6 +54,7 @@ class SourceContext:
     worker: int = 0
     clock: Clock = field(default_factory=SystemClock)
     wake: WakeHandle = field(default_factory=WakeHandle)
+    until: Until = "end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,8 @@ class Source(ABC):
     #: Whether its readers set ``context.wake`` (see ``open_with_context``) whenever there may be something to read
     #: again after they had nothing. Then they are not asked before that.
     wakes: ClassVar[bool] = False
+    #: Whether a partition that was read to its end may have more in a later run (until caught up).
+    grows: ClassVar[bool] = True
     #: So many partitions are read at a time; where one ends the next one, in the order of ``partitions``, begins. For
     #: partitions that end and cost descriptors or memory while they are open. None: all of them at once.
     max_open_partitions: ClassVar[int | None] = None

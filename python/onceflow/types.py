@@ -20,6 +20,9 @@ Batch: TypeAlias = "list[Any] | Columns"
 #: Microseconds since 1970-01-01 UTC; event times and watermarks.
 Micros: TypeAlias = int
 
+#: How far a run goes: to the end of its sources, which is the end of the job, or through what is there now.
+Until: TypeAlias = Literal["end", "caught_up"]
+
 #: The first and the last event time: the years 1 to 9999, which a datetime can show.
 FIRST_MICROS: Micros = -62_135_596_800_000_000
 LAST_MICROS: Micros = 253_402_300_799_999_999

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, FIRST_MICROS, LAST_MICROS, Micros
 
-__all__ = ["PartitionWatermark", "Times", "combined"]
+__all__ = ["CaughtUp", "PartitionWatermark", "Times", "combined", "combined_partitions"]
 
 _BLOCK = 256
 
@@ -81,6 +81,51 @@ def combined(inputs: Iterable[tuple[Micros | None, bool]]) -> tuple[Micros | Non
     if not live or active:
         return lowest, False
     return highest, True
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """A partition that was read to what is its end for now, in a run until caught up; more of it may come tomorrow.
+
+    No clock says how long nothing has come from it, so what passes is event time: that of the others.
+
+    Attributes:
+        grows: More of it may come. Of what does not, such as a Parquet file, no record is waited for.
+        idle_after_us: How much further event time comes elsewhere before it holds no watermark back; None: it always
+            does.
+    """
+
+    grows: bool
+    idle_after_us: int | None
+
+    def is_passed(self, watermark: Micros | None, reached: Micros | None) -> bool:
+        """Whether event time, which elsewhere has come to ``reached``, has left it behind."""
+        if self.idle_after_us is None:
+            return False
+        return watermark is None or (reached is not None and reached - watermark >= self.idle_after_us)
+
+
+def combined_partitions(
+    partitions: Iterable[tuple[Micros | None, bool, CaughtUp | None]], reached: Micros | None
+) -> tuple[Micros | None, bool]:
+    """``combined`` for the partitions of one source, some of which may be caught up.
+
+    A source all of whose partitions are at their ends for now is not idle: tomorrow's are about as old.
+
+    Args:
+        partitions: Of each its watermark, whether it is idle, and what it is caught up by, if it is.
+        reached: How far event time has come in the partition that is furthest.
+    """
+    inputs = []
+    all_passed = True
+    for watermark, idle, caught_up in partitions:
+        if watermark == END_OF_TIME:
+            continue
+        passed = idle if caught_up is None else caught_up.is_passed(watermark, reached)
+        all_passed &= passed
+        inputs.append((watermark, passed or (caught_up is not None and not caught_up.grows)))
+    watermark, idle = combined(inputs)
+    return watermark, idle and all_passed
 
 
 class PartitionWatermark:

@@ -159,7 +159,7 @@ def test_a_source_that_wakes_nobody_is_asked_now_and_then(tmp_path):
 def test_commits_of_two_logs_wake_a_job(tmp_path):
     """The kind of fault: one thread can wait for one log only."""
     inbox = Inbox()
-    logs = [Log(tmp_path / f"log-{number}") for number in range(2)]
+    logs = [Log.open(tmp_path / f"log-{number}") for number in range(2)]
     for log in logs:
         log.create_topic("t")
     sources = [LogSource(log, "t", decode=float_of, stop_at_end=False) for log in logs]
@@ -240,7 +240,7 @@ def test_a_child_wakes_nobody(tmp_path):
 
 
 def test_a_log_sets_a_handle_no_longer_than_somebody_has_it(tmp_path):
-    with Log(tmp_path / "log") as log:
+    with Log.open(tmp_path / "log") as log:
         log.create_topic("t")
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(50):

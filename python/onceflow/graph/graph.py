@@ -107,6 +107,11 @@ class OperatorStep:
         return self.spec.goes_by_batches
 
     @property
+    def emits_at_end(self) -> bool:
+        """See ``StepSpec``."""
+        return self.spec.emits_at_end
+
+    @property
     def keys(self) -> tuple[ByKey, ...]:
         """By what its records are keyed, in the order of its inputs; empty if they are not."""
         return tuple(edge.partitioning for edge in self.inputs if isinstance(edge.partitioning, ByKey))

@@ -69,6 +69,11 @@ class _Spec:
         """What it emits depends on where batches are cut."""
         return False
 
+    @property
+    def emits_at_end(self) -> bool:
+        """It emits nothing before its input has ended."""
+        return False
+
     def __repr__(self) -> str:
         told = (f"{each.name}={shown(getattr(self, each.name))}" for each in fields(self))
         return f"{self.kind}({', '.join(told)})"
@@ -243,6 +248,10 @@ class AggregateSpec(_TotalsSpec):
     @property
     def goes_by_batches(self) -> bool:
         return self.emit == "changes"
+
+    @property
+    def emits_at_end(self) -> bool:
+        return self.emit == "final"
 
 
 @dataclass(frozen=True, repr=False)

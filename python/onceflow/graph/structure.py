@@ -6,7 +6,7 @@ from onceflow.exceptions import ConfigurationError
 from onceflow.graph.graph import Graph, OperatorStep, SourceStep, StreamRef
 from onceflow.graph.steps import AggregateSpec, AssignTimestampsSpec, WindowSpec
 
-__all__ = ["check_structure", "has_event_time"]
+__all__ = ["check_emits_before_the_end", "check_structure", "has_event_time"]
 
 
 def check_structure(graph: Graph) -> None:
@@ -34,6 +34,16 @@ def check_structure(graph: Graph) -> None:
             _check_event_time(graph, operator)
         if isinstance(operator.spec, AssignTimestampsSpec):
             _check_partitions(graph, operator)
+
+
+def check_emits_before_the_end(graph: Graph) -> None:
+    """Raises ``ConfigurationError`` for a step that would emit nothing in runs that do not end the input."""
+    for step in graph.operators():
+        if step.emits_at_end:
+            raise ConfigurationError(
+                f"step {step.step_id!r} emits when its input has ended, and runs with until='caught_up' do not end it: "
+                "nothing would ever come out. Give it emit='changes' or a window, or run the job with until='end'"
+            )
 
 
 def has_event_time(graph: Graph, step: OperatorStep) -> bool:

@@ -36,7 +36,7 @@ class BarrierEvent:
 
 @dataclass(frozen=True, slots=True)
 class EndEvent:
-    """The partition has ended for good."""
+    """Nothing more comes from the partition in this run."""
 
 
 Event: TypeAlias = BatchEvent | BarrierEvent | EndEvent

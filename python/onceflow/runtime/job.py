@@ -102,7 +102,7 @@ class Job:
         self._last_start = self._clock.monotonic()
         self._last_progress = self._last_epoch_check = self._last_start
         self._completed = 0
-        self._finished = False
+        self._finished = self._caught_up = False
         #: Window steps whose late records are lost, as was told.
         self._warned_of: set[str] = set()
         #: Something was read since the last cut.
@@ -131,7 +131,8 @@ class Job:
                 FinishedJobWarning(
                     f"job {graph.name!r} had finished before, with checkpoint {restored.id}, so this run has done "
                     "nothing, whatever has changed since in its code, its input or its output. To compute it anew, "
-                    "move its output away and run it once with fresh=True"
+                    "move its output away and run it once with fresh=True. A job whose files grow, or get new ones "
+                    "beside them, is run with until='caught_up' from the beginning: that does not finish it"
                 ),
                 stacklevel=_STACK_OF_RUN,
             )
@@ -143,7 +144,8 @@ class Job:
         tally = Tally(_NOTHING_COUNTED, {}, False, {})
         if job is not None:
             tally = Tally(job.counts, job.late, job.waited, agreed_without(job.agreed, self._changes))
-        start = Start({} if restored is None else without(restored.blobs, self._changes), tally)
+        blobs = {} if restored is None else without(restored.blobs, self._changes)
+        start = Start(blobs, tally, self._options.until)
         self._worker = Worker(
             graph,
             backend,
@@ -234,6 +236,11 @@ class Job:
                 "were, so no exact recovery is possible"
             )
         self._settle()
+        # A replay that ends here is one of a job that had finished.
+        if self._options.until == "caught_up" and self._replay is None:
+            self._finish_checkpoint(finished=False)
+            self._caught_up = True
+            return False
         self._hear(self._worker.end())
         self._finish_checkpoint(finished=True)
         return True
@@ -410,6 +417,7 @@ class Job:
         restored = self._backend.recovery.restored
         return JobResult(
             finished=finished,
+            caught_up=self._caught_up,
             checkpoints=self._completed,
             last_checkpoint=self._last_checkpoint,
             resumed_from=None if restored is None else restored.id,

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from onceflow._native import PendingCheckpoint
 from onceflow.runtime.delivery import Sealed
-from onceflow.types import Plain
+from onceflow.types import Plain, Until
 
 __all__ = [
     "Acknowledged",
@@ -57,10 +57,12 @@ class Start:
     Attributes:
         blobs: What was kept in it; empty for the beginning.
         tally: As of it.
+        until: How far sources are read.
     """
 
     blobs: Mapping[str, bytes]
     tally: Tally
+    until: Until = "end"
 
 
 @dataclass(frozen=True, slots=True)

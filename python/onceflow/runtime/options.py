@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from onceflow.clock import Clock
 from onceflow.codec import Codec, codec_by_name
 from onceflow.events import JobEvent
 from onceflow.exceptions import ConfigurationError
 from onceflow.graph.compatibility import OnChange, checked_on_change
-from onceflow.types import Guarantee
+from onceflow.types import Guarantee, Until
 
 __all__ = ["JobOptions"]
 
@@ -40,6 +40,7 @@ class JobOptions:
     on_change: OnChange
     on_event: Callable[[JobEvent], None] | None
     clock: Clock
+    until: Until
 
     @classmethod
     def checked(
@@ -57,6 +58,7 @@ class JobOptions:
         on_change: Any,
         on_event: Any,
         clock: Any,
+        until: Any,
     ) -> JobOptions:
         """The options, of whatever a user gave."""
         options = cls(
@@ -72,6 +74,7 @@ class JobOptions:
             on_change=checked_on_change(on_change),
             on_event=on_event,
             clock=clock,
+            until=_until(until),
         )
         if fresh and from_checkpoint is not None:
             raise ConfigurationError("fresh=True starts from nothing; give it or from_checkpoint, not both")
@@ -98,6 +101,14 @@ def _switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} is {value!r}; give True or False")
     return value
+
+
+def _until(value: Any) -> Until:
+    if value not in ("end", "caught_up"):
+        raise ConfigurationError(
+            f"until is {value!r}; give 'end' (the job is over when its sources are) or 'caught_up' (what is there now)"
+        )
+    return cast("Until", value)
 
 
 def _savepoint(value: Any) -> str | None:

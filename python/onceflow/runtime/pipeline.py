@@ -21,7 +21,7 @@ from onceflow.runtime.delivery import Delivery, sink_errors
 from onceflow.runtime.marks import read_marks
 from onceflow.runtime.operators import make_operator
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros, Plain
-from onceflow.watermarks import combined
+from onceflow.watermarks import CaughtUp, combined, combined_partitions
 
 __all__ = ["FirstLate", "Pipeline"]
 
@@ -143,14 +143,18 @@ class _TimestampsNode(_OperatorNode):
         self._times = operator
         #: Whether it is idle, of each partition that has not ended.
         self._live = dict.fromkeys(partitions, False)
+        self._caught_up: dict[str, CaughtUp] = {}
 
     def take_from(self, partition: str) -> None:
         """What comes next comes from this partition."""
         self._times.partition = partition
 
-    def end(self, partition: str) -> None:
-        """A partition has ended for good."""
-        self._live.pop(partition, None)
+    def end(self, partition: str, caught_up: CaughtUp | None = None) -> None:
+        """A partition has ended for good, or is caught up."""
+        if caught_up is None:
+            self._live.pop(partition, None)
+        elif partition in self._live:
+            self._caught_up[partition] = caught_up
 
     def rest(self, partition: str, *, idle: bool) -> None:
         """Nothing has come from a partition for a while, or something again."""
@@ -158,7 +162,8 @@ class _TimestampsNode(_OperatorNode):
             self._live[partition] = idle
 
     def inputs(self) -> tuple[Micros | None, bool]:
-        return combined((self._times.watermark(name), idle) for name, idle in self._live.items())
+        marks = [(self._times.watermark(name), idle, self._caught_up.get(name)) for name, idle in self._live.items()]
+        return combined_partitions(marks, max((mark for mark, _, _ in marks if mark is not None), default=None))
 
     def advance(self) -> None:
         """Not by the inputs: see ``settle``."""
@@ -276,10 +281,10 @@ class Pipeline:
         for node in self._timestamps[source_id]:
             node.settle()
 
-    def end_partition(self, source_id: str, partition: str) -> None:
-        """A partition of a source has ended for good."""
+    def end_partition(self, source_id: str, partition: str, caught_up: CaughtUp | None) -> None:
+        """A partition of a source has ended for good, or is caught up."""
         for node in self._timestamps[source_id]:
-            node.end(partition)
+            node.end(partition, caught_up)
             node.settle()
 
     def reject(self, source_id: str, records: list[Any]) -> None:

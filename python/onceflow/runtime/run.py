@@ -20,11 +20,12 @@ from onceflow.exceptions import (
 )
 from onceflow.graph.compatibility import OnChange
 from onceflow.graph.guarantees import plan
+from onceflow.graph.structure import check_emits_before_the_end
 from onceflow.process import closing
 from onceflow.runtime.job import Job
 from onceflow.runtime.options import JobOptions
 from onceflow.runtime.recovery import nothing_to_restore
-from onceflow.types import Guarantee, GuaranteeName
+from onceflow.types import Guarantee, GuaranteeName, Until
 
 __all__ = ["run"]
 
@@ -45,6 +46,7 @@ def run(
     on_change: OnChange = "refuse",
     on_event: Callable[[JobEvent], None] | None = None,
     clock: Clock | None = None,
+    until: Until = "end",
 ) -> JobResult:
     """Runs a dataflow until its sources end, or until it is interrupted.
 
@@ -78,6 +80,12 @@ def run(
             done is in ``JobResult.changes`` and ``Recovered.changes``. It is done once and may stay in the program.
         on_event: Called on the job's thread.
         clock: Where the time comes from.
+        until: ``"end"``: sources are read to their ends, which is the end of the job. ``"caught_up"``: what is there
+            now is processed (files to their last whole line as they are when they are opened, topics to their ends as
+            they are at the start), the run ends with a checkpoint, and the next one goes on with what has grown or come
+            since. Windows that are open stay open. A partition that is read to what is its end for now holds event time
+            where it stands, unless its source has ``idle_after``: then until event time has come that much further
+            elsewhere.
 
     A recovery that had to work around damaged checkpoints says so by a ``DamagedCheckpointWarning``.
 
@@ -105,8 +113,11 @@ def run(
         on_change=on_change,
         on_event=on_event,
         clock=clock or SystemClock(),
+        until=until,
     )
     plan(flow.graph, options.guarantee)
+    if options.until == "caught_up":
+        check_emits_before_the_end(flow.graph)
     with ExitStack() as resources:
         checkpoint = "none" if options.fresh else _numbered(state, flow.name, options.from_checkpoint)
         try:

@@ -19,7 +19,7 @@ from onceflow.process import HomeProcess
 from onceflow.runtime.channel import BarrierEvent, BatchEvent, Channel, EndEvent
 from onceflow.sources import SourceBatch, SourceContext, SourceReader, StopRun
 from onceflow.types import END_OF_TIME, Micros, Plain
-from onceflow.watermarks import PartitionWatermark
+from onceflow.watermarks import CaughtUp, PartitionWatermark
 
 __all__ = ["SourceTask", "source_errors"]
 
@@ -68,7 +68,9 @@ class SourceTask:
         self.partition = partition
         self.channel = Channel()
         self.rounds = 0
+        #: It reads no more in this run; if it is caught up, more may come in a later one.
         self.ended = False
+        self.caught_up: CaughtUp | None = None
         self._batch_size = batch_size
         self._home = HomeProcess()
         self._event_time = PartitionWatermark(step.max_out_of_orderness_us, None if state is None else state["newest"])
@@ -165,7 +167,7 @@ class SourceTask:
         most = self._batch_size
         if self._target is not None:
             if self._target["ended"] and self._is_at(self._target):
-                self._end()
+                self._end(for_good=True)
                 return True
             most = self._left(self._target)
         batch = self._next_batch(most)
@@ -177,7 +179,7 @@ class SourceTask:
         if batch is None:
             if self._skip:
                 raise self._shorter()
-            self._end()
+            self._end(for_good=self._context.until == "end")
             return True
         times = self._times(batch)
         count = _count_of(batch)
@@ -250,8 +252,10 @@ class SourceTask:
             partition=self.partition,
         )
 
-    def _end(self) -> None:
+    def _end(self, *, for_good: bool) -> None:
         self._at = self.position
+        if not for_good:
+            self.caught_up = CaughtUp(self.step.source.grows, self.step.idle_after_us)
         try:
             self.close()
         except SourceError as error:
@@ -355,7 +359,8 @@ class SourceTask:
         with self._errors():
             position = self.position
             msgspec.msgpack.encode(position)
-        snapshot = {"position": position, "newest": self._event_time.newest, "ended": self.ended}
+        ended = self.ended and self.caught_up is None
+        snapshot = {"position": position, "newest": self._event_time.newest, "ended": ended}
         if self._read is not None:
             snapshot["read"] = self._read
         if self._skip:

@@ -32,6 +32,8 @@ class Turns:
         #: Those that have not ended; who reads in a round must not cost what all partitions together do.
         self._live = {step_id: list(tasks) for step_id, tasks in by_source.items()}
         self._some_ended: set[str] = set()
+        #: Those that are read to what is their end for now; they still hold watermarks back.
+        self._caught_up: dict[str, list[SourceTask]] = {}
 
     @property
     def all_ended(self) -> bool:
@@ -43,9 +45,14 @@ class Turns:
         """The tasks that had not ended when the last round had."""
         return [task for tasks in self._live.values() for task in tasks]
 
+    @property
+    def caught_up(self) -> list[str]:
+        """Sources with partitions that are read to what is their end for now."""
+        return list(self._caught_up)
+
     def of_source(self, step_id: str) -> list[SourceTask]:
-        """Those of one source."""
-        return self._live[step_id]
+        """Those of one source, and its tasks that are caught up."""
+        return [*self._live[step_id], *self._caught_up.get(step_id, ())]
 
     def ended(self, task: SourceTask) -> None:
         """A task has read its partition to the end; it is left out once the round is over."""
@@ -54,6 +61,8 @@ class Turns:
     def leave_out_ended(self) -> None:
         """The round is over."""
         for step_id in self._some_ended:
+            if caught_up := [task for task in self._live[step_id] if task.caught_up is not None]:
+                self._caught_up.setdefault(step_id, []).extend(caught_up)
             self._live[step_id] = [task for task in self._live[step_id] if not task.ended]
         self._some_ended.clear()
 

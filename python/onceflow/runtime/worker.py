@@ -17,7 +17,7 @@ from onceflow._native import AlignerAction, BarrierAligner, PendingCheckpoint, S
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
-from onceflow.exceptions import CheckpointError
+from onceflow.exceptions import CheckpointError, ConfigurationError
 from onceflow.graph.graph import Graph
 from onceflow.process import HomeProcess, closing
 from onceflow.runtime import snapshots
@@ -43,8 +43,8 @@ from onceflow.runtime.pipeline import FirstLate, Pipeline
 from onceflow.runtime.source_task import SourceTask, source_errors
 from onceflow.runtime.turns import Turns
 from onceflow.sources import SourceContext, StopRun
-from onceflow.types import END_OF_TIME
-from onceflow.watermarks import combined
+from onceflow.types import END_OF_TIME, Micros
+from onceflow.watermarks import combined, combined_partitions
 
 __all__ = ["Worker"]
 
@@ -81,6 +81,7 @@ class Worker:
     ) -> None:
         blobs = start.blobs
         self._wake = wake
+        self._until = start.until
         #: How often nothing was there to read since something was.
         self._looks = 0
         self._home = HomeProcess()
@@ -91,7 +92,8 @@ class Worker:
         self._stopping = False
         self._counts = dict(start.tally.counts)
         self._contexts = {
-            step.step_id: SourceContext(graph.name, step.step_id, clock=clock, wake=wake) for step in graph.sources()
+            step.step_id: SourceContext(graph.name, step.step_id, clock=clock, wake=wake, until=start.until)
+            for step in graph.sources()
         }
         self._tasks = open_partitions(graph, blobs, batch_size, self._contexts, resources)
         self._by_source = {
@@ -119,6 +121,9 @@ class Worker:
         self._pipeline = Pipeline(graph, deliveries, partitions)
         resources.push(closing(self._pipeline.close))
         self._passed = snapshots.passed_time(blobs, clock)
+        watermarks = snapshots.watermarks(blobs, self._by_source)
+        if start.until == "caught_up":
+            self._check_no_source_had_ended(watermarks)
         self._pipeline.open(
             backend,
             codec,
@@ -126,13 +131,22 @@ class Worker:
             self._passed,
             snapshots.operators(blobs),
             start.tally.agreed,
-            snapshots.watermarks(blobs, self._by_source),
+            watermarks,
             [(task.step.step_id, task.name) for task in self._tasks if task.delivered == END_OF_TIME],
         )
         #: What resumes each source task: as of the last barrier, or of its end.
         self._positions = {task.name: task.snapshot() for task in self._tasks}
         #: The same as of the last cut.
         self._cut_positions = dict(self._positions)
+
+    def _check_no_source_had_ended(self, watermarks: Mapping[str, Micros]) -> None:
+        """Refuses to read on where the end of a source has closed windows: whatever came would be late."""
+        ended = [step_id for step_id in self._by_source if watermarks.get(step_id) == END_OF_TIME]
+        if ended:
+            raise ConfigurationError(
+                f"source {ended[0]!r} was read to its end by a run with until='end', which has closed its windows for "
+                "good, so nothing can follow; finish the job with until='end', or start over with fresh=True"
+            )
 
     @property
     def records_in(self) -> int:
@@ -156,7 +170,7 @@ class Worker:
     @property
     def _tally(self) -> Tally:
         # Of one partition the order is given.
-        waited = len(self._tasks) > 1 and any(task.waited for task in self._tasks)
+        waited = len(self._tasks) > 1 and any(task.waited or task.caught_up is not None for task in self._tasks)
         return Tally(self.counts(), self.late(), self._before.waited or waited, self._pipeline.agreed())
 
     def lost_late(self) -> dict[str, FirstLate]:
@@ -312,8 +326,9 @@ class Worker:
                     actions = aligner.barrier(number, event.checkpoint_id, created_s=event.created_s, now_s=now())
                 else:
                     actions = aligner.end(number, now_s=now())
-                    task.delivered = END_OF_TIME
-                    self._pipeline.end_partition(task.step.step_id, task.name)
+                    if task.caught_up is None:
+                        task.delivered = END_OF_TIME
+                    self._pipeline.end_partition(task.step.step_id, task.name, task.caught_up)
                     self._advance(task.step.step_id)
                 for action in actions:
                     if isinstance(action, AlignerAction.Deliver):
@@ -364,6 +379,16 @@ class Worker:
                 self._advance(task.step.step_id)
 
     def _advance(self, step_id: str) -> None:
-        """Tells the worker a source's watermark: that of its partitions together."""
-        watermark, idle = combined((task.delivered, task.idle) for task in self._turns.of_source(step_id))
-        self._pipeline.advance(step_id, watermark, idle=idle)
+        """Tells the pipeline a source's watermark: that of its partitions together."""
+        if self._until == "end":
+            watermark, idle = combined((task.delivered, task.idle) for task in self._turns.of_source(step_id))
+            self._pipeline.advance(step_id, watermark, idle=idle)
+            return
+        # How far others have come decides what waits for those that are caught up.
+        delivered = [task.delivered for task in self._tasks if task.delivered not in (None, END_OF_TIME)]
+        reached = max((watermark for watermark in delivered if watermark is not None), default=None)
+        for source_id in dict.fromkeys([step_id, *self._turns.caught_up]):
+            watermark, idle = combined_partitions(
+                ((task.delivered, task.idle, task.caught_up) for task in self._turns.of_source(source_id)), reached
+            )
+            self._pipeline.advance(source_id, watermark, idle=idle)

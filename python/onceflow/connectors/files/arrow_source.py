@@ -71,6 +71,9 @@ class _ArrowFileSource(FileSource):
         self._columns = None if columns is None else check_names("columns", columns)
         require_arrow()
 
+    #: Its last bytes say what is in it: one that has grown is another file.
+    grows: ClassVar[bool] = False
+
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
         start: dict[str, Any] = position if isinstance(position, dict) else {}

@@ -22,7 +22,7 @@ from onceflow.connectors.files.names import check_names, check_texts
 from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.record_times import EventTime, times_of_columns, times_of_records
 from onceflow.exceptions import ConfigurationError, SourceError
-from onceflow.sources import SourceBatch, SourceReader
+from onceflow.sources import SourceBatch, SourceContext, SourceReader
 from onceflow.types import Batch, Plain
 
 __all__ = ["CsvSource"]
@@ -150,13 +150,14 @@ class CsvSource(FileSource):
             types |= {name: seen.get(name, kind) for name, kind in times.items()}
         return _Agreed(types, exact - set(self.types), None if self.columns is not None else known[0]["header"])
 
-    def open(self, partition: str, position: Plain) -> SourceReader:
+    def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
         """See ``Source``."""
         start: dict[str, Any] = position if isinstance(position, dict) else {}
+        whole_lines = context.until == "caught_up"
         if self._agreed is None:
-            self._agreed = self._kept([start]) if start else self._looked_at(self.types)
+            self._agreed = self._kept([start]) if start else self._looked_at(self.types, whole_lines=whole_lines)
         agreed = self._agreed
-        lines = LineReader(partition, position, self._encoding, self._max_record_bytes)
+        lines = LineReader(partition, position, self._encoding, self._max_record_bytes, whole_lines=whole_lines)
         try:
             records = self._records(lines)
             if start:
@@ -217,12 +218,12 @@ class CsvSource(FileSource):
                 f"{where} has no column {missing}; it has {header}"
             )
 
-    def _looked_at(self, said: Mapping[str, str]) -> _Agreed:
+    def _looked_at(self, said: Mapping[str, str], *, whole_lines: bool = False) -> _Agreed:
         """Types of all columns, by a look at the beginning of each file."""
         guesses: dict[str, TypeGuess] = {}
         first: tuple[str, list[str]] | None = None
         for path in super().partitions():
-            lines = LineReader(path, None, self._encoding, self._max_record_bytes)
+            lines = LineReader(path, None, self._encoding, self._max_record_bytes, whole_lines=whole_lines)
             try:
                 records = self._records(lines)
                 header = self._header(lines, records)

@@ -2,7 +2,8 @@
 
 Python's csv module says where a record ends: it asks for a further line where a quoted field is open. A record that it
 cannot read is refused by its first line, and reading goes on at the next one, so a quote that is never closed costs
-one line, and no more than ``max_record_bytes`` are looked at for its end.
+one line, and no more than ``max_record_bytes`` are looked at for its end. Where a file may grow, a quoted field that is
+open at its end is one that is still being written.
 
 Many lines are read in one go. Where that fails they are read in sixteen parts, and those parts that fail in sixteen
 again: with one bad line in a thousand it takes a third longer, where line by line it took three times as long.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
@@ -52,6 +54,10 @@ class CsvRows:
         return list(accumulate((1 + self.further.get(number, 0) for number in range(len(self.fields))), initial=0))
 
 
+class _UnfinishedError(Exception):
+    """The file ends within a record, for now."""
+
+
 class CsvRecords:
     """Reads the records of one file.
 
@@ -86,7 +92,9 @@ class CsvRecords:
         """The records that begin in the next ``count`` lines; none at the end of the file."""
         rows = CsvRows()
         count = len(self._lines.peek(count))
-        self._peek_parts(rows, count, count)
+        # One that is still being written is left where it is.
+        with suppress(_UnfinishedError):
+            self._peek_parts(rows, count, count)
         return rows
 
     def data(self, start: int, stop: int) -> bytes:
@@ -202,6 +210,8 @@ class CsvRecords:
                 used.append(line)
                 # Refused later if it does not decode; here only the quotes matter.
                 yield line.decode(self._encoding, "backslashreplace") + "\n"
+        if self._lines.whole_lines:
+            raise _UnfinishedError
         self.open_quote_at = self._lines.size()
 
     def _reader(self, texts: Iterator[str]) -> Reader:

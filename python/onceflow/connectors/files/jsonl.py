@@ -17,7 +17,7 @@ from onceflow.connectors.files.parts import PartSink, PartWriter
 from onceflow.connectors.files.record_times import EventTime, times_of_records
 from onceflow.connectors.values import NotFiniteError, json_lines
 from onceflow.exceptions import ConfigurationError, SinkError
-from onceflow.sources import SourceBatch, SourceReader
+from onceflow.sources import SourceBatch, SourceContext, SourceReader
 from onceflow.types import Batch, Plain
 
 __all__ = ["JsonLinesSink", "JsonLinesSource"]
@@ -49,9 +49,10 @@ class JsonLinesSource(FileSource):
         super().__init__(paths, event_time, on_malformed)
         self._max_record_bytes = check_record_bytes(max_record_bytes)
 
-    def open(self, partition: str, position: Plain) -> SourceReader:
+    def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
         """See ``Source``."""
-        lines = LineReader(partition, position, "utf-8", self._max_record_bytes)
+        whole_lines = context.until == "caught_up"
+        lines = LineReader(partition, position, "utf-8", self._max_record_bytes, whole_lines=whole_lines)
         return _JsonLinesReader(lines, self.event_time, self._policy)
 
 

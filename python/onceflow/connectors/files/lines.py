@@ -2,7 +2,8 @@
 
 A last line without its end is handed out as a line, and its position says so. If the file has grown when the job
 resumes there, only a line end can follow: anything else continues a line that was handed out already, in part, and no
-exact answer exists any more.
+exact answer exists any more. Where files may grow between runs (``whole_lines``), a last line without its end is left
+for a later run, and what is written while the file is read too.
 """
 
 from __future__ import annotations
@@ -88,14 +89,24 @@ class LineReader:
         position: What ``position`` returned before; None for the beginning.
         encoding: As ``check_encoding`` names it: a byte order mark is passed over in utf-8.
         max_line_bytes: Of longer lines only the beginning is kept, as ``LongLine``.
+        whole_lines: Hand out what the file has now, without a last line that has no end yet.
 
     Raises:
         SourceError: Missing, a directory, not readable, or UTF-16.
         SourceChangedError: Shorter than the position, other bytes before it, or a last line that was continued.
     """
 
-    def __init__(self, path: str, position: Plain, encoding: str, max_line_bytes: int = MAX_RECORD_BYTES) -> None:
+    def __init__(
+        self,
+        path: str,
+        position: Plain,
+        encoding: str,
+        max_line_bytes: int = MAX_RECORD_BYTES,
+        *,
+        whole_lines: bool = False,
+    ) -> None:
         self.path = path
+        self.whole_lines = whole_lines
         start: dict[str, Any] = position if isinstance(position, dict) else {}
         self.offset: int = start.get("offset", 0)
         #: Number of the next line, from 1.
@@ -112,6 +123,8 @@ class LineReader:
         self._ended = False
         self._tail_is_open = False
         self._file: BinaryIO = open_file(path)
+        #: What is read ends here.
+        self._limit = self.size() if whole_lines else None
         try:
             if start:
                 self._content = self._same_content(start)
@@ -228,7 +241,10 @@ class LineReader:
     def _fill(self) -> None:
         # A block is no longer than the longest line, so only the first line that ends in it can be too long.
         start = self._content.end
-        data = self._pread(min(_READ_BYTES, self._max_line_bytes), start)
+        count = min(_READ_BYTES, self._max_line_bytes)
+        if self._limit is not None:
+            count = min(count, max(self._limit - start, 0))
+        data = self._pread(count, start)
         self._content.forget(self.offset)
         # No position lies in the middle of a line.
         self._content.add(start, data, keep=self._long is None or b"\n" in data)
@@ -262,6 +278,9 @@ class LineReader:
 
     def _tail(self) -> list[bytes]:
         self._ended = True
+        if self.whole_lines:
+            self._rest, self._long = b"", None
+            return []
         tail, self._rest, self._long = self._rest if self._long is None else self._long, b"", None
         self._long_lines += isinstance(tail, LongLine)
         self._tail_is_open = bool(tail)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, ClassVar
 from onceflow.connectors.files.malformed import MalformedPolicy, check_policy
 from onceflow.connectors.files.record_times import EventTime, check_event_time
 from onceflow.exceptions import ConfigurationError, SourceError
-from onceflow.sources import Source
+from onceflow.sources import Source, SourceContext, SourceReader
 from onceflow.types import Plain
 
 __all__ = ["FileSource", "Paths", "open_file"]
@@ -78,6 +78,10 @@ class FileSource(Source):
             # Most are opened only when it is their turn, which may be hours from now.
             open_file(path).close()
         return list(found.values())
+
+    def open(self, partition: str, position: Plain) -> SourceReader:
+        """See ``Source``."""
+        return self.open_with_context(partition, position, SourceContext())
 
     def same_position(self, one: Plain, other: Plain) -> bool:
         """See ``Source``: the stamp of a file says when it was written to, and older positions hold less."""

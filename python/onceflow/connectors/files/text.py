@@ -14,7 +14,7 @@ from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, che
 from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.record_times import times_of_records
 from onceflow.exceptions import ConfigurationError
-from onceflow.sources import SourceBatch, SourceReader
+from onceflow.sources import SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
 
 __all__ = ["TextSource"]
@@ -52,9 +52,10 @@ class TextSource(FileSource):
         self._max_record_bytes = check_record_bytes(max_record_bytes)
         self._time_of = event_time
 
-    def open(self, partition: str, position: Plain) -> SourceReader:
+    def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
         """See ``Source``."""
-        lines = LineReader(partition, position, self._encoding, self._max_record_bytes)
+        whole_lines = context.until == "caught_up"
+        lines = LineReader(partition, position, self._encoding, self._max_record_bytes, whole_lines=whole_lines)
         return _TextReader(lines, self._encoding, self._policy, self._time_of)
 
 

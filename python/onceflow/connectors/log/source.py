@@ -2,7 +2,8 @@
 
 A position is the offset of the next record, with the number of the topic (a topic that was deleted and made again is
 another one) and, if the source ends, the offset at which it does: fixed when the partition was opened first, so that a
-run that resumes ends where the interrupted one would have ended, whatever was written meanwhile. It also says which log
+run that resumes ends where the interrupted one would have ended, whatever was written meanwhile. A run until caught up
+ends with what is there when it begins, and fixes nothing for others. It also says which log
 it is of, and has a digest of the record that was read last: a log that was put back from an older copy, and written to
 since, has other records at the same offsets.
 
@@ -63,7 +64,8 @@ class LogSource(Source):
             text, a datetime, or seconds since 1970); with ``as_columns`` a function that gives an int64 array of
             microseconds for a batch of columns.
         stop_at_end: Each partition ends at what was its end when the job first opened it. False: the source goes on
-            for ever, until the job is stopped.
+            for ever, until the job is stopped. In runs ``until="caught_up"`` it ends, both ways, at what was its end
+            when that run opened it.
         on_malformed: What to do with a record that ``decode`` or ``event_time`` raises for: ``"fail"``, ``"skip"`` (and
             count it), or ``"dead_letter"``.
 
@@ -115,7 +117,7 @@ class LogSource(Source):
         log = self._open()
         try:
             log.wake(context.wake)
-            return self._reader(log, int(partition), position)
+            return self._reader(log, int(partition), position, caught_up=context.until == "caught_up")
         except BaseException:
             log.close()
             raise
@@ -136,7 +138,7 @@ class LogSource(Source):
         except LogError as error:
             raise SourceError(f"{self._directory} cannot be read from: {error}") from error
 
-    def _reader(self, log: Log, partition: int, position: Plain) -> SourceReader:
+    def _reader(self, log: Log, partition: int, position: Plain, *, caught_up: bool) -> SourceReader:
         number = self._known(log).number
         found = log.partition(self._topic, partition)
         offset, end = found.start, found.end if self._stop_at_end else None
@@ -150,10 +152,13 @@ class LogSource(Source):
                     position=offset,
                 )
             end = kept if self._stop_at_end and kept is not None else end
+        kept_end = end
+        if caught_up:
+            end, kept_end = found.end, None
         last = None if position is None else _fields(position).get("last")
         self._check_last(log, partition, found.start, last)
         settings = (self._decode, self._as_columns, self._event_time, self._policy)
-        return _LogReader(log, self._topic, number, partition, offset, end, last, *settings)
+        return _LogReader(log, self._topic, number, partition, offset, end, kept_end, last, *settings)
 
     def _check_last(self, log: Log, partition: int, start: int, last: Any) -> None:
         """Refuses a log that has another record where one was read."""
@@ -227,6 +232,7 @@ class _LogReader(SourceReader):
         partition: int,
         offset: int,
         end: int | None,
+        kept_end: int | None,
         last: Any,
         decode: Decode | None,
         as_columns: bool,
@@ -239,6 +245,8 @@ class _LogReader(SourceReader):
         self._partition = partition
         self._offset = offset
         self._end = end
+        #: What positions say of it.
+        self._kept_end = kept_end
         #: Offset and digest of the record that was read last.
         self._last = last
         self._decode = decode
@@ -370,7 +378,7 @@ class _LogReader(SourceReader):
         return np.empty(0, dtype=np.int64) if callable(self._event_time) else None
 
     def position(self) -> Plain:
-        position: dict[str, Plain] = {"topic": self._number, "offset": self._offset, "end": self._end}
+        position: dict[str, Plain] = {"topic": self._number, "offset": self._offset, "end": self._kept_end}
         position["log"] = self._log.id
         if self._last is not None:
             position["last"] = self._last
