@@ -175,10 +175,10 @@ class JobProgress:
             note(
                 f"{self._name}: had finished already, with checkpoint {result.last_checkpoint}; nothing was done, "
                 "whatever has changed since in its code, its input or its output (--fresh starts over, once the output "
-                "is moved away)"
+                "is moved away; --until caught_up, from the beginning, is for input that grows)"
             )
             return
-        label = "finished" if result.finished else "stopped"
+        label = "finished" if result.finished else "caught up" if result.caught_up else "stopped"
         read = result.records_in - self._first_in
         note(
             f"{self._name}: {label} after {duration_text(seconds)}, {_plural(read, 'record')} "
@@ -192,7 +192,9 @@ class JobProgress:
                 note(f"  late       {count_text(late)} too late for their windows in {step_id}")
         if self._newest is not None:
             note(f"  newest     checkpoint {result.last_checkpoint}, {_cost(self._newest)}")
-        if not result.finished:
+        if result.caught_up:
+            note("  run the same command again when there is more")
+        elif not result.finished:
             note("  run the same command again to resume from there")
 
 

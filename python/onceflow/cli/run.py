@@ -47,11 +47,17 @@ _OPTIONS = {
     "batch_size": "--batch-size",
     "guarantee=": "--guarantee",
     "codec=": "--codec",
+    "until=": "--until",
 }
 
 
 #: Warnings that are lines of their own.
 _TOLD = (LateRecordsWarning, MissingOutputWarning, RepeatedOutputWarning)
+
+
+class _Until(StrEnum):
+    END = "end"
+    CAUGHT_UP = "caught_up"
 
 
 class _Codec(StrEnum):
@@ -73,6 +79,13 @@ def run(
         _Codec, typer.Option(help="How user state becomes bytes. Reading pickles runs code.")
     ] = _Codec.MSGPACK,
     retain: Annotated[int, typer.Option(min=1, help="Complete checkpoints kept besides savepoints.")] = 2,
+    until: Annotated[
+        _Until,
+        typer.Option(
+            help="end: the job is over when its sources are. caught_up: process what is there now; run it again when "
+            "files have grown or come."
+        ),
+    ] = _Until.END,
     savepoint: Annotated[
         str | None, typer.Option(metavar="NAME", help="Keep the last checkpoint of this run for ever, under this name.")
     ] = None,
@@ -142,6 +155,7 @@ def run(
                 take_over=take_over,
                 on_change=_on_change(on_change),
                 on_event=progress.on_event,
+                until=until.value,
             )
     except KeyboardInterrupt:
         newest = progress.last_checkpoint

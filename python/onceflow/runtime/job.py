@@ -145,7 +145,7 @@ class Job:
         if job is not None:
             tally = Tally(job.counts, job.late, job.waited, agreed_without(job.agreed, self._changes))
         blobs = {} if restored is None else without(restored.blobs, self._changes)
-        start = Start(blobs, tally, self._options.until)
+        start = Start(blobs, tally, self._options.until, self._options.max_drift_us)
         self._worker = Worker(
             graph,
             backend,

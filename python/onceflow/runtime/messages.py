@@ -58,11 +58,13 @@ class Start:
         blobs: What was kept in it; empty for the beginning.
         tally: As of it.
         until: How far sources are read.
+        max_drift_us: See ``Turns``.
     """
 
     blobs: Mapping[str, bytes]
     tally: Tally
     until: Until = "end"
+    max_drift_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class JobOptions:
     on_event: Callable[[JobEvent], None] | None
     clock: Clock
     until: Until
+    max_drift_us: int | None
 
     @classmethod
     def checked(
@@ -59,6 +60,7 @@ class JobOptions:
         on_event: Any,
         clock: Any,
         until: Any,
+        max_drift_s: Any,
     ) -> JobOptions:
         """The options, of whatever a user gave."""
         options = cls(
@@ -75,6 +77,7 @@ class JobOptions:
             on_event=on_event,
             clock=clock,
             until=_until(until),
+            max_drift_us=None if max_drift_s is None else round(_seconds("max_drift_s", max_drift_s) * 1_000_000),
         )
         if fresh and from_checkpoint is not None:
             raise ConfigurationError("fresh=True starts from nothing; give it or from_checkpoint, not both")

@@ -47,6 +47,7 @@ def run(
     on_event: Callable[[JobEvent], None] | None = None,
     clock: Clock | None = None,
     until: Until = "end",
+    max_drift_s: float | None = None,
 ) -> JobResult:
     """Runs a dataflow until its sources end, or until it is interrupted.
 
@@ -86,6 +87,10 @@ def run(
             since. Windows that are open stay open. A partition that is read to what is its end for now holds event time
             where it stands, unless its source has ``idle_after``: then until event time has come that much further
             elsewhere.
+        max_drift_s: How far, in seconds of event time, one partition may read on ahead of another that has nothing to
+            read yet. It bounds the state that is kept open meanwhile; one that is idle (``idle_after``), or that
+            has not had a record yet, holds nobody up. None: as far as there is something. Where there is something to
+            read in all of them, they are never further apart than a batch.
 
     A recovery that had to work around damaged checkpoints says so by a ``DamagedCheckpointWarning``.
 
@@ -114,6 +119,7 @@ def run(
         on_event=on_event,
         clock=clock or SystemClock(),
         until=until,
+        max_drift_s=max_drift_s,
     )
     plan(flow.graph, options.guarantee)
     if options.until == "caught_up":

@@ -26,9 +26,12 @@ class Turns:
 
     Args:
         by_source: The tasks of each source, by its step id.
+        max_drift_us: Nobody reads who is further ahead, in event time, of one that has nothing to read yet; None: as
+            far as there is something.
     """
 
-    def __init__(self, by_source: Mapping[str, Sequence[SourceTask]]) -> None:
+    def __init__(self, by_source: Mapping[str, Sequence[SourceTask]], max_drift_us: int | None = None) -> None:
+        self._max_drift_us = max_drift_us
         #: Those that have not ended; who reads in a round must not cost what all partitions together do.
         self._live = {step_id: list(tasks) for step_id, tasks in by_source.items()}
         self._some_ended: set[str] = set()
@@ -69,7 +72,8 @@ class Turns:
     def take(self, read: Callable[[SourceTask], bool]) -> bool:
         """One round; false if there was nothing to read. ``read`` has a task read a batch and says whether it had one.
 
-        Those read that are most behind in event time; where they have nothing to read yet they hold nobody up.
+        Those read that are most behind in event time; where they have nothing to read yet they hold up who is further
+        ahead than the drift allowed.
 
         Of a source that opens a part of its partitions at a time so many read that have not ended, the first ones in
         order. One that ends makes room for the next one in the same round: so partitions that have ended already when
@@ -92,14 +96,27 @@ class Turns:
                 found |= had_some and not (had_ended and task.ended)
             else:
                 ahead.append((place, task))
+        furthest = self._furthest()
         while ahead and not found:
             lowest = min(place for place, _ in ahead)
+            if lowest > furthest:
+                break
             for task in [task for place, task in ahead if place == lowest]:
                 found |= read(task)
             ahead = [(place, task) for place, task in ahead if place != lowest]
         for _, task in ahead:
             task.wait_turn()
         return progressed or found
+
+    def _furthest(self) -> Micros:
+        """Up to where, in event time, others may read while those that are most behind have nothing.
+
+        Who is idle holds nobody up, nor does who has not had a record yet: nobody knows where it is.
+        """
+        if self._max_drift_us is None:
+            return END_OF_TIME
+        places = [task.place for task in self._in_turn() if not task.idle and not task.has_arrived]
+        return min((place for place in places if place is not None), default=END_OF_TIME) + self._max_drift_us
 
     def _in_turn(self) -> Iterator[SourceTask]:
         """The tasks whose turn it is; those that end meanwhile make room for others."""

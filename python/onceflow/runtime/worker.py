@@ -99,7 +99,7 @@ class Worker:
         self._by_source = {
             step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
         }
-        self._turns = Turns(self._by_source)
+        self._turns = Turns(self._by_source, start.max_drift_us)
         self._numbers = {task.name: number for number, task in enumerate(self._tasks)}
         #: Numbers of the tasks with something in their channels.
         self._filled: set[int] = set()
