@@ -21,17 +21,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from onceflow._native import WakeHandle
 from onceflow.clock import Clock, SystemClock
 from onceflow.columns import Columns
 from onceflow.types import Batch, Plain, Until
 
-__all__ = ["RejectedRecord", "Source", "SourceBatch", "SourceContext", "SourceReader", "StopRun", "WakeHandle"]
+__all__ = ["RejectedRecord", "Source", "SourceBatch", "SourceContext", "SourceReader", "StopRun", "Wake"]
+
+
+class Wake(Protocol):
+    """What a reader sets when there may be something to read."""
+
+    def set(self) -> None:
+        """Has the job look again: from any thread, at once, and never blocking. In a forked child nothing happens."""
+
+
+class _NobodyWaits:
+    def set(self) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +64,7 @@ class SourceContext:
     step_id: str = ""
     worker: int = 0
     clock: Clock = field(default_factory=SystemClock)
-    wake: WakeHandle = field(default_factory=WakeHandle)
+    wake: Wake = field(default_factory=_NobodyWaits)
     until: Until = "end"
 
 
@@ -171,7 +182,9 @@ class Source(ABC):
     def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
         """What a job calls: ``open`` for a source that has a use for the context of the job. By default ``open``.
 
-        The source itself may be part of several jobs at a time, so what is kept by job belongs to the reader.
+        The source itself may be part of several jobs at a time, so what is kept by job belongs to the reader. Of a
+        class that overrides ``open`` of a source which has this, and not this, ``open`` is called: it is asked again
+        as one that wakes nobody, and may not be part of runs until caught up.
         """
         return self.open(partition, position)
 

@@ -32,6 +32,25 @@ def test_to_the_end_and_then_nothing_is_left_to_do(home, onceflow, calm):
     assert read_parts(home / "out") == calm
 
 
+def test_until_caught_up_it_goes_on_when_a_file_has_grown(home, onceflow):
+    """It says that it is not over, and how to go on; and a finished job says what would have kept it open."""
+    until = (*QUICK, "--until", "caught_up")
+    first = onceflow(*until)
+    assert first.returncode == 0, first.stderr
+    assert "totals: caught up after" in first.stderr
+    assert "run the same command again when there is more" in first.stderr
+    with (home / "in.csv").open("a") as file:
+        file.write((home / "in.csv").read_text().splitlines()[-1] + "\n")
+    second = onceflow(*until)
+    assert second.returncode == 0, second.stderr
+    assert "in all     2,001 in" in second.stderr
+    assert onceflow(*QUICK).returncode == 0
+    assert "--until caught_up" in onceflow(*until).stderr
+    wrong = onceflow(*QUICK, "--until", "now")
+    assert wrong.returncode == 2
+    assert "caught_up" in wrong.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_a_last_checkpoint_and_a_second_run_resumes(home, start, onceflow, calm, number):
     process = start(*SLOW)

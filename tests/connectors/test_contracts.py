@@ -300,6 +300,14 @@ def _nameless(self, max_records):
     return batch
 
 
+def _caught_up_beyond_what_it_gave(self, partition, position, context):
+    reader = self.open(partition, position)
+    if context.until == "caught_up":
+        reader.read = lambda most: NumbersReader.read(reader, min(most, 20 - reader.next)) if reader.next < 20 else None
+        reader.position = lambda: 25
+    return reader
+
+
 SOURCE_BUGS = [
     ("partitions_have_stable_names", "no partition", source(partitions=lambda self: [])),
     ("partitions_have_stable_names", "the same name twice", source(partitions=lambda self: ["a", "a"])),
@@ -320,6 +328,11 @@ SOURCE_BUGS = [
         "a_position_resumes_exactly",
         "one too far behind the rejected record",
         source({"position": lambda self: self.next + (self.next == 7)}),
+    ),
+    (
+        "what_is_there_now_comes_once",
+        "left out what it says it gave",
+        source(open_with_context=_caught_up_beyond_what_it_gave),
     ),
     ("a_position_stays_as_it_was_given", "one dict for all positions", source({"position": _aliased})),
     ("a_position_stays_as_it_was_given", "asking moves", source({"position": _moves})),

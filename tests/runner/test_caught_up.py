@@ -345,6 +345,20 @@ def test_a_source_of_ones_own_goes_on_where_it_was(state):
     assert job.day()[1] == [4, 5]
 
 
+def test_a_class_that_hides_from_its_source_how_far_a_run_goes_is_refused(tmp_path, state):
+    """Until the end it runs as ever; until caught up the topic below it would end where an earlier run ended."""
+
+    class Own(TextSource):
+        def open(self, partition, position):
+            return super().open(partition, position)
+
+    (tmp_path / "in").write_text("1\n2\n")
+    job = Job(Own(tmp_path / "in"), state)
+    with pytest.raises(ConfigurationError, match=r"source 'in': Own overrides open\(\)"):
+        job.day()
+    assert job.day(until="end")[1] == ["1", "2"]
+
+
 # -- kills ---------------------------------------------------------------------------------------
 
 ROWS = 400

@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 
 from onceflow import Dataflow, run
+from onceflow._native import WakeHandle
 from onceflow.connectors.log import LogSource
 from onceflow.events import Stopping
 from onceflow.exceptions import ConfigurationError, StoreForkedError
 from onceflow.log import Log, Producer
-from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader, StopRun, WakeHandle
+from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader, StopRun
 from onceflow.testing import TransactionalTestingSink
 
 
@@ -135,11 +136,12 @@ def test_a_record_of_one_of_three_idle_sources_is_processed_at_once(tmp_path):
     inboxes = [Inbox(), Inbox(), Inbox()]
     with running(tmp_path, *inboxes) as (delays, arrived):
         started(*inboxes)
-        for number in range(30):
+        for number in range(9):
             inboxes[number % 3].put(time.monotonic())
             assert arrived.acquire(timeout=10)
-            time.sleep(0.01)
-    assert statistics.median(delays) < 0.02
+            # Until the checkpoint is over, which would wake it too.
+            time.sleep(0.3)
+    assert statistics.median(delays) < 0.1
 
 
 def test_a_source_that_wakes_nobody_is_asked_now_and_then(tmp_path):
@@ -169,13 +171,14 @@ def test_commits_of_two_logs_wake_a_job(tmp_path):
         time.sleep(1.0)
         assert inbox.asked["reads"] - before <= 3
         assert time.process_time() - cpu < 0.1
-        for number in range(20):
+        for number in range(8):
             with Producer(logs[number % 2]) as producer:
                 producer.produce("t", repr(time.monotonic()))
                 producer.flush()
             assert arrived.acquire(timeout=10)
+            time.sleep(0.3)
     # The sync is in it.
-    assert statistics.median(delays) < 0.1
+    assert statistics.median(delays) < 0.15
     for log in logs:
         log.close()
 
@@ -191,7 +194,9 @@ def test_a_signal_wakes_a_job(tmp_path):
 
     def later():
         started(inbox)
-        time.sleep(0.3)
+        # It falls asleep for a second when it has taken this.
+        inbox.put(1)
+        time.sleep(0.2)
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -201,12 +206,14 @@ def test_a_signal_wakes_a_job(tmp_path):
         flow,
         tmp_path / "state",
         guarantee="at_most_once",
+        checkpoint_interval_s=60,
         on_event=lambda event: told.append(time.monotonic()) if isinstance(event, Stopping) else None,
     )
+    ended = time.monotonic()
     thread.join()
     assert not result.finished
-    assert told[0] - sent[0] < 0.1
-    assert time.monotonic() - sent[0] < 0.8
+    assert sent[0] <= told[0] <= ended
+    assert ended - sent[0] < 0.5
 
 
 def test_a_handle_stays_set_until_somebody_has_waited():
@@ -245,6 +252,6 @@ def test_a_log_sets_a_handle_no_longer_than_somebody_has_it(tmp_path):
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(50):
             source = LogSource(log, "t", stop_at_end=False)
-            reader = source.open_with_context("0", None, SourceContext())
+            reader = source.open_with_context("0", None, SourceContext(wake=WakeHandle()))
             reader.close()
         assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 5

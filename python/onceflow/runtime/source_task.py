@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from onceflow.exceptions import OnceflowError, SourceChangedError, SourceError, described
+from onceflow.exceptions import ConfigurationError, OnceflowError, SourceChangedError, SourceError, described
 from onceflow.graph.graph import SourceStep
 from onceflow.operators.base import EventTimes
 from onceflow.process import HomeProcess
 from onceflow.runtime.channel import BarrierEvent, BatchEvent, Channel, EndEvent
-from onceflow.sources import SourceBatch, SourceContext, SourceReader, StopRun
+from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader, StopRun
 from onceflow.types import END_OF_TIME, Micros, Plain
 from onceflow.watermarks import CaughtUp, PartitionWatermark
 
@@ -46,6 +46,26 @@ def source_errors(step_id: str, partition: str | None = None) -> Iterator[None]:
         ) from error
 
 
+def _knows_context(source: Source) -> bool:
+    """Whether a source is opened with its context: not where its class overrides ``open`` of another one alone."""
+    for kind in type(source).__mro__:
+        if "open_with_context" in vars(kind):
+            return kind is not Source
+        if "open" in vars(kind):
+            return False
+    return False
+
+
+def _check_own_open(step: SourceStep) -> None:
+    """Raises ``ConfigurationError`` where a class hides from the source below it how far the run goes."""
+    kind = type(step.source)
+    if kind.open_with_context is not Source.open_with_context:
+        raise ConfigurationError(
+            f"source {step.step_id!r}: {kind.__name__} overrides open() of a source that must know how far the run "
+            "goes; for until='caught_up' override open_with_context(partition, position, context) instead"
+        )
+
+
 class SourceTask:
     """Reads one partition round by round.
 
@@ -65,6 +85,11 @@ class SourceTask:
     ) -> None:
         self.step = step
         self._context = context
+        self._knows_context = _knows_context(step.source)
+        #: Whether it wakes the worker when there is something to read again.
+        self.wakes = step.source.wakes and self._knows_context
+        if context.until == "caught_up" and not self._knows_context:
+            _check_own_open(step)
         self.partition = partition
         self.channel = Channel()
         self.rounds = 0
@@ -156,7 +181,10 @@ class SourceTask:
         """The reader; opened if it is not open yet."""
         if self._reader is None:
             with self._errors():
-                self._reader = self.step.source.open_with_context(self.partition, self._at, self._context)
+                if self._knows_context:
+                    self._reader = self.step.source.open_with_context(self.partition, self._at, self._context)
+                else:
+                    self._reader = self.step.source.open(self.partition, self._at)
             self.snapshot()
         return self._reader
 

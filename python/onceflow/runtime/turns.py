@@ -55,7 +55,8 @@ class Turns:
 
     def of_source(self, step_id: str) -> list[SourceTask]:
         """Those of one source, and its tasks that are caught up."""
-        return [*self._live[step_id], *self._caught_up.get(step_id, ())]
+        caught_up = self._caught_up.get(step_id)
+        return [*self._live[step_id], *caught_up] if caught_up else self._live[step_id]
 
     def ended(self, task: SourceTask) -> None:
         """A task has read its partition to the end; it is left out once the round is over."""
@@ -140,7 +141,7 @@ class Turns:
         """
         longest = _LONGEST_S
         for task in self.live:
-            if not task.step.source.wakes:
+            if not task.wakes:
                 longest = min(longest, _FIRST_PAUSE_S * 2 ** min(looks, _DOUBLINGS))
             if (idle_in_s := task.idle_in_s(now_s)) is not None:
                 longest = min(longest, idle_in_s)

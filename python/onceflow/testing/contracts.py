@@ -44,7 +44,7 @@ import msgspec
 import numpy as np
 
 from onceflow.columns import rows_of
-from onceflow.sources import Source, SourceBatch, SourceReader, StopRun
+from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader, StopRun
 from onceflow.testing.promises import check_description as _check_description
 from onceflow.testing.promises import check_plain as _check_plain
 from onceflow.testing.promises import must as _must
@@ -180,6 +180,30 @@ class SourceContract(ABC):
                 rest.all,
                 expected,
             )
+
+    def test_what_is_there_now_comes_once(self, tmp_path: Path) -> None:
+        """Read until caught up, then at its position until the end: the same as in one go.
+
+        What a run until caught up leaves (a last line without its end) comes later; nothing comes twice.
+        """
+        source = self.make_source(tmp_path)
+        if not source.replayable:
+            return
+        for partition in source.partitions():
+            whole = self._rest(source, partition, None)
+            seen = _Seen()
+            reader = source.open_with_context(partition, None, SourceContext(until="caught_up"))
+            for batch in self._batches(reader, [5]):
+                seen.add(batch)
+            position = _check_plain("a position", reader.position())
+            reader.close()
+            later = self.make_source(tmp_path)
+            later.restore({name: position if name == partition else None for name in later.partitions()})
+            reader = later.open_with_context(partition, position, SourceContext())
+            for batch in self._batches(reader, [5]):
+                seen.add(batch)
+            reader.close()
+            _must(seen.all == whole.all, "what was caught up with does not come again, and nothing else is left out")
 
     def test_a_position_stays_as_it_was_given(self, tmp_path: Path) -> None:
         """``position`` changes nothing, and what it returned does not change when the reader goes on."""

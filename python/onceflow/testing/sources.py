@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onceflow.exceptions import OnceflowError
-from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader, StopRun, WakeHandle
+from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader, StopRun, Wake
 from onceflow.types import Plain
 
 __all__ = ["ABORT", "EOF", "PAUSE", "AbortedError", "TestingSource"]
@@ -95,7 +95,7 @@ class _Reader(SourceReader):
         event_time: Callable[[Any], int] | None,
         met: set[tuple[int, int]],
         number: int,
-        wake: WakeHandle,
+        wake: Wake,
     ) -> None:
         self._items = items
         self.next = start

@@ -2,6 +2,7 @@
 
 mod log_support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log_support::*;
@@ -10,6 +11,7 @@ use onceflow_core::log::{
     CommitOffsets, FetchLimits, Log, OffsetCommit, Partitioning, Records, Timestamps,
     TopicSettings, partition_of,
 };
+use onceflow_core::wakeup::{Wakeup, Woken};
 
 #[test]
 fn records_come_back_as_they_were_written() {
@@ -214,6 +216,35 @@ fn the_newer_producer_fences_the_older_one() {
     produce(&new, "t", 0, &["new"], 0).unwrap();
     new.commit_transaction(0).unwrap();
     assert_eq!(values(&log, "t", 0), ["new"]);
+}
+
+#[test]
+fn a_commit_sets_what_waits_for_several_logs() {
+    let roots = [scratch(), scratch()];
+    let logs = roots.each_ref().map(|root| open(root.path()));
+    let wakeup = Arc::new(Wakeup::new().unwrap());
+    for log in &logs {
+        topic(log, "t", 1);
+        log.wake(&wakeup).unwrap();
+        log.wake(&wakeup).unwrap();
+    }
+    // What was committed before may still be on its way through inotify.
+    while wakeup.wait(Duration::from_millis(100)).unwrap() == Woken::Set {}
+    for log in &logs {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                let values = Strings::new(&["x"]);
+                let records = values.values(0);
+                idempotent(log).produce("t", Partitioning::One(0), &records, 0).unwrap();
+            });
+            assert_eq!(wakeup.wait(Duration::from_secs(30)).unwrap(), Woken::Set);
+        });
+        assert!(start.elapsed() < Duration::from_secs(10));
+        while wakeup.wait(Duration::from_millis(100)).unwrap() == Woken::Set {}
+    }
+    assert_eq!(Arc::strong_count(&wakeup), 1, "a log keeps nothing alive");
 }
 
 #[test]

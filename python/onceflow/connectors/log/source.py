@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from onceflow._native import Log, LogRecords
+from onceflow._native import Log, LogRecords, WakeHandle
 from onceflow.columns import Columns
 from onceflow.connectors.event_time import in_range, micros, millis_to_micros
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
@@ -116,7 +116,8 @@ class LogSource(Source):
         """See ``Source``."""
         log = self._open()
         try:
-            log.wake(context.wake)
+            if isinstance(context.wake, WakeHandle):
+                log.wake(context.wake)
             return self._reader(log, int(partition), position, caught_up=context.until == "caught_up")
         except BaseException:
             log.close()
