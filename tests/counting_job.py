@@ -60,8 +60,7 @@ def run(
     kind: str,
     *,
     take_over: bool = False,
-    fresh: bool = False,
-    from_checkpoint: int | None = None,
+    resume_from: int | str = "newest",
     pace_s: float = 0.002,
     on_batch: Callable[[int], None] | None = None,
 ) -> of.JobResult:
@@ -71,8 +70,7 @@ def run(
         root: Where state and output lie; the input lies beside it.
         kind: Of sink.
         take_over: See ``run``.
-        fresh: See ``run``.
-        from_checkpoint: See ``run``.
+        resume_from: See ``run``.
         pace_s: What each batch takes at least, so that a few checkpoints fall within a run.
         on_batch: Called with the number of each batch of this life, from 1 on, where users' functions are called.
     """
@@ -99,8 +97,7 @@ def run(
             checkpoint_interval_s=1e-6,
             batch_size=BATCH,
             take_over=take_over,
-            fresh=fresh,
-            from_checkpoint=from_checkpoint,
+            resume_from=resume_from,
         )
 
 

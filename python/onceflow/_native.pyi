@@ -125,7 +125,7 @@ class StateBackend:
         create: bool = True,
         read_only: bool = False,
         take_over: bool = False,
-        checkpoint: int | str | None = None,
+        resume_from: int | str = "newest",
         restore_key_groups: tuple[int, int] | None = None,
         max_state_bytes: int = ...,
         map_size_bytes: int = ...,
@@ -143,8 +143,8 @@ class StateBackend:
             create: Whether to create what is missing.
             read_only: Only look: no lock, no new epoch.
             take_over: Fence a running or paused owner instead of being refused.
-            checkpoint: ``"newest"`` (also None), ``"none"`` (empty tables) or a number. Another one than the newest
-                starts a new lineage, for good from ``begin_lineage`` or the first checkpoint on.
+            resume_from: ``"newest"``, ``"none"`` (empty tables) or the number of a checkpoint. Another one than the
+                newest starts a new lineage, for good from ``begin_lineage`` or the first checkpoint on.
             restore_key_groups: First group, and the one after the last.
             max_state_bytes: Memory bound of each table.
             map_size_bytes: Address space reserved for the file (sparse).

@@ -36,7 +36,7 @@ from a backup while the target has gone on. A sink is exact through both if it
 - does only what may happen late: it discards what older runs have left, never what a newer one has;
 - keeps in its target the newest (lineage, checkpoint) that it made visible, and refuses in ``open``, at every attempt,
   a state of an older lineage, or one of the same lineage whose ``newest_decided`` is below that. The way on is a new
-  lineage, chosen on purpose (``from_checkpoint`` or ``fresh``), and the message says so;
+  lineage, chosen on purpose (``resume_from``), and the message says so;
 - takes what was prepared and is not there for lost, unless it knows that it was committed;
 - keeps by ``snapshot`` what it has written so far, and refuses (or warns of, where it cannot know) a target that lacks
   what the restored checkpoint says was there, also in a new lineage; and warns where a new lineage writes again, by

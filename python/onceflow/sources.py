@@ -200,7 +200,7 @@ class Source(ABC):
     ) -> None:
         """A checkpoint is complete: durable, and all sinks have committed it.
 
-        No run begins before these positions again, unless somebody goes back on purpose (``from_checkpoint``). What is
+        No run begins before these positions again, unless somebody goes back on purpose (``resume_from``). What is
         to be told outside may be told now: offsets to a broker, a place in a replication slot. Where the next run
         begins is said by the checkpoints alone.
 

@@ -89,7 +89,7 @@ def furnish(home: Path) -> Path:
 def checkpoints(state: Path) -> list[CheckpointInfo]:
     """Those of a state directory, oldest first."""
     try:
-        with StateBackend.open(state, read_only=True, checkpoint="none") as backend:
+        with StateBackend.open(state, read_only=True, resume_from="none") as backend:
             return backend.checkpoints()
     except StoreMissingError:
         return []

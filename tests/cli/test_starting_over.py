@@ -1,4 +1,4 @@
-"""--fresh asks and says what it means; --from-checkpoint says what is written again."""
+"""--resume-from none asks and says what it means; --resume-from says what is written again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ids(home):
 
 def test_refused_where_nobody_can_be_asked(home, onceflow, finished):
     before = ids(home)
-    ran = onceflow(*QUICK, "--fresh")
+    ran = onceflow(*QUICK, "--resume-from none")
     assert ran.returncode == 2
     assert "add --yes" in ran.stderr
     assert ids(home) == before
@@ -36,7 +36,7 @@ def test_refused_where_nobody_can_be_asked(home, onceflow, finished):
 @pytest.mark.parametrize(("answer", "code"), [("\n", 2), ("\x03", 130)])
 def test_any_answer_but_yes_changes_nothing(home, onceflow, terminal, finished, answer, code):
     before = ids(home)
-    screen = terminal(*QUICK, "--fresh")
+    screen = terminal(*QUICK, "--resume-from none")
     screen.read_until("Start over? [y/N]:")
     assert "new lineage" in screen.text
     assert "outputs are written again" in " ".join(screen.text.split())
@@ -49,7 +49,7 @@ def test_any_answer_but_yes_changes_nothing(home, onceflow, terminal, finished, 
 
 
 def test_yes_starts_over_in_a_new_lineage(home, onceflow, terminal, finished):
-    screen = terminal(*QUICK, "--fresh")
+    screen = terminal(*QUICK, "--resume-from none")
     screen.read_until("Start over? [y/N]:")
     screen.type("y\n")
     assert screen.wait() == 0, screen.text
@@ -60,20 +60,20 @@ def test_yes_starts_over_in_a_new_lineage(home, onceflow, terminal, finished):
 
 
 def test_yes_given_beforehand(home, onceflow, finished):
-    ran = onceflow(*QUICK, "--fresh", "--yes")
+    ran = onceflow(*QUICK, "--resume-from none", "--yes")
     assert ran.returncode == 0, ran.stderr
     assert "new lineage" in ran.stderr
     assert read_parts(home / "out") == finished
 
 
 def test_nothing_to_lose_is_nothing_to_ask(home, onceflow):
-    ran = onceflow(*QUICK, "--fresh")
+    ran = onceflow(*QUICK, "--resume-from none")
     assert ran.returncode == 0, ran.stderr
     assert "Start over" not in ran.stderr
 
 
 def test_the_directory_of_another_job_is_refused_not_asked_about(home, onceflow, finished):
-    ran = onceflow("run", "job.py:printing", "--state", "state", "--guarantee", "at_least_once", "--fresh")
+    ran = onceflow("run", "job.py:printing", "--state", "state", "--guarantee", "at_least_once", "--resume-from none")
     assert ran.returncode == 3
     assert 'belongs to the job "totals"' in ran.stderr
     assert "Start over" not in ran.stderr
@@ -81,7 +81,7 @@ def test_the_directory_of_another_job_is_refused_not_asked_about(home, onceflow,
 
 def test_from_a_checkpoint_names_what_is_written_again(home, onceflow, finished):
     older, newest = ids(home)
-    ran = onceflow(*QUICK, "--from-checkpoint", str(older))
+    ran = onceflow(*QUICK, "--resume-from", str(older))
     assert ran.returncode == 0, ran.stderr
     assert f"from checkpoint {older} instead of {newest} starts a new lineage" in ran.stderr
     assert "the sinks (out) wrote after it is written again" in ran.stderr
@@ -90,20 +90,20 @@ def test_from_a_checkpoint_names_what_is_written_again(home, onceflow, finished)
 
 def test_from_the_newest_writes_nothing_again(home, onceflow, finished):
     newest = ids(home)[-1]
-    ran = onceflow(*QUICK, "--from-checkpoint", str(newest))
+    ran = onceflow(*QUICK, "--resume-from", str(newest))
     assert ran.returncode == 0
     assert "no output that it knows of is written again" in ran.stderr
     assert not any((home / "out").glob("part-*"))
 
 
 def test_from_a_checkpoint_that_is_not_there(home, onceflow, finished):
-    ran = onceflow(*QUICK, "--from-checkpoint", "999999")
+    ran = onceflow(*QUICK, "--resume-from", "999999")
     assert ran.returncode == 2
     assert "has no checkpoint 999999; it has" in ran.stderr
 
 
 def test_both_is_neither(home, onceflow):
-    ran = onceflow(*QUICK, "--fresh", "--from-checkpoint", "1")
+    ran = onceflow(*QUICK, "--resume-from none", "--resume-from", "1")
     assert ran.returncode == 2
     assert "not both" in ran.stderr
     assert not (home / "state").exists()
@@ -111,17 +111,17 @@ def test_both_is_neither(home, onceflow):
 
 def test_a_savepoint_is_made_and_resumed_from_by_its_name(home, onceflow, start, finished):
     """The kind of fault: a setting that the guide and messages speak of cannot be given on the command line."""
-    ran = onceflow(*QUICK, "--fresh", "--yes", "--savepoint", "end")
+    ran = onceflow(*QUICK, "--resume-from none", "--yes", "--savepoint", "end")
     assert ran.returncode == 0, ran.stderr
     saved = checkpoints(home / "state")[-1]
     assert saved.savepoint == "end"
     shown = onceflow("checkpoints", "show", "state", "end")
     assert f"checkpoint {saved.id}" in shown.stdout
     for wanted in ("end", str(saved.id)):
-        ran = onceflow(*QUICK, "--from-checkpoint", wanted)
+        ran = onceflow(*QUICK, "--resume-from", wanted)
         assert ran.returncode == 0, ran.stderr
         assert f"checkpoint {saved.id} is the newest one" in ran.stderr
-    ran = onceflow(*QUICK, "--from-checkpoint", "begin")
+    ran = onceflow(*QUICK, "--resume-from", "begin")
     assert ran.returncode == 2
     assert "has no savepoint 'begin'; it has " in ran.stderr
     assert f"{saved.id} (end)" in ran.stderr
@@ -135,7 +135,7 @@ def test_what_messages_call_settings_is_told_as_options(home, onceflow, finished
     ran = onceflow(*QUICK, "--batch-size", "7")
     assert ran.returncode == 2
     assert "started with batch_size=" in ran.stderr
-    assert "on the command line: --fresh, --batch-size" in ran.stderr
+    assert "on the command line: --resume-from none, --batch-size" in ran.stderr
     # Where there is no such option, none is advised.
     ran = onceflow("checkpoints", "ls", "nowhere")
     assert ran.returncode == 3
@@ -144,7 +144,7 @@ def test_what_messages_call_settings_is_told_as_options(home, onceflow, finished
 
 def test_a_job_that_has_gone_back_says_where_it_goes_on(home, onceflow, finished):
     older, newest = ids(home)
-    with StateBackend.open(home / "state", job="totals", checkpoint=older) as backend:
+    with StateBackend.open(home / "state", job="totals", resume_from=older) as backend:
         backend.begin_lineage()
     listed = onceflow("checkpoints", "ls", "state")
     assert f"the job goes on from checkpoint {older}: it has gone back" in listed.stderr

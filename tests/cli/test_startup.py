@@ -33,9 +33,9 @@ def test_the_help_of_run_cuts_no_option_in_80_columns(onceflow):
     shown = onceflow("run", "--help").stdout
     for option in (
         "--checkpoint-interval",
-        "--from-checkpoint",
+        "--resume-from",
         "--take-over",
-        "--fresh",
+        "--resume-from none",
         "--batch-size",
         "--on-change",
     ):

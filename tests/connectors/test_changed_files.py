@@ -326,9 +326,9 @@ def test_what_the_guide_says_of_files_that_have_grown_or_come(tmp_path, state):
         assert run(build(True), state).finished
     assert read_parts(tmp_path / "out").decode().split() == written
     with pytest.raises(SinkError, match="move"):
-        run(build(True), state, fresh=True)
+        run(build(True), state, resume_from="none")
     (tmp_path / "out").rename(tmp_path / "old")
-    run(build(False), state, fresh=True)
+    run(build(False), state, resume_from="none")
     assert read_parts(tmp_path / "out").decode().split() == [*written, '"5"', '"6"']
 
 

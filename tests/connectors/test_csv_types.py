@@ -191,7 +191,7 @@ def test_values_behind_the_sample_lose_nothing_either(tmp_path, monkeypatch, kin
     with pytest.raises(MalformedRecordError) as caught:
         read(source)
     assert f"has {later!r} in column 'a', which is {kind} by the first 2 rows of each file" in str(caught.value)
-    assert f"types={{'a': '{kind}'}}, or start over with fresh=True and {{'a': 'str'}}" in str(caught.value)
+    assert f"types={{'a': '{kind}'}}, or start over with resume_from='none' and {{'a': 'str'}}" in str(caught.value)
     dead = column(tmp_path, [sampled, sampled, later, sampled], as_columns=as_columns, on_malformed="dead_letter")
     assert len(read(dead).records) == 3
     # Followed: the number, from where the job had stopped, where it is one ...

@@ -85,7 +85,7 @@ def test_put_the_file_back_or_start_over(tmp_path, state, how, change):
         run_into(sink, CsvSource(path, types={"n": "int"}), state)
         assert [row["n"] for row in sink.records] == [1, 2, 3]
         return
-    with pytest.raises(SourceChangedError, match="Put the file back, or start over with fresh=True"):
+    with pytest.raises(SourceChangedError, match="Put the file back, or start over with resume_from='none'"):
         run_into(sink, CsvSource(path, types={"n": "int"}), state)
     if how == "put back":
         path.write_text(data + "\n")
@@ -93,7 +93,7 @@ def test_put_the_file_back_or_start_over(tmp_path, state, how, change):
         assert [row["n"] for row in sink.records] == [1, 2]
     else:
         sink = TransactionalTestingSink()
-        run(flow_of(CsvSource(path, types={"n": "int"}), sink), state, batch_size=1, fresh=True)
+        run(flow_of(CsvSource(path, types={"n": "int"}), sink), state, batch_size=1, resume_from="none")
         assert [row["n"] for row in sink.records] == ([] if change == "cut" else [9, 2, 3])
 
 

@@ -373,9 +373,9 @@ def job_into(log, records, topic="out"):
 
 def test_a_job_that_starts_over_does_not_write_twice_unasked(log, tmp_path):
     of.run(job_into(log, [b"a", b"b"]), tmp_path / "state")
-    for state, fresh in ((tmp_path / "state", True), (tmp_path / "other", False)):
+    for state, resume_from in ((tmp_path / "state", "none"), (tmp_path / "other", "newest")):
         with pytest.raises((SinkError, FencedError), match=r"group 'onceflow/job/out'"):
-            of.run(job_into(log, [b"a", b"b"]), state, fresh=fresh)
+            of.run(job_into(log, [b"a", b"b"]), state, resume_from=resume_from)
     assert values(log, "out") == [b"a", b"b"]
     log.delete_topic("out")
     of.run(job_into(log, [b"a", b"b"]), tmp_path / "third")
@@ -486,11 +486,11 @@ def test_the_way_on_that_a_refused_state_is_told(log, tmp_path):
     shutil.copytree(tmp_path / "backup", state)
     with pytest.raises((SinkError, FencedError)) as told:
         of.run(numbered(log), state)
-    number = int(re.search(r"from_checkpoint=(\d+)", str(told.value)).group(1))
+    number = int(re.search(r"resume_from=(\d+)", str(told.value)).group(1))
     with pytest.warns(
         RepeatedOutputWarning, match=rf"topic 'out' of .* after {number}, up to \d+, .*'out' writes it a"
     ):
-        of.run(numbered(log), state, from_checkpoint=number)
+        of.run(numbered(log), state, resume_from=number)
     while not of.run(numbered(log), state).finished:
         pass
     assert values(log, "out") == [b"0", b"1", b"2", b"3", *(b"%d" % each for each in range(2, 8))]
@@ -511,12 +511,12 @@ def test_the_ways_on_where_nothing_may_be_written_twice(log, tmp_path):
     for _ in range(2):
         with (
             warnings.catch_warnings(action="error", category=RepeatedOutputWarning),
-            pytest.raises(SinkError, match=r"delete the topic, .* run the job once with fresh=True"),
+            pytest.raises(SinkError, match=r"delete the topic, .* run the job once with resume_from='none'"),
         ):
-            of.run(numbered(log), state, from_checkpoint=number)
+            of.run(numbered(log), state, resume_from=number)
     assert {group.group: dict(group.offsets) for group in log.groups()} == before
     log.delete_topic("out")
-    of.run(numbered(log), state, fresh=True)
+    of.run(numbered(log), state, resume_from="none")
     while not of.run(numbered(log), state).finished:
         pass
     assert values(log, "out") == [b"%d" % each for each in range(8)]
@@ -533,9 +533,9 @@ def test_going_back_to_a_checkpoint_that_an_older_log_lacks(tmp_path):
     shutil.copytree(tmp_path / "copy", log)
     for number in numbers[:2]:
         with pytest.raises(SinkError, match=rf"had the output of checkpoint {number} .* up to {first} now") as caught:
-            of.run(numbered(log), state, retain=8, from_checkpoint=number)
+            of.run(numbered(log), state, retain=8, resume_from=number)
     assert str(caught.value).endswith(f"to go on without what is lost, from {numbers[-1]}")
-    of.run(numbered(log), state, retain=8, from_checkpoint=first)
+    of.run(numbered(log), state, retain=8, resume_from=first)
     while not of.run(numbered(log), state, retain=8).finished:
         pass
     with Log.open(log) as opened:
@@ -932,9 +932,9 @@ def test_the_way_on_with_fresh(log, tmp_path):
     run_until(log, state, 2)
     for _ in range(2):
         with pytest.raises(SinkError, match="starts from nothing") as told:
-            of.run(numbered(log), state, fresh=True)
+            of.run(numbered(log), state, resume_from="none")
     eval(re.search(r"Log\.open\(.*?\)\.delete_group\(.*?\)", str(told.value)).group())
-    of.run(numbered(log), state, fresh=True)
+    of.run(numbered(log), state, resume_from="none")
     while not of.run(numbered(log), state).finished:
         pass
     assert values(log, "out") == [b"0", b"1", *(b"%d" % each for each in range(8))]

@@ -293,16 +293,16 @@ def test_the_advice_for_lost_output(tmp_path, back):
         with pytest.raises(SinkError, match=r"the output of checkpoint .* is lost") as caught:
             run(flow_of(out, records), state)
     advised = re.search(
-        r"checkpoint before (\d+) with.*from_checkpoint.*reader has taken it away, from \1", str(caught.value)
+        r"checkpoint before (\d+) with.*resume_from.*reader has taken it away, from \1", str(caught.value)
     )
     lost = int(advised[1])
     if back:
-        run(flow_of(out, records), state, from_checkpoint=first)
+        run(flow_of(out, records), state, resume_from=first)
         assert run(flow_of(out, records), state).finished
         assert read_parts(out) == b'"a"\n"b"\n"c"\n'
     else:
         with pytest.warns(MissingOutputWarning, match=f"the output of checkpoint {lost}, .*is not there"):
-            run(flow_of(out, records), state, from_checkpoint=lost)
+            run(flow_of(out, records), state, resume_from=lost)
         assert read_parts(out) == b'"a"\n"c"\n'
 
 
@@ -328,16 +328,16 @@ def test_a_state_that_was_put_back(tmp_path, kind, taken):
     shutil.copytree(copy, state)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     for _ in range(10):
-        with pytest.raises(OnceflowError, match=r"the state is older than its output.*from_checkpoint=") as caught:
+        with pytest.raises(OnceflowError, match=r"the state is older than its output.*resume_from=") as caught:
             run(flow_of(out, records, kind), state)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    number = int(re.search(r"from_checkpoint=(\d+)", str(caught.value))[1])
+    number = int(re.search(r"resume_from=(\d+)", str(caught.value))[1])
     moved = tmp_path / "moved"
     moved.mkdir()
     for path in out.glob("part-*"):
         if int(path.stem.split("-")[2]) > number:
             shutil.move(path, moved)
-    run(flow_of(out, records, kind), state, from_checkpoint=number)
+    run(flow_of(out, records, kind), state, resume_from=number)
     for _ in range(4):
         finished = run(flow_of(out, records, kind), state).finished
     assert finished
@@ -384,9 +384,9 @@ def test_a_directory_that_was_put_back(tmp_path, how):
     for _ in range(10):
         with pytest.raises(OnceflowError, match=r"the output of checkpoint \d+ is lost: .* does not know it") as caught:
             again()
-    number = int(re.search(r"from_checkpoint=(\d+)", str(caught.value))[1])
+    number = int(re.search(r"resume_from=(\d+)", str(caught.value))[1])
     with pytest.warns(MissingOutputWarning, match=r"the output of checkpoint \d+ is lost"):
-        again(from_checkpoint=number)
+        again(resume_from=number)
     assert again().finished
     assert read_parts(out).endswith(b"3\n")
 
@@ -403,17 +403,17 @@ def test_going_back_to_a_checkpoint_that_an_older_directory_lacks(tmp_path, reta
     shutil.rmtree(out)
     shutil.copytree(tmp_path / "copy", out)
     told = rf"the output of checkpoint {numbers[1]} is lost: .* up to checkpoint {first}\. "
-    for choice in ({}, {"from_checkpoint": numbers[1]}) * 2:
+    for choice in ({}, {"resume_from": numbers[1]}) * 2:
         with pytest.raises(SinkError, match=told) as caught:
             run(flow_of(out, records), state, retain=retain, **choice)
-        assert f"from_checkpoint from {first}, the newest checkpoint that the directory has" in str(caught.value)
-        assert f"from_checkpoint={numbers[-1]} " in str(caught.value)
+        assert f"resume_from from {first}, the newest checkpoint that the directory has" in str(caught.value)
+        assert f"resume_from={numbers[-1]} " in str(caught.value)
     if retain == 8:
-        run(flow_of(out, records), state, retain=retain, from_checkpoint=first)
+        run(flow_of(out, records), state, retain=retain, resume_from=first)
     else:
         for path in out.glob("part-*"):
             path.rename(tmp_path / path.name)
-        run(flow_of(out, records), state, retain=retain, fresh=True)
+        run(flow_of(out, records), state, retain=retain, resume_from="none")
     while not run(flow_of(out, records), state, retain=retain).finished:
         pass
     assert read_parts(out) == b"1\n2\n3\n4\n5\n"
@@ -426,10 +426,10 @@ def test_a_checkpoint_of_another_lineage_whose_output_was_moved_away(tmp_path):
     numbers = [run(flow_of(out, records), state, retain=8).last_checkpoint for _ in range(2)]
     last = out / f"part-0001-{numbers[1]:012d}.jsonl"
     last.rename(tmp_path / last.name)
-    later = run(flow_of(out, records), state, retain=8, from_checkpoint=numbers[0]).last_checkpoint
+    later = run(flow_of(out, records), state, retain=8, resume_from=numbers[0]).last_checkpoint
     (out / f"part-0002-{later:012d}.jsonl").unlink()
     with pytest.warns(MissingOutputWarning, match=rf"{re.escape(last.name)}, the output of checkpoint"):
-        run(flow_of(out, records), state, retain=8, from_checkpoint=numbers[1])
+        run(flow_of(out, records), state, retain=8, resume_from=numbers[1])
 
 
 # -- what an older version has left ------------------------------------------------------------

@@ -99,11 +99,11 @@ def test_what_a_writer_has_learnt_comes_back(tmp_path):
     assert (before.newest_decided, after.newest_decided) == (None, after.restored_checkpoint)
     assert before.state_id == after.state_id
     assert len(before.state_id) == 32
-    run(flow, tmp_path / "state", from_checkpoint=after.restored_checkpoint)
+    run(flow, tmp_path / "state", resume_from=after.restored_checkpoint)
     assert sink.contexts[2].restored_state == {"first": "first"}
     assert sink.contexts[2].lineage == after.lineage + 1
     assert sink.contexts[2].newest_decided is None
-    run(flow, tmp_path / "state", fresh=True)
+    run(flow, tmp_path / "state", resume_from="none")
     assert sink.contexts[3].restored_state is None
 
 

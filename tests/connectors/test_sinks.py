@@ -345,7 +345,7 @@ def test_output_of_an_earlier_run(tmp_path, state):
 
     run(build(), state)
     with pytest.raises(SinkError, match=r"holds output of an earlier run, and this job starts from nothing: move the"):
-        run(build(), state, fresh=True)
+        run(build(), state, resume_from="none")
     with pytest.raises(
         SinkError,
         match=r"with another state directory .*If the job's state was deleted, move the part files away and delete",
@@ -354,7 +354,7 @@ def test_output_of_an_earlier_run(tmp_path, state):
     assert read_parts(tmp_path / "out") == b"a\n1\n"
     for path in (tmp_path / "out").glob("part-*"):
         path.unlink()
-    assert run(build(), state, fresh=True).finished
+    assert run(build(), state, resume_from="none").finished
     assert names(tmp_path / "out")[1].startswith("part-0")
     assert read_parts(tmp_path / "out") == b"a\n1\n"
 

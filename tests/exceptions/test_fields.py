@@ -166,7 +166,7 @@ def test_a_checkpoint_that_is_none(state):
     with StateBackend.open(state) as backend:
         assert raised(CheckpointNotFoundError, lambda: backend.delete_checkpoint(7)).checkpoint == 7
         backend.checkpoint().wait()
-    assert raised(CheckpointNotFoundError, lambda: StateBackend.open(state, checkpoint=7)).checkpoint == 7
+    assert raised(CheckpointNotFoundError, lambda: StateBackend.open(state, resume_from=7)).checkpoint == 7
 
 
 # ---- jobs ----------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_a_step_that_is_gone(state):
         return flow
 
     of.run(flow("totals"), state)
-    error = raised(DataflowChangedError, lambda: of.run(flow(None), state, from_checkpoint=1))
+    error = raised(DataflowChangedError, lambda: of.run(flow(None), state, resume_from=1))
     assert error.step_ids == ("totals",)
     assert error.on_change == {"totals": "drop"}
 

@@ -136,12 +136,12 @@ def test_older_state_of_a_file_sink_goes_on_as_the_message_says(history):
     kind, history = history
     job = put_back(history, "state", 1, 3)
     said = value_of(attempts, job, kind)[-1]
-    advised = re.search(r"part files that came after checkpoint (\d+) away, .*with from_checkpoint=(\d+) ", said)
+    advised = re.search(r"part files that came after checkpoint (\d+) away, .*with resume_from=(\d+) ", said)
     assert advised is not None, said
     for path in (job / "out").glob("part-*"):
         if int(path.stem.rpartition("-")[2]) > int(advised[1]):
             path.unlink()
-    life = Life(partial(run, job, kind, from_checkpoint=int(advised[2])))
+    life = Life(partial(run, job, kind, resume_from=int(advised[2])))
     assert life.wait() == "done", life.error
     assert value_of(shown, job, kind) == history.calm
 
@@ -152,9 +152,9 @@ def test_older_state_of_an_outbox_goes_on_as_the_message_says(history):
     kind, history = history
     job = put_back(history, "state", 1, 3)
     said = value_of(attempts, job, kind)[-1]
-    advised = re.search(r"run it once with from_checkpoint=(\d+) .*stays in the output of sink 'out'", said)
+    advised = re.search(r"run it once with resume_from=(\d+) .*stays in the output of sink 'out'", said)
     assert advised is not None, said
-    life = Life(partial(run, job, kind, from_checkpoint=int(advised[1])))
+    life = Life(partial(run, job, kind, resume_from=int(advised[1])))
     assert life.wait() == "done", life.error
     found = value_of(shown, job, kind)
     assert len(found) > len(history.calm)
@@ -167,9 +167,9 @@ def test_older_state_of_a_topic_goes_on_as_the_message_says(history):
     kind, history = history
     job = put_back(history, "state", 1, 3)
     said = value_of(attempts, job, kind)[-1]
-    advised = re.search(r"run it once with from_checkpoint=(\d+) .*stays in the topic, and is written again", said)
+    advised = re.search(r"run it once with resume_from=(\d+) .*stays in the topic, and is written again", said)
     assert advised is not None, said
-    life = Life(partial(run, job, kind, from_checkpoint=int(advised[1])))
+    life = Life(partial(run, job, kind, resume_from=int(advised[1])))
     assert life.wait() == "done", life.error
     for (_, found), (_, calm) in zip(value_of(shown, job, kind), history.calm, strict=True):
         assert len(found) > len(calm)

@@ -156,7 +156,7 @@ def test_refused(state, change):
     for _ in range(2):
         with pytest.raises(DataflowChangedError, match=match) as caught:
             run(flow, state)
-        assert "start over with fresh" in str(caught.value)
+        assert "start over with resume_from='none'" in str(caught.value)
     assert sink.records == []
     # The state is as it was: the former dataflow goes on.
     flow, _ = make(before)

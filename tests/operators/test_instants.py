@@ -129,7 +129,7 @@ class NoTime(datetime):
 def run_keyed(keys, state, step=lambda keyed: keyed.aggregate("t", emit="final", n=count())):
     flow, sink = Dataflow("keyed"), TransactionalTestingSink()
     step(flow.source("in", TestingSource(keys, batch_size=len(keys))).key_by(lambda key: key)).sink("out", sink)
-    run(flow, state, fresh=True)
+    run(flow, state, resume_from="none")
     return sink.records
 
 

@@ -31,7 +31,7 @@ def test_a_crash_right_after_a_fresh_start_does_not_bring_back_the_former_lineag
     run(flow([1, 2, EOF, 3], sink), state)
     sink.committed.clear()
     with pytest.raises(AbortedError):
-        run(flow([1, ABORT, 2, 3], sink), state, fresh=True)
+        run(flow([1, ABORT, 2, 3], sink), state, resume_from="none")
     run(flow([1, PAUSE, 2, 3], sink), state)
     assert sink.records == [1, 2, 3]
 
@@ -42,7 +42,7 @@ def test_a_crash_right_after_going_back_loses_nothing(state):
     run(flow([1, PAUSE, 2, EOF, 3], sink), state)
     del sink.committed[max(sink.committed)]
     with pytest.raises(AbortedError):
-        run(flow([1, PAUSE, 2, ABORT, 3], sink), state, from_checkpoint="one")
+        run(flow([1, PAUSE, 2, ABORT, 3], sink), state, resume_from="one")
     assert list(sink.committed) == [(first.last_checkpoint, 0)]
     run(flow([1, PAUSE, 2, PAUSE, 3], sink), state)
     assert sink.records == [1, 2, 3]
@@ -52,7 +52,7 @@ def test_a_fresh_start_does_not_write_the_former_lineage_into_an_idempotent_sink
     sink = IdempotentTestingSink(key=lambda number: number)
     run(flow([1, 2], sink), state)
     sink.records.clear()
-    run(flow([7, 8], sink), state, fresh=True)
+    run(flow([7, 8], sink), state, resume_from="none")
     assert list(sink.records) == [7, 8]
 
 
@@ -68,7 +68,7 @@ def test_what_was_decided_and_not_committed_does_not_appear_after_going_back(tmp
         flow = Dataflow("back")
         flow.source("in", TestingSource(list(range(12)), batch_size=1)).sink("out", JsonLinesSink("out"))
         checkpoint = int(sys.argv[1]) or None
-        run(flow, "state", checkpoint_interval_s=1e-9, retain=9, from_checkpoint=checkpoint)
+        run(flow, "state", checkpoint_interval_s=1e-9, retain=9, resume_from=checkpoint)
         """
     )
 
@@ -87,10 +87,10 @@ def test_part_files_that_would_be_written_twice_are_refused(state, tmp_path):
     run(flow([1, PAUSE, 2], sink), state)
     back = first.last_checkpoint
     with pytest.raises(SinkError, match=rf"after checkpoint {back} and will be written again: move .*part-0001-"):
-        run(flow([1, PAUSE, 2], sink), state, from_checkpoint=back)
+        run(flow([1, PAUSE, 2], sink), state, resume_from=back)
     newest = max((tmp_path / "out").glob("part-*"))
     newest.unlink()
-    assert run(flow([1, PAUSE, 2], sink), state, from_checkpoint=back).finished
+    assert run(flow([1, PAUSE, 2], sink), state, resume_from=back).finished
     assert read_parts(tmp_path / "out") == b"1\n2\n"
 
 
@@ -114,7 +114,7 @@ BACK = textwrap.dedent(
     items = [1, 2, 3, EOF, 4, 5, 6, EOF, 7, 8, 9] if how in ("first", "second") else [1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9]
     rows = flow.source("in", TestingSource(items, batch_size=1)).filter(lambda number: number)
     rows.sink("out", JsonLinesSink("out"))
-    settings = {"first": {"savepoint": "one"}, "back": {"from_checkpoint": "one"}, "fresh": {"fresh": True}}
+    settings = {"first": {"savepoint": "one"}, "back": {"resume_from": "one"}, "fresh": {"resume_from": "none"}}
     run(flow, "state", retain=9, **settings.get(how, {}))
     """
 )
@@ -158,7 +158,7 @@ def test_what_was_left_is_not_resumed_from_retained_or_counted(state):
     """The kind of fault: a checkpoint that the job has left is taken for its history, by a resume, by retention or by a
     lineage's number."""
     one, two, three = checkpointed(state, 1, 2, 3)
-    with StateBackend.open(state, job="j", retain=9, checkpoint=one) as backend:
+    with StateBackend.open(state, job="j", retain=9, resume_from=one) as backend:
         assert (backend.lineage, backend.resumes_from) == (2, three)
         backend.begin_lineage()
         assert backend.resumes_from == one
@@ -166,10 +166,10 @@ def test_what_was_left_is_not_resumed_from_retained_or_counted(state):
             backend.delete_checkpoint(one)
     # Chosen again it is another lineage: its sinks may hold what a newer state has written after it.
     for checkpoint, lineage in ((one, 3), (None, 2)):
-        with StateBackend.open(state, job="j", retain=9, checkpoint=checkpoint) as backend:
+        with StateBackend.open(state, job="j", retain=9, resume_from=checkpoint) as backend:
             assert (backend.lineage, backend.positions, backend.recovery.damage) == (lineage, {"p": 1}, [])
     # The newest record is not the newest of the history.
-    with StateBackend.open(state, job="j", retain=9, checkpoint=three) as backend:
+    with StateBackend.open(state, job="j", retain=9, resume_from=three) as backend:
         assert (backend.lineage, backend.positions) == (3, {"p": 3})
         # Not begun: looking at it changed nothing.
     with StateBackend.open(state, job="j", retain=2) as backend:
@@ -185,7 +185,7 @@ def test_what_was_left_is_not_resumed_from_retained_or_counted(state):
 
 def test_a_program_that_checkpoints_without_saying_so_begins_its_lineage_too(state):
     one, _ = checkpointed(state, 1, 2)
-    with StateBackend.open(state, job="j", checkpoint="none") as backend:
+    with StateBackend.open(state, job="j", resume_from="none") as backend:
         backend.checkpoint({"p": 7}).wait()
         assert backend.lineage == 2
     with StateBackend.open(state, job="j") as backend:
@@ -213,9 +213,9 @@ def test_going_on_from_the_newest_checkpoint_keeps_its_output(tmp_path, point):
         flow.source("in", TestingSource(list(range(12)), batch_size=1)).sink("out", JsonLinesSink("out"))
         checkpoint = None
         if sys.argv[1] == "newest":
-            with StateBackend.open("state", job="back", read_only=True, checkpoint="none") as backend:
+            with StateBackend.open("state", job="back", read_only=True, resume_from="none") as backend:
                 checkpoint = backend.checkpoints()[-1].id
-        run(flow, "state", checkpoint_interval_s=1e-9, from_checkpoint=checkpoint)
+        run(flow, "state", checkpoint_interval_s=1e-9, resume_from=checkpoint)
         """
     )
 
@@ -236,18 +236,34 @@ def test_what_a_plain_sink_writes_again_is_told(state):
     settings = {"guarantee": "at_least_once", "retain": 9}
     first = run(flow([1, EOF, 2, 3], sink), state, savepoint="one", **settings).last_checkpoint
     # Nothing came after it.
-    last = run(flow([1, EOF, 2, 3], sink), state, from_checkpoint="one", **settings).last_checkpoint
+    last = run(flow([1, EOF, 2, 3], sink), state, resume_from="one", **settings).last_checkpoint
     assert sink.records == [1, 2, 3]
     told = rf"back to checkpoint {first} and had come to {last}: the plain sinks \['out'\]"
     with (
         pytest.raises(RepeatedOutputWarning, match=told),
         warnings.catch_warnings(action="error", category=RepeatedOutputWarning),
     ):
-        run(flow([1, EOF, 2, 3], sink), state, from_checkpoint="one", **settings)
+        run(flow([1, EOF, 2, 3], sink), state, resume_from="one", **settings)
     assert sink.records == [1, 2, 3]
     with pytest.warns(RepeatedOutputWarning, match=told):
-        run(flow([1, EOF, 2, EOF, 3], sink), state, from_checkpoint="one", **settings)
+        run(flow([1, EOF, 2, EOF, 3], sink), state, resume_from="one", **settings)
     assert sink.records == [1, 2, 3, 2]
     # It is the newest one now, with nothing after it.
     run(flow([1, EOF, 2, EOF, 3], sink), state, **settings)
     assert sink.records == [1, 2, 3, 2, 3]
+
+
+@pytest.mark.parametrize(("old", "new"), [({"fresh": True}, "none"), ({"from_checkpoint": 1}, 1)])
+def test_the_old_names_of_resume_from_still_do_what_they_did(state, old, new):
+    """A hint that is followed: who uses the old names is told the new one."""
+    flow, out = Dataflow("j"), Output()
+    flow.source("in", TestingSource([1, 2])).sink("out", out)
+    run(flow, state)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = run(flow, state, **old)
+    told = [str(warning.message) for warning in caught if warning.category is DeprecationWarning]
+    assert len(told) == 1
+    assert f"resume_from={new!r} now" in told[0]
+    assert result.resumed_from == (1 if new == 1 else None)
+    assert [warning.filename for warning in caught if warning.category is DeprecationWarning] == [__file__]

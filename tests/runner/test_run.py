@@ -134,7 +134,7 @@ def test_fresh_starts_over_in_a_new_lineage(state):
     stream.key_by(lambda _: "all").aggregate("totals", n=count()).sink("out", sink)
     run(flow, state)
     sink.committed.clear()
-    result = run(flow, state, fresh=True)
+    result = run(flow, state, resume_from="none")
     assert result.resumed_from is None
     assert sink.records == [{"key": "all", "n": 2}]
 
@@ -144,7 +144,7 @@ def test_from_checkpoint_writes_again_what_came_after(state):
     stream.sink("out", sink)
     first = run(flow, state)
     run(flow, state)
-    assert run(flow, state, from_checkpoint=first.last_checkpoint).finished
+    assert run(flow, state, resume_from=first.last_checkpoint).finished
     assert sink.records == [1, 2, 2]
 
 
@@ -158,10 +158,10 @@ def test_a_savepoint_is_kept_and_found_by_its_name(state):
     assert kept.pop(first.last_checkpoint) == "before the flood"
     assert set(kept.values()) == {None}
     assert len(kept) == 2
-    again = run(flow, state, from_checkpoint="before the flood")
+    again = run(flow, state, resume_from="before the flood")
     assert again.resumed_from == first.last_checkpoint
     with pytest.raises(CheckpointNotFoundError, match=r"no savepoint 'after'; there are \['before the flood'\]"):
-        run(flow, state, from_checkpoint="after")
+        run(flow, state, resume_from="after")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -238,13 +238,14 @@ def test_a_sink_of_no_kind_is_refused_while_the_dataflow_is_built():
         ({"savepoint": ""}, "savepoint is ''"),
         ({"savepoint": "12"}, "savepoint is '12'.*not a number"),
         ({"savepoint": "a\n"}, "savepoint is"),
-        ({"from_checkpoint": True}, "from_checkpoint is True; give the number of a checkpoint"),
-        ({"from_checkpoint": 0}, "from_checkpoint is 0"),
-        ({"from_checkpoint": -1}, "from_checkpoint is -1"),
-        ({"from_checkpoint": 1 << 64}, "from_checkpoint is 18446744073709551616"),
-        ({"from_checkpoint": 1.5}, "from_checkpoint is 1.5"),
-        ({"fresh": "no"}, "fresh is 'no'; give True or False"),
-        ({"fresh": True, "from_checkpoint": 1}, "give it or from_checkpoint, not both"),
+        ({"resume_from": True}, "resume_from is True; give the number of a checkpoint"),
+        ({"resume_from": 0}, "resume_from is 0"),
+        ({"resume_from": -1}, "resume_from is -1"),
+        ({"resume_from": 1 << 64}, "resume_from is 18446744073709551616"),
+        ({"resume_from": 1.5}, "resume_from is 1.5"),
+        ({"fresh": "no"}, "give resume_from instead of them"),
+        ({"fresh": True, "from_checkpoint": 1}, "give resume_from instead of them"),
+        ({"savepoint": "newest"}, "means something else to resume_from"),
         ({"take_over": 1}, "take_over is 1"),
         ({"on_event": "print"}, "on_event is 'print'; give a function"),
         ({"clock": time}, "clock is <module 'time'"),
@@ -333,8 +334,8 @@ def test_a_finished_job_that_is_run_again_says_that_it_does_nothing(state):
         assert run(flow, state).checkpoints == 0
     assert told[0].filename == __file__
     # What it advises.
-    assert "move its output away and run it once with fresh=True" in str(told[0].message)
-    assert run(flow, state, fresh=True).finished
+    assert "move its output away and run it once with resume_from='none'" in str(told[0].message)
+    assert run(flow, state, resume_from="none").finished
     assert sink.records == [1, 2]
 
 

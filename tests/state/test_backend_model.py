@@ -179,7 +179,7 @@ class Backend(RuleBasedStateMachine):
         self.settle()
         if self.checkpoints:
             number = data.draw(st.sampled_from(sorted(self.checkpoints)))
-            self.reopen(number, checkpoint=number)
+            self.reopen(number, resume_from=number)
             # Choosing is another history, also from the newest one.
             assert self.backend.lineage == self.lineage + 1
             self.choice = (number, max(self.checkpoints) + 1)
@@ -188,7 +188,7 @@ class Backend(RuleBasedStateMachine):
     def start_over(self):
         self.settle()
         history = self.newest()
-        self.reopen(None, checkpoint="none")
+        self.reopen(None, resume_from="none")
         # Over nothing there is nothing to be left.
         assert self.backend.lineage == self.lineage + (history is not None)
         if history is not None:

@@ -85,7 +85,11 @@ CALLS = [
     ("key_groups", [v for v in INTEGERS if v is not None], lambda backend, x: opened(backend, key_groups=x)),
     ("retain", INTEGERS, lambda backend, x: opened(backend, retain=x)),
     ("create", ["no", 1, None], lambda backend, x: opened(backend, create=x)),
-    ("checkpoint", [-1, 2**64, 1.5, True, object(), "\ud800", "old"], lambda backend, x: opened(backend, checkpoint=x)),
+    (
+        "resume_from",
+        [-1, 2**64, 1.5, True, object(), "\ud800", "old"],
+        lambda backend, x: opened(backend, resume_from=x),
+    ),
     ("restore_key_groups", [1, (1,), (-1, 2), (0, 2**16)], lambda backend, x: opened(backend, restore_key_groups=x)),
     ("max_state_bytes", INTEGERS, lambda backend, x: opened(backend, max_state_bytes=x)),
     ("map_size_bytes", INTEGERS, lambda backend, x: opened(backend, map_size_bytes=x)),

@@ -93,7 +93,7 @@ class Job:
 
 
 def known(state):
-    with StateBackend.open(state, job="damage", read_only=True, checkpoint="none") as backend:
+    with StateBackend.open(state, job="damage", read_only=True, resume_from="none") as backend:
         return backend.checkpoints()
 
 
@@ -197,10 +197,10 @@ def test_the_newest_record_damaged_stops_the_job(state):
     job = Job(ABORT)
     *_, before, newest = job.crash(state)
     disk.damage(state, "records", newest)
-    with pytest.raises(StoreCorruptError, match=f"no exact recovery is possible.*{newest}.*from_checkpoint"):
+    with pytest.raises(StoreCorruptError, match=f"no exact recovery is possible.*{newest}.*resume_from"):
         job.run(state)
     output = job.output
-    assert job.run(state, from_checkpoint=before).finished
+    assert job.run(state, resume_from=before).finished
     assert [rows[: len(old)] for rows, old in zip(job.output, output, strict=True)] == output
 
 
@@ -209,15 +209,17 @@ def test_a_savepoint_of_a_lineage_that_was_left_is_no_way_back(state):
     Job(EOF).run(state, savepoint="former")
     job = Job(ABORT)
     with pytest.raises(AbortedError):
-        job.run(state, fresh=True)
+        job.run(state, resume_from="none")
     _, *later = checkpoints(state)
     for number in later:
         disk.damage(state, "chunks", number)
-    with pytest.raises(StoreCorruptError, match=f"none of its {len(later)} checkpoints can be restored.*fresh=True"):
+    with pytest.raises(
+        StoreCorruptError, match=f"none of its {len(later)} checkpoints can be restored.*resume_from='none'"
+    ):
         job.run(state)
     for sink in job.sinks:
         sink.committed.clear()
-    assert job.run(state, fresh=True).finished
+    assert job.run(state, resume_from="none").finished
 
 
 def test_all_checkpoints_damaged(state, tmp_path):
@@ -226,12 +228,12 @@ def test_all_checkpoints_damaged(state, tmp_path):
     *_, before, newest = job.crash(state)
     for number in (before, newest):
         disk.damage(state, "records", number)
-    for settings in ({}, {"from_checkpoint": newest}, {"from_checkpoint": before}):
+    for settings in ({}, {"resume_from": newest}, {"resume_from": before}):
         with pytest.raises(StoreCorruptError, match=r"use a backup, or start over|checkpoint"):
             job.run(state, **settings)
     for sink in job.sinks:
         sink.committed.clear()
-    assert job.run(state, fresh=True).finished
+    assert job.run(state, resume_from="none").finished
     assert job.output == calm[0]
 
 
@@ -251,13 +253,13 @@ def test_the_only_checkpoint_damaged_stops_the_job(state, tmp_path, database, en
     output = [list(rows) for rows in job.output]
     for _ in range(2):
         with pytest.raises(
-            StoreCorruptError, match=r"none of its 1 checkpoints can.*move away what the sinks hold.*fresh=True"
+            StoreCorruptError, match=r"none of its 1 checkpoints can.*move away what the sinks hold.*resume_from='none'"
         ):
             job.run(state)
     assert job.output == output
     assert [info.id for info in known(state)] == [only]
     again = Job()
-    assert again.run(state, fresh=True).finished
+    assert again.run(state, resume_from="none").finished
     assert again.output == calm[0]
 
 
@@ -267,7 +269,7 @@ def test_a_directory_that_is_damaged_as_a_whole_is_told_as_it_is(state):
     (state / "manifest.json").write_text("{")
     with pytest.raises(StoreCorruptError) as caught:
         Job().run(state)
-    assert "fresh=True" not in str(caught.value)
+    assert "resume_from='none'" not in str(caught.value)
 
 
 def test_the_warning_is_seen_without_asking_for_it(tmp_path):

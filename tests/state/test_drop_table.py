@@ -19,7 +19,7 @@ def test_dropped_while_the_checkpoint_is_written(state):
         [info] = backend.checkpoints()
         assert info.tables == {"t": 200_000}
         backend.checkpoint().wait()
-    with StateBackend.open(state, checkpoint=pending.id) as backend:
+    with StateBackend.open(state, resume_from=pending.id) as backend:
         assert len(backend.table("t", key="i64", columns={"n": "i64"})) == 200_000
     with StateBackend.open(state) as backend:
         assert backend.tables() == {}

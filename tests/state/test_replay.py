@@ -25,7 +25,7 @@ SETTINGS = {"batch_size": 20, "checkpoint_interval_s": 1e9}
 
 
 def known(state, job="replay"):
-    with StateBackend.open(state, job=job, read_only=True, checkpoint="none") as backend:
+    with StateBackend.open(state, job=job, read_only=True, resume_from="none") as backend:
         return [info.id for info in backend.checkpoints() if info.damage is None]
 
 
@@ -138,7 +138,7 @@ def test_input_that_is_not_what_it_was_is_an_error(state, change, now):
     output = list(sink.records)
     with (
         pytest.warns(DamagedCheckpointWarning),
-        pytest.raises(SourceChangedError, match=rf"there were 40 records, and now there are {now}: .*from_checkpoint"),
+        pytest.raises(SourceChangedError, match=rf"there were 40 records, and now there are {now}: .*resume_from"),
     ):
         run(made, state, **SETTINGS)
     assert sink.records == output
@@ -212,7 +212,7 @@ def test_functions_that_nobody_calls_deterministic_are_not_replayed(state):
     output = list(job.sink.records)
     for _ in range(2):
         with pytest.raises(
-            StoreCorruptError, match=r"step 'nth' calls functions.*Dataflow\(.*deterministic=True\).*from_checkpoint"
+            StoreCorruptError, match=r"step 'nth' calls functions.*Dataflow\(.*deterministic=True\).*resume_from"
         ):
             job.run(state)
     assert job.sink.records == output
@@ -226,10 +226,10 @@ def test_or_outputs_are_written_again_from_a_checkpoint_of_choice(state):
     job = Job()
     before, newest = job.twice(state)
     disk.damage(state, "chunks", newest)
-    with pytest.raises(StoreCorruptError, match="from_checkpoint"):
+    with pytest.raises(StoreCorruptError, match="resume_from"):
         job.run(state)
     del job.sink.committed[newest]
-    assert job.run(state, from_checkpoint=before).finished
+    assert job.run(state, resume_from=before).finished
     assert job.sink.records == EXACT
 
 

@@ -114,7 +114,7 @@ def test_taken_over_from_a_paused_process(used, use):
 
 
 def ids(state):
-    with open_backend(state, read_only=True, checkpoint="none") as reader:
+    with open_backend(state, read_only=True, resume_from="none") as reader:
         return [info.id for info in reader.checkpoints()]
 
 
@@ -285,7 +285,7 @@ def test_missing(state):
 
 @WAYS
 def test_a_checkpoint_that_is_not_there(used, use):
-    setting = "checkpoint" if use is open_backend else "from_checkpoint"
+    setting = "checkpoint" if use is open_backend else "resume_from"
     with pytest.raises(CheckpointNotFoundError, match=r"no checkpoint 99; there are \["):
         use(used, **{setting: 99})
 

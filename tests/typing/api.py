@@ -117,7 +117,7 @@ def dataflow() -> None:
         "state/",
         checkpoint_interval_s=0.1,
         guarantee="exactly_once",
-        from_checkpoint=3,
+        resume_from=3,
         take_over=True,
         on_event=on_event,
     )
@@ -128,7 +128,7 @@ def dataflow() -> None:
 
 
 def backend() -> None:
-    with StateBackend.open("state/", job="typed", checkpoint="newest", restore_key_groups=(0, 64)) as backend:
+    with StateBackend.open("state/", job="typed", resume_from="newest", restore_key_groups=(0, 64)) as backend:
         assert_type(backend, StateBackend)
         assert_type(backend.recovery, Recovery)
         assert_type(backend.positions, dict[str, int | str | bytes])

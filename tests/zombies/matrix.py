@@ -209,7 +209,10 @@ def play(top: Path, pair: Pair, prepared: Prepared, tally: Tally) -> None:
     if pair.anew:
         for path in root.glob("out/part-*"):
             path.unlink()
-    second = Life(partial(run, root, pair.kind, take_over=True, fresh=pair.anew), STOP_AT=pair.second)
+    second = Life(
+        partial(run, root, pair.kind, take_over=True, resume_from="none" if pair.anew else "newest"),
+        STOP_AT=pair.second,
+    )
     came = _watch(second, pair.first)
     first.wake()
     if came is None:

@@ -19,11 +19,11 @@ DIRECTORY_HELP = "A state directory. A job may be running in it."
 
 
 @contextmanager
-def reader(directory: Path, checkpoint: int | str | None = "none") -> Iterator[StateBackend]:
+def reader(directory: Path, resume_from: int | str = "none") -> Iterator[StateBackend]:
     """Opens a directory for reading; ``"none"`` restores no state, which makes looking at records quick."""
     from onceflow._native import StateBackend  # noqa: PLC0415 - loads the extension
 
-    with StateBackend.open(directory, read_only=True, create=False, checkpoint=checkpoint) as backend:
+    with StateBackend.open(directory, read_only=True, create=False, resume_from=resume_from) as backend:
         yield backend
 
 

@@ -174,8 +174,8 @@ class JobProgress:
         if result.finished and result.checkpoints == 0:
             note(
                 f"{self._name}: had finished already, with checkpoint {result.last_checkpoint}; nothing was done, "
-                "whatever has changed since in its code, its input or its output (--fresh starts over, once the output "
-                "is moved away; --until caught_up, from the beginning, is for input that grows)"
+                "whatever has changed since in its code, its input or its output (--resume-from none starts over, once "
+                "the output is moved away; --until caught_up, from the beginning, is for input that grows)"
             )
             return
         label = "finished" if result.finished else "caught up" if result.caught_up else "stopped"

@@ -40,8 +40,7 @@ __all__ = ["run"]
 
 #: Settings of ``run`` as messages name them, and what the command line calls them.
 _OPTIONS = {
-    "from_checkpoint": "--from-checkpoint",
-    "fresh=True": "--fresh",
+    "resume_from": "--resume-from",
     "savepoint": "--savepoint",
     "take_over": "--take-over",
     "batch_size": "--batch-size",
@@ -89,17 +88,14 @@ def run(
     savepoint: Annotated[
         str | None, typer.Option(metavar="NAME", help="Keep the last checkpoint of this run for ever, under this name.")
     ] = None,
-    from_checkpoint: Annotated[
-        str | None,
+    resume_from: Annotated[
+        str,
         typer.Option(
-            metavar="N|NAME",
-            help="Resume from this checkpoint, by its number or its savepoint's name. Outputs that came after it are "
-            "written again.",
+            metavar="newest|none|N|NAME",
+            help="Resume from this checkpoint, by its number or its savepoint's name; 'none' starts over, after "
+            "asking. Outputs that came after it are written again.",
         ),
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start over, after asking. All outputs are written again.")
-    ] = False,
+    ] = "newest",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Replace a running or paused process of this job, which is fenced.")
@@ -121,13 +117,11 @@ def run(
 
     Progress goes to standard error: standard output is for sinks.
     """
-    if fresh and from_checkpoint is not None:
-        raise ConfigurationError("--fresh starts from nothing; give it or --from-checkpoint, not both")
     flow = load_target(target)
-    if fresh:
-        _confirm_fresh(flow, state, yes=yes)
-    elif from_checkpoint is not None:
-        _tell_repeated_output(flow, state, _checkpoint(from_checkpoint))
+    if resume_from == "none":
+        _confirm_start_over(flow, state, yes=yes)
+    elif resume_from != "newest":
+        _tell_repeated_output(flow, state, _checkpoint(resume_from))
 
     from onceflow.cli.progress import JobProgress  # noqa: PLC0415 - loads the extension
     from onceflow.runtime.run import run as run_job  # noqa: PLC0415 - loads numpy and the extension
@@ -150,8 +144,7 @@ def run(
                 codec=codec.value,
                 retain=retain,
                 savepoint=savepoint,
-                from_checkpoint=None if from_checkpoint is None else _checkpoint(from_checkpoint),
-                fresh=fresh,
+                resume_from=_checkpoint(resume_from),
                 take_over=take_over,
                 on_change=_on_change(on_change),
                 on_event=progress.on_event,
@@ -212,7 +205,7 @@ def _told(otherwise: Callable[..., None]) -> Callable[..., None]:
     return show
 
 
-def _confirm_fresh(flow: Dataflow, state: Path, *, yes: bool) -> None:
+def _confirm_start_over(flow: Dataflow, state: Path, *, yes: bool) -> None:
     """Asks before a job with checkpoints starts over.
 
     Raises:
@@ -231,14 +224,16 @@ def _confirm_fresh(flow: Dataflow, state: Path, *, yes: bool) -> None:
     job = job_record(newest)
     after = "" if job is None else f" after {count_text(job.counts['records_in'])} records"
     note(
-        f"{state} holds the job {flow.name!r} up to checkpoint {newest.id}{after}. --fresh starts over in a new "
-        "lineage: all input is read again and all outputs are written again, besides those that are there. The old "
-        "checkpoints go as new ones come."
+        f"{state} holds the job {flow.name!r} up to checkpoint {newest.id}{after}. --resume-from none starts over in "
+        "a new lineage: all input is read again and all outputs are written again, besides those that are there. The "
+        "old checkpoints go as new ones come."
     )
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigurationError("--fresh asks before it starts over, and there is no terminal to ask; add --yes")
+        raise ConfigurationError(
+            "--resume-from none asks before it starts over, and there is no terminal to ask; add --yes"
+        )
     if not typer.confirm("Start over?", err=True):
         note("nothing was changed")
         raise typer.Exit(ExitCode.USAGE)

@@ -39,7 +39,7 @@ _Checkpoint = Annotated[
 @app.command()
 def ls(directory: _Directory, checkpoint: _Checkpoint = None) -> None:
     """List the tables: key, columns, rows, memory. A stateful step's id is the name of its table."""
-    with reader(directory, checkpoint) as backend:
+    with reader(directory, checkpoint or "newest") as backend:
         _tell_damage(backend)
         _list_tables(backend, backend.tables())
 
@@ -62,7 +62,7 @@ def dump(
     A step's keys that are None, bools, times or integers beyond 64 bits lie in the table STEP:keys, and their
     type in STEP:type; values that no column of an aggregate holds lie in STEP/RESULT.
     """
-    with reader(directory, checkpoint) as backend:
+    with reader(directory, checkpoint or "newest") as backend:
         _tell_damage(backend)
         schemas = backend.tables()
         schema = schemas.get(table)

@@ -139,7 +139,7 @@ def refuse_unnamed(changes: Iterable[StateChange], on_change: OnChange) -> None:
     raise DataflowChangedError(
         f"the dataflow is not the one that the checkpoint has state of: {'; '.join(change.what for change in left)}"
         f"{renamed}. Put it back as it was; or, if it is meant, say so: on_change={wanted} ("
-        f"{_meanings(left)}); or move away what the sinks hold and start over with fresh=True",
+        f"{_meanings(left)}); or move away what the sinks hold and start over with resume_from='none'",
         on_change=wanted,
         step_ids=tuple(dict.fromkeys(change.step_id for change in left)),
     )

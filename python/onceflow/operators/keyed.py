@@ -291,5 +291,5 @@ def _differ(declared: KeyType, known: AgreedType) -> bool:
 def _changed_keys(step_id: str, known: AgreedType, found: AgreedType) -> str:
     return (
         f"step {step_id!r} has state by keys of type {key_type_name(known)}, and its keys are now of type "
-        f"{key_type_name(found)}. Give it another id, or start over with fresh=True"
+        f"{key_type_name(found)}. Give it another id, or start over with resume_from='none'"
     )

@@ -45,14 +45,14 @@ class Process(CachedStep):
             renamed = f" (was one renamed to {added}?)" if added else ""
             raise DataflowChangedError(
                 f"step {self._step_id!r} has states that its processor no longer declares: {gone}{renamed}. Give them "
-                "back their names, or the step another id, or start over with fresh=True",
+                "back their names, or the step another id, or start over with resume_from='none'",
                 step_ids=(self._step_id,),
             )
         for name, kind in known.items():
             if declared[name] != kind:
                 raise DataflowChangedError(
                     f"step {self._step_id!r}: the state {name!r} was a {kind} and is a {declared[name]}. Give it "
-                    "another name beside the old one, or start over with fresh=True",
+                    "another name beside the old one, or start over with resume_from='none'",
                     step_ids=(self._step_id,),
                 )
 

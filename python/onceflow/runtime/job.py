@@ -131,8 +131,8 @@ class Job:
                 FinishedJobWarning(
                     f"job {graph.name!r} had finished before, with checkpoint {restored.id}, so this run has done "
                     "nothing, whatever has changed since in its code, its input or its output. To compute it anew, "
-                    "move its output away and run it once with fresh=True. A job whose files grow, or get new ones "
-                    "beside them, is run with until='caught_up' from the beginning: that does not finish it"
+                    "move its output away and run it once with resume_from='none'. A job whose files grow, or get "
+                    "new ones beside them, is run with until='caught_up' from the beginning: that does not finish it"
                 ),
                 stacklevel=_STACK_OF_RUN,
             )

@@ -15,7 +15,10 @@ from onceflow.exceptions import ConfigurationError
 from onceflow.graph.compatibility import OnChange, checked_on_change
 from onceflow.types import Guarantee, Until
 
-__all__ = ["JobOptions"]
+__all__ = ["RESUME_WORDS", "JobOptions"]
+
+#: What ``resume_from`` may say besides a checkpoint; no savepoint is called so.
+RESUME_WORDS = ("newest", "none")
 
 _LONGEST_NAME = 200
 
@@ -34,8 +37,7 @@ class JobOptions:
     codec: Codec
     retain: int
     savepoint: str | None
-    from_checkpoint: int | str | None
-    fresh: bool
+    resume_from: int | str
     take_over: bool
     on_change: OnChange
     on_event: Callable[[JobEvent], None] | None
@@ -53,8 +55,7 @@ class JobOptions:
         codec: Any,
         retain: Any,
         savepoint: Any,
-        from_checkpoint: Any,
-        fresh: Any,
+        resume_from: Any,
         take_over: Any,
         on_change: Any,
         on_event: Any,
@@ -70,8 +71,7 @@ class JobOptions:
             codec=codec_by_name(codec),
             retain=_whole("retain", retain),
             savepoint=_savepoint(savepoint),
-            from_checkpoint=_checkpoint(from_checkpoint),
-            fresh=_switch("fresh", fresh),
+            resume_from=_resume_from(resume_from),
             take_over=_switch("take_over", take_over),
             on_change=checked_on_change(on_change),
             on_event=on_event,
@@ -79,8 +79,6 @@ class JobOptions:
             until=_until(until),
             max_drift_us=None if max_drift_s is None else round(_seconds("max_drift_s", max_drift_s) * 1_000_000),
         )
-        if fresh and from_checkpoint is not None:
-            raise ConfigurationError("fresh=True starts from nothing; give it or from_checkpoint, not both")
         if on_event is not None and not callable(on_event):
             raise ConfigurationError(f"on_event is {on_event!r}; give a function of one event, or None")
         if not all(callable(getattr(clock, name, None)) for name in ("monotonic", "now")):
@@ -122,15 +120,19 @@ def _savepoint(value: Any) -> str | None:
         raise ConfigurationError(
             f"savepoint is {value!r}; give a name of 1 to {_LONGEST_NAME} characters that is not a number"
         )
+    if value in RESUME_WORDS:
+        raise ConfigurationError(
+            f"savepoint is {value!r}, which means something else to resume_from; give another name"
+        )
     return value
 
 
-def _checkpoint(value: Any) -> int | str | None:
-    if value is None or isinstance(value, str):
+def _resume_from(value: Any) -> int | str:
+    if isinstance(value, str):
         return value
     if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value < 1 << 63:
         raise ConfigurationError(
-            f"from_checkpoint is {value!r}; give the number of a checkpoint (from 1 on), the name of a savepoint, or "
-            "None for the newest"
+            f"resume_from is {value!r}; give 'newest', 'none', the number of a checkpoint (from 1 on) or the name of a "
+            "savepoint"
         )
     return int(value)

@@ -52,7 +52,7 @@ def open_partitions(
     if known:
         raise SourceError(
             f"partitions that the checkpoint has positions of are gone: {sorted(known)}; put the files back, or "
-            "start over with fresh=True"
+            "start over with resume_from='none'"
         )
     # What cannot be read says so before anything is processed, of as many as are read at first.
     for step in graph.sources():

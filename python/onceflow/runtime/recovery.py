@@ -86,14 +86,14 @@ def nothing_to_restore(error: StoreCorruptError, state: str | PathLike[str], job
     shows whether they do; of the beginning there is none, so the replay could be wrong without anybody noticing.
     """
     try:
-        with StateBackend.open(state, job=job, read_only=True, create=False, checkpoint="none") as backend:
+        with StateBackend.open(state, job=job, read_only=True, create=False, resume_from="none") as backend:
             known = backend.checkpoints()
     except OnceflowError:
         return None
     if not known:
         return None
     return StoreCorruptError(
-        f"{error}. To start over, move away what the sinks hold and run once with fresh=True: "
+        f"{error}. To start over, move away what the sinks hold and run once with resume_from='none': "
         "all input is read and all output is written again. The job does not do so by itself, because it cannot "
         "know whether its sources still begin where they began"
     )
@@ -122,7 +122,7 @@ def resumed_job(
         if getattr(job, name) != value:
             raise ConfigurationError(
                 f"the job was started with {name}={getattr(job, name)!r} and is resumed with {value!r}; use the "
-                "former, or move away what the sinks hold and start over with fresh=True"
+                "former, or move away what the sinks hold and start over with resume_from='none'"
             )
     return job
 
@@ -187,7 +187,7 @@ def _warn_of_repeats(backend: StateBackend, graph: Graph) -> None:
             f"job {graph.name!r} goes back to checkpoint {restored.id} and had come to {newest}: the plain sinks "
             f"{plain} have written output of the checkpoints between, which stays there, and write it again. Where "
             "that must not be, run the job with its newest state instead; or move away what they hold, and run it once "
-            "with fresh=True (--fresh), which writes all of it once"
+            "with resume_from='none' (--resume-from none), which writes all of it once"
         ),
         stacklevel=_STACK_OF_RUN,
     )
@@ -242,7 +242,7 @@ def plan_recovery(
         )
         raise StoreCorruptError(
             f"{backend.path}: no exact recovery is possible: {made.reason} ({reasons}){why}{say}. Or resume from a "
-            "checkpoint of your choice with from_checkpoint, knowing that outputs after it are written again"
+            "checkpoint of your choice with resume_from, knowing that outputs after it are written again"
         )
     if isinstance(made, RecoveryPlan.Resume):
         return Plan(tuple(made.abort))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from os import PathLike, fspath
+from typing import Any
 
 from onceflow._native import StateBackend
 from onceflow.clock import Clock, SystemClock
@@ -23,11 +25,14 @@ from onceflow.graph.guarantees import plan
 from onceflow.graph.structure import check_emits_before_the_end
 from onceflow.process import closing
 from onceflow.runtime.job import Job
-from onceflow.runtime.options import JobOptions
+from onceflow.runtime.options import RESUME_WORDS, JobOptions
 from onceflow.runtime.recovery import nothing_to_restore
 from onceflow.types import Guarantee, GuaranteeName, Until
 
 __all__ = ["run"]
+
+#: From ``_renamed`` up to who called ``run``.
+_STACK_OF_RUN = 3
 
 
 def run(
@@ -40,14 +45,15 @@ def run(
     codec: CodecName = "msgpack",
     retain: int = 2,
     savepoint: str | None = None,
-    from_checkpoint: int | str | None = None,
-    fresh: bool = False,
+    resume_from: int | str = "newest",
     take_over: bool = False,
     on_change: OnChange = "refuse",
     on_event: Callable[[JobEvent], None] | None = None,
     clock: Clock | None = None,
     until: Until = "end",
     max_drift_s: float | None = None,
+    from_checkpoint: int | str | None = None,
+    fresh: bool = False,
 ) -> JobResult:
     """Runs a dataflow until its sources end, or until it is interrupted.
 
@@ -69,9 +75,8 @@ def run(
             runs code).
         retain: Complete checkpoints kept besides savepoints.
         savepoint: Name under which the last checkpoint of this run is kept; a savepoint is never collected.
-        from_checkpoint: Resume from this number, or savepoint of this name, instead of the newest checkpoint. Starts a
-            new lineage: outputs after it are written again.
-        fresh: Start from nothing, in a new lineage.
+        resume_from: ``"newest"``; or a checkpoint by its number, or a savepoint by its name; or ``"none"``, to
+            start from nothing. Another one than the newest starts a new lineage: outputs after it are written again.
         take_over: Fence a running or paused process of this job instead of being refused. One that was stopped in the
             middle of a commit cannot be fenced: ``StoreLockedError`` names it; kill it (``kill -9``) or let it go on.
         on_change: What is done where the dataflow is not the one that made the state. ``"refuse"``: the run is refused,
@@ -91,6 +96,7 @@ def run(
             read yet. It bounds the state that is kept open meanwhile; one that is idle (``idle_after``), or that
             has not had a record yet, holds nobody up. None: as far as there is something. Where there is something to
             read in all of them, they are never further apart than a batch.
+        from_checkpoint, fresh: What ``resume_from`` was called before; still taken, with a ``DeprecationWarning``.
 
     A recovery that had to work around damaged checkpoints says so by a ``DamagedCheckpointWarning``.
 
@@ -112,8 +118,7 @@ def run(
         codec=codec,
         retain=retain,
         savepoint=savepoint,
-        from_checkpoint=from_checkpoint,
-        fresh=fresh,
+        resume_from=_renamed(resume_from, from_checkpoint, fresh),
         take_over=take_over,
         on_change=on_change,
         on_event=on_event,
@@ -125,13 +130,13 @@ def run(
     if options.until == "caught_up":
         check_emits_before_the_end(flow.graph)
     with ExitStack() as resources:
-        checkpoint = "none" if options.fresh else _numbered(state, flow.name, options.from_checkpoint)
+        resume_from = _numbered(state, flow.name, options.resume_from)
         try:
             backend = StateBackend.open(
-                state, job=flow.name, retain=options.retain, take_over=options.take_over, checkpoint=checkpoint
+                state, job=flow.name, retain=options.retain, take_over=options.take_over, resume_from=resume_from
             )
         except StoreCorruptError as error:
-            told = nothing_to_restore(error, state, flow.name) if checkpoint is None else None
+            told = nothing_to_restore(error, state, flow.name) if resume_from == "newest" else None
             if told is None:
                 raise
             raise told from error
@@ -159,12 +164,28 @@ def _refuse_if_replaced(backend: StateBackend, error: Exception) -> None:
         return
 
 
-def _numbered(state: str | PathLike[str], job: str, checkpoint: int | str | None) -> int | None:
+def _renamed(resume_from: Any, from_checkpoint: Any, fresh: Any) -> Any:
+    """``resume_from``, also of those who call it by its old names."""
+    if from_checkpoint is None and fresh is False:
+        return resume_from
+    if fresh is not False and (fresh is not True or from_checkpoint is not None):
+        raise ConfigurationError(
+            f"fresh is {fresh!r} and from_checkpoint {from_checkpoint!r}; give resume_from instead of them: 'newest', "
+            "'none', the number of a checkpoint or the name of a savepoint"
+        )
+    told, chosen = ("fresh=True", "none") if fresh else ("from_checkpoint", from_checkpoint)
+    warnings.warn(f"{told} is called resume_from={chosen!r} now", DeprecationWarning, stacklevel=_STACK_OF_RUN)
+    return chosen
+
+
+def _numbered(state: str | PathLike[str], job: str, resume_from: int | str) -> int | str:
     """The number of a checkpoint that may be given as a savepoint's name: of the newest of that name."""
-    if not isinstance(checkpoint, str):
-        return checkpoint
-    with StateBackend.open(state, job=job, read_only=True, create=False, checkpoint="none") as backend:
+    if resume_from in RESUME_WORDS or isinstance(resume_from, int):
+        return resume_from
+    with StateBackend.open(state, job=job, read_only=True, create=False, resume_from="none") as backend:
         named = {info.savepoint: info.id for info in backend.checkpoints() if info.savepoint is not None}
-    if checkpoint not in named:
-        raise CheckpointNotFoundError(f"no savepoint {checkpoint!r}; there are {sorted(named)}", checkpoint=checkpoint)
-    return named[checkpoint]
+    if resume_from not in named:
+        raise CheckpointNotFoundError(
+            f"no savepoint {resume_from!r}; there are {sorted(named)}", checkpoint=resume_from
+        )
+    return named[resume_from]

@@ -344,7 +344,7 @@ class SourceTask:
             f"source {self.step.step_id!r}, partition {self.partition!r}: up to the position of the damaged checkpoint "
             f"there were {target['read']:,} records, and now there are {self._read:,}: the input is not what it was, "
             "so no exact recovery is possible. Put back what was changed or removed since, or resume from a checkpoint "
-            "of your choice with from_checkpoint, knowing that outputs after it are written again",
+            "of your choice with resume_from, knowing that outputs after it are written again",
             step_id=self.step.step_id,
             partition=self.partition,
             position=target["read"],

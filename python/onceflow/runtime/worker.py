@@ -145,7 +145,7 @@ class Worker:
         if ended:
             raise ConfigurationError(
                 f"source {ended[0]!r} was read to its end by a run with until='end', which has closed its windows for "
-                "good, so nothing can follow; finish the job with until='end', or start over with fresh=True"
+                "good, so nothing can follow; finish the job with until='end', or start over with resume_from='none'"
             )
 
     @property

@@ -136,7 +136,7 @@ class _TransactionalWriter(TransactionalSinkWriter):
         if sink.newest > (context.lineage, decided):
             raise SinkError(
                 f"checkpoint {sink.newest[1]} is visible, and the newest one of this state is {decided or 'none'}: go "
-                "on with from_checkpoint to write it again"
+                "on with resume_from to write it again"
             )
 
     def applied(self, checkpoint_id: int) -> bool | None:

@@ -54,8 +54,8 @@ impl PyStateBackend {
     ///     create: Whether to create what is missing.
     ///     read_only: Only look: no lock, no new epoch.
     ///     take_over: Fence a running or paused owner instead of being refused.
-    ///     checkpoint: ``"newest"`` (also None), ``"none"`` (empty tables) or a number. Another one than the newest
-    ///         starts a new lineage, for good from ``begin_lineage`` or the first checkpoint on.
+    ///     resume_from: ``"newest"``, ``"none"`` (empty tables) or the number of a checkpoint. Another one than the
+    ///         newest starts a new lineage, for good from ``begin_lineage`` or the first checkpoint on.
     ///     restore_key_groups: First group, and the one after the last.
     ///     max_state_bytes: Memory bound of each table.
     ///     map_size_bytes: Address space reserved for the file (sparse).
@@ -75,13 +75,13 @@ impl PyStateBackend {
         create = Arg::of(true),
         read_only = Arg::of(false),
         take_over = Arg::of(false),
-        checkpoint = None,
+        resume_from = None,
         restore_key_groups = None,
         max_state_bytes = Arg::of(64 << 30),
         map_size_bytes = Arg::of(64 << 30),
         chunk_bytes = Arg::of(256 << 10),
     ), text_signature = "(path, *, job=None, key_groups=None, retain=2, create=True, \
-        read_only=False, take_over=False, checkpoint=None, restore_key_groups=None, \
+        read_only=False, take_over=False, resume_from=\"newest\", restore_key_groups=None, \
         max_state_bytes=68719476736, map_size_bytes=68719476736, chunk_bytes=262144)")]
     #[allow(clippy::too_many_arguments)]
     fn open(
@@ -93,7 +93,7 @@ impl PyStateBackend {
         create: Arg<bool>,
         read_only: Arg<bool>,
         take_over: Arg<bool>,
-        checkpoint: Option<&Bound<'_, PyAny>>,
+        resume_from: Option<&Bound<'_, PyAny>>,
         restore_key_groups: Option<Arg<(u16, u16)>>,
         max_state_bytes: Arg<usize>,
         map_size_bytes: Arg<usize>,
@@ -110,7 +110,7 @@ impl PyStateBackend {
         let max_state_bytes = max_state_bytes.named("max_state_bytes")?;
         let map_size_bytes = map_size_bytes.named("map_size_bytes")?;
         let chunk_bytes = chunk_bytes.named("chunk_bytes")?;
-        let restore = restore_of(checkpoint)?;
+        let restore = restore_of(resume_from)?;
         let (job, key_groups) = match (job, key_groups) {
             (Some(job), Some(key_groups)) => (job, key_groups),
             (job, key_groups) if read_only => {
@@ -611,19 +611,19 @@ pub(crate) fn py_key_group(
 }
 
 /// Which checkpoint to restore.
-fn restore_of(checkpoint: Option<&Bound<'_, PyAny>>) -> PyResult<Restore> {
-    let Some(checkpoint) = checkpoint else { return Ok(Restore::Newest) };
-    if let Ok(name) = checkpoint.cast::<PyString>() {
+fn restore_of(resume_from: Option<&Bound<'_, PyAny>>) -> PyResult<Restore> {
+    let Some(resume_from) = resume_from else { return Ok(Restore::Newest) };
+    if let Ok(name) = resume_from.cast::<PyString>() {
         return match name.to_str().unwrap_or_default() {
             "newest" => Ok(Restore::Newest),
             "none" => Ok(Restore::Nothing),
             _ => Err(invalid_argument(format!(
-                "checkpoint is {}; give \"newest\", \"none\" or a number",
+                "resume_from is {}; give \"newest\", \"none\" or a number",
                 name.repr()?
             ))),
         };
     }
-    args::read("checkpoint", checkpoint).map(Restore::Checkpoint)
+    args::read("resume_from", resume_from).map(Restore::Checkpoint)
 }
 
 /// A position as a tag and its text or bytes.

@@ -83,7 +83,7 @@ class _ArrowFileSource(FileSource):
             if start and start["file"] != fingerprint:
                 raise SourceChangedError(
                     f"{partition} is another file than when the checkpoint was taken, so resuming would not be exact. "
-                    "Put the file back, or start over with fresh=True"
+                    "Put the file back, or start over with resume_from='none'"
                 )
             with _source_errors(partition, self._kind):
                 groups = self._open(file, partition, start)

@@ -66,7 +66,7 @@ class Content:
         if known is not None and known != self._crc:
             raise SourceChangedError(
                 f"{path} has other content before byte {self.end} than when the checkpoint was taken, so resuming "
-                "would not be exact. Put the file back, or start over with fresh=True",
+                "would not be exact. Put the file back, or start over with resume_from='none'",
                 partition=str(path),
                 position=self.end,
             )
@@ -152,14 +152,14 @@ class Content:
         if size < read:
             raise SourceChangedError(
                 f"{self._path} shrank from {read} to {size} bytes while it was read. Put the file back, or start "
-                "over with fresh=True",
+                "over with resume_from='none'",
                 partition=str(self._path),
                 position=read,
             )
         raise SourceChangedError(
             f"{self._path} was written over while it was read: before byte {offset + 1} it has other content than was "
-            "read, so no result would be exact. Start over with fresh=True, and let nobody change the file but by "
-            "adding to its end",
+            "read, so no result would be exact. Start over with resume_from='none', and let nobody change the file but "
+            "by adding to its end",
             partition=str(self._path),
             position=offset + 1,
         )

@@ -140,7 +140,7 @@ class CsvSource(FileSource):
             if types.get(name, kind) != kind and (kind, types[name]) != ("datetime", "datetime_utc"):
                 raise ConfigurationError(
                     f"types={{{name!r}: {kind!r}}}, and the job has begun with {types[name]!r} for this column: give "
-                    "that, or start over with fresh=True"
+                    "that, or start over with resume_from='none'"
                 )
             types.setdefault(name, kind)
         times = {name: kind for name, kind in types.items() if kind == "datetime"}
@@ -170,7 +170,7 @@ class CsvSource(FileSource):
                 if self.names is not None and self.names != header:
                     raise ConfigurationError(
                         f"names={self.names}, and the job has begun with {header} in {partition}: give these, or "
-                        "start over with fresh=True"
+                        "start over with resume_from='none'"
                     )
             else:
                 header = self._header(lines, records)
@@ -273,7 +273,7 @@ class _Agreed:
         if unknown:
             raise SourceError(
                 f"{path}: the job has begun without the columns {unknown}; say their types by types={{...}}, or start "
-                "over with fresh=True"
+                "over with resume_from='none'"
             )
 
 
@@ -364,7 +364,7 @@ class _CsvReader(SourceReader):
                     return reason
                 return (
                     f"{reason} by the first {_SAMPLE_ROWS} rows of each file. Read it so by types={{{name!r}: "
-                    f"{kind!r}}}, or start over with fresh=True and {{{name!r}: 'str'}}"
+                    f"{kind!r}}}, or start over with resume_from='none' and {{{name!r}: 'str'}}"
                 )
         return None
 

@@ -83,8 +83,8 @@ class CsvRecords:
         if self.open_quote_at not in (None, self._lines.size()):
             raise SourceChangedError(
                 f"{self._lines.path} ended inside a quoted field when it was read, and has grown since: rows were cut "
-                "for good at its end, so nothing exact can follow. Start over with fresh=True, and let the file's "
-                "writer finish its rows first",
+                "for good at its end, so nothing exact can follow. Start over with resume_from='none', and let the "
+                "file's writer finish its rows first",
                 position=self.open_quote_at,
             )
 

@@ -45,7 +45,7 @@ _NO_TEXT = {
     b"PAR1\x15": "a Parquet file; read it by ParquetSource, or convert it",
     b"ARROW1\0\0": "an Arrow IPC file; read it by ArrowIpcSource, or convert it",
 }
-_REMEDY = "Put the file back, or start over with fresh=True"
+_REMEDY = "Put the file back, or start over with resume_from='none'"
 
 
 def check_encoding(encoding: str) -> str:
@@ -181,7 +181,7 @@ class LineReader:
             raise SourceChangedError(
                 f"{self.path} ended with line {self.line - 1} when it was read, without a line end, and the line was "
                 "continued since: its beginning was handed out as a record, so nothing exact can follow. Start over "
-                "with fresh=True, and let the file's writer finish its lines first",
+                "with resume_from='none', and let the file's writer finish its lines first",
                 position=self.offset,
             )
         return following

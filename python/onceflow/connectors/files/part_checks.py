@@ -111,16 +111,16 @@ class VisibleParts:
         return f"the output of checkpoint {lost.checkpoint}{whose} is lost: {self._path} does not know it; {holds}"
 
     def _incomplete(self, lost: Output, there: tuple[int, int], newest: int) -> str:
-        again = "move part files that are left away, and run it once with fresh=True (--fresh)"
+        again = "move part files that are left away, and run it once with resume_from='none' (--resume-from none)"
         if there[1]:
             again = (
-                f"resume with from_checkpoint from {there[1]}, the newest checkpoint that the directory has in full, "
+                f"resume with resume_from from {there[1]}, the newest checkpoint that the directory has in full, "
                 f"or from one before it; or, if the state has none of them any more, {again}"
             )
         return (
             f"{self._lost(lost, there)}. It was emptied, or put back from an older copy. Put the newest one back; or "
             f"write what is missing again: {again}; or, to go on without what is missing, run it once with "
-            f"from_checkpoint={newest} (--from-checkpoint {newest})"
+            f"resume_from={newest} (--resume-from {newest})"
         )
 
     def older_state(self) -> str:
@@ -129,7 +129,7 @@ class VisibleParts:
         number = context.newest_decided or context.restored_checkpoint
         way = (
             f"move the part files that came after checkpoint {number} away, and run it once with "
-            f"from_checkpoint={number} (--from-checkpoint {number})"
+            f"resume_from={number} (--resume-from {number})"
             if number is not None
             else f"move the part files away, delete {self._staging}, and run it again"
         )

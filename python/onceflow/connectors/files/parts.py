@@ -323,7 +323,7 @@ class _PartSinkWriter(TransactionalSinkWriter):
         number = part.name.output.checkpoint
         return (
             f"Put the file back if there is a copy; or resume from the checkpoint before {number} with "
-            f"from_checkpoint (--from-checkpoint), which writes its output again; or, if {number} was visible and a "
+            f"resume_from (--resume-from), which writes its output again; or, if {number} was visible and a "
             f"reader has taken it away, from {number}"
         )
 

@@ -173,7 +173,8 @@ class LogSource(Source):
                 raise SourceChangedError(
                     f"offset {last[0]} of partition {partition} of {self._topic!r} has another record than the one "
                     "that was read before the checkpoint: the log was put back from an older copy, or made anew, and "
-                    "written to since. Put the newest log back; to go on with this one, start over with fresh=True",
+                    "written to since. Put the newest log back; to go on with this one, start over with "
+                    "resume_from='none'",
                     position=last[0],
                 )
 
@@ -182,7 +183,8 @@ class LogSource(Source):
         if fields["topic"] != number:
             raise SourceChangedError(
                 f"topic {self._topic!r} was deleted and made again since the checkpoint, so offset "
-                f"{fields['offset']} of partition {partition} means nothing any more; start over with fresh=True",
+                f"{fields['offset']} of partition {partition} means nothing any more; start over with "
+                f"resume_from='none'",
                 position=fields["offset"],
             )
         return fields["offset"], fields["end"]
@@ -190,7 +192,7 @@ class LogSource(Source):
 
 def _fields(position: Plain) -> dict[str, Any]:
     if not isinstance(position, dict) or not isinstance(position.get("offset"), int):
-        raise SourceError(f"{position!r} is no position in a topic; start over with fresh=True")
+        raise SourceError(f"{position!r} is no position in a topic; start over with resume_from='none'")
     return position
 
 
@@ -201,7 +203,7 @@ def _digest(timestamp: int, key: bytes | None, value: bytes | None) -> str:
 
 _REMOVED = (
     "retention has removed what is between. Give the topic a longer retention; to go on without these records, start "
-    "over with fresh=True"
+    "over with resume_from='none'"
 )
 
 

@@ -62,8 +62,8 @@ class Checks:
                     f"{self._where(place.name)} holds the output of checkpoints after {restored}, up to {left}, of job "
                     f"{mine.job!r}: it stays there, and sink {mine.sink!r} writes it again, so readers find it twice. "
                     f"Where that must not be, run the job with its newest state instead; or delete "
-                    f"{self._words.thing}, move away what other sinks hold, and run the job once with fresh=True "
-                    "(--fresh), which writes all of it once"
+                    f"{self._words.thing}, move away what other sinks hold, and run the job once with "
+                    "resume_from='none' (--resume-from none), which writes all of it once"
                 ),
                 stacklevel=3,
             )
@@ -137,7 +137,7 @@ class Checks:
             f"{self._where(place)} had the output of checkpoint {expected} of job {self._context.job!r}, and has it up "
             f"to {there or 'none'} now: {store} is older than the job's state, as when a backup was put back. Put the "
             f"newest one of {store} back; or resume from a checkpoint whose output is there in full with "
-            f"from_checkpoint (--from-checkpoint); or, to go on without what is lost, from {number}"
+            f"resume_from (--resume-from); or, to go on without what is lost, from {number}"
         )
 
     def _is_anew(self, known: Written) -> bool:
@@ -182,7 +182,7 @@ class Checks:
         """How to go on with a state that is older than the target."""
         number, thing = self._context.newest_decided or self._context.restored_checkpoint, self._words.thing
         way = (
-            f"run it once with from_checkpoint={number} (--from-checkpoint {number}): what was written after it stays "
+            f"run it once with resume_from={number} (--resume-from {number}): what was written after it stays "
             f"in {thing}, and is written again"
             if number is not None
             else f"delete {thing}, and run it again"
