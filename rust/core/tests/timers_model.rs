@@ -280,6 +280,46 @@ fn rows_come_before_the_index() {
     }
 }
 
+/// An index that had room when it was built, and has none for rows of new times, goes.
+#[test]
+fn an_index_that_grows_past_the_bound_goes() {
+    let form = Form::Numbers;
+    let all: Vec<(i64, u64)> = (0..12_000).map(|time| (time, 0)).collect();
+    // Slots for 12,288 rows; the index of 9,000 times fits, and that of 12,000 does not.
+    let bound = bytes_of(form, &all) + 9_000 * 82;
+    let mut table = Table::new("table", schema(form), GROUPS, bound).unwrap();
+    let mut model = Model::new();
+    count(&mut table, &mut model, form, &all[..9_000]);
+    let rows_alone = table.memory_bytes();
+    drain(&mut table, &mut model, form, 1);
+    assert!(table.memory_bytes() > rows_alone, "no index was built");
+    for some in all[9_000..].chunks(100) {
+        count(&mut table, &mut model, form, some);
+        assert!(table.memory_bytes() <= bound, "{} of {bound}", table.memory_bytes());
+    }
+    assert_eq!(table.memory_bytes(), rows_alone);
+    drain(&mut table, &mut model, form, 5_000);
+    drain(&mut table, &mut model, form, i64::MAX);
+    assert_eq!(table.len(), 0);
+}
+
+/// Deleted rows take their share of the index with them, though their times never come.
+#[test]
+fn the_index_shrinks_with_the_rows() {
+    let form = Form::Numbers;
+    let keys: Vec<(i64, u64)> = (0..10_000).map(|time| (time, 0)).collect();
+    let mut table = Table::new("table", schema(form), GROUPS, usize::MAX).unwrap();
+    let mut model = Model::new();
+    count(&mut table, &mut model, form, &keys);
+    let rows_alone = table.memory_bytes();
+    drain(&mut table, &mut model, form, 1);
+    delete(&mut table, &mut model, form, &keys[100..]);
+    let index = table.memory_bytes() - rows_alone;
+    assert!((1..=99 * 80).contains(&index), "{index} bytes for 99 rows");
+    drain(&mut table, &mut model, form, i64::MAX);
+    assert_eq!(table.len(), 0);
+}
+
 /// A key that comes and goes leaves no trail: the memory that is held is that of the rows.
 #[test]
 fn what_comes_and_goes_is_not_held() {
