@@ -26,7 +26,7 @@ def ids(home):
 
 def test_refused_where_nobody_can_be_asked(home, onceflow, finished):
     before = ids(home)
-    ran = onceflow(*QUICK, "--resume-from none")
+    ran = onceflow(*QUICK, "--resume-from", "none")
     assert ran.returncode == 2
     assert "add --yes" in ran.stderr
     assert ids(home) == before
@@ -36,7 +36,7 @@ def test_refused_where_nobody_can_be_asked(home, onceflow, finished):
 @pytest.mark.parametrize(("answer", "code"), [("\n", 2), ("\x03", 130)])
 def test_any_answer_but_yes_changes_nothing(home, onceflow, terminal, finished, answer, code):
     before = ids(home)
-    screen = terminal(*QUICK, "--resume-from none")
+    screen = terminal(*QUICK, "--resume-from", "none")
     screen.read_until("Start over? [y/N]:")
     assert "new lineage" in screen.text
     assert "outputs are written again" in " ".join(screen.text.split())
@@ -49,7 +49,7 @@ def test_any_answer_but_yes_changes_nothing(home, onceflow, terminal, finished, 
 
 
 def test_yes_starts_over_in_a_new_lineage(home, onceflow, terminal, finished):
-    screen = terminal(*QUICK, "--resume-from none")
+    screen = terminal(*QUICK, "--resume-from", "none")
     screen.read_until("Start over? [y/N]:")
     screen.type("y\n")
     assert screen.wait() == 0, screen.text
@@ -60,20 +60,22 @@ def test_yes_starts_over_in_a_new_lineage(home, onceflow, terminal, finished):
 
 
 def test_yes_given_beforehand(home, onceflow, finished):
-    ran = onceflow(*QUICK, "--resume-from none", "--yes")
+    ran = onceflow(*QUICK, "--resume-from", "none", "--yes")
     assert ran.returncode == 0, ran.stderr
     assert "new lineage" in ran.stderr
     assert read_parts(home / "out") == finished
 
 
 def test_nothing_to_lose_is_nothing_to_ask(home, onceflow):
-    ran = onceflow(*QUICK, "--resume-from none")
+    ran = onceflow(*QUICK, "--resume-from", "none")
     assert ran.returncode == 0, ran.stderr
     assert "Start over" not in ran.stderr
 
 
 def test_the_directory_of_another_job_is_refused_not_asked_about(home, onceflow, finished):
-    ran = onceflow("run", "job.py:printing", "--state", "state", "--guarantee", "at_least_once", "--resume-from none")
+    ran = onceflow(
+        "run", "job.py:printing", "--state", "state", "--guarantee", "at_least_once", "--resume-from", "none"
+    )
     assert ran.returncode == 3
     assert 'belongs to the job "totals"' in ran.stderr
     assert "Start over" not in ran.stderr
@@ -103,7 +105,7 @@ def test_from_a_checkpoint_that_is_not_there(home, onceflow, finished):
 
 
 def test_both_is_neither(home, onceflow):
-    ran = onceflow(*QUICK, "--resume-from none", "--resume-from", "1")
+    ran = onceflow(*QUICK, "--fresh", "--from-checkpoint", "1")
     assert ran.returncode == 2
     assert "not both" in ran.stderr
     assert not (home / "state").exists()
@@ -111,7 +113,7 @@ def test_both_is_neither(home, onceflow):
 
 def test_a_savepoint_is_made_and_resumed_from_by_its_name(home, onceflow, start, finished):
     """The kind of fault: a setting that the guide and messages speak of cannot be given on the command line."""
-    ran = onceflow(*QUICK, "--resume-from none", "--yes", "--savepoint", "end")
+    ran = onceflow(*QUICK, "--resume-from", "none", "--yes", "--savepoint", "end")
     assert ran.returncode == 0, ran.stderr
     saved = checkpoints(home / "state")[-1]
     assert saved.savepoint == "end"
@@ -151,3 +153,12 @@ def test_a_job_that_has_gone_back_says_where_it_goes_on(home, onceflow, finished
     as_json = json.loads(onceflow("checkpoints", "ls", "state", "--json").stdout)
     assert as_json["resumes_from"] == older
     assert [info["id"] for info in as_json["checkpoints"]] == [older, newest]
+
+
+def test_the_old_names_of_the_option_still_work(home, onceflow, finished):
+    """A hint that is followed: who uses an old name is told the new one."""
+    ran = onceflow(*QUICK, "--fresh", "--yes")
+    assert ran.returncode == 0
+    assert "--fresh is called --resume-from none now" in ran.stderr
+    ran = onceflow(*QUICK, "--from-checkpoint", "999999")
+    assert "--from-checkpoint is called --resume-from 999999 now" in ran.stderr

@@ -35,7 +35,8 @@ def test_the_help_of_run_cuts_no_option_in_80_columns(onceflow):
         "--checkpoint-interval",
         "--resume-from",
         "--take-over",
-        "--resume-from none",
+        "--resume-from",
+        "none",
         "--batch-size",
         "--on-change",
     ):

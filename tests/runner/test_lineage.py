@@ -67,7 +67,7 @@ def test_what_was_decided_and_not_committed_does_not_appear_after_going_back(tmp
         from onceflow.testing import TestingSource
         flow = Dataflow("back")
         flow.source("in", TestingSource(list(range(12)), batch_size=1)).sink("out", JsonLinesSink("out"))
-        checkpoint = int(sys.argv[1]) or None
+        checkpoint = int(sys.argv[1]) or "newest"
         run(flow, "state", checkpoint_interval_s=1e-9, retain=9, resume_from=checkpoint)
         """
     )
@@ -211,7 +211,7 @@ def test_going_on_from_the_newest_checkpoint_keeps_its_output(tmp_path, point):
         from onceflow.testing import TestingSource
         flow = Dataflow("back")
         flow.source("in", TestingSource(list(range(12)), batch_size=1)).sink("out", JsonLinesSink("out"))
-        checkpoint = None
+        checkpoint = "newest"
         if sys.argv[1] == "newest":
             with StateBackend.open("state", job="back", read_only=True, resume_from="none") as backend:
                 checkpoint = backend.checkpoints()[-1].id

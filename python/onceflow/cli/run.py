@@ -40,6 +40,7 @@ __all__ = ["run"]
 
 #: Settings of ``run`` as messages name them, and what the command line calls them.
 _OPTIONS = {
+    "resume_from='none'": "--resume-from none",
     "resume_from": "--resume-from",
     "savepoint": "--savepoint",
     "take_over": "--take-over",
@@ -109,6 +110,8 @@ def run(
             "that is refused says which.",
         ),
     ] = None,
+    from_checkpoint: Annotated[str | None, typer.Option(hidden=True)] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", hidden=True)] = False,
 ) -> None:
     """Run a dataflow until its sources end; run it again to resume.
 
@@ -118,6 +121,7 @@ def run(
     Progress goes to standard error: standard output is for sinks.
     """
     flow = load_target(target)
+    resume_from = _renamed(resume_from, from_checkpoint, fresh=fresh)
     if resume_from == "none":
         _confirm_start_over(flow, state, yes=yes)
     elif resume_from != "newest":
@@ -160,6 +164,17 @@ def run(
     progress.finish(result)
 
 
+def _renamed(resume_from: str, from_checkpoint: str | None, *, fresh: bool) -> str:
+    """What ``--resume-from`` says, also to those who call it by its old names."""
+    if from_checkpoint is None and not fresh:
+        return resume_from
+    if fresh and from_checkpoint is not None:
+        raise ConfigurationError("--fresh starts from nothing; give it or --from-checkpoint, not both")
+    chosen = "none" if from_checkpoint is None else from_checkpoint
+    note(f"{'--fresh' if fresh else '--from-checkpoint'} is called --resume-from {chosen} now")
+    return chosen
+
+
 def _checkpoint(text: str) -> int | str:
     """A number, or the name of a savepoint, which is never a number."""
     return int(text) if text.isdecimal() else text
@@ -182,7 +197,11 @@ def _options_told() -> Iterator[None]:
     try:
         yield
     except OnceflowError as failure:
-        told = [option for setting, option in _OPTIONS.items() if setting in str(failure)]
+        said, told = str(failure), []
+        for setting, option in _OPTIONS.items():
+            if setting in said:
+                told.append(option)
+                said = said.replace(setting, "")
         if isinstance(failure, StoreLockedError):
             failure.add_note("--take-over replaces the run that owns it, which stops within about a second")
         elif isinstance(failure, DataflowChangedError) and failure.on_change:
