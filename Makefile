@@ -6,6 +6,7 @@
 # make zombies   stop a run at each of its points, replace it at each point of another, wake it: all pairs
 # make soak-log   the embedded log under kills at full size: copiers, bank transfers, two jobs in a chain
 # make bench-log  what the embedded log costs, beside a real Kafka and what people embed today
+# make mutants   what tests notice when a line of the protocol is changed (checkpoint/, align/, backend/recovery.rs)
 # make wheel   a wheel in dist/
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
 
-.PHONY: demo test bench bench-long bench-log crash crash-mixed zombies soak-log wheel lint rust-test python-test release-build test-build clean
+.PHONY: demo test bench bench-long bench-log crash crash-mixed zombies soak-log mutants wheel lint rust-test python-test release-build test-build clean
 
 demo: release-build
 	$(BIN)/python examples/flights.py
@@ -33,6 +34,18 @@ release-build: $(VENV)/installed
 # With crash points compiled in, so that tests can kill the process at named places.
 test-build: $(VENV)/installed
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --quiet --features crash-points
+
+target/tools/bin/cargo-mutants:
+	cargo install cargo-mutants --locked --quiet --root target/tools
+
+# One folder a time, each against the tests that are about it.
+MUTANTS = PATH="$(CURDIR)/target/tools/bin:$$PATH" nice cargo mutants --package onceflow-core --baseline skip --timeout 120
+# Some mutants change nothing that can be seen, so each list is printed and none ends the run.
+mutants: target/tools/bin/cargo-mutants
+	mkdir -p target/mutants
+	-$(MUTANTS) --output target/mutants/checkpoint --file 'rust/core/src/checkpoint/*.rs' -- --test coordinator_steps --test coordinator_recovery
+	-$(MUTANTS) --output target/mutants/align --file 'rust/core/src/align/*.rs' -- --test barrier_rules
+	-$(MUTANTS) --output target/mutants/recovery --file rust/core/src/backend/recovery.rs -- --test backend_model --test corruption
 
 lint: $(VENV)/installed
 	cargo fmt --all --check
