@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reading import plain, position_after, read, read_in_pieces
 
@@ -142,6 +142,7 @@ def test_the_guess_is_that_of_the_rule(texts):
 
 
 @settings(max_examples=400, deadline=None)
+@example(["0e0", "-0"], "float", True)
 @given(
     st.lists(st.one_of(numbers, st.sampled_from(["", "NA", "null", "1,2", "[1]", '"1"', "\t1"])), max_size=5),
     st.sampled_from(["int", "float"]),

@@ -30,6 +30,8 @@ _BOOLS = {"true": True, "false": False, "True": True, "False": False, "TRUE": Tr
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 _FRACTION = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:e[+-][0-9]+)?")
+# What JSON reads as one.
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 # What Python reads as a number and more: no digits of other scripts, no "1_000".
 _ANY_NUMBER = re.compile(
     r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?\s*|\s*[+-]?(?:nan|inf|infinity)\s*", re.IGNORECASE
@@ -60,7 +62,7 @@ def _exact_int(text: str) -> int:
 
 
 def _exact_float(text: str) -> float:
-    value = float(text) if _FRACTION.fullmatch(text.lower()) else math.inf
+    value = float(text) if _JSON_NUMBER.fullmatch(text) else math.inf
     if not math.isfinite(value) or (_WHOLE.fullmatch(text) and abs(int(text)) > _EXACT_IN_FLOAT):
         raise ValueError(f"{text!r} would lose digits")
     return value
