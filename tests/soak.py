@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).with_name("runner")))
 
-from job import build
+from killed_job import build
 from support import outputs, write_input
 
 import onceflow as of

@@ -1,4 +1,4 @@
-"""The job that the kill tests kill: python job.py ROOT GUARANTEE SINK INTERVAL_MS.
+"""The job that the kill tests kill: python killed_job.py ROOT GUARANTEE SINK INTERVAL_MS.
 
 Reads ROOT/in.csv, keeps totals and a window, writes to ROOT/out by the sink asked for.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onceflow.connectors.files import read_parts
 
-JOB = Path(__file__).with_name("job.py")
+JOB = Path(__file__).with_name("killed_job.py")
 ROWS = 4000
 
 

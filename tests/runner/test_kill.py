@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from job import run_job
+from killed_job import run_job
 from lives import Life, killed_until_done
 from support import JOB, ROWS, ids, life, outputs, write_input
 
@@ -80,9 +80,9 @@ def test_killed_at_random_moments(tmp_path, calm):
 
 def take_over(root, kind):
     script = (
-        "import sys; sys.path.insert(0, sys.argv[2]); import job, onceflow as of; "
+        "import sys; sys.path.insert(0, sys.argv[2]); import killed_job, onceflow as of; "
         "from pathlib import Path; root = Path(sys.argv[1]); "
-        "r = of.run(job.build(root, sys.argv[3]), root / 'state', checkpoint_interval_s=0.002, batch_size=50, "
+        "r = of.run(killed_job.build(root, sys.argv[3]), root / 'state', checkpoint_interval_s=0.002, batch_size=50, "
         "take_over=True); assert r.finished"
     )
     command = [sys.executable, "-c", script, str(root), str(JOB.parent), kind]
