@@ -238,7 +238,7 @@ def test_a_sink_of_no_kind_is_refused_while_the_dataflow_is_built():
         ({"savepoint": ""}, "savepoint is ''"),
         ({"savepoint": "12"}, "savepoint is '12'.*not a number"),
         ({"savepoint": "a\n"}, "savepoint is"),
-        ({"resume_from": True}, "resume_from is True; give the number of a checkpoint"),
+        ({"resume_from": True}, "resume_from is True; give .newest., .none., the number of a checkpoint"),
         ({"resume_from": 0}, "resume_from is 0"),
         ({"resume_from": -1}, "resume_from is -1"),
         ({"resume_from": 1 << 64}, "resume_from is 18446744073709551616"),

@@ -228,7 +228,7 @@ def test_or_outputs_are_written_again_from_a_checkpoint_of_choice(state):
     disk.damage(state, "chunks", newest)
     with pytest.raises(StoreCorruptError, match="resume_from"):
         job.run(state)
-    del job.sink.committed[newest]
+    del job.sink.committed[newest, 0]
     assert job.run(state, resume_from=before).finished
     assert job.sink.records == EXACT
 
@@ -241,7 +241,7 @@ class Telling(TransactionalTestingSink):
 
     def open(self, context):
         writer = super().open(context)
-        writer.applied = lambda number: number in self.committed
+        writer.applied = lambda number: (number, 0) in self.committed
         return writer
 
 
@@ -276,7 +276,7 @@ def test_an_older_run_that_commits_in_between_is_noticed(state):
         recover = writer.recover
 
         def recover_late(decided):
-            sink.committed[newest] = sink.prepared.pop(newest)
+            sink.committed[newest, 0] = sink.prepared.pop((newest, 0))
             recover(decided)
 
         writer.recover = recover_late

@@ -285,9 +285,8 @@ def test_missing(state):
 
 @WAYS
 def test_a_checkpoint_that_is_not_there(used, use):
-    setting = "checkpoint" if use is open_backend else "resume_from"
     with pytest.raises(CheckpointNotFoundError, match=r"no checkpoint 99; there are \["):
-        use(used, **{setting: 99})
+        use(used, resume_from=99)
 
 
 def test_read_only(used):
