@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// beside or above it: so there are no circles.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["crash", "hash", "random"],
+    &["crash", "hash", "random", "wakeup"],
     &["environment", "rows", "sequence", "align", "checkpoint"],
     &["snapshot"],
     &["state", "store"],
