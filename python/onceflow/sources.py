@@ -2,7 +2,7 @@
 
 A source is a description (paths, settings); it opens one reader per partition. A reader hands out batches and
 can say, between two batches, from which position the next record would be read. That position is kept in every
-checkpoint. Leg one of exactly-once rests on this promise:
+checkpoint. The first requirement of exactly-once is this promise:
 
     **A reader opened at a position hands out exactly the records that a reader which had come to
     that position would have handed out next.**

@@ -27,7 +27,7 @@ class ConfigurationError(OnceflowError, ValueError):
 class DeliveryGuaranteeError(ConfigurationError):
     """A path of the dataflow cannot keep the guarantee that was asked for.
 
-    Raised before the first record; the text names the path and the missing leg.
+    Raised before the first record; the text names the path and the missing requirement.
 
     Attributes:
         guarantee: The one that was asked for.
