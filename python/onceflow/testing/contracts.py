@@ -45,10 +45,7 @@ import numpy as np
 
 from onceflow.columns import rows_of
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader, StopRun
-from onceflow.testing.promises import check_description as _check_description
-from onceflow.testing.promises import check_plain as _check_plain
-from onceflow.testing.promises import must as _must
-from onceflow.testing.promises import same as _same
+from onceflow.testing.promises import check_description, check_plain, must, same
 from onceflow.testing.sink_contracts import IdempotentSinkContract, PlainSinkContract
 from onceflow.testing.transactional_contract import TransactionalSinkContract
 from onceflow.types import Plain
@@ -123,12 +120,12 @@ class SourceContract(ABC):
         """``partitions`` gives different names, and the same ones when asked again, also by another process."""
         source = self.make_source(tmp_path)
         names = source.partitions()
-        _must(bool(names), "a source has at least one partition")
-        _must(all(isinstance(name, str) for name in names), "partitions are named by str", names)
-        _must(len(set(names)) == len(names), "partitions have names of their own", names)
-        _must(source.partitions() == names, "partitions() gives the same names again", names, source.partitions())
+        must(bool(names), "a source has at least one partition")
+        must(all(isinstance(name, str) for name in names), "partitions are named by str", names)
+        must(len(set(names)) == len(names), "partitions have names of their own", names)
+        must(source.partitions() == names, "partitions() gives the same names again", names, source.partitions())
         again = self.make_source(tmp_path).partitions()
-        _must(again == names, "partitions() gives the same names in another process", names, again)
+        must(again == names, "partitions() gives the same names in another process", names, again)
 
     def test_every_record_comes_once_whatever_the_batches(self, tmp_path: Path) -> None:
         """Batches of any size hold the same records, no batch is larger than was asked for, and the end stays."""
@@ -139,11 +136,11 @@ class SourceContract(ABC):
                 reader = source.open(partition, None)
                 seen = _Seen()
                 for batch in self._batches(reader, [size]):
-                    _must(len(batch.records) <= size, f"read({size}) gives at most {size} records", len(batch.records))
+                    must(len(batch.records) <= size, f"read({size}) gives at most {size} records", len(batch.records))
                     seen.add(batch)
-                _must(reader.read(size) is None, "after the end read() gives None again")
+                must(reader.read(size) is None, "after the end read() gives None again")
                 reader.close()
-                _must(seen.all == whole.all, f"read({size}) and read(1000) give the same", seen.all, whole.all)
+                must(seen.all == whole.all, f"read({size}) and read(1000) give the same", seen.all, whole.all)
 
     def test_a_position_resumes_exactly(self, tmp_path: Path) -> None:
         """A reader opened at a position hands out exactly what the reader that gave it would have handed out next.
@@ -159,12 +156,12 @@ class SourceContract(ABC):
     def _check_positions(self, directory: Path, partition: str, sizes: Sequence[int]) -> None:
         source = self.make_source(directory)
         reader = source.open(partition, None)
-        positions = [_check_plain("a position", reader.position())]
+        positions = [check_plain("a position", reader.position())]
         counts = [(0, 0, 0, 0)]
         seen = _Seen()
         for batch in self._batches(reader, sizes):
             seen.add(batch)
-            positions.append(_check_plain("a position", reader.position()))
+            positions.append(check_plain("a position", reader.position()))
             counts.append((len(seen.records), len(seen.times), len(seen.rejected), seen.skipped))
         reader.close()
         for position, (records, times, rejected, skipped) in zip(positions, counts, strict=True):
@@ -172,7 +169,7 @@ class SourceContract(ABC):
             resumed.restore({name: position if name == partition else None for name in resumed.partitions()})
             rest = self._rest(resumed, partition, position)
             expected = (seen.records[records:], seen.times[times:], seen.rejected[rejected:], seen.skipped - skipped)
-            _must(
+            must(
                 rest.all == expected,
                 f"a reader opened at a position goes on behind the {records} records before it, with everything that "
                 "belongs to them",
@@ -195,7 +192,7 @@ class SourceContract(ABC):
             reader = source.open_with_context(partition, None, SourceContext(until="caught_up"))
             for batch in self._batches(reader, [5]):
                 seen.add(batch)
-            position = _check_plain("a position", reader.position())
+            position = check_plain("a position", reader.position())
             reader.close()
             later = self.make_source(tmp_path)
             later.restore({name: position if name == partition else None for name in later.partitions()})
@@ -203,7 +200,7 @@ class SourceContract(ABC):
             for batch in self._batches(reader, [5]):
                 seen.add(batch)
             reader.close()
-            _must(seen.all == whole.all, "what was caught up with does not come again, and nothing else is left out")
+            must(seen.all == whole.all, "what was caught up with does not come again, and nothing else is left out")
 
     def test_a_position_stays_as_it_was_given(self, tmp_path: Path) -> None:
         """``position`` changes nothing, and what it returned does not change when the reader goes on."""
@@ -214,14 +211,12 @@ class SourceContract(ABC):
                 given = reader.position()
                 kept = msgspec.msgpack.encode(given)
                 again = reader.position()
-                _must(_same(given, again), "position() asked twice gives the same", given, again)
-                _must(source.same_position(given, again), "a position is the same place as itself", given, again)
+                must(same(given, again), "position() asked twice gives the same", given, again)
+                must(source.same_position(given, again), "a position is the same place as itself", given, again)
                 with contextlib.suppress(StopRun):
                     reader.read(1)
                 reader.position()
-                _must(
-                    msgspec.msgpack.encode(given) == kept, "a position that was given does not change any more", given
-                )
+                must(msgspec.msgpack.encode(given) == kept, "a position that was given does not change any more", given)
             reader.close()
 
     def test_batches_are_cut_alike(self, tmp_path: Path) -> None:
@@ -241,7 +236,7 @@ class SourceContract(ABC):
                 resumed = self.make_source(tmp_path).open(partition, position)
                 found = [len(batch.records) for batch in self._batches(resumed, [4])]
                 resumed.close()
-                _must(
+                must(
                     found == cuts[number:],
                     "a reader cuts its batches at the same places, whatever came before (or set cuts_alike = False)",
                     found,
@@ -261,7 +256,7 @@ class SourceContract(ABC):
                         one.add(batch)
             for reader, one in zip(readers, seen, strict=True):
                 reader.close()
-                _must(one.all == whole.all, "each reader reads all of its partition", one.all, whole.all)
+                must(one.all == whole.all, "each reader reads all of its partition", one.all, whole.all)
 
     def test_event_times_belong_to_records(self, tmp_path: Path) -> None:
         """``has_event_time`` is true if, and only if, every batch has int64 microseconds, one a record."""
@@ -271,9 +266,9 @@ class SourceContract(ABC):
             for batch in self._batches(reader, [4]):
                 times = batch.event_times
                 if not source.has_event_time:
-                    _must(times is None, "a source without event time has none in its batches", times)
+                    must(times is None, "a source without event time has none in its batches", times)
                     continue
-                _must(
+                must(
                     isinstance(times, np.ndarray) and times.dtype == np.int64 and times.shape == (len(batch.records),),
                     "event_times is an int64 array with one time a record",
                     times,
@@ -285,12 +280,12 @@ class SourceContract(ABC):
         source = self.make_source(tmp_path)
         for partition in source.partitions():
             seen = self._rest(source, partition, None)
-            _must(
+            must(
                 source.has_dead_letters or not seen.rejected,
                 "rejected records come only from a source with has_dead_letters",
                 seen.rejected,
             )
-            _must(
+            must(
                 all(one.partition == partition and one.position and one.reason for one in seen.rejected),
                 "a rejected record says its partition, its position and the reason",
                 seen.rejected,
@@ -298,4 +293,4 @@ class SourceContract(ABC):
 
     def test_the_description_is_plain(self, tmp_path: Path) -> None:
         """``describe`` can be shown."""
-        _check_description(self.make_source(tmp_path).describe())
+        check_description(self.make_source(tmp_path).describe())
