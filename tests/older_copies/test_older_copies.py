@@ -146,16 +146,22 @@ def test_older_state_of_a_file_sink_goes_on_as_the_message_says(history):
     assert value_of(shown, job, kind) == history.calm
 
 
+def gone_on_as_said(kind, history, advice):
+    """The job with an older state, run once as the refusal advises; where it lies."""
+    job = put_back(history, "state", 1, 3)
+    said = value_of(attempts, job, kind)[-1]
+    advised = re.search(advice, said)
+    assert advised is not None, said
+    life = Life(partial(run, job, kind, resume_from=int(advised[1])))
+    assert life.wait() == "done", life.error
+    return job
+
+
 @pytest.mark.parametrize("history", ["outbox"], indirect=True)
 def test_older_state_of_an_outbox_goes_on_as_the_message_says(history):
     """A table keeps what was written later, as the message says, and all of it comes again."""
     kind, history = history
-    job = put_back(history, "state", 1, 3)
-    said = value_of(attempts, job, kind)[-1]
-    advised = re.search(r"run it once with resume_from=(\d+) .*stays in the output of sink 'out'", said)
-    assert advised is not None, said
-    life = Life(partial(run, job, kind, resume_from=int(advised[1])))
-    assert life.wait() == "done", life.error
+    job = gone_on_as_said(kind, history, r"run it once with resume_from=(\d+) .*stays in the output of sink 'out'")
     found = value_of(shown, job, kind)
     assert len(found) > len(history.calm)
     assert list(dict.fromkeys(found)) == history.calm
@@ -165,12 +171,8 @@ def test_older_state_of_an_outbox_goes_on_as_the_message_says(history):
 def test_older_state_of_a_topic_goes_on_as_the_message_says(history):
     """A topic keeps what was written later, as the message says, and all of it comes again."""
     kind, history = history
-    job = put_back(history, "state", 1, 3)
-    said = value_of(attempts, job, kind)[-1]
-    advised = re.search(r"run it once with resume_from=(\d+) .*stays in the topic, and is written again", said)
-    assert advised is not None, said
-    life = Life(partial(run, job, kind, resume_from=int(advised[1])))
-    assert life.wait() == "done", life.error
+    advice = r"run it once with resume_from=(\d+) .*stays in the topic, and is written again"
+    job = gone_on_as_said(kind, history, advice)
     for (_, found), (_, calm) in zip(value_of(shown, job, kind), history.calm, strict=True):
         assert len(found) > len(calm)
         assert list(dict.fromkeys(found)) == calm
