@@ -192,10 +192,6 @@ class Sink(ABC):
 
     delivery: ClassVar[Literal["plain", "idempotent", "transactional"]]
 
-    def describe(self) -> dict[str, Any]:
-        """What ``explain`` shows; no secrets."""
-        return {"type": type(self).__name__}
-
 
 class PlainSink(Sink):
     """Visible at once, cannot be taken back."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -216,10 +216,6 @@ class Source(ABC):
         Raises:
             SourceError: The run ends, and nothing is lost. Other exceptions become one.
         """
-
-    def describe(self) -> dict[str, Any]:
-        """What ``explain`` shows; no secrets."""
-        return {"type": type(self).__name__}
 
 
 class StopRun(Exception):  # noqa: N818 - like StopIteration, no error

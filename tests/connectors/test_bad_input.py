@@ -110,7 +110,6 @@ def test_a_name_that_is_not_utf_8(tmp_path, state, kind):
         flow.source("rows", kind(paths)).sink("out", TransactionalTestingSink())
         with pytest.raises(SourceError, match=r"in-\\udcff\.csv' is a name that is not UTF-8, .*; rename the file"):
             run(flow, state)
-    assert "in-\\udcff.csv" in kind(os.fsdecode(path)).describe()["paths"][0]
     Path(os.fsdecode(path)).rename(tmp_path / "in-ÿ.csv")
     if kind in (CsvSource, TextSource):
         assert len(read(kind(tmp_path / "*.csv")).records) == 1 + (kind is TextSource)

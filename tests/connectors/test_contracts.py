@@ -344,8 +344,6 @@ SOURCE_BUGS = [
     ("event_times_belong_to_records", "given and not promised", source({"read": _float_times})),
     ("rejected_records_have_somewhere_to_go", "nowhere", source(has_dead_letters=False)),
     ("rejected_records_have_somewhere_to_go", "from nowhere", source({"read": _nameless})),
-    ("the_description_is_plain", "an object", source(describe=lambda self: {"type": "x", "client": object()})),
-    ("the_description_is_plain", "no type", source(describe=lambda self: {})),
 ]
 
 
@@ -432,7 +430,7 @@ class UpsertWriter(FileWriter):
         self.lines = []
 
 
-def plain(base=FileWriter, describe=None, **members):
+def plain(base=FileWriter, **members):
     """A plain or idempotent sink whose writer has a bug."""
     writer = type("BrokenWriter", (base,), members)
     kind = IdempotentSink if issubclass(base, UpsertWriter) else PlainSink
@@ -444,8 +442,6 @@ def plain(base=FileWriter, describe=None, **members):
         def open(self, context):
             return writer(self.path)
 
-    if describe is not None:
-        Sink.describe = describe
     return Sink
 
 
@@ -498,7 +494,6 @@ PLAIN_BUGS = [
     ("columns_are_written_as_rows_are", "names instead of rows", plain(rows=lambda self, records: list(records))),
     ("a_batch_is_not_changed", "a record is changed", plain(write=_changes)),
     ("a_writer_that_wrote_nothing_can_be_closed", "something is there", plain(__init__=_header)),
-    ("the_description_is_plain", "no type", plain(describe=lambda self: {"path": 1})),
 ]
 IDEMPOTENT_BUGS = [
     ("writing_again_changes_nothing", "it appends", plain(UpsertWriter, flush=FileWriter.flush)),
@@ -782,19 +777,11 @@ def test_a_bug_in_a_transactional_sink_is_found(tmp_path, name, bug, members):
         assert "broken promise: " in str(caught.value)
 
 
-def test_a_transactional_sink_whose_description_is_not_plain(tmp_path):
-    contract = _TransactionalContract()
-    contract.make_sink(tmp_path).describe = dict
-    with pytest.raises(AssertionError, match="names the type"):
-        check(contract, "the_description_is_plain", tmp_path)
-
-
 def test_every_check_has_a_bug_that_it_finds():
     assert checks_of(SourceContract) == {name for name, _, _ in SOURCE_BUGS}
     assert checks_of(PlainSinkContract) == {name for name, _, _ in PLAIN_BUGS}
     assert checks_of(IdempotentSinkContract) == {name for name, _, _ in [*PLAIN_BUGS, *IDEMPOTENT_BUGS]}
-    found = {name for name, _, _ in TRANSACTIONAL_BUGS} | {"the_description_is_plain"}
-    assert checks_of(TransactionalSinkContract) == found
+    assert checks_of(TransactionalSinkContract) == {name for name, _, _ in TRANSACTIONAL_BUGS}
 
 
 def test_the_testing_sink_is_fenced():

@@ -91,7 +91,7 @@ def written(sink, *batches):
         writer.commit(Committable(1, writer.prepare(1, writer.seal(1))))
     finally:
         writer.close()
-    return read_parts(sink.describe()["directory"])
+    return read_parts(sink._directory)
 
 
 def csv_of(directory, *batches):
@@ -299,7 +299,7 @@ def found_in(sink, *batches):
     """The column v of what a sink wrote."""
     data = written(sink, *batches)
     if isinstance(sink, ParquetSink):
-        return [row["v"] for row in pq.read_table(sink.describe()["directory"]).to_pylist()]
+        return [row["v"] for row in pq.read_table(sink._directory).to_pylist()]
     text = data.decode()
     if isinstance(sink, JsonLinesSink):
         return [json.loads(line)["v"] for line in text.splitlines()]
@@ -508,7 +508,7 @@ def test_values_in_maps_are_the_same(tmp_path, agreed, wrap):
     for number, (kind, value) in enumerate([(utc, at), (pa.int64(), Loud(5)), (pa.binary(), bytearray(b"x"))]):
         sink = ParquetSink(tmp_path / f"yes{number}", types={"v": agreed(kind)})
         written(sink, [{"v": wrap(value)}, {"v": None}])
-        column = pq.read_table(sink.describe()["directory"]).column("v").to_pylist()
+        column = pq.read_table(sink._directory).column("v").to_pylist()
         expected = 5 if kind == pa.int64() else value
         assert [row if row is None else dict(row)["a"] if isinstance(row[0], tuple) else row[0] for row in column] == [
             expected,

@@ -68,7 +68,7 @@ def written(sink, *batches):
     writer = opened(sink)
     commit(writer, 1, *batches)
     writer.close()
-    return read_parts(sink.describe()["directory"])
+    return read_parts(sink._directory)
 
 
 def names(directory):

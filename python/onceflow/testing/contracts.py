@@ -45,7 +45,7 @@ import numpy as np
 
 from onceflow.columns import rows_of
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader, StopRun
-from onceflow.testing.promises import check_description, check_plain, must, same
+from onceflow.testing.promises import check_plain, must, same
 from onceflow.testing.sink_contracts import IdempotentSinkContract, PlainSinkContract
 from onceflow.testing.transactional_contract import TransactionalSinkContract
 from onceflow.types import Plain
@@ -290,7 +290,3 @@ class SourceContract(ABC):
                 "a rejected record says its partition, its position and the reason",
                 seen.rejected,
             )
-
-    def test_the_description_is_plain(self, tmp_path: Path) -> None:
-        """``describe`` can be shown."""
-        check_description(self.make_source(tmp_path).describe())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
 
 from onceflow.types import Plain
 
-__all__ = ["check_description", "check_plain", "must", "same"]
+__all__ = ["check_plain", "must", "same"]
 
 
 def must(holds: bool, promise: str, *found: Any) -> None:
@@ -32,12 +31,3 @@ def check_plain(what: str, value: Plain) -> Plain:
 def same(one: Any, other: Any) -> bool:
     """Equal, with equal types."""
     return bool(one == other) and repr(one) == repr(other)
-
-
-def check_description(described: dict[str, Any]) -> None:
-    """What ``describe`` gives can be shown."""
-    try:
-        json.dumps(described)
-    except (TypeError, ValueError) as error:
-        raise AssertionError(f"broken promise: describe() is plain enough for people and JSON: {error}") from error
-    must(isinstance(described.get("type"), str), "describe() names the type under 'type'", described)

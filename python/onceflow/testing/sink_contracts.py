@@ -10,7 +10,7 @@ import numpy as np
 
 from onceflow.columns import Columns
 from onceflow.sinks import IdempotentSink, PlainSink, Sink, SinkContext, SinkWriter, TransactionalSinkWriter
-from onceflow.testing.promises import check_description, must
+from onceflow.testing.promises import must
 
 __all__ = ["IdempotentSinkContract", "PlainSinkContract", "SinkContract", "check_batch_unchanged"]
 
@@ -57,10 +57,6 @@ class SinkContract(ABC):
             worker=worker,
             run=run,
         )
-
-    def test_the_description_is_plain(self, tmp_path: Path) -> None:
-        """``describe`` can be shown."""
-        check_description(self.make_sink(tmp_path).describe())
 
     def _as_columns(self, records: list[dict[str, Any]]) -> Columns:
         arrays: dict[str, Any] = {}

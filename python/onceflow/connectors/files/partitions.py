@@ -8,7 +8,7 @@ import stat
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar
 
 from onceflow.connectors.files.malformed import MalformedPolicy, check_policy
 from onceflow.connectors.files.record_times import EventTime, check_event_time
@@ -89,11 +89,6 @@ class FileSource(Source):
             return one == other
         shared = (one.keys() & other.keys()) - {"stamp"}
         return all(one[name] == other[name] for name in shared)
-
-    def describe(self) -> dict[str, Any]:
-        """See ``Source``."""
-        paths = [path.encode("utf-8", "backslashreplace").decode() for path in self._paths]
-        return {"type": type(self).__name__, "paths": paths}
 
 
 def _check_directories(pattern: str) -> None:

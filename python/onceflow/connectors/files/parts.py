@@ -99,10 +99,6 @@ class PartSink(TransactionalSink):
         """See ``Sink``."""
         return _PartSinkWriter(self._directory, self.suffix, self.writer(), context)
 
-    def describe(self) -> dict[str, Any]:
-        """See ``Sink``."""
-        return {"type": type(self).__name__, "directory": str(self._directory)}
-
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:

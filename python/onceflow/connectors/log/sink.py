@@ -5,8 +5,6 @@ It is an outbox (``onceflow.connectors.outbox.writer`` says how it works) whose 
 
 from __future__ import annotations
 
-from typing import Any
-
 from onceflow.clock import Clock, SystemClock
 from onceflow.connectors.log.destination import LogDestination
 from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_of
@@ -68,7 +66,3 @@ class LogSink(TransactionalSink):
         context = with_run(context)
         destination = LogDestination(self._directory, self._topic, self._partitions, self._fields, context, self._clock)
         return OutboxWriter(destination, context)
-
-    def describe(self) -> dict[str, Any]:
-        """See ``Sink``."""
-        return {"type": "LogSink", "log": str(self._directory), "topic": self._topic}

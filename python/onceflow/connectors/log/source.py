@@ -123,10 +123,6 @@ class LogSource(Source):
             log.close()
             raise
 
-    def describe(self) -> dict[str, Any]:
-        """See ``Source``."""
-        return {"type": "LogSource", "log": str(self._directory), "topic": self._topic}
-
     def _open(self) -> Log:
         try:
             return Log.open(self._directory, create=False)

@@ -65,11 +65,6 @@ class OutboxSink(TransactionalSink):
         context = with_run(context)
         return OutboxWriter(_TargetDestination(target, context), context, self._max_staged_bytes)
 
-    def describe(self) -> dict[str, Any]:
-        """See ``Sink``."""
-        made = getattr(self._connect, "func", self._connect)
-        return {"type": "OutboxSink", "target": getattr(made, "__qualname__", type(made).__name__)}
-
 
 class _TargetDestination(Destination[bytes]):
     """Parts are batches of records as the codec writes them."""
