@@ -81,11 +81,11 @@ DELIVERY = Table(
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
     """The address of a broker that is warm; None where it cannot run."""
     from kafka_log import KafkaLog, kafka_broker  # noqa: PLC0415 - where confluent-kafka is not, nothing is measured
-    from services.kafka import KafkaUnavailableError  # noqa: PLC0415
+    from services.process import ServerUnavailableError  # noqa: PLC0415
 
     try:
         broker = kafka_broker(tmp_path_factory.mktemp("kafka"))
-    except KafkaUnavailableError:
+    except ServerUnavailableError:
         yield None
         return
     with broker:

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
-__all__ = ["KafkaBroker", "KafkaStartError", "KafkaUnavailableError", "install"]
+from services.process import ServerProcess, ServerStartError, ServerUnavailableError, free_ports
+
+__all__ = ["KafkaBroker", "install"]
 
 POM = Path(__file__).with_name("pom.xml")
 CACHE = Path(__file__).resolve().parents[2] / ".data" / "kafka"
@@ -59,28 +56,18 @@ PROPERTIES = {
 
 _CLUSTER_ID = "b25jZWZsb3ctdGVzdHMhIQ"
 _READY = "Kafka Server started"
-_START_TIMEOUT_S = 90.0
-_STOP_TIMEOUT_S = 30.0
 _TRIES = 3
-
-
-class KafkaUnavailableError(Exception):
-    """This machine cannot run a broker; the text says what to install."""
-
-
-class KafkaStartError(Exception):
-    """The broker ended or did not become ready; the text has the end of its log."""
 
 
 def install() -> Path:
     """The directory of the broker's jars, fetched if they are not there.
 
     Raises:
-        KafkaUnavailableError: Java or Maven is missing, or Maven could not fetch.
+        ServerUnavailableError: Java or Maven is missing, or Maven could not fetch.
     """
     missing = [program for program in ("java", "mvn") if shutil.which(program) is None]
     if missing:
-        raise KafkaUnavailableError(
+        raise ServerUnavailableError(
             f"a Kafka broker needs {' and '.join(missing)}; on Debian: apt-get install default-jre-headless maven"
         )
     target = CACHE / hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
@@ -94,17 +81,17 @@ def install() -> Path:
                 [*command, f"-DoutputDirectory={jars}"], check=False, capture_output=True, text=True
             )
             if fetched.returncode != 0:
-                raise KafkaUnavailableError(f"Maven could not fetch the broker's jars:\n{fetched.stdout[-2000:]}")
+                raise ServerUnavailableError(f"Maven could not fetch the broker's jars:\n{fetched.stdout[-2000:]}")
             if not target.is_dir():
                 jars.rename(target)
     return target
 
 
-class KafkaBroker:
+class KafkaBroker(ServerProcess):
     """A running broker; a context manager.
 
     Args:
-        directory: For its data and its log file; made if missing. ``stop`` deletes the data.
+        directory: For its data and its log file; made if missing. ``stop`` deletes the data, the log file stays.
         options: Of the Java machine: ``QUICK_START`` or ``THROUGHPUT``.
         properties: Settings of the broker besides those in ``PROPERTIES``.
 
@@ -112,9 +99,12 @@ class KafkaBroker:
         bootstrap: Address for clients.
 
     Raises:
-        KafkaUnavailableError: See ``install``.
-        KafkaStartError: It did not start.
+        ServerUnavailableError: See ``install``.
+        ServerStartError: It did not start.
     """
+
+    called = "the broker"
+    start_timeout_s = 90.0
 
     def __init__(
         self,
@@ -126,31 +116,22 @@ class KafkaBroker:
         self._directory = Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._data = self._directory / "data"
-        self.log = self._directory / "broker.log"
+        super().__init__(self._directory / "broker.log")
         self._java = ["java", *options, "-Dorg.apache.logging.log4j.level=INFO", "-cp", f"{install()}/*"]
         self._properties = dict(properties or {})
         self.bootstrap = ""
-        self._process: subprocess.Popen[bytes] | None = None
         for left in reversed(range(_TRIES)):
             try:
                 self._configure()
                 self.start()
                 return
-            except KafkaStartError as error:
+            except ServerStartError as error:
                 # Somebody took a port between our look and the broker's.
                 if not left or "Address already in use" not in str(error):
                     raise
 
-    def __enter__(self) -> KafkaBroker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def _configure(self) -> None:
-        broker, controller = _free_ports(2)
+        broker, controller = free_ports(2)
         self.bootstrap = f"127.0.0.1:{broker}"
         properties = {
             **PROPERTIES,
@@ -170,59 +151,18 @@ class KafkaBroker:
             text=True,
         )
         if formatted.returncode != 0:
-            raise KafkaStartError(f"the broker's directory could not be set up:\n{formatted.stderr[-2000:]}")
-
-    def start(self) -> None:
-        """Starts it again on the same address and data, after ``kill``."""
-        # It must not outlive a caller that is killed.
-        leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*leash, *self._java, "kafka.Kafka", str(self._config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while _READY not in (text := self.log.read_text(errors="replace")):
-            ended = self._process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                self.kill()
-                raise KafkaStartError(f"the broker {'ended' if ended else 'is not ready'}:\n{text[-3000:]}")
-            time.sleep(0.05)
-
-    def kill(self) -> None:
-        """Ends it by SIGKILL and keeps the data; ``start`` brings it back."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Ends it and deletes its data; the log file stays."""
-        self._end(signal.SIGTERM)
-        shutil.rmtree(self._data, ignore_errors=True)
-
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            raise ServerStartError(f"the broker's directory could not be set up:\n{formatted.stderr[-2000:]}")
 
     @property
-    def pid(self) -> int:
-        """Of the running broker."""
-        if self._process is None:
-            raise KafkaStartError("the broker is not running")
-        return self._process.pid
+    def address(self) -> str:
+        """The same as ``bootstrap``."""
+        return self.bootstrap
 
+    def _command(self) -> list[str]:
+        return [*self._java, "kafka.Kafka", str(self._config)]
 
-def _free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    def _is_ready(self, printed: str) -> bool:
+        return _READY in printed
+
+    def _delete_data(self) -> None:
+        shutil.rmtree(self._data, ignore_errors=True)

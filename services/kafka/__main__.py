@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
 
 from services.kafka import KafkaBroker
-
-
-def main() -> None:
-    """Prints the bootstrap address when the broker is ready."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="onceflow-kafka-") as directory, KafkaBroker(directory) as broker:
-        print(broker.bootstrap, flush=True)
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            print("stopping")
-
+from services.process import run_until_ended
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory(prefix="onceflow-kafka-") as directory:
+        run_until_ended(lambda: KafkaBroker(directory))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from recording import RecordingConsumer, RecordingProducer, create_topics
-from services.kafka import KafkaUnavailableError, install
+from services.kafka import install
+from services.process import ServerUnavailableError
 
 from onceflow.testing.histories import History, Recorder, check
 
@@ -32,5 +33,5 @@ def test_acknowledged_records_survive_a_kill_of_the_broker(kafka, tmp_path):
 
 def test_a_machine_without_java_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(KafkaUnavailableError, match=r"needs java and mvn.*apt-get install"):
+    with pytest.raises(ServerUnavailableError, match=r"needs java and mvn.*apt-get install"):
         install()
