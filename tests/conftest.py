@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from scheduling import pytest_xdist_make_scheduler  # noqa: F401 - a hook
-from services.kafka import KafkaBroker, KafkaUnavailableError
+from services.kafka import KafkaBroker
+from services.postgres import PostgresServer
+from services.process import ServerUnavailableError
 
 import onceflow._native
 
@@ -63,7 +66,26 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
     """A real Kafka broker, one for all tests: use topics and ids of your own."""
     try:
         broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
-    except KafkaUnavailableError as error:
+    except ServerUnavailableError as error:
         pytest.skip(str(error))
     with broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server, one for all tests: ``postgres_dsn`` is a database of one's own."""
+    try:
+        # What a crash of the machine would lose is no test's question.
+        server = PostgresServer(settings={"fsync": "off"})
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))
+    with server:
+        yield server
+
+
+@pytest.fixture
+def postgres_dsn(postgres: PostgresServer) -> Iterator[str]:
+    """DSN of an empty database of the test's own, as its superuser."""
+    with postgres.database(f"test_{secrets.token_hex(6)}") as dsn:
+        yield dsn
