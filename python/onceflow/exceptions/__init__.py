@@ -4,7 +4,8 @@
 
     OnceflowError
     ├── ConfigurationError                 what was asked for cannot be
-    │   └── DeliveryGuaranteeError         a path cannot keep the claimed guarantee
+    │   ├── DeliveryGuaranteeError         a path cannot keep the claimed guarantee
+    │   └── MissingExtraError              a library is not installed
     ├── StateError                         a batch that a table refused
     │   ├── TypeMismatchError
     │   ├── LengthMismatchError
@@ -69,6 +70,7 @@ from onceflow.exceptions.base import (
     ConfigurationError,
     DataflowChangedError,
     DeliveryGuaranteeError,
+    MissingExtraError,
     OnceflowError,
     UserFunctionError,
 )
@@ -156,6 +158,7 @@ __all__ = [
     "LogError",
     "LogTimeoutError",
     "MalformedRecordError",
+    "MissingExtraError",
     "MissingOutputWarning",
     "NotANumberError",
     "OffsetOutOfRangeError",

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-__all__ = ["ConfigurationError", "DataflowChangedError", "DeliveryGuaranteeError", "OnceflowError", "UserFunctionError"]
+__all__ = [
+    "ConfigurationError",
+    "DataflowChangedError",
+    "DeliveryGuaranteeError",
+    "MissingExtraError",
+    "OnceflowError",
+    "UserFunctionError",
+]
 
 
 class OnceflowError(Exception):
@@ -40,6 +47,12 @@ class DeliveryGuaranteeError(ConfigurationError):
         super().__init__(message)
         self.guarantee = guarantee
         self.step_id = step_id
+
+
+class MissingExtraError(ConfigurationError):
+    """A connector or a format needs a library that is not installed; the text says how to install it."""
+
+    kind = "missing_extra"
 
 
 class UserFunctionError(OnceflowError):

@@ -7,6 +7,7 @@ from os import PathLike
 from types import ModuleType
 from typing import Any, Literal
 
+from onceflow.connectors.extras import require
 from onceflow.connectors.files.parts import PartSink, PartWriter
 from onceflow.exceptions import ConfigurationError
 
@@ -15,12 +16,7 @@ __all__ = ["ParquetSink", "require_arrow"]
 
 def require_arrow() -> ModuleType:
     """pyarrow, or an error that names the extra."""
-    try:
-        import pyarrow  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ConfigurationError("Arrow and Parquet need pyarrow: pip install 'onceflow[arrow]'") from error
-    module: ModuleType = pyarrow
-    return module
+    return require("pyarrow", extra="arrow", purpose="Arrow and Parquet")
 
 
 class ParquetSink(PartSink):

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from onceflow._native import Log, LogRecords, WakeHandle
 from onceflow.columns import Columns
 from onceflow.connectors.event_time import in_range, micros, millis_to_micros
+from onceflow.connectors.extras import require
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
 from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_of
 from onceflow.exceptions import (
@@ -215,11 +216,7 @@ def _decoder(decode: str | Decode | None) -> Decode | None:
 
 
 def _pyarrow() -> Any:
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ConfigurationError("as_columns needs pyarrow; pip install 'onceflow[arrow]'") from error
-    return pa
+    return require("pyarrow", extra="arrow", purpose="as_columns")
 
 
 class _LogReader(SourceReader):

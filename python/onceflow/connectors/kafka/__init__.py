@@ -1,0 +1,3 @@
+"""Topics of Apache Kafka as source and sink of a dataflow (extra ``kafka``: confluent-kafka)."""
+
+__all__: list[str] = []
