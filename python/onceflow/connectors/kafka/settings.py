@@ -107,7 +107,8 @@ class KafkaSettings:
         Raises:
             ConfigurationError: librdkafka refuses a setting.
         """
-        return self._made(client_library().Consumer, merged)
+        made: Consumer = self._made(client_library().Consumer, merged)
+        return made
 
     def producer(self, merged: Mapping[str, Any]) -> Producer:
         """A producer of what ``merged`` returned.
@@ -115,7 +116,8 @@ class KafkaSettings:
         Raises:
             ConfigurationError: librdkafka refuses a setting.
         """
-        return self._made(client_library().Producer, merged)
+        made: Producer = self._made(client_library().Producer, merged)
+        return made
 
     def admin(self, merged: Mapping[str, Any] | None = None) -> AdminClient:
         """An admin client of what ``merged`` returned.
@@ -124,7 +126,8 @@ class KafkaSettings:
             ConfigurationError: librdkafka refuses a setting.
         """
         kind = require("confluent_kafka.admin", extra="kafka", purpose="Kafka").AdminClient
-        return self._made(kind, self.merged({}, {}) if merged is None else merged)
+        made: AdminClient = self._made(kind, self.merged({}, {}) if merged is None else merged)
+        return made
 
     def _made(self, kind: Callable[[dict[str, Any]], Any], merged: Mapping[str, Any]) -> Any:
         try:
