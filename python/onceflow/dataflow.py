@@ -9,9 +9,12 @@ from itertools import count
 from typing import Any
 
 from onceflow.aggregates import Aggregate
+from onceflow.checks import Checked
+from onceflow.clock import SystemClock
 from onceflow.exceptions import ConfigurationError
 from onceflow.graph.graph import Edge, Graph, OperatorStep, SinkStep, SourceStep, StreamRef
 from onceflow.graph.guarantees import explain
+from onceflow.graph.inspection import inspected
 from onceflow.graph.partitioning import FORWARD, ByKey, KeySelector, KeyTypeName, Partitioning, check_key_type
 from onceflow.graph.steps import (
     AggregateSpec,
@@ -121,6 +124,15 @@ class Dataflow:
         Of more than 100 paths the first one from each source to each sink, which stands for all between them.
         """
         return explain(self._graph, Guarantee(guarantee))
+
+    def check(self, guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE) -> list[Checked]:
+        """Looks at the real systems that sources and sinks reach, and changes nothing there.
+
+        Returns:
+            Of each source, then of each sink, what it found. A job whose findings have no error may start; what
+            happens to the systems meanwhile nobody knows.
+        """
+        return list(inspected(self._graph, Guarantee(guarantee), SystemClock()))
 
     def _step(self, step_id: str) -> SourceStep | OperatorStep | SinkStep | None:
         return self._graph.steps.get(step_id) if isinstance(step_id, str) else None

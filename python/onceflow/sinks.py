@@ -46,10 +46,11 @@ from a backup while the target has gone on. A sink is exact through both if it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from onceflow.checks import CheckContext, Finding
 from onceflow.types import Batch, Plain
 
 __all__ = [
@@ -191,6 +192,12 @@ class Sink(ABC):
     """Base of the three kinds; users derive from one of them."""
 
     delivery: ClassVar[Literal["plain", "idempotent", "transactional"]]
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """Looks at the real system before a start, such as by ``onceflow explain --check``: is it there, may it be
+        written, and is it set so that the guarantee holds? Changes nothing, takes no lock and fences nobody. By default
+        nothing is looked at. What it raises becomes a finding of its own; no finding holds a secret."""
+        return ()
 
 
 class PlainSink(Sink):

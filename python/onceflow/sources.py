@@ -19,13 +19,14 @@ handle of its context when there are some, from whatever thread; any other is as
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from onceflow.checks import CheckContext, Finding
 from onceflow.clock import Clock, SystemClock
 from onceflow.columns import Columns
 from onceflow.types import Batch, Plain, Until
@@ -216,6 +217,12 @@ class Source(ABC):
         Raises:
             SourceError: The run ends, and nothing is lost. Other exceptions become one.
         """
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """Looks at the real system before a start, such as by ``onceflow explain --check``: is it there, may it be
+        read, and will it still have what a job that was down comes back to? Changes nothing. By default nothing is
+        looked at. What it raises becomes a finding of its own; no finding holds a secret."""
+        return ()
 
 
 class StopRun(Exception):  # noqa: N818 - like StopIteration, no error

@@ -51,3 +51,18 @@ def test_explain(home, onceflow):
     assert missing.returncode == 1
     assert "MISSING  out" in missing.stdout
     assert onceflow("explain", "job.py:printing", "--guarantee", "at_least_once").returncode == 0
+
+
+def test_explain_looks_at_the_real_systems(home, onceflow):
+    """A start that is going to fail, shown as sound; or a look that changes what it looks at."""
+    sound = onceflow("explain", "job.py:flow", "--check")
+    assert (sound.returncode, sound.stderr) == (0, "")
+    assert f"\nsource rows: CsvSource\n  ok       file {home}/in.csv: can be read, " in sound.stdout
+    assert "will be made" in sound.stdout and not (home / "out").exists()
+    (home / "in.csv").unlink()
+    (home / "out").write_text("")
+    lacking = onceflow("explain", "job.py:flow", "--check")
+    assert lacking.returncode == 1
+    assert "  ERROR    CsvSource: " in lacking.stdout and f"{home}/out is no directory" in lacking.stdout
+    assert "  unknown  it has no check" in onceflow("explain", "job.py:printing", "--check").stdout
+    assert onceflow("explain", "job.py:flow").returncode == 0

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from onceflow import Columns
+from onceflow.checks import Finding
 from onceflow.connectors.files import (
     ArrowIpcSource,
     CsvSink,
@@ -344,6 +345,9 @@ SOURCE_BUGS = [
     ("event_times_belong_to_records", "given and not promised", source({"read": _float_times})),
     ("rejected_records_have_somewhere_to_go", "nowhere", source(has_dead_letters=False)),
     ("rejected_records_have_somewhere_to_go", "from nowhere", source({"read": _nameless})),
+    ("a_check_changes_nothing", "no finding", source(check=lambda self, context: ["sound"])),
+    ("a_check_changes_nothing", "no text", source(check=lambda self, context: [Finding("ok", "it", "")])),
+    ("a_check_changes_nothing", "no level", source(check=lambda self, context: [Finding("bad", "it", "is")])),
 ]
 
 
@@ -430,7 +434,7 @@ class UpsertWriter(FileWriter):
         self.lines = []
 
 
-def plain(base=FileWriter, **members):
+def plain(base=FileWriter, looks=None, **members):
     """A plain or idempotent sink whose writer has a bug."""
     writer = type("BrokenWriter", (base,), members)
     kind = IdempotentSink if issubclass(base, UpsertWriter) else PlainSink
@@ -442,6 +446,8 @@ def plain(base=FileWriter, **members):
         def open(self, context):
             return writer(self.path)
 
+    if looks is not None:
+        Sink.check = looks
     return Sink
 
 
@@ -494,6 +500,7 @@ PLAIN_BUGS = [
     ("columns_are_written_as_rows_are", "names instead of rows", plain(rows=lambda self, records: list(records))),
     ("a_batch_is_not_changed", "a record is changed", plain(write=_changes)),
     ("a_writer_that_wrote_nothing_can_be_closed", "something is there", plain(__init__=_header)),
+    ("a_check_changes_nothing", "a file is made", plain(looks=lambda self, context: [self.path.touch()][1:])),
 ]
 IDEMPOTENT_BUGS = [
     ("writing_again_changes_nothing", "it appends", plain(UpsertWriter, flush=FileWriter.flush)),
@@ -777,11 +784,20 @@ def test_a_bug_in_a_transactional_sink_is_found(tmp_path, name, bug, members):
         assert "broken promise: " in str(caught.value)
 
 
+def test_a_transactional_sink_whose_check_shows(tmp_path):
+    contract = _TransactionalContract()
+    sink = contract.make_sink(tmp_path)
+    sink.check = lambda context: sink.committed.update({(0, 0): [{"id": 0}]}) or ()
+    with pytest.raises(AssertionError, match=r"check\(\) changes nothing"):
+        check(contract, "a_check_changes_nothing", tmp_path)
+
+
 def test_every_check_has_a_bug_that_it_finds():
     assert checks_of(SourceContract) == {name for name, _, _ in SOURCE_BUGS}
     assert checks_of(PlainSinkContract) == {name for name, _, _ in PLAIN_BUGS}
     assert checks_of(IdempotentSinkContract) == {name for name, _, _ in [*PLAIN_BUGS, *IDEMPOTENT_BUGS]}
-    assert checks_of(TransactionalSinkContract) == {name for name, _, _ in TRANSACTIONAL_BUGS}
+    found = {name for name, _, _ in TRANSACTIONAL_BUGS} | {"a_check_changes_nothing"}
+    assert checks_of(TransactionalSinkContract) == found
 
 
 def test_the_testing_sink_is_fenced():

@@ -26,6 +26,7 @@ from onceflow import (
     sum,
 )
 from onceflow.aggregates import Aggregate
+from onceflow.checks import Checked, Finding
 from onceflow.codec import Codec, MsgpackCodec
 from onceflow.connectors.files import CsvSource, JsonLinesSource, ParquetSink
 from onceflow.dataflow import KeyedStream, Stream, WindowedStream
@@ -105,6 +106,8 @@ def dataflow() -> None:
     assert_type(flow.dead_letters("rows"), Stream)
     assert_type(rows.sink("out", TransactionalTestingSink()), None)
     assert_type(flow.explain(), str)
+    assert_type(flow.check(), list[Checked])
+    assert_type(flow.check("at_least_once")[0].findings, tuple[Finding, ...])
 
     def on_event(event: JobEvent) -> None:
         if isinstance(event, Recovered):

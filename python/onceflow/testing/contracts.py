@@ -43,9 +43,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from onceflow.checks import CheckContext
 from onceflow.columns import rows_of
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader, StopRun
-from onceflow.testing.promises import check_plain, must, same
+from onceflow.testing.promises import check_findings, check_plain, must, same
 from onceflow.testing.sink_contracts import IdempotentSinkContract, PlainSinkContract
 from onceflow.testing.transactional_contract import TransactionalSinkContract
 from onceflow.types import Plain
@@ -290,3 +291,8 @@ class SourceContract(ABC):
                 "a rejected record says its partition, its position and the reason",
                 seen.rejected,
             )
+
+    def test_a_check_changes_nothing(self, tmp_path: Path) -> None:
+        """``check`` looks, and says what it finds."""
+        source = self.make_source(tmp_path)
+        check_findings(lambda: source.check(CheckContext("contract", "in")), tmp_path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 
+from onceflow.checks import Finding, Level
 from onceflow.types import Plain
 
-__all__ = ["check_plain", "must", "same"]
+__all__ = ["check_findings", "check_plain", "must", "same"]
 
 
 def must(holds: bool, promise: str, *found: Any) -> None:
@@ -31,3 +34,15 @@ def check_plain(what: str, value: Plain) -> Plain:
 def same(one: Any, other: Any) -> bool:
     """Equal, with equal types."""
     return bool(one == other) and repr(one) == repr(other)
+
+
+def check_findings(look: Callable[[], Iterable[Finding]], directory: Path) -> None:
+    """What a ``check`` finds can be shown, and it has made, removed and renamed nothing in a directory."""
+    before = sorted(directory.rglob("*"))
+    for found in list(look()):
+        must(
+            isinstance(found, Finding) and found.level in get_args(Level) and bool(found.subject and found.text),
+            "check() gives Findings, each with a level, a subject and a text",
+            found,
+        )
+    must(sorted(directory.rglob("*")) == before, "check() changes nothing", before, sorted(directory.rglob("*")))

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from onceflow.checks import CheckContext
 from onceflow.columns import Columns
 from onceflow.sinks import IdempotentSink, PlainSink, Sink, SinkContext, SinkWriter, TransactionalSinkWriter
-from onceflow.testing.promises import must
+from onceflow.testing.promises import check_findings, must
 
 __all__ = ["IdempotentSinkContract", "PlainSinkContract", "SinkContract", "check_batch_unchanged"]
 
@@ -57,6 +58,12 @@ class SinkContract(ABC):
             worker=worker,
             run=run,
         )
+
+    def test_a_check_changes_nothing(self, tmp_path: Path) -> None:
+        """``check`` looks, and says what it finds; nothing of it is seen in the target."""
+        sink, before = self.make_sink(tmp_path), self.visible(tmp_path)
+        check_findings(lambda: sink.check(CheckContext("contract", "out")), tmp_path)
+        must(self.visible(tmp_path) == before, "check() changes nothing", before, self.visible(tmp_path))
 
     def _as_columns(self, records: list[dict[str, Any]]) -> Columns:
         arrays: dict[str, Any] = {}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+from onceflow.checks import CheckContext, Finding
+from onceflow.connectors.files.inspection import look_at_files
 from onceflow.connectors.files.malformed import MalformedPolicy, check_policy
 from onceflow.connectors.files.record_times import EventTime, check_event_time
 from onceflow.exceptions import ConfigurationError, SourceError
@@ -89,6 +91,10 @@ class FileSource(Source):
             return one == other
         shared = (one.keys() & other.keys()) - {"stamp"}
         return all(one[name] == other[name] for name in shared)
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """See ``Source``."""
+        return look_at_files(self.partitions())
 
 
 def _check_directories(pattern: str) -> None:

@@ -11,13 +11,15 @@ import contextlib
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ClassVar
 
+from onceflow.checks import CheckContext, Finding
 from onceflow.columns import Columns
+from onceflow.connectors.files.inspection import look_at_parts
 from onceflow.connectors.files.part_directory import PartDirectory
 from onceflow.connectors.files.part_file import OpenPart, checksum_of, sync_directory
 from onceflow.connectors.files.part_names import Output, PartName
@@ -98,6 +100,10 @@ class PartSink(TransactionalSink):
     def open(self, context: SinkContext) -> TransactionalSinkWriter:
         """See ``Sink``."""
         return _PartSinkWriter(self._directory, self.suffix, self.writer(), context)
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """See ``Sink``."""
+        return look_at_parts(self._directory, context)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,14 @@ It is an outbox (``onceflow.connectors.outbox.writer`` says how it works) whose 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from onceflow.checks import CheckContext, Finding
 from onceflow.clock import Clock, SystemClock
 from onceflow.connectors.log.destination import LogDestination
 from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_of
 from onceflow.connectors.log.fields import Field, Fields
+from onceflow.connectors.log.inspection import look_at_target
 from onceflow.connectors.outbox.writer import OutboxWriter, with_run
 from onceflow.log.settings import check_clock, check_whole
 from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
@@ -66,3 +70,7 @@ class LogSink(TransactionalSink):
         context = with_run(context)
         destination = LogDestination(self._directory, self._topic, self._partitions, self._fields, context, self._clock)
         return OutboxWriter(destination, context)
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """See ``Sink``."""
+        return look_at_target(self._directory, self._topic, self._partitions, context)

@@ -14,7 +14,7 @@ the job.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import compress
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -23,11 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onceflow._native import Log, LogRecords, WakeHandle
+from onceflow.checks import CheckContext, Finding
 from onceflow.columns import Columns
 from onceflow.connectors.event_time import in_range, micros, millis_to_micros
 from onceflow.connectors.extras import require
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
 from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_of
+from onceflow.connectors.log.inspection import look_at_source
 from onceflow.exceptions import (
     ConfigurationError,
     LogError,
@@ -124,9 +126,14 @@ class LogSource(Source):
             log.close()
             raise
 
-    def _open(self) -> Log:
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """See ``Source``."""
+        with self._open(read_only=True) as log:
+            yield from look_at_source(log, self._known(log))
+
+    def _open(self, *, read_only: bool = False) -> Log:
         try:
-            return Log.open(self._directory, create=False)
+            return Log.open(self._directory, create=False, read_only=read_only)
         except StoreMissingError as error:
             raise SourceError(f"no log to read from: {error}") from error
 

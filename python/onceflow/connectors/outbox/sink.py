@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from typing import Any
 
 import msgspec
 
+from onceflow.checks import CheckContext, Finding
 from onceflow.codec import MsgpackCodec
 from onceflow.columns import rows_of
 from onceflow.connectors.outbox.destination import Destination, Standings, Words
@@ -64,6 +66,15 @@ class OutboxSink(TransactionalSink):
             raise SinkError(f"connect of sink {context.sink!r} has given {target!r}: derive it from OutboxTarget")
         context = with_run(context)
         return OutboxWriter(_TargetDestination(target, context), context, self._max_staged_bytes)
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """See ``Sink``: connects, and reads the markers of this sink."""
+        owner = f"{context.job}/{context.step_id}"
+        with closing(self._connect()) as target:
+            kept = {worker_of(key): Standing.read(text) for key, text in target.read_markers(owner).items()}
+        newest = max((standing.checkpoint for standing in kept.values()), default=0)
+        holds = f"output of this sink up to checkpoint {newest}" if newest else "no output of this sink"
+        yield Finding("ok", f"the target of {owner}", f"can be reached; it holds {holds}")
 
 
 class _TargetDestination(Destination[bytes]):
