@@ -42,6 +42,7 @@ __all__ = [
     "__version__",
     "_bare_update_loop",
     "_crc32",
+    "_kafka_partitions",
     "_uncommon",
     "crash_point",
     "key_group",
@@ -87,6 +88,15 @@ def _crc32(data: bytes, value: int = 0) -> int:
     Args:
         data: What follows.
         value: Of what lies before.
+    """
+
+def _kafka_partitions(keys: list[bytes | None], partitions: int, unkeyed: int) -> list[int]:
+    """The partitions of records, as Apache Kafka's Java clients choose them by the key (murmur2).
+
+    Args:
+        keys: bytes or None, one a record.
+        partitions: How many the topic has.
+        unkeyed: The partition of records without a key.
     """
 
 def _uncommon(values: list[Any]) -> list[Any] | None:

@@ -36,6 +36,30 @@ pub fn hash_bytes(key: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(key)
 }
 
+/// MurmurHash2 as Apache Kafka's Java clients have it, which decides on the partition of a key there; nothing of ours lies
+/// by it.
+pub fn murmur2(bytes: &[u8]) -> u32 {
+    const FACTOR: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ bytes.len() as u32;
+    let words = bytes.chunks_exact(4);
+    let rest = words.remainder();
+    for word in words {
+        let mut word =
+            u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(FACTOR);
+        word ^= word >> 24;
+        hash = hash.wrapping_mul(FACTOR) ^ word.wrapping_mul(FACTOR);
+    }
+    if !rest.is_empty() {
+        for (place, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * place);
+        }
+        hash = hash.wrapping_mul(FACTOR);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(FACTOR);
+    hash ^ (hash >> 15)
+}
+
 /// The key group of a hash among `groups` (a power of two): its topmost bits, so that tables
 /// ordered by hash hold a key group in one piece.
 #[inline]

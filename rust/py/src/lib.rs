@@ -10,6 +10,7 @@ mod coordinator;
 mod crc32;
 mod deduplicator;
 mod error;
+mod kafka_partitions;
 mod keys;
 mod log;
 mod log_args;
@@ -47,6 +48,8 @@ mod _native {
     use crate::crc32::py_crc32;
     #[pymodule_export]
     use crate::deduplicator::{PyDeduplicator, PyVerdicts};
+    #[pymodule_export]
+    use crate::kafka_partitions::py_kafka_partitions;
     #[pymodule_export]
     use crate::log::PyLog;
     #[pymodule_export]
