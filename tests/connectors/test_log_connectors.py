@@ -21,8 +21,8 @@ import onceflow.runtime.job
 from onceflow._native import Log, LogProducer, WakeHandle
 from onceflow.clock import ManualClock
 from onceflow.connectors.log import LogSink, LogSource, destination
-from onceflow.connectors.log.staged import arrow_column
 from onceflow.connectors.outbox.writer import OutboxWriter
+from onceflow.connectors.topics.staged import arrow_column
 from onceflow.embed import StateBackend
 from onceflow.exceptions import (
     ConfigurationError,

@@ -20,8 +20,8 @@ import pytest
 
 from onceflow import Columns
 from onceflow.connectors.files import CsvSink, JsonLinesSink, ParquetSink, read_parts
-from onceflow.connectors.log.fields import Fields
 from onceflow.connectors.stdout import StdoutSink
+from onceflow.connectors.topics.fields import Fields
 from onceflow.connectors.values import json_lines
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.sinks import Committable, SinkContext

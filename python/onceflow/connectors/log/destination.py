@@ -31,12 +31,12 @@ import msgspec
 
 from onceflow._native import Log, LogProducer
 from onceflow.clock import Clock
-from onceflow.connectors.log.fields import Fields
 from onceflow.connectors.log.owner import group_of, standing_of, standings_of
-from onceflow.connectors.log.staged import Part
 from onceflow.connectors.outbox.destination import Destination, Standings, Words
 from onceflow.connectors.outbox.marker import Slot, Standing
 from onceflow.connectors.outbox.staged import Place, Staged
+from onceflow.connectors.topics.fields import Fields
+from onceflow.connectors.topics.staged import Part
 from onceflow.crash import crash_point
 from onceflow.exceptions import (
     FencedError,

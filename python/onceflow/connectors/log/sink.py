@@ -11,9 +11,9 @@ from onceflow.checks import CheckContext, Finding
 from onceflow.clock import Clock, SystemClock
 from onceflow.connectors.log.destination import LogDestination
 from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_of
-from onceflow.connectors.log.fields import Field, Fields
 from onceflow.connectors.log.inspection import look_at_target
 from onceflow.connectors.outbox.writer import OutboxWriter, with_run
+from onceflow.connectors.topics.fields import Field, Fields
 from onceflow.log.settings import check_clock, check_whole
 from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from onceflow.columns import Columns, to_list
 from onceflow.connectors.event_time import micros
-from onceflow.connectors.log.staged import Headers, Part, Rows, Strings, arrow_column
+from onceflow.connectors.topics.staged import Headers, Part, Rows, Strings, arrow_column
 from onceflow.connectors.values import json_line, plain_columns
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.types import FIRST_MICROS, LAST_MICROS, Batch
