@@ -28,6 +28,7 @@ __all__ = [
     "iso_moment",
     "micros",
     "millis_to_micros",
+    "numpy_micros",
     "out_of_range",
 ]
 
@@ -148,6 +149,24 @@ def millis_to_micros(millis: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int6
     """Microseconds of milliseconds since 1970, and which of them are times; the others mean nothing."""
     valid = (millis >= FIRST_MICROS // 1000) & (millis <= LAST_MICROS // 1000)
     return np.where(valid, millis, 0) * 1000, valid
+
+
+def numpy_micros(array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Event times of a numpy array of datetime64, or of values as ``micros`` takes them; and which of them are times."""
+    if array.dtype.kind == "M" and not isinstance(array, np.ma.MaskedArray):
+        found = array.astype("M8[us]")
+        # NaT is not equal to itself; years beyond the range of microseconds wrap, and do not come back.
+        valid = np.asarray(found.astype(array.dtype) == array)
+        times = np.where(valid, found.view(np.int64), 0)
+        return times, valid & in_range(times)
+    times, valid = np.zeros(len(array), dtype=np.int64), np.zeros(len(array), dtype=np.bool_)
+    for row, value in enumerate(array):
+        try:
+            times[row] = micros(value)
+        except ValueError:
+            continue
+        valid[row] = True
+    return times, valid
 
 
 def arrow_micros(array: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
