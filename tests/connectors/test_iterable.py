@@ -65,7 +65,7 @@ def test_event_times_and_records_without_one():
         ("0:record 10", '{"n":10}'),
         ("0:record 11", '{"n":11,"at":"noon"}'),
     ]
-    with pytest.raises(MalformedRecordError, match="0:record 10: has no event time by .*KeyError"):
+    with pytest.raises(MalformedRecordError, match=r"0:record 10: has no event time by .*KeyError"):
         read_all(IterableSource(ODD_ROWS, event_time="at"))
 
 

@@ -264,8 +264,7 @@ def test_positions_are_what_a_later_run_gets():
         calls.append(position)
         if len(calls) == 2:
             return None
-        answer = ([1], kept)
-        return answer
+        return ([1], kept)
 
     reader = PollingSource(poll, every=SOON, start=(0, 0)).open("0", None)
     next_of(reader)

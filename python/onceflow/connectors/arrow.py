@@ -81,7 +81,8 @@ class ArrowSource(Source):
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
         start = position or {"row": 0}
-        if not isinstance(start, dict) or not isinstance(start.get("row"), int):
+        row = start.get("row") if isinstance(start, dict) else None
+        if not isinstance(start, dict) or not isinstance(row, int):
             raise SourceError(f"{position!r} is no position in a table; start over with resume_from='none'")
         if self._digest is None:
             self._digest = _digest(self._table)
@@ -90,21 +91,17 @@ class ArrowSource(Source):
                 f"the data ({self._kind}) is not what it was when the checkpoint was taken, so resuming would not be "
                 "exact: give the same rows in the same order, such as by a query with ORDER BY; or start over with "
                 "resume_from='none'",
-                position=start["row"],
+                position=row,
             )
         timed = TimedBatches(self._event_time, self._policy, partition)
-        return _TableReader(self._table, self._columns, start["row"], self._digest, timed)
-
-    def describe(self) -> dict[str, Any]:
-        """See ``Source``."""
-        return {"type": "ArrowSource", "data": self._kind, "rows": self._table.num_rows}
+        return _TableReader(self._table, self._columns, row, self._digest, timed)
 
 
 class _TableReader(SourceReader):
-    def __init__(self, table: Any, columns: list[str], row: Any, digest: bytes, timed: TimedBatches) -> None:
+    def __init__(self, table: Any, columns: list[str], row: int, digest: bytes, timed: TimedBatches) -> None:
         self._table = table
         self._columns = columns
-        self._row: int = row
+        self._row = row
         self._digest = digest
         self._timed = timed
 

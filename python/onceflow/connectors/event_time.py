@@ -152,7 +152,7 @@ def millis_to_micros(millis: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int6
 
 
 def numpy_micros(array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Event times of a numpy array of datetime64, or of values as ``micros`` takes them; and which of them are times."""
+    """Event times of a numpy array of datetime64, or of what ``micros`` takes; and which of them are times."""
     if array.dtype.kind == "M" and not isinstance(array, np.ma.MaskedArray):
         found = array.astype("M8[us]")
         # NaT is not equal to itself; years beyond the range of microseconds wrap, and do not come back.

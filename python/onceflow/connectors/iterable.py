@@ -33,8 +33,8 @@ class IterableSource(Source):
     Args:
         records: A list or another sequence: it may grow from run to run, and what was read of it may not change. Or a
             function of the number of records before, which gives an iterable of those that follow, such as a generator
-            function: ``def numbers(position): yield from range(position, 100)``. It is called on the job's thread; where
-            a record takes long, let batches be small (``run(..., batch_size=...)``), or take a ``PollingSource``. Or an
+            function: ``def numbers(position): yield from range(position, 100)``. It runs on the job's thread; where a
+            record takes long, let batches be small (``run(..., batch_size=...)``), or take a ``PollingSource``. Or an
             iterator, which cannot be read again, so that the job can only be at_most_once.
         event_time: What gives the time of a record: the name of a member, or a function of it: ISO text (UTC without a
             zone), a datetime, or seconds since 1970.
@@ -88,11 +88,6 @@ class IterableSource(Source):
             return _IteratorReader(self._begun(start, digest), start, digest, timed, closes=True)
         return _IteratorReader(self._records, start, None, timed, closes=False)
 
-    def describe(self) -> dict[str, Any]:
-        """See ``Source``."""
-        kind = _named(self._records) if callable(self._records) else type(self._records).__name__
-        return {"type": "IterableSource", "records": kind}
-
     def _begun(self, start: int, digest: bytes | None) -> Iterator[Any]:
         """The records from a position on, if the one before it is the one that was read."""
         assert callable(self._records)
@@ -121,8 +116,8 @@ class _ListReader(SourceReader):
     def __init__(self, records: Sequence[Any], start: int, digest: bytes | None, timed: TimedBatches) -> None:
         if len(records) < start:
             raise SourceChangedError(
-                f"the list has {len(records)} records, and {start} of it were read before the checkpoint; give it as it "
-                "was, or start over with resume_from='none'",
+                f"the list has {len(records)} records, and {start} of it were read before the checkpoint; give it as "
+                "it was, or start over with resume_from='none'",
                 position=start,
             )
         self._digest = blake2b(digest_size=8)

@@ -61,21 +61,21 @@ class PollingSource(Source):
     """Records that a function gives for a position; one partition.
 
     Args:
-        poll: Called with the position, gives ``(records, next position)`` or a ``Polled``; None when there will never be
-            more. Positions are whatever msgpack can write, such as the highest id or a time. Called from one thread for
-            each run, one call at a time; what it raises stops the job.
+        poll: Called with the position, gives ``(records, next position)`` or a ``Polled``; None when there will never
+            be more. Positions are whatever msgpack can write, such as the highest id or a time. A run calls it from one
+            thread, one call at a time; what it raises stops the job.
         every: How long after a call the next one begins, unless that one has said that there is more.
         start: The first position.
-        event_time: What gives the time of a record: the name of a member or column, or a function; see ``CsvSource`` for
-            records and ``ParquetSource`` for columns.
+        event_time: What gives the time of a record: the name of a member or column, or a function; see ``CsvSource``
+            for records and ``ParquetSource`` for columns.
         on_malformed: What to do with records that have no valid time: ``"fail"``, ``"skip"`` (and count them), or
             ``"dead_letter"``.
         replayable: The function, called with a position again, gives again what followed it, from the first record on;
             it may end elsewhere. False: it cannot, as for the present reading of a meter; then the job can only be
             at_most_once.
         deterministic: True: the records are equal then, so that a damaged checkpoint can be worked around by reading
-            them again. None: that is not relied on, but those of a call that was handed out in part are compared where a
-            run resumes. False: nor are they compared, as for records with the time of the call in them.
+            them again. None: that is not relied on, but those of a call that was handed out in part are compared where
+            a run resumes. False: nor are they compared, as for records with the time of the call in them.
 
     Raises:
         ConfigurationError: Settings that cannot be.
@@ -132,11 +132,6 @@ class PollingSource(Source):
         return _PollingReader(
             poller, at, timed, caught_up=caught_up, is_whole=not self.replayable, compares=self._compares
         )
-
-    def describe(self) -> dict[str, Any]:
-        """See ``Source``."""
-        name = getattr(self._poll, "__name__", type(self._poll).__name__)
-        return {"type": "PollingSource", "poll": name, "every_s": self._every_s}
 
 
 class _Failed(NamedTuple):
@@ -277,8 +272,8 @@ class _PollingReader(SourceReader):
         self._add(records.slice(0, self._taken) if isinstance(records, Columns) else records[: self._taken])
         if self._compares and self._kept_digest is not None and self._digest.digest() != self._kept_digest:
             raise SourceChangedError(
-                f"called again with position {self._at!r}, the function gives other records than the {self._taken} that "
-                "were handed out before the checkpoint: it must give again what followed a position, in the same "
+                f"called again with position {self._at!r}, the function gives other records than the {self._taken} "
+                "that were handed out before the checkpoint: it must give again what followed a position, in the same "
                 "order. If they differ on purpose, give deterministic=False; to begin anew, start over with "
                 "resume_from='none'",
                 position=self._first + self._taken,

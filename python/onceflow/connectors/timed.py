@@ -24,7 +24,7 @@ class TimedBatches:
     """Makes batches of one partition.
 
     Args:
-        event_time: What gives the time of a record: the name of a member or column, or a function; None if nothing does.
+        event_time: What gives the time of a record: the name of a member or column, or a function; None: nothing does.
         policy: What becomes of records that have no valid time.
         partition: Its name.
     """
@@ -46,6 +46,7 @@ class TimedBatches:
         if self._event_time is None:
             return SourceBatch(records, first_record=first)
         rejections = Rejections(self._policy, self._partition)
+        kept: Batch
         if isinstance(records, Columns):
             kept, times = self._columns(records, first, rejections)
         else:
