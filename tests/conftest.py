@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from scheduling import pytest_xdist_make_scheduler  # noqa: F401 - a hook
 from services.kafka import KafkaBroker
+from services.mariadb import MariaDBServer
 from services.postgres import PostgresServer
 from services.process import ServerUnavailableError
 
@@ -89,3 +90,22 @@ def postgres_dsn(postgres: PostgresServer) -> Iterator[str]:
     """DSN of an empty database of the test's own, as its superuser."""
     with postgres.database(f"test_{secrets.token_hex(6)}") as dsn:
         yield dsn
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDBServer]:
+    """A real MariaDB server, one for all tests: ``mariadb_url`` is a database of one's own."""
+    try:
+        # What a crash of the machine would lose is no test's question.
+        server = MariaDBServer(settings={"innodb-flush-log-at-trx-commit": "2"})
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))
+    with server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb: MariaDBServer) -> Iterator[str]:
+    """URL of an empty database of the test's own."""
+    with mariadb.database(f"test_{secrets.token_hex(6)}") as url:
+        yield url
