@@ -70,9 +70,6 @@ class Checkpoints:
         #: Why a sink or the store could not do its part.
         self._error: BaseException | None = None
         self._aborted = False
-        #: Records, and bytes of them, that sinks hold for the checkpoint under way, until they have committed.
-        self.held = 0
-        self.held_bytes = 0
 
     # -- on the job's thread -------------------------------------------------------------------
 
@@ -92,8 +89,6 @@ class Checkpoints:
         self._home.check()
         pending = self._current()
         self._sealed = message.sealed
-        self.held = sum(sealed.held for sealed in message.sealed.values())
-        self.held_bytes = sum(sealed.held_bytes for sealed in message.sealed.values())
         for step_id, sealed in message.sealed.items():
             if sealed.learnt is not None:
                 pending.put_blob(f"{SINK_BLOB}{step_id}", sealed.learnt)
@@ -121,7 +116,6 @@ class Checkpoints:
         if not self._thread.poll(timeout_s):
             return None
         stats, self._pending = self._stats, None
-        self.held = self.held_bytes = 0
         return stats
 
     def close(self) -> None:

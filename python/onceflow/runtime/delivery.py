@@ -10,7 +10,8 @@ BufferedDelivery       written after the decision, once. A crash in between lose
 =====================  =======================================================================================
 
 ``prepare`` and ``commit`` run on the checkpoint thread, everything else on the job's thread: ``open_delivery``,
-``applied`` and ``recover`` before the first record, ``abort`` and ``close`` when the checkpoint thread has ended.
+``applied`` and ``recover`` before the first record, ``committed`` when all sinks have, ``abort`` and ``close`` when the
+checkpoint thread has ended.
 """
 
 from __future__ import annotations
@@ -50,13 +51,10 @@ class Sealed:
 
     Attributes:
         output: For ``prepare``, ``commit`` and ``abort``; None if there is none.
-        held, held_bytes: Records, and bytes of them, that are in memory until they are committed.
         learnt: See ``Delivery.snapshot``.
     """
 
     output: Any | None
-    held: int
-    held_bytes: int
     learnt: bytes | None
 
 
@@ -67,6 +65,9 @@ class Delivery(ABC):
     #: the sink says, or estimated.
     held = 0
     held_bytes = 0
+    #: The same of what was sealed and is not committed yet.
+    sealed = 0
+    sealed_bytes = 0
     #: What it makes visible is staged in the decision record before.
     stages = False
 
@@ -99,6 +100,10 @@ class Delivery(ABC):
 
     def abort(self, checkpoint_id: int, sealed: Any) -> None:  # noqa: B027
         """There was no decision."""
+
+    def committed(self) -> None:
+        """Nothing is held any more for the checkpoint that was sealed last."""
+        self.sealed = self.sealed_bytes = 0
 
     @abstractmethod
     def close(self) -> None:
@@ -268,9 +273,8 @@ def seal(deliveries: Mapping[str, Delivery], checkpoint_id: int, sealed: dict[st
     """
     for step_id, delivery in deliveries.items():
         with sink_errors(step_id, "seal"):
-            held, held_bytes = delivery.held, delivery.held_bytes
-            output = delivery.seal(checkpoint_id)
-            sealed[step_id] = Sealed(output, held, held_bytes, None)
+            delivery.sealed, delivery.sealed_bytes = delivery.held, delivery.held_bytes
+            sealed[step_id] = Sealed(delivery.seal(checkpoint_id), None)
             learnt = delivery.snapshot()
         if learnt is not None:
             sealed[step_id] = replace(sealed[step_id], learnt=learnt)

@@ -25,6 +25,7 @@ from onceflow.runtime.job_record import JobRecord
 from onceflow.runtime.late import warn_of_late
 from onceflow.runtime.messages import (
     Acknowledged,
+    Committed,
     Declined,
     Ended,
     Failed,
@@ -32,6 +33,7 @@ from onceflow.runtime.messages import (
     Idle,
     PieceTaken,
     Start,
+    Stop,
     StopAsked,
     Tally,
     Trigger,
@@ -164,7 +166,7 @@ class Job:
         self._recovered(plan)
         if restored is not None:
             # The run before may have been killed before it had told.
-            self._worker.completed(restored.id)
+            self._hear(self._worker.take(Committed(restored.id)))
         crash_point("recover.post_open")
         with stop_on_signals(self._interrupt), quick_switches():
             finished = self._loop()
@@ -228,7 +230,7 @@ class Job:
             self._check_replay()
             self._tell_progress()
             may_begin = not self._checkpoints.under_way and self._replay is None
-            if (self._worker.is_left and not self._interrupted) or (may_begin and self._is_due()):
+            if (self._worker.is_stopped and not self._interrupted) or (may_begin and self._is_due()):
                 self._start_checkpoint()
         if self._replay is not None and not self._replay.to_end:
             raise SourceError(
@@ -283,8 +285,8 @@ class Job:
         for message in messages:
             match message:
                 case PieceTaken():
-                    if self._must_leave():
-                        self._worker.leave()
+                    if self._must_stop():
+                        self._hear(self._worker.take(Stop()))
                 case Idle():
                     self._idle = True
                 case StopAsked():
@@ -301,7 +303,7 @@ class Job:
                     self._checkpoints.fail(described(error))
                     raise error
 
-    def _must_leave(self) -> bool:
+    def _must_stop(self) -> bool:
         """Looks up within a batch; true if the run ends within it, or if sinks hold too much for its rest."""
         self._poll()
         self._tell_progress()
@@ -334,10 +336,10 @@ class Job:
 
     def _holds_much(self) -> bool:
         """Whether all sinks together, for the checkpoint under way and for the next one, hold more than the bound."""
-        deliveries, sealed = self._deliveries.values(), self._checkpoints
+        deliveries = self._deliveries.values()
         return (
-            sum((delivery.held for delivery in deliveries), sealed.held) > _MAX_HELD_RECORDS
-            or sum((delivery.held_bytes for delivery in deliveries), sealed.held_bytes) > _MAX_HELD_BYTES
+            sum(delivery.held + delivery.sealed for delivery in deliveries) > _MAX_HELD_RECORDS
+            or sum(delivery.held_bytes + delivery.sealed_bytes for delivery in deliveries) > _MAX_HELD_BYTES
         )
 
     def _start_checkpoint(self, *, finished: bool = False, savepoint: str | None = None) -> None:
@@ -348,7 +350,7 @@ class Job:
         self._checkpoints.begin(savepoint)
 
     def _inject(self, message: Trigger) -> None:
-        self._hear(self._worker.trigger(message))
+        self._hear(self._worker.take(message))
 
     def _finish_checkpoint(self, *, finished: bool) -> None:
         """A last checkpoint, waited for."""
@@ -378,7 +380,7 @@ class Job:
         if stats is not None:
             self._last_checkpoint = stats.id
             self._completed += 1
-            self._worker.completed(stats.id)
+            self._hear(self._worker.take(Committed(stats.id)))
             self._tell(
                 CheckpointCompleted(stats, self._worker.records_in, self._worker.records_out, self._worker.late())
             )

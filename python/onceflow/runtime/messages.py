@@ -1,8 +1,8 @@
 """What a job and its worker tell each other.
 
-The job sends ``Start`` and ``Trigger``, and ``Worker.leave``. The worker answers by what its rounds yield, and goes on
-when the job asks for the next answer: so the job looks up between the pieces of a batch, and decides what comes next.
-An error of the worker is an answer as well.
+The job sends ``Start``, ``Trigger``, ``Committed`` and ``Stop``. The worker answers by what its rounds, and ``take`` of
+a message, yield, and goes on when the job asks for the next answer: so the job looks up between the pieces of a batch,
+and decides what comes next. An error of the worker is an answer as well.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from onceflow.types import Plain, Until
 
 __all__ = [
     "Acknowledged",
+    "Committed",
     "Declined",
     "Ended",
     "Failed",
@@ -24,8 +25,10 @@ __all__ = [
     "Idle",
     "PieceTaken",
     "Start",
+    "Stop",
     "StopAsked",
     "Tally",
+    "ToWorker",
     "Trigger",
 ]
 
@@ -80,12 +83,33 @@ class Trigger:
     now_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A checkpoint is complete: decided, and all sinks have committed its output.
+
+    Sources may tell others how far the job is, and sinks hold nothing for it any more.
+
+    Attributes:
+        checkpoint_id: Which: that of the last cut, or of the start.
+    """
+
+    checkpoint_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop where ``PieceTaken`` was said: if the run goes on, the rest of the round comes after the next trigger."""
+
+
+ToWorker: TypeAlias = Trigger | Committed | Stop
+
+
 # -- from the worker -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class PieceTaken:
-    """A piece of a batch, or of a round, was processed: here the round can be left."""
+    """A piece of a batch, or of a round, was processed: here the round can be stopped."""
 
 
 @dataclass(frozen=True, slots=True)

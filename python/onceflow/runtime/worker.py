@@ -25,6 +25,7 @@ from onceflow.runtime.channel import BarrierEvent, BatchEvent, Event
 from onceflow.runtime.delivery import Delivery, Sealed, seal
 from onceflow.runtime.messages import (
     Acknowledged,
+    Committed,
     Declined,
     Ended,
     Failed,
@@ -32,8 +33,10 @@ from onceflow.runtime.messages import (
     Idle,
     PieceTaken,
     Start,
+    Stop,
     StopAsked,
     Tally,
+    ToWorker,
     Trigger,
 )
 from onceflow.runtime.origins import dead_letters, positions_told
@@ -106,8 +109,8 @@ class Worker:
         self._is_replayable = all(step.source.replayable for step in graph.sources())
         self._can_be_cut = self._is_replayable and not any(step.goes_by_batches for step in graph.operators())
         self._pace = Pace()
-        #: The round is left within a batch, or between two of them.
-        self._is_left = False
+        #: The round was stopped within a batch, or between two of them.
+        self._is_stopped = False
         #: A barrier has come there: the next round is the rest of it.
         self._goes_back = False
         #: Records of the batch that is processed now, if it must be processed to its end.
@@ -229,17 +232,23 @@ class Worker:
             if task.is_behind:
                 task.go_back()
 
-    def leave(self) -> None:
-        """Said at ``PieceTaken``: the rest of the round comes after the next trigger."""
-        self._is_left = True
-
     @property
-    def is_left(self) -> bool:
-        """Whether the last round was left before its end."""
-        return self._is_left
+    def is_stopped(self) -> bool:
+        """Whether the last round was stopped before its end."""
+        return self._is_stopped
 
-    def trigger(self, message: Trigger) -> Iterator[FromWorker]:
-        """Puts a barrier behind the last batch of each task, and takes what lies before it; then the cut comes."""
+    def take(self, message: ToWorker) -> Iterator[FromWorker]:
+        """Does what a message of the job says, also within a round, between two of its answers."""
+        match message:
+            case Trigger():
+                yield from self._trigger(message)
+            case Committed():
+                yield from self._committed(message)
+            case Stop():
+                self._is_stopped = True
+
+    def _trigger(self, message: Trigger) -> Iterator[FromWorker]:
+        """Puts a barrier after the last batch of each task, and takes what lies before it; then the cut comes."""
         self._cutting, self._sealed = message.checkpoint, {}
         try:
             live = self._turns.live
@@ -252,21 +261,27 @@ class Worker:
                 yield from self._consume()
             else:
                 yield self._cut()
-            self._goes_back, self._is_left = self._is_left, False
+            self._goes_back, self._is_stopped = self._is_stopped, False
         except Exception as error:
             yield Declined(message.checkpoint.id, self._sealed, error)
+
+    def _committed(self, message: Committed) -> Iterator[FromWorker]:
+        """Sinks hold nothing for the last cut any more, and sources may tell others how far the job is."""
+        try:
+            for delivery in self._deliveries.values():
+                delivery.committed()
+            for step_id, tasks in self._by_source.items():
+                positions = {task.partition: self._cut_positions[task.name]["position"] for task in tasks}
+                with source_errors(step_id):
+                    source = tasks[0].step.source
+                    source.on_checkpoint_complete(message.checkpoint_id, positions, self._contexts[step_id])
+        except Exception as error:
+            yield Failed(error)
 
     def wait(self, longest_s: float) -> None:
         """Nothing was there to read: until there may be something, or somebody wakes it; for so long at most."""
         again_s = self._turns.look_again_s(self._clock.monotonic(), looks=self._looks)
         self._wake.wait(min(longest_s, again_s))
-
-    def completed(self, checkpoint_id: int) -> None:
-        """The checkpoint of the last cut is complete: sources may tell others how far the job is."""
-        for step_id, tasks in self._by_source.items():
-            positions = {task.partition: self._cut_positions[task.name]["position"] for task in tasks}
-            with source_errors(step_id):
-                tasks[0].step.source.on_checkpoint_complete(checkpoint_id, positions, self._contexts[step_id])
 
     def end(self) -> Iterator[FromWorker]:
         """All sources have ended: operators emit what is left."""
@@ -317,9 +332,9 @@ class Worker:
             while len(task.channel) and not aligner.is_blocked(number):
                 event = task.channel.pop()
                 if isinstance(event, BatchEvent):
-                    if not self._is_left and number and self._is_replayable:
+                    if not self._is_stopped and number and self._is_replayable:
                         yield PieceTaken()
-                    if self._is_left:
+                    if self._is_stopped:
                         continue  # It is read again.
                     actions = aligner.receive(number, event)
                 elif isinstance(event, BarrierEvent):
@@ -365,7 +380,7 @@ class Worker:
             if start == total:
                 break
             yield PieceTaken()
-            if self._is_left:
+            if self._is_stopped:
                 return
         self.finishing = 0
         with positions_told(task, batch):
