@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import disjoint_base
 
+from onceflow.types import ColumnType, KeyElementType, Operation
+
 __all__ = [
     "CRASH_POINTS",
     "AlignerAction",
@@ -187,7 +189,9 @@ class StateBackend:
     def key_groups(self) -> int: ...
     @property
     def recovery(self) -> Recovery: ...
-    def table(self, name: str, *, key: str | Sequence[str], columns: Mapping[str, str]) -> Table:
+    def table(
+        self, name: str, *, key: KeyElementType | Sequence[KeyElementType], columns: Mapping[str, ColumnType]
+    ) -> Table:
         """The table of this name: the restored one, or a new one.
 
         Args:
@@ -282,9 +286,9 @@ class TableSchema:
     """Types of a table's key and columns."""
 
     @property
-    def key(self) -> str | tuple[str, ...]: ...
+    def key(self) -> KeyElementType | tuple[KeyElementType, ...]: ...
     @property
-    def columns(self) -> dict[str, str]: ...
+    def columns(self) -> dict[str, ColumnType]: ...
 
 @final
 class Table:
@@ -309,7 +313,7 @@ class Table:
     @property
     def schema(self) -> TableSchema: ...
     def __len__(self) -> int: ...
-    def update(self, keys: _Keys, updates: Mapping[str, tuple[str, _Values]]) -> None:
+    def update(self, keys: _Keys, updates: Mapping[str, tuple[Operation, _Values]]) -> None:
         """Several columns in one pass: ``{"sum": ("add", values), "count": ("count", None)}``.
 
         Operations: add, min, max, first, last (= put), count (adds one to an integer column for
@@ -493,7 +497,9 @@ class VerifyReport:
     @property
     def damage(self) -> list[tuple[int | None, str]]: ...
 
-def key_group(key: int | str | bytes | tuple[Any, ...], key_type: str | Sequence[str], key_groups: int) -> int:
+def key_group(
+    key: int | str | bytes | tuple[Any, ...], key_type: KeyElementType | Sequence[KeyElementType], key_groups: int
+) -> int:
     """The key group that a key belongs to."""
 
 # ---- deduplicator (owner: sequence) ------------------------------------------------------

@@ -31,6 +31,11 @@ LAST_MICROS: Micros = 253_402_300_799_999_999
 BEGINNING_OF_TIME: Micros = -(1 << 63)
 END_OF_TIME: Micros = (1 << 63) - 1
 
+#: Types of a key's elements, and of columns, in a table of state; and what an update does to a column.
+KeyElementType: TypeAlias = Literal["i64", "u64", "str", "bytes"]
+ColumnType: TypeAlias = Literal["i64", "u64", "f64", "f32", "u32", "bool", "bytes"]
+Operation: TypeAlias = Literal["add", "min", "max", "first", "last", "put", "count"]
+
 #: What is done where a dataflow is not as its state has it.
 Change: TypeAlias = Literal["drop", "empty", "widen"]
 

@@ -65,7 +65,7 @@ from onceflow.sinks import SinkWriter
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.state import ListState, MapState, Processor, ValueState
 from onceflow.testing import TestingSource, TransactionalTestingSink
-from onceflow.types import Plain
+from onceflow.types import KeyElementType, Plain
 from onceflow.windows import Tumbling
 
 
@@ -155,7 +155,7 @@ def backend() -> None:
         assert_type(table.get_distinct([1]), tuple[Rows, npt.NDArray[np.int64]])
         assert_type(table.get([1]).found, npt.NDArray[np.bool_])
         assert_type(table.get([1]).columns, dict[str, Any])
-        assert_type(table.schema.key, str | tuple[str, ...])
+        assert_type(table.schema.key, KeyElementType | tuple[KeyElementType, ...])
 
         pending = backend.checkpoint({"input": 42, "file": "a:7", "token": b"x"}, savepoint="before the change")
         assert_type(pending, PendingCheckpoint)

@@ -19,6 +19,7 @@ from onceflow.operators.keys import (
     key_type_of,
     other_keys,
 )
+from onceflow.types import ColumnType
 
 __all__ = ["KeyTable"]
 
@@ -33,7 +34,9 @@ class KeyTable:
         columns: Name and type of each column.
     """
 
-    def __init__(self, backend: StateBackend, step_id: str, key_type: AgreedType, columns: Mapping[str, str]) -> None:
+    def __init__(
+        self, backend: StateBackend, step_id: str, key_type: AgreedType, columns: Mapping[str, ColumnType]
+    ) -> None:
         self._backend = backend
         self._step_id = step_id
         self._columns = dict(columns)

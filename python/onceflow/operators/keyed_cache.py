@@ -11,7 +11,7 @@ from onceflow.operators.base import OperatorContext
 from onceflow.operators.key_table import KeyTable
 from onceflow.operators.keyed import KeyedStep
 from onceflow.operators.keys import AgreedType, key_order
-from onceflow.types import BEGINNING_OF_TIME, Batch, Micros
+from onceflow.types import BEGINNING_OF_TIME, Batch, ColumnType, Micros
 
 __all__ = ["CachedStep", "KeyedCache"]
 
@@ -32,7 +32,9 @@ class KeyedCache:
     ) -> None:
         self._context = context
         self._expires = expires
-        columns = {"value": "bytes"} if expires is None else {"value": "bytes", "expires": "i64"}
+        columns: dict[str, ColumnType] = {"value": "bytes"}
+        if expires is not None:
+            columns["expires"] = "i64"
         self.table = KeyTable(context.backend, context.step_id, key_type, columns)
         self.values: dict[Any, Any] = {}
         self.changed: set[Any] = set()

@@ -10,6 +10,7 @@ import numpy as np
 from onceflow._native import Rows, StateBackend
 from onceflow.operators.keys import key_list
 from onceflow.operators.values import pick
+from onceflow.types import ColumnType
 
 __all__ = ["InexactError", "TableChange"]
 
@@ -36,7 +37,9 @@ class TableChange:
         InexactError: A column cannot be widened without changing a value.
     """
 
-    def __init__(self, backend: StateBackend, name: str, columns: Mapping[str, str], kept: Iterable[str]) -> None:
+    def __init__(
+        self, backend: StateBackend, name: str, columns: Mapping[str, ColumnType], kept: Iterable[str]
+    ) -> None:
         self._backend = backend
         self._name = name
         self._columns = dict(columns)

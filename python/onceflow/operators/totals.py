@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +25,21 @@ from onceflow.graph.partitioning import KeyType
 from onceflow.operators.folds import fold, quotient
 from onceflow.operators.keys import can_be_written, key_list
 from onceflow.operators.values import RefusedValueError, Values, is_nan, pick
+from onceflow.types import ColumnType, KeyElementType, Operation
 
 __all__ = ["Totals", "cells_of", "columns_of"]
 
 #: Types whose values every codec takes.
 _LEAVES = frozenset({bool, int, float, bytes, date, timedelta, Decimal})
 
-_OPERATIONS = {"sum": "add", "mean": "add", "min": "min", "max": "max", "first": "first", "last": "last"}
+_OPERATIONS: dict[str, Operation] = {
+    "sum": "add",
+    "mean": "add",
+    "min": "min",
+    "max": "max",
+    "first": "first",
+    "last": "last",
+}
 
 
 class Totals:
@@ -53,7 +61,7 @@ class Totals:
         self._codec = codec
         self._name = name
         self._aggregates = aggregates
-        self._columns: dict[str, str] = {}
+        self._columns: dict[str, ColumnType] = {}
         self._beside: dict[str, Table] = {}
         self.table: Table | None = None
         tables = backend.tables()
@@ -81,13 +89,14 @@ class Totals:
         """
         if self.table is None:
             self._columns = columns_of(self._aggregates, values)
-            self.table = self._backend.table(self._name, key=key_type, columns=self._columns)
-        together: dict[str, tuple[str, Any]] = {}
-        apart: list[tuple[npt.NDArray[np.int64], dict[str, tuple[str, Any]]]] = []
+            native = cast("KeyElementType | tuple[KeyElementType, ...]", key_type)
+            self.table = self._backend.table(self._name, key=native, columns=self._columns)
+        together: dict[str, tuple[Operation, Any]] = {}
+        apart: list[tuple[npt.NDArray[np.int64], dict[str, tuple[Operation, Any]]]] = []
         folded: list[tuple[str, Values]] = []
         for result, aggregate in self._aggregates.items():
             read = values.get(result)
-            updates: dict[str, tuple[str, Any]] = {}
+            updates: dict[str, tuple[Operation, Any]] = {}
             if aggregate.kind == "count":
                 updates[result] = ("count", None)
             elif aggregate.kind == "mean":
@@ -122,7 +131,7 @@ class Totals:
             return read.values
         return None if aggregate.type is None else _converted(aggregate, read)
 
-    def _apply(self, keys: Any, updates: dict[str, tuple[str, Any]], values: Mapping[str, Values]) -> None:
+    def _apply(self, keys: Any, updates: dict[str, tuple[Operation, Any]], values: Mapping[str, Values]) -> None:
         """Updates the table; what it says does not fit into a cell goes beside it instead."""
         assert self.table is not None
         try:
@@ -254,14 +263,14 @@ def _named(result: str) -> Iterator[None]:
         raise
 
 
-def columns_of(aggregates: Mapping[str, Aggregate], values: Mapping[str, Values]) -> dict[str, str]:
+def columns_of(aggregates: Mapping[str, Aggregate], values: Mapping[str, Values]) -> dict[str, ColumnType]:
     """The columns of a table of totals and their types.
 
     Args:
         aggregates: By the name of the result.
         values: What the first batch has for them; of those that it does not have nothing is known.
     """
-    columns: dict[str, str] = {}
+    columns: dict[str, ColumnType] = {}
     for result, aggregate in aggregates.items():
         if aggregate.kind == "count":
             columns[result] = "i64"
@@ -271,7 +280,7 @@ def columns_of(aggregates: Mapping[str, Aggregate], values: Mapping[str, Values]
             read = values.get(result)
             # Where nothing is known yet numbers are most likely.
             is_known = read is not None and len(read.values) > 0
-            unknown = "bytes" if is_known or aggregate.kind in ("first", "last") else "i64"
+            unknown: ColumnType = "bytes" if is_known or aggregate.kind in ("first", "last") else "i64"
             columns[result] = aggregate.type or (None if read is None else read.kind) or unknown
     return columns
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onceflow.aggregates import NumberType
 from onceflow.columns import Columns, to_list
 from onceflow.types import Batch
 
@@ -52,7 +53,7 @@ class Values:
     """
 
     values: Any
-    kind: str | None
+    kind: NumberType | None
     rows: npt.NDArray[np.int64] | None = None
 
     def row(self, index: int) -> int:

@@ -21,7 +21,7 @@ from onceflow.operators.keys import other_keys
 from onceflow.operators.table_columns import InexactError, TableChange
 from onceflow.operators.totals import cells_of, columns_of
 from onceflow.runtime.job_record import WATERMARKS_BLOB, JobRecord
-from onceflow.types import Change, Plain, StateChange
+from onceflow.types import Change, ColumnType, Plain, StateChange
 
 __all__ = ["agreed_without", "evolve", "without"]
 
@@ -155,7 +155,7 @@ def _retyped(backend: StateBackend, graph: Graph) -> Iterator[StateChange]:
 
 def _rebuilt(
     backend: StateBackend, graph: Graph, changes: Iterable[StateChange]
-) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+) -> Iterator[tuple[str, dict[str, ColumnType], list[str]]]:
     """Names of the tables whose columns change, what these are to be, and which of them are kept."""
     actions = {(change.step_id, change.result): change.action for change in changes}
     steps = {change.step_id for change in changes}
@@ -164,7 +164,7 @@ def _rebuilt(
         for name in (step_id, other_keys(step_id)) if step_id in steps else ():
             if name not in tables:
                 continue
-            columns: dict[str, str] = {}
+            columns: dict[str, ColumnType] = {}
             kept: list[str] = []
             for result, aggregate in aggregates.items():
                 match actions.get((step_id, result)):
