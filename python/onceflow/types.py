@@ -58,7 +58,7 @@ class Guarantee(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
-        raise ConfigurationError(f"guarantee is {value!r}; it is one of {', '.join(cls)}")
+        raise ConfigurationError(f"guarantee is {value!r}; it is one of {', '.join(cls)}", setting="guarantee")
 
 
 @dataclass(frozen=True, slots=True)

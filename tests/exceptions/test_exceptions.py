@@ -21,6 +21,7 @@ VALUES = {
     "int | str": "seven",
     "ProducerState": ProducerState.READY,
     "tuple[str, ...]": ("a", "b"),
+    "Plain": 7,
     "Mapping[str, str]": {"a": "drop"},
 }
 

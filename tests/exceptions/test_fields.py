@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pickle
 import subprocess
@@ -12,13 +13,18 @@ import numpy as np
 import pytest
 
 import onceflow as of
-from onceflow._native import StateBackend
+from onceflow._native import BarrierAligner, CheckpointCoordinator, Deduplicator, StateBackend
 from onceflow.connectors.files import CsvSink, CsvSource
+from onceflow.connectors.log import LogSink
 from onceflow.exceptions import (
+    CapacityExceededError,
     CheckpointNotFoundError,
+    CheckpointStateError,
+    ConfigurationError,
     DataflowChangedError,
     DeliveryGuaranteeError,
     FencedError,
+    IllegalGenerationError,
     InvalidTransactionStateError,
     LogTimeoutError,
     MalformedRecordError,
@@ -29,7 +35,9 @@ from onceflow.exceptions import (
     SinkError,
     SourceChangedError,
     SourceError,
+    StoreFormatError,
     StoreLockedError,
+    StoreMismatchError,
     TopicExistsError,
     UnknownMemberError,
     UnknownNameError,
@@ -37,7 +45,7 @@ from onceflow.exceptions import (
     UserFunctionError,
 )
 from onceflow.log import Consumer, Log, Producer, ProducerState, TopicPartition
-from onceflow.sinks import PlainSink, SinkWriter
+from onceflow.sinks import Committable, PlainSink, SinkContext, SinkWriter
 from onceflow.testing import TestingSource, TransactionalTestingSink
 
 
@@ -252,6 +260,134 @@ def test_a_step_that_is_gone(state):
     error = raised(DataflowChangedError, lambda: of.run(flow(None), state, resume_from=1))
     assert error.step_ids == ("totals",)
     assert error.on_change == {"totals": "drop"}
+
+
+# ---- bounds, settings and steps that do not fit -----------------------------------------------------
+
+
+def test_a_bound_that_would_be_passed(state, log):
+    """Which setting to raise, and how far."""
+    with StateBackend.open(state, max_state_bytes=1 << 16) as backend:
+        table = backend.table("t", key="i64", columns={"n": "i64"})
+        keys = np.arange(100_000)
+        error = raised(CapacityExceededError, lambda: table.put(keys, n=keys))
+        assert (error.setting, error.limit) == ("max_state_bytes", 1 << 16)
+        assert error.needed > error.limit
+    dedupe = Deduplicator(max_producers=2)
+    error = raised(CapacityExceededError, lambda: dedupe.check_many([1, 2, 3], [0, 0, 0], [0, 0, 0], [0, 0, 0]))
+    assert (error.setting, error.needed, error.limit) == ("max_producers", 3, 2)
+    aligner = BarrierAligner(2, max_buffered_bytes=1000)
+    aligner.barrier(0, 1, created_s=0.0, now_s=0.0)
+    error = raised(CapacityExceededError, lambda: aligner.receive(0, "x", size_bytes=5000))
+    assert (error.setting, error.limit) == ("max_buffered_bytes", 1000)
+    assert error.needed > 5000
+
+
+def test_a_directory_of_another_job(state, tmp_path):
+    """What it holds instead: a tool that opens whatever it finds."""
+    StateBackend.open(state, job="mine", key_groups=16).close()
+    error = raised(StoreMismatchError, lambda: StateBackend.open(state, job="other"))
+    assert (error.setting, error.stored, error.given) == ("job", "mine", "other")
+    error = raised(StoreMismatchError, lambda: StateBackend.open(state, job="mine", key_groups=32))
+    assert (error.setting, error.stored, error.given) == ("key_groups", "16", "32")
+    error = raised(StoreMismatchError, lambda: Log.open(state))
+    assert error.setting == "kind"
+
+
+def test_a_directory_of_a_newer_version(state):
+    """How new a version is needed."""
+    StateBackend.open(state).close()
+    path = state / "manifest.json"
+    manifest = json.loads(path.read_text())
+    newest, manifest["format"] = manifest["format"], 99
+    path.write_text(json.dumps(manifest))
+    error = raised(StoreFormatError, lambda: StateBackend.open(state))
+    assert (error.version, error.newest) == (99, newest)
+
+
+def test_a_checkpoint_that_is_in_another_state(state):
+    """Which one it is about."""
+    with StateBackend.open(state) as backend:
+        pending = backend.begin_checkpoint()
+        assert raised(CheckpointStateError, pending.wait).checkpoint == pending.id
+        pending.abort()
+        assert raised(CheckpointStateError, lambda: pending.put_blob("b", b"")).checkpoint == pending.id
+        newest = backend.checkpoint().wait().id
+        assert raised(CheckpointStateError, lambda: backend.delete_checkpoint(newest)).checkpoint == newest
+    coordinator = CheckpointCoordinator(["task"], ["sink"])
+    coordinator.trigger(3, now_s=0.0)
+    assert raised(CheckpointStateError, lambda: coordinator.trigger(2, now_s=0.0)).checkpoint == 2
+    assert raised(CheckpointStateError, lambda: coordinator.acknowledge("task", 4, now_s=0.0)).checkpoint == 4
+    assert raised(CheckpointStateError, lambda: coordinator.prepared("sink", 3)).checkpoint == 3
+
+
+def test_a_generation_that_is_over(log):
+    """Which one the member is to take up."""
+    log.native.join_group("g", "m", ["one"], now_ms=0)
+    generation, _ = log.native.join_group("g", "other", ["one"], now_ms=0)
+    generation, _ = log.native.sync_group("g", "m", generation - 1, now_ms=0)
+    error = raised(IllegalGenerationError, lambda: log.native.sync_group("g", "m", generation - 1, now_ms=0))
+    assert (error.group, error.member) == ("g", "m")
+    assert (error.generation, error.current_generation) == (generation - 1, generation)
+    owner, foreign = ("m", "other") if ("one", 0) in log.native.groups()[0].members[0].partitions else ("other", "m")
+    error = raised(
+        IllegalGenerationError,
+        lambda: log.native.commit_offsets("g", [("one", 0, 0, "")], now_ms=0, member=foreign, generation=generation),
+    )
+    assert owner != error.member == foreign
+    assert error.generation == error.current_generation == generation
+
+
+def test_records_that_are_too_old(log):
+    """Their sequence; nothing that would have followed is to blame."""
+    producer = log.native.init_producer(None, now_ms=0)
+    for sequence in range(7):
+        log.native.append([("one", 0, sequence, [b"a"])], now_ms=0, producer=producer)
+    error = raised(
+        OutOfOrderSequenceError, lambda: log.native.append([("one", 0, 0, [b"a"])], now_ms=0, producer=producer)
+    )
+    assert (error.expected, error.got) == (None, 0)
+
+
+def test_an_argument_that_cannot_be(state, log):
+    """Which one, of a program that was given all of them by somebody else."""
+    flow = of.Dataflow("settings")
+    flow.source("numbers", TestingSource([1])).sink("out", TransactionalTestingSink())
+    assert raised(ConfigurationError, lambda: of.run(flow, state, batch_size=0)).setting == "batch_size"
+    assert raised(ConfigurationError, lambda: of.run(flow, state, guarantee="twice")).setting == "guarantee"
+    assert raised(ConfigurationError, lambda: Producer(log, max_buffered_bytes=0)).setting == "max_buffered_bytes"
+    assert raised(ConfigurationError, lambda: Deduplicator(window=0)).setting == "window"
+    of.run(flow, state, batch_size=10)
+    error = raised(ConfigurationError, lambda: of.run(flow, state, batch_size=20))
+    assert (error.setting, error.stored) == ("batch_size", 10)
+
+
+def test_a_job_that_was_replaced_in_its_log(log, tmp_path):
+    """Which epoch writes there now: known from the marker, where only the producer was refused."""
+
+    def opened(epoch):
+        return LogSink(log, "one").open(SinkContext("job", "out", epoch, 1, run=f"run {epoch}"))
+
+    older = opened(3)
+    older.recover([])
+    older.write([b"1"])
+    sealed = older.seal(1)
+    decided = Committable(1, older.prepare(1, sealed))
+    producer = older._destination._producer
+    newer = opened(4)
+    newer.recover([])
+    older._destination._producer = producer
+
+    def commit():
+        with older._destination._errors():
+            producer.begin_transaction(now_ms=0)
+            producer.produce("one", [b"v"], now_ms=0)
+            producer.commit_transaction(now_ms=0)
+
+    error = raised(FencedError, commit)
+    assert (error.epoch, error.newer_epoch) == (3, 4)
+    error = raised(FencedError, lambda: older.commit(decided))
+    assert (error.epoch, error.newer_epoch) == (3, 4)
 
 
 class Broken(PlainSink):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from onceflow.types import Plain
 
 __all__ = [
     "ConfigurationError",
@@ -26,9 +29,19 @@ class OnceflowError(Exception):
 
 
 class ConfigurationError(OnceflowError, ValueError):
-    """An argument or a combination of settings that cannot be; the text says what can."""
+    """An argument or a combination of settings that cannot be; the text says what can.
+
+    Attributes:
+        setting: The name of the argument, where it is one alone.
+        stored: What the job was started with, where that is not to change.
+    """
 
     kind = "invalid_argument"
+
+    def __init__(self, message: str = "", *, setting: str | None = None, stored: Plain = None) -> None:
+        super().__init__(message)
+        self.setting = setting
+        self.stored = stored
 
 
 class DeliveryGuaranteeError(ConfigurationError):
@@ -44,7 +57,7 @@ class DeliveryGuaranteeError(ConfigurationError):
     kind = "delivery_guarantee"
 
     def __init__(self, message: str = "", *, guarantee: str | None = None, step_id: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message, setting="guarantee")
         self.guarantee = guarantee
         self.step_id = step_id
 

@@ -119,7 +119,7 @@ class OutOfOrderSequenceError(LogError):
     """A batch does not follow the producer's batches before it, or is too old to be recognised.
 
     Attributes:
-        expected: The sequence that would have followed.
+        expected: The sequence that would have followed; None where that is not what is wrong.
         got: The one of the batch.
     """
 
@@ -190,9 +190,29 @@ class UnknownMemberError(GroupFencedError):
 
 
 class IllegalGenerationError(GroupFencedError):
-    """The call is of an older generation, or for a partition that is another member's now."""
+    """The call is of an older generation, or for a partition that is another member's now.
+
+    Attributes:
+        group: Its name.
+        member: Id of the member.
+        generation: Of the call.
+        current_generation: The one that the member has taken up; the same where only the partition is wrong.
+    """
 
     kind = "illegal_generation"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        group: str | None = None,
+        member: str | None = None,
+        generation: int | None = None,
+        current_generation: int | None = None,
+    ) -> None:
+        super().__init__(message, group=group, member=member)
+        self.generation = generation
+        self.current_generation = current_generation
 
 
 class BufferFullError(LogError, BufferError):

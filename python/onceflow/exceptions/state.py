@@ -72,9 +72,23 @@ class SchemaMismatchError(StateError):
 
 
 class CapacityExceededError(StateError):
-    """A bound in bytes or entries would be passed; the text names the setting."""
+    """A bound in bytes or entries would be passed; the text says what can be done.
+
+    Attributes:
+        setting: The one that raises the bound; None also where nothing does.
+        needed: Bytes or entries that there would be.
+        limit: The bound.
+    """
 
     kind = "capacity_exceeded"
+
+    def __init__(
+        self, message: str = "", *, setting: str | None = None, needed: int | None = None, limit: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.setting = setting
+        self.needed = needed
+        self.limit = limit
 
 
 class SerializationError(StateError):

@@ -52,15 +52,39 @@ class StoreLockedError(StoreError):
 
 
 class StoreFormatError(StoreError):
-    """The directory was written by a newer or unknown format."""
+    """The directory was written by a newer or unknown format.
+
+    Attributes:
+        version: Of the format that was found.
+        newest: The newest version that can be read.
+    """
 
     kind = "store_format"
 
+    def __init__(self, message: str = "", *, version: int | None = None, newest: int | None = None) -> None:
+        super().__init__(message)
+        self.version = version
+        self.newest = newest
+
 
 class StoreMismatchError(StoreError):
-    """The directory belongs to another job or has other settings."""
+    """The directory belongs to another job or has other settings.
+
+    Attributes:
+        setting: Which one: ``job``, ``key_groups``, ``order`` of a deduplicator, or ``kind`` of the directory.
+        stored: Its value, as a text.
+        given: What the directory was opened with instead, as a text.
+    """
 
     kind = "store_mismatch"
+
+    def __init__(
+        self, message: str = "", *, setting: str | None = None, stored: str | None = None, given: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.setting = setting
+        self.stored = stored
+        self.given = given
 
 
 class StoreMissingError(StoreError):

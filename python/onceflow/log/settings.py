@@ -77,6 +77,11 @@ def check_log(client: Literal["Producer", "Consumer"], given: Any) -> None:
     )
 
 
+def refusal(name: str, given: Any, advice: str) -> ConfigurationError:
+    """The error of one argument; its name may stand after that of its method."""
+    return ConfigurationError(f"{name} is {given!r}; {advice}", setting=name.rpartition(": ")[2])
+
+
 def check_whole(name: str, given: Any, least: int = 1) -> None:
     """Refuses what is not a whole number of some size.
 
@@ -84,7 +89,7 @@ def check_whole(name: str, given: Any, least: int = 1) -> None:
         ConfigurationError: Names the setting.
     """
     if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= _MOST:
-        raise ConfigurationError(f"{name} is {given!r}; give a whole number from {least} on")
+        raise refusal(name, given, f"give a whole number from {least} on")
 
 
 def check_seconds(name: str, given: Any, *, above: bool = False, most: float = math.inf) -> None:
@@ -95,9 +100,9 @@ def check_seconds(name: str, given: Any, *, above: bool = False, most: float = m
     """
     number = isinstance(given, (int, float)) and not isinstance(given, bool)
     if not number or not (given > 0 if above else given >= 0) or not (given <= _MOST or given == math.inf):
-        raise ConfigurationError(f"{name} is {given!r}; give seconds, {'above 0' if above else '0 or more'}")
+        raise refusal(name, given, f"give seconds, {'above 0' if above else '0 or more'}")
     if given > most:
-        raise ConfigurationError(f"{name} is {given!r}; give at most {int(most)} seconds")
+        raise refusal(name, given, f"give at most {int(most)} seconds")
 
 
 def check_name(name: str, given: Any) -> None:
@@ -107,7 +112,7 @@ def check_name(name: str, given: Any) -> None:
         ConfigurationError: Names the setting.
     """
     if given is not None and not isinstance(given, str):
-        raise ConfigurationError(f"{name} is {given!r}; give a str, or None")
+        raise refusal(name, given, "give a str, or None")
 
 
 def check_timeout(name: str, given: Any) -> None:
@@ -120,7 +125,7 @@ def check_timeout(name: str, given: Any) -> None:
         return
     number = isinstance(given, (int, float, np.integer)) and not isinstance(given, bool)
     if not number or not (given <= _MOST or given == math.inf):
-        raise ConfigurationError(f"{name} is {given!r}; give seconds, such as 1.0")
+        raise refusal(name, given, "give seconds, such as 1.0")
 
 
 def check_number(name: str, given: Any) -> int:
@@ -130,7 +135,7 @@ def check_number(name: str, given: Any) -> int:
         ConfigurationError: It is something else; names the argument.
     """
     if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, np.integer)):
-        raise ConfigurationError(f"{name} is {given!r}; give an int")
+        raise refusal(name, given, "give an int")
     return int(given)
 
 
@@ -141,7 +146,7 @@ def check_items(name: str, given: Any, kind: type[_T], example: str) -> list[_T]
         ConfigurationError: Names the argument, and shows what to give.
     """
     if not isinstance(given, Iterable) or isinstance(given, (str, bytes)):
-        raise ConfigurationError(f"{name} is {given!r}; give a list, such as {example}")
+        raise refusal(name, given, f"give a list, such as {example}")
     items = list(given)
     for item in items:
         if not isinstance(item, kind):
@@ -156,7 +161,7 @@ def check_callback(name: str, given: Any) -> None:
         ConfigurationError: Names the argument.
     """
     if given is not None and not callable(given):
-        raise ConfigurationError(f"{name} is {given!r}; give a function, or None")
+        raise refusal(name, given, "give a function, or None")
 
 
 def check_clock(name: str, given: Any) -> None:
@@ -166,7 +171,7 @@ def check_clock(name: str, given: Any) -> None:
         ConfigurationError: Names the argument.
     """
     if given is not None and not all(callable(getattr(given, of, None)) for of in ("monotonic", "now")):
-        raise ConfigurationError(f"{name} is {given!r}; give a Clock, such as SystemClock(), or None")
+        raise refusal(name, given, "give a Clock, such as SystemClock(), or None")
 
 
 def told(error: Exception) -> OnceflowError:

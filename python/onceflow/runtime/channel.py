@@ -64,7 +64,11 @@ class Channel:
             CapacityExceededError: It is full: the task was asked before what it had read was taken.
         """
         if len(self._events) >= _CAPACITY:
-            raise CapacityExceededError(f"a channel takes {_CAPACITY} events, and was given another; report this")
+            raise CapacityExceededError(
+                f"a channel takes {_CAPACITY} events, and was given another; report this",
+                needed=_CAPACITY + 1,
+                limit=_CAPACITY,
+            )
         self._events.append(event)
 
     def pop(self) -> Event:

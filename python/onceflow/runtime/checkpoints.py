@@ -215,7 +215,10 @@ class Checkpoints:
             f"checkpoint {pending.id}: {error}. Of it {len(staged)} bytes are output of sink {step_id!r}, which is in "
             "the record until it is written. Nothing of it was written, and the next run begins at the checkpoint "
             "before. Let less come at once, by shorter windows, fewer keys or, in a new job, a smaller batch_size; or "
-            "give a transactional sink that stages files, such as CsvSink, JsonLinesSink or ParquetSink"
+            "give a transactional sink that stages files, such as CsvSink, JsonLinesSink or ParquetSink",
+            setting=error.setting,
+            needed=error.needed,
+            limit=error.limit,
         )
         told.__cause__ = error
         return told

@@ -80,34 +80,38 @@ class JobOptions:
             max_drift_us=None if max_drift_s is None else round(_seconds("max_drift_s", max_drift_s) * 1_000_000),
         )
         if on_event is not None and not callable(on_event):
-            raise ConfigurationError(f"on_event is {on_event!r}; give a function of one event, or None")
+            raise _refusal("on_event", on_event, "give a function of one event, or None")
         if not all(callable(getattr(clock, name, None)) for name in ("monotonic", "now")):
-            raise ConfigurationError(f"clock is {clock!r}; give a Clock, with methods monotonic() and now()")
+            raise _refusal("clock", clock, "give a Clock, with methods monotonic() and now()")
         return options
+
+
+def _refusal(name: str, value: Any, advice: str) -> ConfigurationError:
+    return ConfigurationError(f"{name} is {value!r}; {advice}", setting=name)
 
 
 def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        raise ConfigurationError(f"{name} is {value!r}; give a number of seconds above 0, such as 0.5 or 10")
+        raise _refusal(name, value, "give a number of seconds above 0, such as 0.5 or 10")
     return float(value)
 
 
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value < 1 << 31:
-        raise ConfigurationError(f"{name} is {value!r}; give a whole number from 1 on")
+        raise _refusal(name, value, "give a whole number from 1 on")
     return int(value)
 
 
 def _switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} is {value!r}; give True or False")
+        raise _refusal(name, value, "give True or False")
     return value
 
 
 def _until(value: Any) -> Until:
     if value not in ("end", "caught_up"):
-        raise ConfigurationError(
-            f"until is {value!r}; give 'end' (the job is over when its sources are) or 'caught_up' (what is there now)"
+        raise _refusal(
+            "until", value, "give 'end' (the job is over when its sources are) or 'caught_up' (what is there now)"
         )
     return cast("Until", value)
 
@@ -117,13 +121,9 @@ def _savepoint(value: Any) -> str | None:
         return None
     # A command line takes digits for a number.
     if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_NAME or value.isdigit() or not value.isprintable():
-        raise ConfigurationError(
-            f"savepoint is {value!r}; give a name of 1 to {_LONGEST_NAME} characters that is not a number"
-        )
+        raise _refusal("savepoint", value, f"give a name of 1 to {_LONGEST_NAME} characters that is not a number")
     if value in RESUME_WORDS:
-        raise ConfigurationError(
-            f"savepoint is {value!r}, which means something else to resume_from; give another name"
-        )
+        raise _refusal("savepoint", value, "which means something else to resume_from: give another name")
     return value
 
 
@@ -131,8 +131,9 @@ def _resume_from(value: Any) -> int | str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value < 1 << 63:
-        raise ConfigurationError(
-            f"resume_from is {value!r}; give 'newest', 'none', the number of a checkpoint (from 1 on) or the name of a "
-            "savepoint"
+        raise _refusal(
+            "resume_from",
+            value,
+            "give 'newest', 'none', the number of a checkpoint (from 1 on) or the name of a savepoint",
         )
     return int(value)

@@ -122,7 +122,9 @@ def resumed_job(
         if getattr(job, name) != value:
             raise ConfigurationError(
                 f"the job was started with {name}={getattr(job, name)!r} and is resumed with {value!r}; use the "
-                "former, or move away what the sinks hold and start over with resume_from='none'"
+                "former, or move away what the sinks hold and start over with resume_from='none'",
+                setting=name,
+                stored=getattr(job, name),
             )
     return job
 

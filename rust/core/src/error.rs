@@ -138,12 +138,23 @@ pub enum Detail {
     Offsets { topic: String, partition: u32, offset: u64, low: u64, high: u64 },
     /// `RecordTooLarge`: bytes of the record, and what the topic takes.
     Size { size: u64, limit: u64 },
-    /// `OutOfOrderSequence`: what would have followed, and what came.
-    Sequences { expected: i64, got: i64 },
-    /// `UnknownMember`, `IllegalGeneration`: whom the group goes on without.
+    /// `OutOfOrderSequence`: what would have followed, if it is known, and what came.
+    Sequences { expected: Option<i64>, got: i64 },
+    /// `UnknownMember`: whom the group goes on without.
     Member { group: String, member: String },
+    /// `IllegalGeneration`: which generation the member has taken up, and that of the call.
+    Generations { group: String, member: String, current: u64, got: u64 },
     /// `CheckpointNotFound`, `CheckpointState`: the number.
     Checkpoint { id: u64 },
+    /// `CapacityExceeded`: the setting that raises the bound, if one does; what would be there, and
+    /// the bound.
+    Bound { setting: Option<&'static str>, needed: u64, limit: u64 },
+    /// `StoreMismatch`: a setting that is fixed, its value, and what was given instead.
+    Setting { setting: &'static str, stored: String, given: String },
+    /// `StoreFormat`: the version of what was read, and the newest that can be.
+    Format { version: u64, newest: u64 },
+    /// `InvalidArgument`: its name.
+    Argument { setting: &'static str },
 }
 
 /// An error of the core: its kind, and a text that names both sides and what the caller can do.
@@ -175,6 +186,29 @@ impl Error {
             Some(pid) => self.with(Detail::Process { pid }),
             None => self,
         }
+    }
+
+    /// The same error, of a bound; `setting` raises it.
+    #[must_use]
+    pub(crate) fn with_bound(
+        self,
+        setting: impl Into<Option<&'static str>>,
+        needed: u64,
+        limit: u64,
+    ) -> Self {
+        self.with(Detail::Bound { setting: setting.into(), needed, limit })
+    }
+
+    /// The same error, of a checkpoint.
+    #[must_use]
+    pub(crate) fn with_checkpoint(self, id: u64) -> Self {
+        self.with(Detail::Checkpoint { id })
+    }
+
+    /// The same error, of an argument.
+    #[must_use]
+    pub(crate) fn with_argument(self, setting: &'static str) -> Self {
+        self.with(Detail::Argument { setting })
     }
 
     /// What a program may want to know, if the error has any of it.

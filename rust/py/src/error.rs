@@ -48,7 +48,28 @@ fn fields<'py>(py: Python<'py>, detail: &Detail) -> PyResult<Bound<'py, PyDict>>
             fields.set_item("group", group)?;
             fields.set_item("member", member)?;
         }
+        Detail::Generations { group, member, current, got } => {
+            fields.set_item("group", group)?;
+            fields.set_item("member", member)?;
+            fields.set_item("generation", got)?;
+            fields.set_item("current_generation", current)?;
+        }
         Detail::Checkpoint { id } => fields.set_item("checkpoint", id)?,
+        Detail::Bound { setting, needed, limit } => {
+            fields.set_item("setting", setting)?;
+            fields.set_item("needed", needed)?;
+            fields.set_item("limit", limit)?;
+        }
+        Detail::Setting { setting, stored, given } => {
+            fields.set_item("setting", setting)?;
+            fields.set_item("stored", stored)?;
+            fields.set_item("given", given)?;
+        }
+        Detail::Format { version, newest } => {
+            fields.set_item("version", version)?;
+            fields.set_item("newest", newest)?;
+        }
+        Detail::Argument { setting } => fields.set_item("setting", setting)?,
         // One that is not known here says it in its text.
         _ => {}
     }

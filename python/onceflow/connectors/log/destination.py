@@ -42,6 +42,7 @@ from onceflow.exceptions import (
     FencedError,
     InvalidTransactionStateError,
     LogError,
+    OnceflowError,
     ProducerFencedError,
     SinkError,
     StateError,
@@ -273,13 +274,24 @@ class LogDestination(Destination[Part]):
             f"job {self._context.job!r}"
         )
 
+    def _newer_epoch(self) -> int | None:
+        """The job epoch of the run that has taken over, once its marker says so."""
+        context = self._context
+        try:
+            standing = standing_of(self._log, context.job, context.sink, (self._topic, context.worker))
+        except OnceflowError:
+            return None
+        return None if standing is None or standing.run == context.run else standing.job_epoch
+
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except ProducerFencedError as error:
             raise FencedError(
-                f"another run of the job writes to the log {self._directory}; this process must stop: {error}"
+                f"another run of the job writes to the log {self._directory}; this process must stop: {error}",
+                epoch=self._context.job_epoch,
+                newer_epoch=self._newer_epoch(),
             ) from error
         except (LogError, StateError, StoreError) as error:
             raise SinkError(f"the log {self._directory} cannot be written: {error}") from error

@@ -69,6 +69,11 @@ impl<T> HeldBack<T> {
                  channel is not blocked, or cancel the checkpoint",
                 self.bytes, self.max_bytes
             ),
+        )
+        .with_bound(
+            "max_buffered_bytes",
+            self.bytes.saturating_add(wanted),
+            self.max_bytes,
         ))
     }
 

@@ -140,7 +140,8 @@ impl Pending {
                     return Err(Error::new(
                         ErrorKind::CheckpointState,
                         format!("checkpoint {} is still open; commit or abort it first", self.id),
-                    ));
+                    )
+                    .with_checkpoint(self.id));
                 }
             }
         }
@@ -166,11 +167,13 @@ impl Pending {
             Phase::Committing => Err(Error::new(
                 ErrorKind::CheckpointState,
                 format!("checkpoint {} was committed; nothing can be added", self.id),
-            )),
+            )
+            .with_checkpoint(self.id)),
             Phase::Settled(_) => Err(Error::new(
                 ErrorKind::CheckpointState,
                 format!("checkpoint {} is complete or was aborted; begin another", self.id),
-            )),
+            )
+            .with_checkpoint(self.id)),
         }
     }
 }
@@ -196,6 +199,7 @@ pub(super) fn adapt(slice_slots: &AtomicUsize, slots: usize, took: Duration, com
 
 fn aborted(id: u64) -> Error {
     Error::new(ErrorKind::CheckpointState, format!("checkpoint {id} was aborted"))
+        .with_checkpoint(id)
 }
 
 /// A checkpoint under way: freeze, add, and write; or commit, then wait or ask later. If the last clone is
@@ -361,7 +365,8 @@ impl PendingCheckpoint {
                 Err(Error::new(
                     ErrorKind::CheckpointState,
                     format!("checkpoint {} was committed and cannot be aborted", pending.id),
-                ))
+                )
+                .with_checkpoint(pending.id))
             }
         }
     }
@@ -380,7 +385,8 @@ impl PendingCheckpoint {
                     return Err(Error::new(
                         ErrorKind::CheckpointState,
                         format!("checkpoint {} was not committed yet", pending.id),
-                    ));
+                    )
+                    .with_checkpoint(pending.id));
                 }
                 Phase::Committing => match deadline {
                     None => pending.settled.wait(&mut draft),

@@ -382,15 +382,21 @@ impl CheckpointCoordinator {
                 return Err(state_error(format!(
                     "checkpoint {checkpoint_id} failed after its decision was asked for: stop the \
                      job and recover before the next checkpoint"
-                )));
+                ))
+                .with_checkpoint(*checkpoint_id));
             }
             (state, event) => {
-                return Err(state_error(format!(
+                let current = state.checkpoint_id();
+                let error = state_error(format!(
                     "{} does not fit: checkpoint {} is {}",
                     event.name(),
-                    state.checkpoint_id().map_or_else(|| "none".to_owned(), |id| id.to_string()),
+                    current.map_or_else(|| "none".to_owned(), |id| id.to_string()),
                     state.name()
-                )));
+                ));
+                return Err(match event.about().or(current) {
+                    Some(id) => error.with_checkpoint(id),
+                    None => error,
+                });
             }
         }
         Ok(effects)
@@ -427,14 +433,16 @@ impl CheckpointCoordinator {
                     return Err(state_error(format!(
                         "checkpoint {checkpoint_id} cannot be triggered: task {task:?} has failed; \
                          stop the job and recover"
-                    )));
+                    ))
+                    .with_checkpoint(*checkpoint_id));
                 }
                 if self.newest >= Some(*checkpoint_id) {
                     return Err(state_error(format!(
                         "checkpoint {checkpoint_id} cannot be triggered after checkpoint {}: ids \
                          must grow, and that of an aborted checkpoint is never used again",
                         self.newest.unwrap_or_default()
-                    )));
+                    ))
+                    .with_checkpoint(*checkpoint_id));
                 }
             }
             Event::Decided { checkpoint_id } => {
@@ -444,7 +452,8 @@ impl CheckpointCoordinator {
                     return Err(state_error(format!(
                         "checkpoint {checkpoint_id} was decided although it is over or was never \
                          triggered: stop the job and recover"
-                    )));
+                    ))
+                    .with_checkpoint(*checkpoint_id));
                 }
             }
             Event::DecisionFailed { .. } | Event::Tick { .. } => {}
@@ -454,7 +463,8 @@ impl CheckpointCoordinator {
                 "{} is about checkpoint {id}, which was never triggered; the newest is {}",
                 event.name(),
                 self.newest.map_or_else(|| "none".to_owned(), |newest| newest.to_string())
-            ))),
+            ))
+            .with_checkpoint(id)),
             _ => Ok(()),
         }
     }

@@ -78,9 +78,10 @@ impl SinkLedger {
             self.update(sink, |progress| progress.prepared = Some(checkpoint_id));
             return Ok(());
         };
-        Err(state_error(format!(
-            "sink {sink:?} cannot prepare checkpoint {checkpoint_id}: {refused}"
-        )))
+        Err(state_error(
+            checkpoint_id,
+            format!("sink {sink:?} cannot prepare checkpoint {checkpoint_id}: {refused}"),
+        ))
     }
 
     /// Sinks that have not prepared this checkpoint.
@@ -97,15 +98,21 @@ impl SinkLedger {
             return Ok(());
         }
         if self.decided > Some(checkpoint_id) {
-            return Err(state_error(format!(
-                "checkpoint {checkpoint_id} cannot be decided after checkpoint {}",
-                self.decided.unwrap_or_default()
-            )));
+            return Err(state_error(
+                checkpoint_id,
+                format!(
+                    "checkpoint {checkpoint_id} cannot be decided after checkpoint {}",
+                    self.decided.unwrap_or_default()
+                ),
+            ));
         }
         if let Some(sink) = self.unprepared(checkpoint_id).next() {
-            return Err(state_error(format!(
-                "checkpoint {checkpoint_id} cannot be decided: sink {sink:?} has not prepared it"
-            )));
+            return Err(state_error(
+                checkpoint_id,
+                format!(
+                    "checkpoint {checkpoint_id} cannot be decided: sink {sink:?} has not prepared it"
+                ),
+            ));
         }
         self.decided = Some(checkpoint_id);
         for progress in self.sinks.values_mut() {
@@ -121,13 +128,16 @@ impl SinkLedger {
             return Ok(());
         }
         if self.decided != Some(checkpoint_id) {
-            return Err(state_error(format!(
-                "sink {sink:?} cannot have committed checkpoint {checkpoint_id}: {}",
-                match self.decided {
-                    Some(decided) => format!("the newest decided one is {decided}"),
-                    None => "none is decided".to_owned(),
-                }
-            )));
+            return Err(state_error(
+                checkpoint_id,
+                format!(
+                    "sink {sink:?} cannot have committed checkpoint {checkpoint_id}: {}",
+                    match self.decided {
+                        Some(decided) => format!("the newest decided one is {decided}"),
+                        None => "none is decided".to_owned(),
+                    }
+                ),
+            ));
         }
         self.update(sink, |progress| progress.committed = Some(checkpoint_id));
         Ok(())
@@ -144,11 +154,14 @@ impl SinkLedger {
     /// This checkpoint is given up: what sinks prepared for it counts no more.
     pub fn abort(&mut self, checkpoint_id: u64) -> Result<()> {
         if self.decided >= Some(checkpoint_id) {
-            return Err(state_error(format!(
-                "checkpoint {checkpoint_id} cannot be aborted: checkpoint {} is decided, and a \
+            return Err(state_error(
+                checkpoint_id,
+                format!(
+                    "checkpoint {checkpoint_id} cannot be aborted: checkpoint {} is decided, and a \
                  decision only rolls forward",
-                self.decided.unwrap_or_default()
-            )));
+                    self.decided.unwrap_or_default()
+                ),
+            ));
         }
         for progress in self.sinks.values_mut() {
             if progress.prepared == Some(checkpoint_id) {
@@ -173,6 +186,6 @@ impl SinkLedger {
     }
 }
 
-fn state_error(message: String) -> Error {
-    Error::new(ErrorKind::CheckpointState, message)
+fn state_error(checkpoint_id: u64, message: String) -> Error {
+    Error::new(ErrorKind::CheckpointState, message).with_checkpoint(checkpoint_id)
 }

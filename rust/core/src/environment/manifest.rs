@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::bounds;
 use super::corrupt;
 use super::files::{io_error, open_regular, write_synced};
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 /// The newest format of an environment's directory that this version writes and reads: of manifest,
 /// bounds and sealed values. What the databases hold has a format of its own.
@@ -104,7 +104,12 @@ impl Manifest {
                 self.kind.name(),
                 kind.name()
             ),
-        ))
+        )
+        .with(Detail::Setting {
+            setting: "kind",
+            stored: self.kind.name().to_owned(),
+            given: kind.name().to_owned(),
+        }))
     }
 
     /// Reads and checks the manifest of `directory`, with the newest bounds; `None` if there is none.
@@ -189,4 +194,5 @@ pub(crate) fn newer_format(format: u64, known: u32, path: &Path) -> Error {
             path.display()
         ),
     )
+    .with(Detail::Format { version: format, newest: known.into() })
 }

@@ -51,7 +51,8 @@ pub(crate) fn whole_pages(bytes: usize) -> Result<usize> {
     Err(Error::new(
         ErrorKind::InvalidArgument,
         format!("map_size_bytes is {bytes}, but must lie between {MIN} and {MAX_MAP_BYTES}"),
-    ))
+    )
+    .with_argument("map_size_bytes"))
 }
 
 /// An environment that is open, in the process that opened it: LMDB does not survive a fork.

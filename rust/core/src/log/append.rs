@@ -201,5 +201,9 @@ fn check_room(head: &Partition, limits: &Limits) -> Result<()> {
          it, or let silent ones expire (producer_expiry_ms, maintain)",
         head.producers
     );
-    Err(Error::new(ErrorKind::CapacityExceeded, text))
+    Err(Error::new(ErrorKind::CapacityExceeded, text).with_bound(
+        "max_producers",
+        head.producers + 1,
+        limits.max_producers,
+    ))
 }

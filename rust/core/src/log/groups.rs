@@ -64,7 +64,10 @@ pub(super) fn join(work: &mut Work<'_, '_>, request: &Join) -> Step<Answer> {
     let mut group = find(work, &request.group)?.unwrap_or_default();
     if !group.members.contains_key(&request.member) && group.members.len() >= MAX_MEMBERS {
         let text = format!("group {:?} has {MAX_MEMBERS} members already", request.group);
-        return Err(Error::new(ErrorKind::CapacityExceeded, text).into());
+        let (needed, limit) = (MAX_MEMBERS as u64 + 1, MAX_MEMBERS as u64);
+        return Err(Error::new(ErrorKind::CapacityExceeded, text)
+            .with_bound(None, needed, limit)
+            .into());
     }
     let known = group.members.remove(&request.member);
     let known = known.map(|member| (member.generation, member.owned, member.target));
@@ -96,7 +99,13 @@ pub(super) fn sync(work: &mut Work<'_, '_>, request: &Sync) -> Step<Answer> {
     let mut group = of_member(work, &request.group, &request.member)?;
     let member = member(&group, &request.group, &request.member)?;
     if member.generation != request.generation {
-        return Err(illegal(&request.group, member.generation, request.generation).into());
+        return Err(illegal(
+            &request.group,
+            &request.member,
+            member.generation,
+            request.generation,
+        )
+        .into());
     }
     group.updated_ms = request.now_ms;
     let answer = take_up(&mut group, &request.member);
@@ -210,8 +219,8 @@ pub(super) fn check_offsets(work: &Work<'_, '_>, request: &CommitOffsets) -> Ste
             let group = of_member(work, &request.group, &membership.member)?;
             let found = member(&group, &request.group, &membership.member)?;
             if found.generation != membership.generation {
-                let ours = membership.generation;
-                return Err(illegal(&request.group, found.generation, ours).into());
+                let (id, ours) = (&membership.member, membership.generation);
+                return Err(illegal(&request.group, id, found.generation, ours).into());
             }
             Some(found.clone())
         }
@@ -245,7 +254,14 @@ pub(super) fn check_offsets(work: &Work<'_, '_>, request: &CommitOffsets) -> Ste
                  {}: its offset belongs to another one",
                 commit.partition, commit.topic, request.group, member.generation
             );
-            return Err(Error::new(ErrorKind::IllegalGeneration, text).into());
+            let id = request.membership.as_ref().map(|membership| membership.member.clone());
+            let detail = Detail::Generations {
+                group: request.group.clone(),
+                member: id.unwrap_or_default(),
+                current: member.generation,
+                got: member.generation,
+            };
+            return Err(Error::new(ErrorKind::IllegalGeneration, text).with(detail).into());
         }
     }
     Ok(())
@@ -295,12 +311,17 @@ fn unknown_member(name: &str, id: &str) -> Error {
         .with(Detail::Member { group: name.to_owned(), member: id.to_owned() })
 }
 
-fn illegal(name: &str, expected: u64, found: u64) -> Error {
+fn illegal(name: &str, id: &str, expected: u64, found: u64) -> Error {
     let text = format!(
         "this member of group {name:?} has taken up generation {expected}, but the call is of \
          generation {found}; use the assignment of its newest sync"
     );
-    Error::new(ErrorKind::IllegalGeneration, text)
+    Error::new(ErrorKind::IllegalGeneration, text).with(Detail::Generations {
+        group: name.to_owned(),
+        member: id.to_owned(),
+        current: expected,
+        got: found,
+    })
 }
 
 fn put(work: &mut Work<'_, '_>, name: &str, group: &Group) -> Step<()> {

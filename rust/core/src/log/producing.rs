@@ -260,5 +260,9 @@ pub(super) fn check_call(bytes: &mut usize, part: &Part) -> Result<()> {
         "the records of one call have more than {MAX_CALL_BYTES} bytes, and would all be in memory \
          at once; give fewer a call. Nothing of it was written"
     );
-    Err(Error::new(ErrorKind::CapacityExceeded, text))
+    Err(Error::new(ErrorKind::CapacityExceeded, text).with_bound(
+        None,
+        *bytes as u64,
+        MAX_CALL_BYTES as u64,
+    ))
 }

@@ -63,7 +63,10 @@ pub(super) fn init(
                  or let silent ones expire",
                 work.head.producers
             );
-            return Err(Error::new(ErrorKind::CapacityExceeded, text).into());
+            let (known, most) = (work.head.producers, limits.max_producers);
+            return Err(Error::new(ErrorKind::CapacityExceeded, text)
+                .with_bound("max_producers", known + 1, most)
+                .into());
         }
         let id = next_id(work)?;
         work.head.producers += 1;
@@ -205,7 +208,12 @@ pub(super) fn end(work: &mut Work<'_, '_>, request: &End, limits: &Limits) -> St
         if judge(before, claimed, request.first_sequence, &request.parts)?.is_none() {
             let text = "the last records of the transaction were staged before: its producer has \
                         lost count; abort it";
-            return Err(Error::new(ErrorKind::OutOfOrderSequence, text).into());
+            let expected = window::after(0, before.records);
+            let detail = Detail::Sequences {
+                expected: Some(expected.into()),
+                got: request.first_sequence.into(),
+            };
+            return Err(Error::new(ErrorKind::OutOfOrderSequence, text).with(detail).into());
         }
         check_size(before.bytes, &request.parts, limits)?;
     } else {
@@ -436,7 +444,7 @@ fn check_end(open: Option<&Open>, sequence: i32) -> Result<()> {
         "the transaction goes on with sequence {expected}, but its producer is at {sequence}: some \
          records were not staged; abort it"
     );
-    let detail = Detail::Sequences { expected: expected.into(), got: sequence.into() };
+    let detail = Detail::Sequences { expected: Some(expected.into()), got: sequence.into() };
     Err(Error::new(ErrorKind::OutOfOrderSequence, text).with(detail))
 }
 
@@ -483,7 +491,11 @@ fn check_size(staged: u64, parts: &[Part], limits: &Limits) -> Result<()> {
          and commit more often",
         limits.max_transaction_bytes
     );
-    Err(Error::new(ErrorKind::CapacityExceeded, text))
+    Err(Error::new(ErrorKind::CapacityExceeded, text).with_bound(
+        "max_transaction_bytes",
+        bytes,
+        limits.max_transaction_bytes,
+    ))
 }
 
 /// Where the records of a transaction went: one range for each partition, as they follow.

@@ -107,7 +107,8 @@ pub(super) fn refusal(verdict: Verdict, claim: &Claim, what: &str) -> Error {
                 "{what}: {batch} are older than the {WINDOW} batches that are remembered; whether \
                  they were written is not known. Begin again with a new producer"
             ),
-        ),
+        )
+        .with(Detail::Sequences { expected: None, got: (*first_sequence).into() }),
         Verdict::Gap { expected } => Error::new(
             ErrorKind::OutOfOrderSequence,
             format!(
@@ -115,9 +116,10 @@ pub(super) fn refusal(verdict: Verdict, claim: &Claim, what: &str) -> Error {
                  {expected}. Send the missing batches first, or begin with a new producer"
             ),
         )
-        .with(Detail::Sequences { expected: expected.into(), got: (*first_sequence).into() }),
+        .with(Detail::Sequences { expected: Some(expected.into()), got: (*first_sequence).into() }),
         Verdict::Accept | Verdict::Duplicate { .. } => {
             Error::new(ErrorKind::OutOfOrderSequence, format!("{what}: {batch} were accepted"))
+                .with(Detail::Sequences { expected: None, got: (*first_sequence).into() })
         }
     }
 }

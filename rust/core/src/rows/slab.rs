@@ -27,7 +27,8 @@ impl Slab {
                 "{needed} byte strings in one table, and it has {} handles; use several tables",
                 u32::MAX
             ),
-        ))
+        )
+        .with_bound(None, needed as u64, u64::from(u32::MAX)))
     }
 
     pub(crate) fn insert(&mut self, bytes: &[u8]) -> u32 {

@@ -55,7 +55,8 @@ impl<'a> Bytes<'a> {
                         "among the {what} is a string from offset {start} to {end}; offsets must \
                          ascend and a string may have {longest} bytes"
                     ),
-                ));
+                )
+                .with_bound(None, end.saturating_sub(start), longest as u64));
             }
             start = end;
         }

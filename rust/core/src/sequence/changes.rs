@@ -2,7 +2,7 @@
 
 use super::producers::Producers;
 use super::{Deduplicator, entry, prepared};
-use crate::{Error, ErrorKind, Result};
+use crate::Result;
 
 /// What a checkpoint must write: entries to put, and producers to delete.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Deduplicator {
                 producers.len(),
                 self.rules.bound()
             );
-            return Err(Error::new(ErrorKind::CapacityExceeded, text));
+            return Err(self.rules.too_many(text, producers.len()));
         }
         Ok(producers)
     }

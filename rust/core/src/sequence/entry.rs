@@ -13,7 +13,7 @@ use super::producers::{Header, Producers, Windows};
 use super::serial::{self, MAX_SPAN};
 use super::unordered::mask;
 use super::{MAX_WINDOW, NO_PRODUCER_ID};
-use crate::{Error, ErrorKind, Result};
+use crate::{Detail, Error, ErrorKind, Result};
 
 const FORMAT: u8 = 1;
 const ORDERED: u8 = 0;
@@ -64,7 +64,8 @@ pub(super) fn decode_into(producers: &mut Producers, producer_id: i64, bytes: &[
             "the entry of producer {producer_id} has format {format}, this version reads {FORMAT}: \
              update onceflow"
         );
-        return Err(Error::new(ErrorKind::StoreFormat, text));
+        return Err(Error::new(ErrorKind::StoreFormat, text)
+            .with(Detail::Format { version: format.into(), newest: FORMAT.into() }));
     }
     if kind > UNORDERED || zero_0 != 0 || zero_1 != 0 {
         return Err(reader.damaged("its head is unknown"));
@@ -78,7 +79,11 @@ pub(super) fn decode_into(producers: &mut Producers, producer_id: i64, bytes: &[
             name(kind),
             name(has)
         );
-        return Err(Error::new(ErrorKind::StoreMismatch, text));
+        return Err(Error::new(ErrorKind::StoreMismatch, text).with(Detail::Setting {
+            setting: "order",
+            stored: name(kind).to_owned(),
+            given: name(has).to_owned(),
+        }));
     }
     let last_sequence = reader.sequence()?;
     let epoch = i64::from_le_bytes(reader.take()?);

@@ -123,5 +123,5 @@ fn check_room_after_expiry(
          set expiry_s so that silent producers make room. Nothing was applied",
         rules.bound()
     );
-    Err(Error::new(ErrorKind::CapacityExceeded, text))
+    Err(rules.too_many(text, live + new_producers))
 }

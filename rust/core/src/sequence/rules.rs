@@ -84,12 +84,12 @@ pub(super) enum Decision {
 
 impl Rules {
     pub(super) fn new(options: DeduplicatorOptions) -> Result<Self> {
-        let check_range = |name: &str, value: usize, largest: usize| {
+        let check_range = |name: &'static str, value: usize, largest: usize| {
             if (1..=largest).contains(&value) {
                 return Ok(());
             }
             let text = format!("{name} is {value}: give a number from 1 to {largest}");
-            Err(Error::new(ErrorKind::InvalidArgument, text))
+            Err(Error::new(ErrorKind::InvalidArgument, text).with_argument(name))
         };
         check_range("window", options.window, MAX_WINDOW)?;
         check_range("max_producers", options.max_producers, MAX_PRODUCERS)?;
@@ -99,7 +99,7 @@ impl Rules {
                 "expiry_s is {expiry_s}: give a number of seconds above 0, or none so that \
                  producers never expire"
             );
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
+            return Err(Error::new(ErrorKind::InvalidArgument, text).with_argument("expiry_s"));
         }
         let bytes_of_one = Producers::bytes_of_one(options.order, options.window);
         let most_by_bytes = options.max_bytes.saturating_sub(FIXED_BYTES) / bytes_of_one;
@@ -111,7 +111,7 @@ impl Rules {
                 options.window,
                 FIXED_BYTES + bytes_of_one
             );
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
+            return Err(Error::new(ErrorKind::InvalidArgument, text).with_argument("max_bytes"));
         }
         Ok(Self { options, expiry_s, most_by_bytes })
     }
@@ -130,6 +130,18 @@ impl Rules {
         format!(
             "the {} with a window of {window} that max_bytes = {max_bytes} holds",
             self.most_by_bytes
+        )
+    }
+
+    /// The error of more producers than the bound.
+    pub(super) fn too_many(&self, text: String, producers: usize) -> Error {
+        let DeduplicatorOptions { max_producers, .. } = self.options;
+        let setting =
+            if max_producers <= self.most_by_bytes { "max_producers" } else { "max_bytes" };
+        Error::new(ErrorKind::CapacityExceeded, text).with_bound(
+            setting,
+            producers as u64,
+            self.most_producers() as u64,
         )
     }
 

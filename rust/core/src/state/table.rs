@@ -359,7 +359,8 @@ impl Table {
                      most; use several tables",
                     self.name
                 ),
-            ));
+            )
+            .with_bound(None, slots as u64, MAX_SLOTS as u64));
         }
         self.check_bytes(slots.saturating_mul(self.layout.stride).saturating_mul(8), rows)?;
         self.rehash(slots)
@@ -380,7 +381,8 @@ impl Table {
                 self.len(),
                 self.max_bytes
             ),
-        ))
+        )
+        .with_bound("max_state_bytes", bytes as u64, self.max_bytes as u64))
     }
 
     /// Live rows, and deleted ones that a checkpoint still has to hear of.

@@ -241,7 +241,12 @@ fn check_settings(manifest: &Manifest, directory: &Path, options: &StoreOptions)
                 manifest.job,
                 options.job
             ),
-        ));
+        )
+        .with(Detail::Setting {
+            setting: "job",
+            stored: manifest.job.clone(),
+            given: options.job.clone(),
+        }));
     }
     if manifest.key_groups != options.key_groups {
         return Err(Error::new(
@@ -254,7 +259,12 @@ fn check_settings(manifest: &Manifest, directory: &Path, options: &StoreOptions)
                 options.key_groups,
                 manifest.key_groups
             ),
-        ));
+        )
+        .with(Detail::Setting {
+            setting: "key_groups",
+            stored: manifest.key_groups.to_string(),
+            given: options.key_groups.to_string(),
+        }));
     }
     Ok(())
 }
@@ -265,13 +275,15 @@ fn check_options(options: &StoreOptions) -> Result<()> {
         return Err(Error::new(
             ErrorKind::InvalidArgument,
             format!("key_groups is {groups}, but must be a power of two"),
-        ));
+        )
+        .with_argument("key_groups"));
     }
     if options.job.is_empty() || options.job.len() > 1000 {
         return Err(Error::new(
             ErrorKind::InvalidArgument,
             format!("a job's name has 1 to 1000 bytes, not {}", options.job.len()),
-        ));
+        )
+        .with_argument("job"));
     }
     Ok(())
 }

@@ -149,7 +149,8 @@ impl RecordStore for Store {
                      larger values in a checkpoint",
                     value.len()
                 ),
-            ));
+            )
+            .with_bound(None, value.len() as u64, MAX_NOTE_BYTES as u64));
         }
         let mut writer = self.writer()?;
         self.write(&mut writer, |txn, head| {

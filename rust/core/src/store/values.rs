@@ -165,5 +165,6 @@ pub(super) fn check_length(what: &str, length: usize) -> Result<()> {
     Err(Error::new(
         ErrorKind::CapacityExceeded,
         format!("{what} has {length} bytes, but the store takes {MAX_VALUE_BYTES} at most"),
-    ))
+    )
+    .with_bound(None, length as u64, MAX_VALUE_BYTES as u64))
 }
