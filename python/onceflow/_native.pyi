@@ -259,13 +259,6 @@ class StateBackend:
         """All complete checkpoints, oldest first; a damaged record is in its place, with ``damage``."""
     def delete_checkpoint(self, checkpoint_id: int) -> None:
         """Removes a savepoint or an old checkpoint; ``CheckpointStateError`` for the newest one."""
-    def put_note(self, name: str, value: bytes) -> None:
-        """Keeps a small value (1 MiB at most) beside the checkpoints, durable when it returns.
-
-        Names that begin with two underscores are the backend's own.
-        """
-    def note(self, name: str) -> bytes | None:
-        """A value that was kept by ``put_note``."""
     def check_epoch(self) -> None:
         """Raises ``FencedError`` if a newer run has taken over."""
     def poll(self) -> None:

@@ -57,8 +57,6 @@ def uses(backend, table, deduplicator, checkpoint):
         "backend.checkpoint": backend.checkpoint,
         "backend.checkpoints": backend.checkpoints,
         "backend.delete_checkpoint": lambda: backend.delete_checkpoint(1),
-        "backend.put_note": lambda: backend.put_note("n", b""),
-        "backend.note": lambda: backend.note("n"),
         "backend.check_epoch": backend.check_epoch,
         "backend.poll": backend.poll,
         "backend.size": backend.size,

@@ -141,7 +141,7 @@ def live(state, harm):
             os.rename(state, state + "-2")
         for call in (
             lambda: backend.checkpoint({"p": 9}).wait(),
-            lambda: backend.put_note("n", b"x"),
+            lambda: backend.delete_checkpoint(backend.checkpoints()[0].id),
             lambda: backend.checkpoint().wait(),
         ):
             try:

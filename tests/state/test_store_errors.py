@@ -146,8 +146,8 @@ def test_after_fork_the_child_is_refused_and_the_parent_goes_on(state):
         for call in (
             backend.checkpoint,
             backend.checkpoints,
-            lambda: backend.note("n"),
-            lambda: backend.put_note("n", b"x"),
+            backend.check_epoch,
+            lambda: backend.delete_checkpoint(1),
         ):
             try:
                 pending = call()
@@ -294,7 +294,7 @@ def test_read_only(used):
         backend.checkpoint().wait()
     with open_backend(used, read_only=True) as reader:
         oldest = reader.checkpoints()[0].id
-        for call in (reader.checkpoint, lambda: reader.put_note("n", b""), lambda: reader.delete_checkpoint(oldest)):
+        for call in (reader.checkpoint, reader.begin_checkpoint, lambda: reader.delete_checkpoint(oldest)):
             with pytest.raises(StoreReadOnlyError):
                 call()
 

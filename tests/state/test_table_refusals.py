@@ -333,7 +333,7 @@ def test_a_table_of_a_closed_backend(state):
         lambda: backend.table("t", key="i64", columns={}),
         backend.checkpoint,
         backend.checkpoints,
-        lambda: backend.put_note("n", b""),
+        lambda: backend.delete_checkpoint(1),
         lambda: backend.drop_table("t"),
     ):
         with pytest.raises(BackendClosedError, match="closed"):

@@ -137,7 +137,6 @@ def backend() -> None:
         assert_type(backend.positions, dict[str, int | str | bytes])
         assert_type(backend.checkpoints(), list[CheckpointInfo])
         assert_type(backend.tables(), dict[str, TableSchema])
-        assert_type(backend.note("name"), bytes | None)
         assert_type(backend.size(), tuple[int, int])
         assert_type(backend.backup("copy/"), None)
 

@@ -334,25 +334,6 @@ impl PyStateBackend {
         self.backend.resumes_from()
     }
 
-    /// Keeps a small value (1 MiB at most) beside the checkpoints, durable when it returns.
-    ///
-    /// Names that begin with two underscores are the backend's own.
-    fn put_note(&self, py: Python<'_>, name: Arg<String>, value: Arg<Vec<u8>>) -> PyResult<()> {
-        let (name, value) = (name.named("name")?, value.named("value")?);
-        py.detach(|| self.backend.put_note(&name, &value)).map_err(to_py)
-    }
-
-    /// A value that was kept by ``put_note``.
-    fn note<'py>(
-        &self,
-        py: Python<'py>,
-        name: Arg<String>,
-    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let name = name.named("name")?;
-        let note = py.detach(|| self.backend.note(&name)).map_err(to_py)?;
-        Ok(note.map(|note| PyBytes::new(py, &note)))
-    }
-
     /// Raises ``FencedError`` if a newer run has taken over.
     fn check_epoch(&self) -> PyResult<()> {
         self.backend.check_epoch().map_err(to_py)

@@ -397,22 +397,6 @@ impl Backend {
         Ok(())
     }
 
-    /// See `RecordStore::put_note`. Names that begin with two underscores are the backend's own.
-    pub fn put_note(&self, name: &str, value: &[u8]) -> Result<()> {
-        if name.starts_with(RESERVED_PREFIX) {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!("{name:?} cannot name a note: do not begin it with {RESERVED_PREFIX:?}"),
-            ));
-        }
-        self.store()?.put_note(name, value)
-    }
-
-    /// See `RecordStore::note`.
-    pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.store()?.note(name)
-    }
-
     /// `Fenced` if a newer epoch exists.
     pub fn check_epoch(&self) -> Result<()> {
         self.store()?.check_epoch()
