@@ -160,8 +160,24 @@ def test_a_savepoint_is_kept_and_found_by_its_name(state):
     assert len(kept) == 2
     again = run(flow, state, resume_from="before the flood")
     assert again.resumed_from == first.last_checkpoint
-    with pytest.raises(CheckpointNotFoundError, match=r"no savepoint 'after'; there are \['before the flood'\]"):
+    with pytest.raises(
+        CheckpointNotFoundError, match=rf"no savepoint 'after'; it has {first.last_checkpoint} \(before"
+    ):
         run(flow, state, resume_from="after")
+
+
+@pytest.mark.parametrize("wanted", [99, "nowhere"])
+def test_a_start_from_what_is_not_there_fences_nobody(state, wanted):
+    """Kind: a start that is refused, and has stopped the run that it was to replace by then."""
+    flow, stream, sink = numbers([1])
+    stream.sink("out", sink)
+    with StateBackend.open(state, job="numbers") as running:
+        running.checkpoint().wait()
+        with pytest.raises(CheckpointNotFoundError) as info:
+            run(flow, state, resume_from=wanted, take_over=True)
+        assert info.value.checkpoint == wanted
+        running.check_epoch()
+        running.checkpoint().wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

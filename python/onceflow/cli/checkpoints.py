@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceflow.cli.console import error, note, out, print_json, print_table
-from onceflow.cli.directory import DIRECTORY_HELP, checkpoint_of, job_record, reader
+from onceflow.cli.directory import DIRECTORY_HELP, job_record, reader
 from onceflow.cli.errors import ExitCode
 from onceflow.cli.units import bytes_text, count_text, time_text
 from onceflow.cli.verification import verify_in_child
+from onceflow.runtime.resume_from import checkpoint_of
 
 if TYPE_CHECKING:
     from onceflow._native import CheckpointInfo

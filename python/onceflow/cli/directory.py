@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onceflow.exceptions import CheckpointNotFoundError, OnceflowError
+from onceflow.exceptions import OnceflowError
 from onceflow.runtime.job_record import JOB_BLOB, JobRecord
 
 if TYPE_CHECKING:
     from onceflow._native import CheckpointInfo, StateBackend
 
-__all__ = ["DIRECTORY_HELP", "checkpoint_of", "job_record", "reader"]
+__all__ = ["DIRECTORY_HELP", "job_record", "reader"]
 
 DIRECTORY_HELP = "A state directory. A job may be running in it."
 
@@ -25,21 +25,6 @@ def reader(directory: Path, resume_from: int | str = "none") -> Iterator[StateBa
 
     with StateBackend.open(directory, read_only=True, create=False, resume_from=resume_from) as backend:
         yield backend
-
-
-def checkpoint_of(backend: StateBackend, wanted: int | str) -> CheckpointInfo:
-    """The checkpoint of this number, or the newest savepoint of this name.
-
-    Raises:
-        CheckpointNotFoundError: Names those that exist.
-    """
-    known = backend.checkpoints()
-    for info in reversed(known):
-        if wanted in (info.id, info.savepoint):
-            return info
-    what = f"checkpoint {wanted}" if isinstance(wanted, int) else f"savepoint {wanted!r}"
-    shown = ", ".join(f"{info.id} ({info.savepoint})" if info.savepoint else str(info.id) for info in known) or "none"
-    raise CheckpointNotFoundError(f"{backend.path} has no {what}; it has {shown}", checkpoint=wanted)
 
 
 def job_record(info: CheckpointInfo) -> JobRecord | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceflow.cli.console import note, warning
-from onceflow.cli.directory import checkpoint_of, job_record, reader
+from onceflow.cli.directory import job_record, reader
 from onceflow.cli.errors import ExitCode
 from onceflow.cli.target import GUARANTEE_HELP, TARGET_HELP, load_target
 from onceflow.cli.units import checked_duration, count_text, duration_s
@@ -30,6 +30,7 @@ from onceflow.exceptions import (
     StoreLockedError,
     StoreMissingError,
 )
+from onceflow.runtime.resume_from import checkpoint_of
 from onceflow.types import Guarantee
 
 if TYPE_CHECKING:

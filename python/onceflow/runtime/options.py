@@ -13,12 +13,10 @@ from onceflow.codec import Codec, codec_by_name
 from onceflow.events import JobEvent
 from onceflow.exceptions import ConfigurationError
 from onceflow.graph.compatibility import OnChange, checked_on_change
+from onceflow.runtime.resume_from import RESUME_WORDS
 from onceflow.types import Guarantee, Until
 
-__all__ = ["RESUME_WORDS", "JobOptions"]
-
-#: What ``resume_from`` may say besides a checkpoint; no savepoint is called so.
-RESUME_WORDS = ("newest", "none")
+__all__ = ["JobOptions"]
 
 _LONGEST_NAME = 200
 

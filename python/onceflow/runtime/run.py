@@ -14,7 +14,6 @@ from onceflow.codec import CodecName
 from onceflow.dataflow import Dataflow
 from onceflow.events import JobEvent, JobResult
 from onceflow.exceptions import (
-    CheckpointNotFoundError,
     ConfigurationError,
     FencedError,
     OnceflowError,
@@ -25,8 +24,9 @@ from onceflow.graph.guarantees import plan
 from onceflow.graph.structure import check_emits_before_the_end
 from onceflow.process import closing
 from onceflow.runtime.job import Job
-from onceflow.runtime.options import RESUME_WORDS, JobOptions
+from onceflow.runtime.options import JobOptions
 from onceflow.runtime.recovery import nothing_to_restore
+from onceflow.runtime.resume_from import numbered
 from onceflow.types import Guarantee, GuaranteeName, Until
 
 __all__ = ["run"]
@@ -130,7 +130,7 @@ def run(
     if options.until == "caught_up":
         check_emits_before_the_end(flow.graph)
     with ExitStack() as resources:
-        resume_from = _numbered(state, flow.name, options.resume_from)
+        resume_from = numbered(state, flow.name, options.resume_from)
         try:
             backend = StateBackend.open(
                 state, job=flow.name, retain=options.retain, take_over=options.take_over, resume_from=resume_from
@@ -176,16 +176,3 @@ def _renamed(resume_from: Any, from_checkpoint: Any, fresh: Any) -> Any:
     told, chosen = ("fresh=True", "none") if fresh else ("from_checkpoint", from_checkpoint)
     warnings.warn(f"{told} is called resume_from={chosen!r} now", DeprecationWarning, stacklevel=_STACK_OF_RUN)
     return chosen
-
-
-def _numbered(state: str | PathLike[str], job: str, resume_from: int | str) -> int | str:
-    """The number of a checkpoint that may be given as a savepoint's name: of the newest of that name."""
-    if resume_from in RESUME_WORDS or isinstance(resume_from, int):
-        return resume_from
-    with StateBackend.open(state, job=job, read_only=True, create=False, resume_from="none") as backend:
-        named = {info.savepoint: info.id for info in backend.checkpoints() if info.savepoint is not None}
-    if resume_from not in named:
-        raise CheckpointNotFoundError(
-            f"no savepoint {resume_from!r}; there are {sorted(named)}", checkpoint=resume_from
-        )
-    return named[resume_from]
