@@ -49,6 +49,7 @@ _OPTIONS = {
     "guarantee=": "--guarantee",
     "codec=": "--codec",
     "until=": "--until",
+    "max_drift_s=": "--max-drift",
 }
 
 
@@ -87,6 +88,14 @@ def run(
             "files have grown or come."
         ),
     ] = _Until.END,
+    max_drift: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            callback=lambda text: text and checked_duration(text),
+            help="How far in event time one partition may read on ahead of another that has nothing yet: 10m, 2h.",
+        ),
+    ] = None,
     savepoint: Annotated[
         str | None, typer.Option(metavar="NAME", help="Keep the last checkpoint of this run for ever, under this name.")
     ] = None,
@@ -154,6 +163,7 @@ def run(
                 on_change=_on_change(on_change),
                 on_event=progress.on_event,
                 until=until.value,
+                max_drift_s=None if max_drift is None else duration_s(max_drift),
             )
     except KeyboardInterrupt:
         newest = progress.last_checkpoint
