@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 from onceflow.aggregates import Aggregate
 from onceflow.checks import Checked
 from onceflow.clock import SystemClock
 from onceflow.exceptions import ConfigurationError
+from onceflow.graph.explanation import Explanation
 from onceflow.graph.graph import Edge, Graph, OperatorStep, SinkStep, SourceStep, StreamRef
-from onceflow.graph.guarantees import explain
+from onceflow.graph.guarantees import explained
 from onceflow.graph.inspection import inspected
 from onceflow.graph.partitioning import FORWARD, ByKey, KeySelector, KeyTypeName, Partitioning, check_key_type
+from onceflow.graph.pictures import mermaid, svg
 from onceflow.graph.steps import (
     AggregateSpec,
     AssignTimestampsSpec,
@@ -41,6 +44,7 @@ from onceflow.windows import Tumbling, micros_of
 
 __all__ = ["Dataflow", "KeyedStream", "Stream", "WindowedStream"]
 
+_PICTURES = {"mermaid": mermaid, "svg": svg}
 _STEP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -118,12 +122,40 @@ class Dataflow:
             raise ConfigurationError(f"{step_id!r} is no window step of this dataflow")
         return Stream(self, StreamRef(step_id, "late"))
 
-    def explain(self, guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE) -> str:
-        """Path by path, which guarantee holds and what it stands on; names what is missing.
+    def explain(
+        self,
+        guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE,
+        *,
+        format: Literal["text", "json", "mermaid", "svg"] = "text",
+    ) -> str:
+        """Path by path, which guarantee holds and what it stands on; names what is missing, and what could be done.
 
         Of more than 100 paths the first one from each source to each sink, which stands for all between them.
+
+        Args:
+            guarantee: What is to be promised.
+            format: ``"text"`` for people; ``"json"``: what ``Explanation.as_dict`` gives; ``"mermaid"``: a flowchart;
+                ``"svg"``: the same as a picture, drawn by Graphviz.
+
+        Raises:
+            ConfigurationError: The dataflow is not whole, there is no such format, or Graphviz is not there.
         """
-        return explain(self._graph, Guarantee(guarantee))
+        explanation = self.explanation(guarantee)
+        if format == "json":
+            return json.dumps(explanation.as_dict(), indent=2)
+        if format in _PICTURES:
+            return _PICTURES[format](explanation)
+        if format != "text":
+            raise ConfigurationError(f"format is {format!r}; give 'text', 'json', 'mermaid' or 'svg'")
+        return str(explanation)
+
+    def explanation(self, guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE) -> Explanation:
+        """What ``explain`` says, as data.
+
+        Raises:
+            ConfigurationError: The dataflow is not whole.
+        """
+        return explained(self._graph, Guarantee(guarantee))
 
     def check(self, guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE) -> list[Checked]:
         """Looks at the real systems that sources and sinks reach, and changes nothing there.

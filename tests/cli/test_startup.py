@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -66,3 +67,16 @@ def test_explain_looks_at_the_real_systems(home, onceflow):
     assert "  ERROR    CsvSource: " in lacking.stdout and f"{home}/out is no directory" in lacking.stdout
     assert "  unknown  it has no check" in onceflow("explain", "job.py:printing", "--check").stdout
     assert onceflow("explain", "job.py:flow").returncode == 0
+
+
+def test_explain_for_programs_and_as_a_picture(home, onceflow):
+    """Findings that a format has no place for, and that go missing."""
+    told = json.loads(onceflow("explain", "job.py:printing", "--format", "json").stdout)
+    assert (told["version"], told["kept"], "checks" in told) == (1, False, False)
+    checked = onceflow("explain", "job.py:flow", "--check", "--format", "json")
+    rows, out = json.loads(checked.stdout)["checks"]
+    assert (rows["step_id"], rows["role"], rows["connector"]) == ("rows", "source", "CsvSource")
+    assert list(rows["findings"][0]) == ["level", "subject", "text", "advice"] and out["step_id"] == "out"
+    assert onceflow("explain", "job.py:flow", "--format", "mermaid").stdout.startswith("flowchart LR\n")
+    refused = onceflow("explain", "job.py:flow", "--format", "mermaid", "--check")
+    assert refused.returncode == 2 and "told as text or json" in refused.stderr

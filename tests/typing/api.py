@@ -52,6 +52,7 @@ from onceflow.exceptions import (
     StoreLockedError,
     UserFunctionError,
 )
+from onceflow.graph.explanation import Explanation
 from onceflow.log import (
     ConsumerState,
     Message,
@@ -106,6 +107,8 @@ def dataflow() -> None:
     assert_type(flow.dead_letters("rows"), Stream)
     assert_type(rows.sink("out", TransactionalTestingSink()), None)
     assert_type(flow.explain(), str)
+    assert_type(flow.explain(format="mermaid"), str)
+    assert_type(flow.explanation("at_least_once"), Explanation)
     assert_type(flow.check(), list[Checked])
     assert_type(flow.check("at_least_once")[0].findings, tuple[Finding, ...])
 
@@ -274,6 +277,7 @@ def refused() -> None:
     keyed.aggregate("type", n=sum("v", type="bytes"))  # type: ignore[arg-type]
     rows.sink("out", ParquetSink("out/", on_new_types="widened"))  # type: ignore[arg-type]
     flow.explain("exactly-once")  # type: ignore[arg-type]
+    flow.explain(format="yaml")  # type: ignore[arg-type]
     run(flow, "state/", guarantee="exactly once")  # type: ignore[arg-type]
     run(flow, "state/", codec="json")  # type: ignore[arg-type]
     log = Log.open("events/")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onceflow.cli.console import print_json
 from onceflow.cli.errors import ExitCode
 from onceflow.cli.target import GUARANTEE_HELP, TARGET_HELP, load_target
 from onceflow.types import Guarantee
@@ -16,29 +19,40 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 
+class _Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    MERMAID = "mermaid"
+    SVG = "svg"
+
+
 def explain(
     target: Annotated[str, typer.Argument(metavar="TARGET", help=TARGET_HELP)],
     guarantee: Annotated[Guarantee, typer.Option(metavar="GUARANTEE", help=GUARANTEE_HELP)] = Guarantee.EXACTLY_ONCE,
+    format: Annotated[
+        _Format, typer.Option(help="mermaid is a flowchart as text; svg is drawn by Graphviz.")
+    ] = _Format.TEXT,
     check: Annotated[
         bool, typer.Option("--check", help="Also look at the real systems that it reads and writes; changes nothing.")
     ] = False,
 ) -> None:
-    """Show, path by path, which guarantee holds and what it stands on. Exit code 1 if it is not kept, or if a look at
-    the real systems finds an error."""
-    from onceflow.exceptions import DeliveryGuaranteeError  # noqa: PLC0415 - only here
-    from onceflow.graph.guarantees import plan  # noqa: PLC0415 - loads numpy
+    """Show, path by path, which guarantee holds, what it stands on and what could be done.
 
+    Exit code 1 if it is not kept, or if a look at the real systems finds an error.
+    """
+    if check and format not in (_Format.TEXT, _Format.JSON):
+        raise typer.BadParameter(f"what --check finds is told as text or json, not as {format}")
     flow = load_target(target)
-    typer.echo(flow.explain(guarantee))
-    kept = True
-    try:
-        plan(flow.graph, guarantee)
-    except DeliveryGuaranteeError:
-        kept = False
+    explanation = flow.explanation(guarantee)
+    told = flow.explain(guarantee, format=format.value)
     checked = flow.check(guarantee) if check else []
-    for one in checked:
-        _print_findings(one)
-    if not kept or any(one.failed for one in checked):
+    if check and format is _Format.JSON:
+        print_json({**explanation.as_dict(), "checks": [asdict(one) for one in checked]})
+    else:
+        typer.echo(told)
+        for one in checked:
+            _print_findings(one)
+    if not explanation.kept or any(one.failed for one in checked):
         raise typer.Exit(ExitCode.FAILED)
 
 

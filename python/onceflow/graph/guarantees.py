@@ -11,14 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from onceflow.exceptions import DeliveryGuaranteeError
+from onceflow.graph.explanation import (
+    ExplainedEdge,
+    ExplainedStep,
+    Explanation,
+    PathExplanation,
+    Requirement,
+    Suggestion,
+)
 from onceflow.graph.graph import Graph, OperatorStep, SinkStep, SourceStep, Step, StreamRef
+from onceflow.graph.partitioning import ByKey
 from onceflow.graph.structure import check_structure
+from onceflow.graph.suggestions import needed, suggestions
 from onceflow.types import Guarantee
 
-__all__ = ["explain", "plan"]
+__all__ = ["explained", "plan"]
 
 #: From how many paths on only one is shown for all with the same ends.
 _MAX_SHOWN = 100
@@ -39,13 +49,6 @@ class _Path:
         return " → ".join(self.steps)
 
 
-@dataclass(frozen=True, slots=True)
-class _Requirement:
-    holds: bool
-    step_id: str
-    text: str
-
-
 def plan(graph: Graph, guarantee: Guarantee) -> None:
     """Raises unless the dataflow can run and keep the guarantee.
 
@@ -56,41 +59,59 @@ def plan(graph: Graph, guarantee: Guarantee) -> None:
     check_structure(graph)
     users = graph.users()
     for path in (path for source in graph.sources() for path in _walk(users, source, each_step_once=True)):
-        missing = [requirement for requirement in _requirements(path, guarantee) if not requirement.holds]
+        missing = [each for each in _requirements(graph, path, guarantee) if not each.holds]
         if missing:
+            (step_id, *_), text = missing[0].steps, missing[0].text
             raise DeliveryGuaranteeError(
-                f"{guarantee} cannot be kept on the path {path}: step {missing[0].step_id!r} {missing[0].text}."
-                f"{_advice(path)}",
+                f"{guarantee} cannot be kept on the path {path}: step {step_id!r} {text}. "
+                f"{needed(path.source, path.sink, guarantee).text}",
                 guarantee=guarantee,
-                step_id=missing[0].step_id,
+                step_id=step_id,
             )
 
 
-def explain(graph: Graph, guarantee: Guarantee) -> str:
-    """For people: each path with its requirements; a requirement that is missing is marked.
+def explained(graph: Graph, guarantee: Guarantee) -> Explanation:
+    """Each path with its requirements, and what could be done.
 
     Of more paths than anybody reads, only the first one between two ends is shown, with the number of the others.
+
+    Raises:
+        ConfigurationError: The dataflow is not whole.
     """
     check_structure(graph)
-    lines = [f"dataflow {graph.name!r}, {guarantee}"]
-    for path in _shown_paths(graph):
-        requirements = _requirements(path, guarantee)
-        kept = all(requirement.holds for requirement in requirements)
-        lines.append("")
-        lines.append(f"{path}: {guarantee if kept else f'NOT {guarantee}'}")
-        lines.extend(
-            f"  {'ok     ' if requirement.holds else 'MISSING'}  {requirement.step_id}: {requirement.text}"
-            for requirement in requirements
+    paths = tuple(_explained_path(graph, path, guarantee) for path in _shown_paths(graph))
+    edges = (
+        ExplainedEdge(
+            edge.origin.step_id,
+            edge.origin.side,
+            step.step_id,
+            repr(edge.partitioning.selector) if isinstance(edge.partitioning, ByKey) else None,
         )
-        if not kept:
-            lines.append(f" {_advice(path)}")
-        elif guarantee is Guarantee.EXACTLY_ONCE and path.sink.sink.delivery == "idempotent":
-            lines.append("  note     effectively_once would be cheaper here: a repeated write replaces itself")
-        if path.others:
-            lines.append(f"  note     more paths with these ends, which stand on the same: {path.others:,}")
-    lines.append("")
-    lines.append("The guarantee ends at the sinks: what reads their output decides what it makes of it.")
-    return "\n".join(lines)
+        for step in graph.steps.values()
+        if not isinstance(step, SourceStep)
+        for edge in dict.fromkeys(step.inputs)
+    )
+    steps = tuple(map(_explained_step, graph.steps.values()))
+    return Explanation(graph.name, guarantee, all(path.kept for path in paths), steps, tuple(edges), paths)
+
+
+def _explained_path(graph: Graph, path: _Path, guarantee: Guarantee) -> PathExplanation:
+    requirements = tuple(_requirements(graph, path, guarantee))
+    kept = all(requirement.holds for requirement in requirements)
+    lacking = [each for each in _requirements(graph, path, Guarantee.EXACTLY_ONCE) if not each.holds]
+    found: tuple[Suggestion, ...] = (needed(path.source, path.sink, guarantee),)
+    if kept:
+        found = tuple(suggestions(graph, path.source, path.sink, guarantee, lacking))
+    source, sink = path.source.step_id, path.sink.step_id
+    return PathExplanation(path.steps, source, sink, kept, path.others, requirements, found)
+
+
+def _explained_step(step: Step) -> ExplainedStep:
+    if isinstance(step, SourceStep):
+        return ExplainedStep(step.step_id, "source", type(step.source).__name__, False, not step.source.deterministic)
+    if isinstance(step, SinkStep):
+        return ExplainedStep(step.step_id, "sink", type(step.sink).__name__, False, False)
+    return ExplainedStep(step.step_id, "operator", step.kind, step.stateful, step.calls_functions)
 
 
 def _counts(graph: Graph, source: SourceStep) -> dict[str, int]:
@@ -141,56 +162,46 @@ def _names(trail: _Trail) -> tuple[str, ...]:
     return tuple(reversed(names))
 
 
-def _requirements(path: _Path, guarantee: Guarantee) -> list[_Requirement]:
-    source, sink = path.source, path.sink
-    replayable = source.source.replayable
-    kind = type(source.source).__name__
-    target = type(sink.sink).__name__
-    requirements = []
+def _requirements(graph: Graph, path: _Path, guarantee: Guarantee) -> Iterator[Requirement]:
+    yield _source_requirement(path.source, guarantee)
+    if guarantee in (Guarantee.EXACTLY_ONCE, Guarantee.EFFECTIVELY_ONCE):
+        steps = (graph.steps.get(name) for name in path.steps)
+        stateful = tuple(step.step_id for step in steps if isinstance(step, OperatorStep) and step.stateful)
+        what = f"positions and the state of {', '.join(stateful)}" if stateful else "positions of all sources"
+        yield Requirement("state", stateful, True, f"{what} belong to one checkpoint")
+    yield _sink_requirement(path.sink, guarantee)
+
+
+def _source_requirement(step: SourceStep, guarantee: Guarantee) -> Requirement:
+    replayable, kind = step.source.replayable, type(step.source).__name__
     if guarantee is Guarantee.AT_MOST_ONCE:
         text = (
             "positions are durable before outputs are written"
             if replayable
             else "cannot be read again from a position; it must not hand out a record again by itself"
         )
-        requirements.append(_Requirement(True, source.step_id, f"{kind}: {text}"))
-        requirements.append(_Requirement(True, sink.step_id, f"{target}: written after the decision, never again"))
-        return requirements
-    requirements.append(
-        _Requirement(
-            replayable,
-            source.step_id,
-            f"{kind} can be read again from a checkpoint's position"
-            if replayable
-            else f"is a {kind}, which cannot be read again from a position: what was read is lost by a crash",
-        )
+        return Requirement("source", (step.step_id,), True, f"{kind}: {text}")
+    text = (
+        f"{kind} can be read again from a checkpoint's position"
+        if replayable
+        else f"is a {kind}, which cannot be read again from a position: what was read is lost by a crash"
     )
-    if guarantee is Guarantee.AT_LEAST_ONCE:
-        requirements.append(
-            _Requirement(True, sink.step_id, f"{target}: written before the decision, again after a crash")
-        )
-        return requirements
-    requirements.append(_Requirement(True, "state", "state, positions and timers belong to one checkpoint"))
-    delivery = sink.sink.delivery
-    if delivery == "plain":
-        text = f"is a {target}, which is neither transactional nor idempotent: after a crash it would repeat output"
-    elif delivery == "idempotent":
-        text = f"{target} is idempotent: " + (
-            "its output is fixed by the decision, then written as often as it takes"
-            if guarantee is Guarantee.EXACTLY_ONCE
-            else "a repeated write replaces itself"
-        )
+    return Requirement("source", (step.step_id,), replayable, text)
+
+
+def _sink_requirement(step: SinkStep, guarantee: Guarantee) -> Requirement:
+    delivery, kind = step.sink.delivery, type(step.sink).__name__
+    weak = guarantee in (Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE)
+    if guarantee is Guarantee.AT_MOST_ONCE and delivery != "transactional":
+        text = f"{kind}: written after the decision, never again"
+    elif delivery == "transactional":
+        text = f"{kind} is transactional: output becomes visible with its checkpoint"
+    elif weak:
+        text = f"{kind}: written before the decision, again after a crash"
+    elif delivery == "plain":
+        text = f"is a {kind}, which is neither transactional nor idempotent: after a crash it would repeat output"
+    elif guarantee is Guarantee.EXACTLY_ONCE:
+        text = f"{kind} is idempotent: its output is fixed by the decision, then written as often as it takes"
     else:
-        text = f"{target} is transactional: output becomes visible with its checkpoint"
-    requirements.append(_Requirement(delivery != "plain", sink.step_id, text))
-    return requirements
-
-
-def _advice(path: _Path) -> str:
-    options: list[Any] = []
-    if not path.source.source.replayable:
-        options.append("read from a source that can be replayed")
-    if path.sink.sink.delivery == "plain":
-        options.append("write to a transactional sink (such as CsvSink) or an idempotent one")
-    weaker = "at_least_once" if path.source.source.replayable else "at_most_once"
-    return f" Either {' and '.join(options)}, or choose {weaker} with open eyes."
+        text = f"{kind} is idempotent: a repeated write replaces itself"
+    return Requirement("sink", (step.step_id,), weak or delivery != "plain", text)
