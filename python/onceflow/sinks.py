@@ -56,6 +56,7 @@ from onceflow.types import Batch, Plain
 __all__ = [
     "Committable",
     "IdempotentSink",
+    "OutputId",
     "PlainSink",
     "Sink",
     "SinkContext",
@@ -113,6 +114,27 @@ class Committable:
     handle: Plain
 
 
+@dataclass(frozen=True, slots=True)
+class OutputId:
+    """What tells one record of a job's output to a sink from all others, the same however often it is written.
+
+    It is known where output waits for the decision of its checkpoint (exactly_once, at_most_once): the decision record
+    keeps it with the records, so that a recovery, also one in a new lineage, writes each with the identity that it had.
+
+    Attributes:
+        run: Identity of the run that staged it, which is of no other run: copies of a state, and a state that was put
+            back from a backup, never give the same identity to different records.
+        checkpoint: Whose output it is.
+        worker: Who staged it.
+        number: Of the record within the worker's output of this checkpoint, from 0 on.
+    """
+
+    run: str
+    checkpoint: int
+    worker: int
+    number: int
+
+
 class SinkWriter(ABC):
     """Writes to a plain or idempotent sink, one call at a time.
 
@@ -125,6 +147,16 @@ class SinkWriter(ABC):
     @abstractmethod
     def write(self, records: Batch) -> None:
         """Writes in order. Raises ``SinkError``."""
+
+    def write_output(self, records: Batch, first: OutputId) -> None:
+        """What is called in place of ``write`` where output waits for the decision: ``write``, for a writer that has
+        no use for identities.
+
+        Args:
+            records: As for ``write``.
+            first: Identity of the first record; those that follow have the next numbers.
+        """
+        self.write(records)
 
     @abstractmethod
     def flush(self) -> None:
@@ -192,6 +224,8 @@ class Sink(ABC):
     """Base of the three kinds; users derive from one of them."""
 
     delivery: ClassVar[Literal["plain", "idempotent", "transactional"]]
+    #: What a guarantee expects of the target and nobody here can check, as ``explain`` tells it; None: nothing.
+    relies_on: str | None = None
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """Looks at the real system before a start, such as by ``onceflow explain --check``: is it there, may it be
@@ -213,6 +247,11 @@ class PlainSink(Sink):
 class IdempotentSink(Sink):
     """Writing a record again, in the same order, leaves the target as one write did.
 
+    By what the target knows a record again is said by ``recognises``. ``"records"``: by the record itself, such as a
+    key in it, whoever writes it. ``"outputs"``: by the identity that the writer is told (``SinkWriter.write_output``),
+    which only a decision can fix: then effectively_once, which writes before it, is refused, and under at_least_once a
+    crash repeats output.
+
     Under exactly_once the records are kept in the decision record by the codec before they are written, so they must
     be values that the codec knows.
 
@@ -222,6 +261,7 @@ class IdempotentSink(Sink):
     """
 
     delivery = "idempotent"
+    recognises: Literal["records", "outputs"] = "records"
 
     @abstractmethod
     def open(self, context: SinkContext) -> SinkWriter:

@@ -25,7 +25,7 @@ from onceflow.graph.explanation import (
 from onceflow.graph.graph import Graph, OperatorStep, SinkStep, SourceStep, Step, StreamRef
 from onceflow.graph.partitioning import ByKey
 from onceflow.graph.structure import check_structure
-from onceflow.graph.suggestions import needed, suggestions
+from onceflow.graph.suggestions import needed, recognises_outputs, suggestions
 from onceflow.types import Guarantee
 
 __all__ = ["explained", "plan"]
@@ -200,6 +200,12 @@ def _sink_requirement(step: SinkStep, guarantee: Guarantee) -> Requirement:
         text = f"{kind}: written before the decision, again after a crash"
     elif delivery == "plain":
         text = f"is a {kind}, which is neither transactional nor idempotent: after a crash it would repeat output"
+    elif guarantee is Guarantee.EFFECTIVELY_ONCE and recognises_outputs(step.sink):
+        text = (
+            f"is a {kind} that recognises a repeat by the identity of its output, which exactly_once alone fixes "
+            "before it is written: after a crash it would repeat output"
+        )
+        return Requirement("sink", (step.step_id,), False, text)
     elif guarantee is Guarantee.EXACTLY_ONCE:
         text = f"{kind} is idempotent: its output is fixed by the decision, then written as often as it takes"
     else:

@@ -8,14 +8,20 @@ from onceflow.graph.explanation import Requirement, Suggestion
 from onceflow.graph.graph import Graph, OperatorStep, SinkStep, SourceStep
 from onceflow.graph.steps import DropDuplicatesSpec
 from onceflow.graph.structure import has_event_time
+from onceflow.sinks import IdempotentSink, Sink
 from onceflow.types import Guarantee
 
-__all__ = ["SAVED", "needed", "suggestions"]
+__all__ = ["SAVED", "needed", "recognises_outputs", "suggestions"]
 
 #: How many times as fast upserts into a file are under effectively_once as under exactly_once: docs/benchmarks.md.
 SAVED = 1.6
 
 _EXACTLY, _EFFECTIVELY = Guarantee.EXACTLY_ONCE, Guarantee.EFFECTIVELY_ONCE
+
+
+def recognises_outputs(sink: Sink) -> bool:
+    """Whether a sink knows a repeat by the identity of the output, and not by the record."""
+    return isinstance(sink, IdempotentSink) and sink.recognises == "outputs"
 
 
 def needed(source: SourceStep, sink: SinkStep, guarantee: Guarantee) -> Suggestion:
@@ -29,6 +35,9 @@ def needed(source: SourceStep, sink: SinkStep, guarantee: Guarantee) -> Suggesti
             "write to a transactional sink (such as CsvSink; OutboxSink makes one of any target with transactions) or "
             "an idempotent one (an upsert by key, a request with an idempotency key)"
         )
+        steps.append(sink.step_id)
+    if recognises_outputs(sink.sink) and guarantee is _EFFECTIVELY:
+        options.append("choose exactly_once, or give the sink what it recognises a record by")
         steps.append(sink.step_id)
     weaker = "at_least_once" if source.source.replayable else "at_most_once"
     text = f"Either {' and '.join(options)}, or choose {weaker} with open eyes."
@@ -48,7 +57,9 @@ def suggestions(
         lacking: What exactly_once would need besides.
     """
     delivery, unsure = sink.sink.delivery, _unsure(graph, sink)
-    if guarantee is _EXACTLY and delivery == "idempotent":
+    if sink.sink.relies_on is not None and guarantee is not Guarantee.AT_LEAST_ONCE:
+        yield Suggestion("caution", f"{sink.step_id}: {sink.sink.relies_on}", guarantee, (sink.step_id,))
+    if guarantee is _EXACTLY and delivery == "idempotent" and not recognises_outputs(sink.sink):
         text = (
             "effectively_once would be cheaper here: a repeated write replaces itself, so output need not wait for the "
             f"decision, nor be kept in it ({SAVED:g} times the rate, measured with upserts into a file)"

@@ -33,6 +33,7 @@ from onceflow.runtime.sizes import estimated_bytes
 from onceflow.sinks import (
     Committable,
     IdempotentSink,
+    OutputId,
     PlainSink,
     Sink,
     SinkContext,
@@ -154,13 +155,28 @@ def _committable(checkpoint_id: int, staged: bytes) -> Committable:
     return Committable(checkpoint_id, msgspec.msgpack.decode(staged))
 
 
+class _Recorded(msgspec.Struct):
+    """Output of a checkpoint in its decision record. Earlier versions kept the batches alone.
+
+    Attributes:
+        run: Identity of the run that staged it.
+        worker: Its number.
+        batches: The records, as the codec writes them.
+    """
+
+    run: str
+    worker: int
+    batches: list[bytes]
+
+
 class _RecordedDelivery(Delivery):
     stages = True
 
-    def __init__(self, writer: SinkWriter, codec: Codec, check_epoch: Callable[[], None]) -> None:
+    def __init__(self, writer: SinkWriter, codec: Codec, check_epoch: Callable[[], None], context: SinkContext) -> None:
         self._writer = writer
         self._codec = codec
         self._check_epoch = check_epoch
+        self._context = context
         self._batches: list[bytes] = []
 
     def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
@@ -181,14 +197,20 @@ class _RecordedDelivery(Delivery):
         return batches or None
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
-        return msgspec.msgpack.encode(sealed)
+        return msgspec.msgpack.encode(_Recorded(self._context.run, self._context.worker, sealed))
 
     def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:
         if staged is None:
             return
-        for batch in msgspec.msgpack.decode(staged, type=list[bytes]):
+        output = msgspec.msgpack.decode(staged, type=_Recorded | list[bytes])
+        if isinstance(output, list):
+            output = _Recorded("", 0, output)
+        number = 0
+        for batch in output.batches:
             self._check_epoch()
-            self._writer.write(self._codec.decode(batch))
+            records = self._codec.decode(batch)
+            self._writer.write_output(records, OutputId(output.run, checkpoint_id, output.worker, number))
+            number += len(records)
             crash_point("sink.mid_write")
         self._check_epoch()
         self._writer.flush()
@@ -218,8 +240,9 @@ class _DirectDelivery(Delivery):
 
 
 class _BufferedDelivery(Delivery):
-    def __init__(self, writer: SinkWriter) -> None:
+    def __init__(self, writer: SinkWriter, context: SinkContext) -> None:
         self._writer = writer
+        self._context = context
         self._home = HomeProcess()
         self._batches: list[Batch] = []
 
@@ -237,8 +260,10 @@ class _BufferedDelivery(Delivery):
         return batches or None
 
     def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:
+        number = 0
         for batch in sealed or ():
-            self._writer.write(batch)
+            self._writer.write_output(batch, OutputId(self._context.run, checkpoint_id, self._context.worker, number))
+            number += len(batch)
             crash_point("sink.mid_write")
             self._home.check()
         self._writer.flush()
@@ -260,9 +285,9 @@ def open_delivery(
     if not isinstance(sink, (PlainSink, IdempotentSink)):
         raise SinkError(f"sink {context.sink!r} is a {type(sink).__name__}: derive from one of the three kinds of sink")
     if guarantee is Guarantee.EXACTLY_ONCE:
-        return _RecordedDelivery(sink.open(context), codec, check_epoch)
+        return _RecordedDelivery(sink.open(context), codec, check_epoch, context)
     if guarantee is Guarantee.AT_MOST_ONCE:
-        return _BufferedDelivery(sink.open(context))
+        return _BufferedDelivery(sink.open(context), context)
     return _DirectDelivery(sink.open(context), check_epoch)
 
 
