@@ -97,6 +97,8 @@ class JobResult:
         changes: What of the state was given up, begins with nothing or was widened, as ``on_change`` said.
         caught_up: The run was one ``until="caught_up"``, and what was there is processed and committed; false if it was
             stopped before.
+        refused: By sink, records that its target has refused in this run, and that were skipped or put aside as dead
+            letters, as the sink was told.
     """
 
     finished: bool
@@ -110,3 +112,4 @@ class JobResult:
     late: Mapping[str, int] = field(default_factory=dict)
     changes: tuple[StateChange, ...] = ()
     caught_up: bool = False
+    refused: Mapping[str, int] = field(default_factory=dict)

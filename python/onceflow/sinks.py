@@ -144,6 +144,10 @@ class SinkWriter(ABC):
     not to mind (``sqlite3.connect(..., check_same_thread=False)``).
     """
 
+    #: Records that the target has refused, and that the writer has skipped or put aside as dead letters, in this run:
+    #: ``JobResult.refused``.
+    refused: int = 0
+
     @abstractmethod
     def write(self, records: Batch) -> None:
         """Writes in order. Raises ``SinkError``."""

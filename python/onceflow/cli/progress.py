@@ -187,6 +187,8 @@ class JobProgress:
         note(f"  in all     {count_text(result.records_in)} in, {count_text(result.records_out)} out")
         if result.rejected or result.skipped:
             note(f"  malformed  {count_text(result.rejected)} to dead letters, {count_text(result.skipped)} skipped")
+        for step_id, refused in result.refused.items():
+            note(f"  refused    {count_text(refused)} by the target of {step_id}")
         for step_id, late in result.late.items():
             if late:
                 note(f"  late       {count_text(late)} too late for their windows in {step_id}")

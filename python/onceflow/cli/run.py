@@ -26,6 +26,7 @@ from onceflow.exceptions import (
     LateRecordsWarning,
     MissingOutputWarning,
     OnceflowError,
+    RefusedRecordsWarning,
     RepeatedOutputWarning,
     StoreLockedError,
     StoreMissingError,
@@ -54,7 +55,7 @@ _OPTIONS = {
 
 
 #: Warnings that are lines of their own.
-_TOLD = (LateRecordsWarning, MissingOutputWarning, RepeatedOutputWarning)
+_TOLD = (LateRecordsWarning, MissingOutputWarning, RefusedRecordsWarning, RepeatedOutputWarning)
 
 
 class _Until(StrEnum):

@@ -59,7 +59,7 @@ known is None. Errors can be pickled and copied.
 
 Each class has a stable ``kind``, under which the Rust core and logs know it. Warnings are for what a user must hear of
 while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``LateRecordsWarning``,
-``MissingOutputWarning``, ``RepeatedOutputWarning``.
+``MissingOutputWarning``, ``RefusedRecordsWarning``, ``RepeatedOutputWarning``.
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ from onceflow.exceptions.warnings import (
     FinishedJobWarning,
     LateRecordsWarning,
     MissingOutputWarning,
+    RefusedRecordsWarning,
     RepeatedOutputWarning,
     UnknownTopicWarning,
 )
@@ -166,6 +167,7 @@ __all__ = [
     "OutOfOrderSequenceError",
     "ProducerFencedError",
     "RecordTooLargeError",
+    "RefusedRecordsWarning",
     "RepeatedOutputWarning",
     "SchemaMismatchError",
     "SerializationError",

@@ -7,6 +7,7 @@ __all__ = [
     "FinishedJobWarning",
     "LateRecordsWarning",
     "MissingOutputWarning",
+    "RefusedRecordsWarning",
     "RepeatedOutputWarning",
     "UnknownTopicWarning",
 ]
@@ -29,6 +30,13 @@ class DamagedCheckpointWarning(UserWarning):
 
 class MissingOutputWarning(UserWarning):
     """The output of the checkpoint that a job goes on from, on purpose, is not where it was written."""
+
+
+class RefusedRecordsWarning(UserWarning):
+    """A target refuses records, and its sink was told to skip them.
+
+    Warned of once a run and sink; ``JobResult.refused`` counts them.
+    """
 
 
 class RepeatedOutputWarning(UserWarning):

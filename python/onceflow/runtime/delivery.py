@@ -88,6 +88,10 @@ class Delivery(ABC):
     def seal(self, checkpoint_id: int) -> Any | None:
         """Cuts; None if there is nothing."""
 
+    def refused(self) -> int:
+        """See ``SinkWriter.refused``."""
+        return 0
+
     def snapshot(self) -> bytes | None:
         """After ``seal``: what the sink has learnt and a later run must know."""
         return None
@@ -215,6 +219,9 @@ class _RecordedDelivery(Delivery):
         self._check_epoch()
         self._writer.flush()
 
+    def refused(self) -> int:
+        return self._writer.refused
+
     def close(self) -> None:
         self._writer.close()
 
@@ -234,6 +241,9 @@ class _DirectDelivery(Delivery):
     def seal(self, checkpoint_id: int) -> Any | None:
         self._writer.flush()
         return None
+
+    def refused(self) -> int:
+        return self._writer.refused
 
     def close(self) -> None:
         self._writer.close()
@@ -267,6 +277,9 @@ class _BufferedDelivery(Delivery):
             crash_point("sink.mid_write")
             self._home.check()
         self._writer.flush()
+
+    def refused(self) -> int:
+        return self._writer.refused
 
     def close(self) -> None:
         self._writer.close()

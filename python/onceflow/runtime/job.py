@@ -125,9 +125,8 @@ class Job:
                     "the job has finished, so no checkpoint comes that could be kept as "
                     f"{self._options.savepoint!r}; give the savepoint to the run that finishes it"
                 )
-            recover_sinks(
-                backend, open_deliveries(backend, graph, self._guarantee, self._codec, self._resources), Plan()
-            )
+            self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources)
+            recover_sinks(backend, self._deliveries, Plan())
             self._tell_sources(restored)
             warnings.warn(
                 FinishedJobWarning(
@@ -425,5 +424,6 @@ class Job:
             resumed_from=None if restored is None else restored.id,
             late=late,
             changes=self._changes,
+            refused={step_id: number for step_id, one in self._deliveries.items() if (number := one.refused())},
             **counts,
         )
