@@ -1,4 +1,4 @@
-"""The examples of embedded use run, and end as they say."""
+"""The examples run, and end as they say."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
     [
         ("embed_aligner.py", "checkpoint 5: sum"),
         ("embed_backend.py", "12000 payments of 50 accounts, each counted once"),
+        ("http_changes.py", "300 changes of 20 accounts, each booked once"),
     ],
 )
 def test_runs(name, last_line):
