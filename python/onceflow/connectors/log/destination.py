@@ -252,7 +252,16 @@ class LogDestination(Destination[Part]):
 
     def _produce(self, producer: LogProducer, staged: Staged[list[Part]]) -> None:
         for part in staged.parts:
-            part.produce(producer, staged.place, now_ms=self._now_ms(), wall_ms=staged.staged_ms)
+            producer.produce(
+                staged.place,
+                part.values.take(),
+                keys=None if part.keys is None else part.keys.take(),
+                timestamps=part.timestamps,
+                headers=part.headers,
+                partition=part.partitions,
+                now_ms=self._now_ms(),
+                wall_ms=staged.staged_ms,
+            )
 
     def _send_marker(self, producer: LogProducer, slot: Slot, checkpoint_id: int) -> None:
         mine, (topic, worker) = self._context, slot

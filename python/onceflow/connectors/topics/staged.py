@@ -9,8 +9,6 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from onceflow._native import LogProducer
-
 __all__ = ["ArrowColumn", "Headers", "Part", "Rows", "Strings", "arrow_column"]
 
 #: Name and value of each header of a record.
@@ -23,7 +21,7 @@ class Rows(msgspec.Struct, tag=True, array_like=True):
     rows: list[bytes | None]
 
     def take(self) -> Any:
-        """As the log's producer takes it."""
+        """Bytes or strings of each record: a list, or an Arrow array."""
         return self.rows
 
     def nbytes(self) -> int:
@@ -37,7 +35,7 @@ class ArrowColumn(msgspec.Struct, tag=True, array_like=True):
     stream: bytes
 
     def take(self) -> Any:
-        """As the log's producer takes it."""
+        """Bytes or strings of each record: a list, or an Arrow array."""
         import pyarrow as pa  # noqa: PLC0415 - only where Arrow arrays came from
 
         return pa.ipc.open_stream(self.stream).read_next_batch().column(0)
@@ -101,16 +99,3 @@ class Part(msgspec.Struct, array_like=True):
         keys = None if self.keys is None else self.keys.rows
         partitions = self.partitions if isinstance(self.partitions, list) else None
         return [self.values.rows, keys, self.timestamps, self.headers, partitions]
-
-    def produce(self, producer: LogProducer, topic: str, *, now_ms: int, wall_ms: int) -> None:
-        """Hands the records to a producer that has a transaction open."""
-        producer.produce(
-            topic,
-            self.values.take(),
-            keys=None if self.keys is None else self.keys.take(),
-            timestamps=self.timestamps,
-            headers=self.headers,
-            partition=self.partitions,
-            now_ms=now_ms,
-            wall_ms=wall_ms,
-        )
