@@ -57,6 +57,10 @@ class Destination(ABC, Generic[Part]):
     def standings(self) -> dict[Slot, Standing]:
         """All markers of this sink."""
 
+    def settled(self) -> bool:
+        """Whether ``standings`` has all that may be there: False while something of an earlier run may still show."""
+        return True
+
     @abstractmethod
     def make(self) -> None:
         """Called when this run may write: makes what is missing."""

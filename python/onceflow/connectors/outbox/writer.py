@@ -107,7 +107,9 @@ class OutboxWriter(TransactionalSinkWriter, Generic[Part]):
         lineage = self._context.lineage
         standings = self._destination.standings().values()
         known = [each.checkpoint for each in standings if each.lineage in (None, lineage)]
-        return None if not known else max(known) >= checkpoint_id
+        if known and max(known) >= checkpoint_id:
+            return True
+        return False if known and self._destination.settled() else None
 
     def recover(self, decided: Sequence[Committable]) -> None:
         staged = [(committable.checkpoint_id, self._staged(committable)) for committable in decided]
