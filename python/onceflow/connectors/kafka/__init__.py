@@ -1,3 +1,5 @@
 """Topics of Apache Kafka as source and sink of a dataflow (extra ``kafka``: confluent-kafka)."""
 
-__all__: list[str] = []
+from onceflow.connectors.kafka.sink import KafkaSink
+
+__all__ = ["KafkaSink"]

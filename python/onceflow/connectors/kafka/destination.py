@@ -1,0 +1,379 @@
+"""A topic of Kafka as the target of an outbox.
+
+The output of a checkpoint is decided before anything of it is sent. Then one short transaction writes the records and
+the marker of the worker that staged them, which lies in a topic of the sink's own (see ``markers``). No transaction is
+open across a checkpoint, so none can time out while the job is down, however long that is, and readers of what is
+committed never wait for one.
+
+The fence: ``recover`` takes the transactional ids of this worker and of all workers of older runs, one after the other,
+which has the broker end what they have left open and refuse their producers. Only then the markers are read, up to the
+end of what is written, committed or not; they are compared with the job's state, and written anew with this run in
+them. A run that was paused and wakes up finds its producer refused. Should it take the id while waking up, it learns
+from the marker that it must stop, and the run that it disturbed takes the id back.
+
+When something goes wrong between the decision and the end of the commit, nobody asks the producer: another one takes
+the id, the marker says whether the transaction was committed, and if not it is sent again, byte by byte the same, each
+record to the partition that was chosen when it was staged.
+
+What the broker would refuse after the decision is refused before it: sizes, timestamps, partitions, records without a
+key in a compacted topic, a topic that was deleted and made anew.
+
+A checkpoint without output writes nothing, neither records nor a marker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from onceflow._native import _kafka_partitions
+from onceflow.connectors.kafka.facts import Admin, TopicFacts
+from onceflow.connectors.kafka.markers import KEY, Kept, MarkerTopic
+from onceflow.connectors.kafka.producing import bytes_of, check_part, check_times
+from onceflow.connectors.kafka.settings import KafkaSettings
+from onceflow.connectors.kafka.transaction import TransactionalProducer, UnsureError
+from onceflow.connectors.outbox.destination import Destination, Standings, Words
+from onceflow.connectors.outbox.marker import Slot, Standing
+from onceflow.connectors.outbox.staged import Place, Staged
+from onceflow.connectors.topics.fields import Fields
+from onceflow.connectors.topics.staged import Part
+from onceflow.crash import crash_point
+from onceflow.exceptions import FencedError, MissingOutputWarning, SinkError
+from onceflow.sinks import SinkContext
+from onceflow.types import Batch
+
+__all__ = ["KafkaDestination", "transactional_id_of"]
+
+#: How often a transaction is sent again, or an id taken back from a run that was fenced and did not know it yet.
+_ATTEMPTS = 10
+_PAUSE_S = 0.1
+#: A topic that does not exist.
+_GONE = 1 << 32
+
+
+def transactional_id_of(job: str, sink: str, worker: int) -> str:
+    """The same in all runs of a job; that of the first worker has no number."""
+    return f"onceflow/{job}/{sink}" + (f"/{worker}" if worker else "")
+
+
+class KafkaDestination(Destination[Part]):
+    """See the module; the settings are those of ``KafkaSink``."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        partitions: int | None,
+        fields: Fields,
+        context: SinkContext,
+        timeout_s: float,
+    ) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._partitions = partitions
+        self._fields = fields
+        self._context = context
+        self._timeout_s = timeout_s
+        self._admin = Admin(settings, timeout_s)
+        self._cluster = self._admin.cluster()
+        self._markers = MarkerTopic(settings, self._admin, context.job, context.sink, timeout_s)
+        self._producer = self._producer_of(context.worker)
+        self._facts: TopicFacts | None = None
+        #: Of each worker: its marker, and up to where its partition was read.
+        self._kept: dict[int, dict[str, Kept]] = {}
+        self._read_to: dict[int, int] = {}
+        self._turn = 0
+        self.words = Words(
+            store="the topic",
+            thing=f"the topics {topic!r} and {self._markers.name!r}",
+            own="a topic of its own, under another name of the job or the sink",
+            markers=f"the topic {self._markers.name!r}",
+        )
+
+    # -- the topics ------------------------------------------------------------------------------
+
+    def where(self, place: str) -> str:
+        return f"topic {place!r} at {self._settings.bootstrap}"
+
+    def place(self) -> Place:
+        return Place(self._topic, 0, self._cluster)
+
+    def number_of(self, place: str) -> int:
+        if self._admin.topics([place]):
+            return 0
+        if place != self._topic:
+            warnings.warn(
+                MissingOutputWarning(
+                    f"{self.where(place)}, to which sink {self._context.sink!r} wrote before, does not exist any more; "
+                    "what was decided for it and not written yet is lost"
+                ),
+                stacklevel=4,
+            )
+        return _GONE
+
+    def make(self) -> None:
+        if self._facts is None:
+            if self._partitions is None:
+                raise SinkError(
+                    f"there is no {self.where(self._topic)}: make it, or give the sink partitions=N, which makes it"
+                )
+            self._admin.create(self._topic, self._partitions)
+            self._look()
+        self._writable()
+
+    def _look(self) -> None:
+        """What the topics are now."""
+        found = self._admin.topics([self._topic, self._markers.name])
+        self._markers.notice(found.get(self._markers.name))
+        facts = found.get(self._topic)
+        if self._facts is not None and (facts is None or facts.id != self._facts.id):
+            raise self._made_anew(facts)
+        self._facts = facts
+
+    def _writable(self) -> TopicFacts:
+        if self._facts is None:
+            raise SinkError(f"there is no {self.where(self._topic)}")
+        return self._facts
+
+    def _made_anew(self, facts: TopicFacts | None, place: str | None = None) -> SinkError:
+        return SinkError(
+            f"{self.where(place or self._topic)} was deleted{'' if facts is None else ' and made anew'} since this job "
+            f"wrote to it, so its output is gone: to write all of it again, delete {self.words.thing} and start over "
+            "with resume_from='none' (--resume-from none); to go on with a new topic, give it another name"
+        )
+
+    # -- who may write ---------------------------------------------------------------------------
+
+    def standings(self) -> dict[Slot, Standing]:
+        self._look()
+        # Nothing is open of this run, and what older ones have open is not waited for before they are shut out.
+        return self._standings(settled=False)
+
+    def settled(self) -> bool:
+        return self._markers.settled()
+
+    def _standings(self, *, settled: bool) -> dict[Slot, Standing]:
+        found = {}
+        for worker in range(self._markers.partitions):
+            self._read(worker, settled=settled)
+            for place, kept in self._kept[worker].items():
+                if place == self._topic and kept.standing.checkpoint:
+                    facts = self._facts
+                    if facts is None or facts.id != kept.topic_id:
+                        raise self._made_anew(facts)
+                found[place, worker] = kept.standing
+        return found
+
+    def _read(self, worker: int, *, settled: bool) -> None:
+        end = self._markers.end(worker) if settled else 0
+        self._kept[worker] = self._markers.read(worker, settled=settled)
+        self._read_to[worker] = end
+
+    def fence(self, judge: Callable[[Standings], Mapping[Slot, int]]) -> None:
+        for _ in range(_ATTEMPTS):
+            workers = {self._context.worker, *(worker for _, worker in judge(self.standings()))}
+            crash_point("kafka.pre_fence")
+            self._markers.make(max(workers) + 1, self._writable())
+            with contextlib.ExitStack() as others:
+                producers = self._take_ids(others)
+                crash_point("kafka.post_fence")
+                # A newer run shows at once, and may have a transaction open that would have to be waited for.
+                judge(self._standings(settled=False))
+                # Nobody older can change them any more.
+                checkpoints = judge(self._standings(settled=True))
+                # By a newer run, which its marker tells; or by an older one, which will read ours and stop.
+                with contextlib.suppress(UnsureError):
+                    for worker, producer in producers.items():
+                        self._take_over(producer, worker, checkpoints)
+                    return
+            time.sleep(_PAUSE_S)
+        raise self._disturbed()
+
+    def _take_ids(self, others: contextlib.ExitStack) -> dict[int, TransactionalProducer]:
+        """Shuts out all older producers of this sink, also of workers that have no successor; not those of this run."""
+        facts, mine = self._writable(), self._context
+        self._producer.take(facts)
+        producers = {mine.worker: self._producer}
+        for worker in range(self._markers.partitions):
+            kept = self._kept.get(worker) or self._markers.read(worker, settled=False)
+            ours = kept and all(each.standing.run == mine.run for each in kept.values())
+            if worker != mine.worker and not ours:
+                producers[worker] = producer = self._producer_of(worker)
+                others.callback(producer.drop)
+                producer.take(facts)
+        return producers
+
+    def _take_over(self, producer: TransactionalProducer, worker: int, checkpoints: Mapping[Slot, int]) -> None:
+        """From now on the worker's marker says that it is this run that writes."""
+        kept = dict(self._kept.get(worker, {}))
+        for (place, other), checkpoint in checkpoints.items():
+            before = kept.get(place)
+            if other != worker or (before is not None and before.standing.run == self._context.run):
+                continue
+            made = Kept(self._standing(checkpoint), self._writable().id if place == self._topic else "")
+            if before is not None:
+                same = (before.standing.checkpoint, before.standing.lineage) == (checkpoint, self._context.lineage)
+                made = Kept(
+                    made.standing,
+                    made.topic_id or before.topic_id,
+                    before.after if same else 0,
+                    before.staged_by if same else "",
+                )
+            kept[place] = made
+        if kept != self._kept.get(worker, {}):
+            self._write(producer, worker, kept, {}, 0)
+
+    def standing(self, slot: Slot) -> Standing:
+        mine, (place, worker) = self._context, slot
+        own = (self._topic, mine.worker)
+        if slot != own:
+            # It was taken over with this worker's id: whoever takes the id back, for another one's output, stops here.
+            self.standing(own)
+        if worker not in self._read_to or self._markers.end(worker) > self._read_to[worker]:
+            for settled in (False, True):
+                # Another run shows at once, and may have a transaction open that would have to be waited for.
+                self._read(worker, settled=settled)
+                for kept in self._kept[worker].values():
+                    self._check_run(kept)
+        found = self._kept[worker].get(place)
+        if found is None:
+            raise SinkError(
+                f"{self.words.markers} does not know this job any more: its records were deleted. Run the job again"
+            )
+        return found.standing
+
+    def _check_run(self, kept: Kept) -> None:
+        mine, there = self._context, kept.standing
+        if there.run != mine.run:
+            raise FencedError(
+                f"another run of job {mine.job!r}, with epoch {there.job_epoch}, writes to {self.where(self._topic)}; "
+                f"this process has epoch {mine.job_epoch} and must stop",
+                epoch=mine.job_epoch,
+                newer_epoch=there.job_epoch,
+            )
+
+    # -- output ----------------------------------------------------------------------------------
+
+    def write(self, parts: list[Part], records: Batch) -> int:
+        part = self._fields.part(records)
+        if part.partitions is None:
+            part.partitions = self._partitions_of(part)
+        nbytes = part.nbytes()
+        if not parts or not parts[-1].extend(part):
+            parts.append(part)
+        return nbytes
+
+    def _partitions_of(self, part: Part) -> int | list[int]:
+        """Chosen now: it stays with a record, also where the topic has grown before it is sent."""
+        number = self._writable().partitions
+        self._turn = (self._turn + 1) % number
+        if number == 1 or part.keys is None:
+            return self._turn
+        return _kafka_partitions(bytes_of(part.keys), number, self._turn)
+
+    def wall_ms(self) -> int:
+        return int(time.time() * 1000)
+
+    def check(self, staged: Staged[list[Part]]) -> None:
+        self._look()
+        facts = self._writable()
+        for part in staged.parts:
+            check_part(part, facts)
+            check_times(part, facts, staged.staged_ms)
+
+    def read(self, handle: bytes) -> Staged[list[Part]]:
+        return msgspec.msgpack.decode(handle, type=Staged[list[Part]])
+
+    def apply(self, staged: Staged[list[Part]], checkpoint_id: int, is_due: Callable[[], bool]) -> None:
+        worker, text = staged.worker, ""
+        if staged.place != self._topic and is_due():
+            # What an earlier run has decided for another topic, which has bounds of its own.
+            self._producer.take(self._facts_of(staged.place, worker))
+        for _ in range(_ATTEMPTS):
+            if not is_due():
+                self._check_same(staged, checkpoint_id)
+                return
+            kept = dict(self._kept[worker])
+            before = kept[staged.place]
+            newest = self._standing(checkpoint_id)
+            kept[staged.place] = Kept(newest, before.topic_id, before.standing.checkpoint, staged.run)
+            try:
+                self._write(self._producer, worker, kept, {staged.place: staged.parts}, staged.staged_ms)
+                break
+            except UnsureError as error:
+                text = str(error)
+            # Behind the handler: only without the error does nobody hold the producer any more.
+            self._renew(worker, staged.place)
+        else:
+            raise SinkError(
+                f"the output of checkpoint {checkpoint_id} could not be written to {self.where(staged.place)} in "
+                f"{_ATTEMPTS} attempts; it is kept, and the next run writes it. The last one: {text}"
+            )
+        if staged.place != self._topic:
+            self._producer.take(self._writable())
+
+    def _facts_of(self, place: str, worker: int) -> TopicFacts:
+        facts = self._admin.topics([place]).get(place)
+        if facts is None or facts.id != self._kept[worker][place].topic_id:
+            raise self._made_anew(facts, place)
+        return facts
+
+    def _check_same(self, staged: Staged[list[Part]], checkpoint_id: int) -> None:
+        """The output of a number is there; is it this one?"""
+        kept = self._kept[staged.worker][staged.place]
+        other = kept.staged_by and kept.staged_by != staged.run
+        if kept.standing.checkpoint == checkpoint_id and other:
+            raise SinkError(
+                f"{self.where(staged.place)} holds an output of checkpoint {checkpoint_id} that run {kept.staged_by} "
+                f"has decided, and here run {staged.run} has: two copies of the job's state are in use. Give each "
+                f"{self.words.own}"
+            )
+
+    def _write(
+        self,
+        producer: TransactionalProducer,
+        worker: int,
+        kept: dict[str, Kept],
+        outputs: Mapping[str, list[Part]],
+        staged_ms: int,
+    ) -> None:
+        marker = (self._markers.name, worker, KEY, self._markers.record(worker, kept))
+        producer.write(outputs, staged_ms, marker)
+        crash_point("kafka.pre_commit")
+        producer.commit()
+        crash_point("kafka.post_commit")
+        self._kept[worker] = kept
+        # The marker, and the record by which the broker ends the transaction.
+        self._read_to[worker] += 2
+
+    def _renew(self, worker: int, place: str) -> None:
+        """Has another producer take the id, unless another run has it for good."""
+        self._producer.drop()
+        for kept in self._markers.read(worker, settled=False).values():
+            self._check_run(kept)
+        time.sleep(_PAUSE_S)
+        self._look()
+        self._producer.take(self._writable() if place == self._topic else self._facts_of(place, worker))
+        self._read_to.clear()
+
+    def close(self) -> None:
+        self._producer.drop()
+        self._markers.close()
+
+    def _producer_of(self, worker: int) -> TransactionalProducer:
+        mine = self._context
+        return TransactionalProducer(self._settings, transactional_id_of(mine.job, mine.sink, worker), self._timeout_s)
+
+    def _standing(self, checkpoint_id: int) -> Standing:
+        mine = self._context
+        return Standing(mine.job_epoch, mine.run, checkpoint_id, mine.lineage, mine.state_id)
+
+    def _disturbed(self) -> SinkError:
+        return SinkError(
+            f"other processes keep taking the transactional id {self._producer.id!r} from this one; stop those that "
+            f"are not job {self._context.job!r}"
+        )

@@ -1,0 +1,203 @@
+"""What a sink must know of a topic before it writes: its identity, its partitions, what it refuses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onceflow.connectors.extras import require
+from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
+from onceflow.exceptions import SinkError
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
+
+__all__ = ["Admin", "TopicFacts"]
+
+T = TypeVar("T")
+
+#: Of one request, and between two of them.
+_REQUEST_S = 10.0
+_PAUSE_S = 0.1
+_NEW_TOPIC_S = 5.0
+_NO_BOUND = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """A topic as it is now.
+
+    Attributes:
+        name: Of the topic.
+        id: Another one when it is deleted and made anew.
+        partitions: How many.
+        replicas: Of the first partition.
+        cleanup: ``cleanup.policy``.
+        max_bytes: ``max.message.bytes``: of a batch, as it is stored.
+        future_ms: A record's timestamp may be so much later than the broker's time.
+        past_ms: And so much earlier.
+        min_insync: ``min.insync.replicas``.
+        unclean: ``unclean.leader.election.enable``.
+        log_append_time: The broker sets the timestamps.
+    """
+
+    name: str
+    id: str
+    partitions: int
+    replicas: int
+    cleanup: str
+    max_bytes: int
+    future_ms: int
+    past_ms: int
+    min_insync: int
+    unclean: bool
+    log_append_time: bool
+
+
+class Admin:
+    """Asks a cluster, and makes topics.
+
+    Args:
+        settings: Of the cluster.
+        timeout_s: So long the cluster may give no answer before ``SinkError`` is raised.
+    """
+
+    def __init__(self, settings: KafkaSettings, timeout_s: float) -> None:
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._library = client_library()
+        self._admin = require("confluent_kafka.admin", extra="kafka", purpose="Kafka")
+        self._client: AdminClient = settings.admin()
+
+    def cluster(self) -> str:
+        """Identity of the cluster."""
+        return self._asked("ask for the cluster", lambda: self._client.list_topics(timeout=_REQUEST_S)).cluster_id or ""
+
+    def topics(self, names: Iterable[str]) -> dict[str, TopicFacts]:
+        """Those that exist."""
+        names = list(names)
+        described = self._asked(f"look at {names}", lambda: self._describe(names))
+        kind = self._admin.ResourceType.TOPIC
+        resources = [self._admin.ConfigResource(kind, name) for name in described]
+        if not resources:
+            return {}
+        configs = self._asked(
+            f"read the settings of {names}",
+            lambda: {
+                resource.name: future.result(2 * _REQUEST_S)
+                for resource, future in self._client.describe_configs(resources, request_timeout=_REQUEST_S).items()
+            },
+        )
+        return {name: _facts(name, described[name], configs[name]) for name in described}
+
+    def _describe(self, names: list[str]) -> dict[str, Any]:
+        asked: dict[str, Future[Any]] = self._client.describe_topics(
+            self._library.TopicCollection(names), request_timeout=_REQUEST_S
+        )
+        found = {}
+        for name, future in asked.items():
+            try:
+                found[name] = future.result(2 * _REQUEST_S)
+            except self._library.KafkaException as error:
+                if error.args[0].code() != self._library.KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+        return found
+
+    def create(self, name: str, partitions: int, *, replicas: int = -1, config: dict[str, str] | None = None) -> None:
+        """Makes a topic, unless there is one, and waits until it can be used."""
+        topic = self._admin.NewTopic(name, partitions, replicas, config=config or {})
+        self._make(
+            f"make topic {name!r}",
+            lambda: self._client.create_topics([topic], request_timeout=_REQUEST_S)[name],
+            self._library.KafkaError.TOPIC_ALREADY_EXISTS,
+        )
+        self._wait_for(name, partitions)
+
+    def grow(self, name: str, partitions: int) -> None:
+        """Gives a topic so many partitions, unless it has them, and waits until they can be used."""
+        more = self._admin.NewPartitions(name, partitions)
+        self._make(
+            f"give topic {name!r} {partitions} partitions",
+            lambda: self._client.create_partitions([more], request_timeout=_REQUEST_S)[name],
+            self._library.KafkaError.INVALID_PARTITIONS,
+        )
+        self._wait_for(name, partitions)
+
+    def _make(self, doing: str, ask: Callable[[], Future[None]], is_there: int) -> None:
+        def asked() -> None:
+            try:
+                ask().result(2 * _REQUEST_S)
+            except self._library.KafkaException as error:
+                # By somebody else at the same time, or by a request of ours whose answer was lost.
+                if error.args[0].code() != is_there:
+                    raise
+
+        self._asked(doing, asked)
+
+    def _wait_for(self, name: str, partitions: int) -> None:
+        until = time.monotonic() + self._timeout_s
+        while True:
+            found = self._asked(f"look at {name!r}", lambda: self._describe([name])).get(name)
+            if found is not None and len(found.partitions) >= partitions and all(p.leader for p in found.partitions):
+                return
+            if time.monotonic() > until:
+                raise SinkError(f"topic {name!r} of {self._settings.bootstrap} was made and does not come up")
+            time.sleep(_PAUSE_S)
+
+    def ends(self, topic: str, partitions: Iterable[int], *, committed: bool) -> dict[int, int]:
+        """Behind the newest record of each partition; with ``committed``, where the first open transaction begins."""
+        library = self._library
+        level = library.IsolationLevel.READ_COMMITTED if committed else library.IsolationLevel.READ_UNCOMMITTED
+        latest = self._admin.OffsetSpec.latest()
+        wanted = {library.TopicPartition(topic, partition): latest for partition in partitions}
+
+        def ask() -> dict[int, int]:
+            asked = self._client.list_offsets(wanted, isolation_level=level, request_timeout=_REQUEST_S)
+            return {where.partition: future.result(2 * _REQUEST_S).offset for where, future in asked.items()}
+
+        return self._asked(f"ask for the end of {topic!r}", ask)
+
+    def _asked(self, doing: str, ask: Callable[[], T]) -> T:
+        """Asks again while the cluster does not answer."""
+        start = time.monotonic()
+        while True:
+            try:
+                return ask()
+            except (self._library.KafkaException, TimeoutError) as error:
+                if not self._passes(error, time.monotonic() - start):
+                    text = self._settings.redacted(error_text(error))
+                    raise SinkError(f"could not {doing} at {self._settings.bootstrap}: {text}") from None
+            time.sleep(_PAUSE_S)
+
+    def _passes(self, error: Exception, waited_s: float) -> bool:
+        known, names = kafka_error(error), self._library.KafkaError
+        if waited_s > self._timeout_s:
+            return False
+        if known is not None and known.code() == names.UNKNOWN_TOPIC_OR_PART:
+            # Not every broker knows at once of a topic that was made just now.
+            return waited_s < _NEW_TOPIC_S
+        away = (names._TIMED_OUT, names._TRANSPORT, names._ALL_BROKERS_DOWN)
+        return known is None or known.retriable() or known.code() in away
+
+
+def _facts(name: str, described: Any, config: Any) -> TopicFacts:
+    def whole(setting: str, default: int) -> int:
+        # Brokers before 3.6 lack those of timestamps.
+        return int(config[setting].value) if setting in config else default
+
+    return TopicFacts(
+        name=name,
+        id=str(described.topic_id),
+        partitions=len(described.partitions),
+        replicas=len(described.partitions[0].replicas),
+        cleanup=config["cleanup.policy"].value,
+        max_bytes=whole("max.message.bytes", 1_000_000),
+        future_ms=whole("message.timestamp.after.max.ms", _NO_BOUND),
+        past_ms=whole("message.timestamp.before.max.ms", _NO_BOUND),
+        min_insync=whole("min.insync.replicas", 1),
+        unclean=config["unclean.leader.election.enable"].value == "true",
+        log_append_time=config["message.timestamp.type"].value == "LogAppendTime",
+    )

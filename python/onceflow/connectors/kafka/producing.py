@@ -1,0 +1,122 @@
+"""Staged records on their way into a Kafka producer."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from onceflow.connectors.kafka.facts import TopicFacts
+from onceflow.connectors.topics.staged import ArrowColumn, Part, Strings
+from onceflow.exceptions import SinkError
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer
+
+__all__ = ["QUEUE", "bytes_of", "check_part", "check_times", "produce"]
+
+#: A client's queue, which holds what is staged a second time, and how it is sent.
+QUEUE = {
+    "linger.ms": 5,
+    "queue.buffering.max.messages": 100_000,
+    "queue.buffering.max.kbytes": 64 << 10,
+}
+#: A batch of one record: its own head, and around the record what is not key, value or headers; each header has two
+#: lengths of its own.
+_BATCH_BYTES = 61 + 23
+_HEADER_BYTES = 10
+_WAIT_S = 0.05
+
+
+def bytes_of(strings: Strings) -> list[bytes | None]:
+    """Bytes of each record."""
+    found: list[Any] = strings.take().to_pylist() if isinstance(strings, ArrowColumn) else strings.take()
+    if isinstance(strings, ArrowColumn):
+        return [each.encode() if isinstance(each, str) else each for each in found]
+    return found
+
+
+def check_part(part: Part, facts: TopicFacts) -> None:
+    """Refuses records that the topic would refuse.
+
+    Raises:
+        SinkError: One is too large, has a partition that is not there, or no key where the topic is compacted.
+    """
+    values, keys = bytes_of(part.values), None if part.keys is None else bytes_of(part.keys)
+    limit = facts.max_bytes - _BATCH_BYTES
+    longest = max(map(len, filter(None, values)), default=0)
+    longest += 0 if keys is None else max(map(len, filter(None, keys)), default=0)
+    if longest > limit or part.headers is not None:
+        for number, value in enumerate(values):
+            size = len(value or b"") + len((keys[number] if keys else None) or b"")
+            headers = (part.headers[number] if part.headers else None) or ()
+            size += sum(len(name.encode()) + len(content or b"") + _HEADER_BYTES for name, content in headers)
+            if size > limit:
+                raise SinkError(
+                    f"a record of {size:,} bytes (key {keys[number] if keys else None!r:.100}) is too large for topic "
+                    f"{facts.name!r}, whose max.message.bytes={facts.max_bytes:,} leaves {limit:,} for key, value and "
+                    "headers: raise it, or write smaller records"
+                )
+    if "compact" in facts.cleanup and (keys is None or None in keys):
+        raise SinkError(
+            f"topic {facts.name!r} is compacted (cleanup.policy={facts.cleanup!r}) and takes no record without a key: "
+            "give the sink a key"
+        )
+    partitions = part.partitions
+    largest = partitions if isinstance(partitions, int) else max(partitions or [0])
+    if largest >= facts.partitions:
+        raise SinkError(
+            f"a record goes to partition {largest}, and topic {facts.name!r} has {facts.partitions}, from 0 on"
+        )
+
+
+def check_times(part: Part, facts: TopicFacts, now_ms: int) -> None:
+    """Refuses timestamps that the broker would refuse.
+
+    Raises:
+        SinkError: One is too far from now.
+    """
+    if part.timestamps is None or facts.log_append_time or not part.timestamps:
+        return
+    for time_ms, ahead, bound, setting in (
+        (max(part.timestamps), 1, facts.future_ms, "message.timestamp.after.max.ms"),
+        (min(part.timestamps), -1, facts.past_ms, "message.timestamp.before.max.ms"),
+    ):
+        if (time_ms - now_ms) * ahead > bound:
+            raise SinkError(
+                f"a record has the timestamp {time_ms} ms, {abs(time_ms - now_ms) / 1000:,.0f} s "
+                f"{'after' if ahead > 0 else 'before'} now, and topic {facts.name!r} takes {bound / 1000:,.0f} s at "
+                f"most ({setting}): let the topic take it, or give the sink another timestamp"
+            )
+    if min(part.timestamps) <= 0:
+        # The client takes 0 for "now".
+        raise SinkError(f"a record has the timestamp {min(part.timestamps)} ms, and Kafka takes them from 1 on")
+
+
+def produce(producer: Producer, topic: str, part: Part, staged_ms: int, until: float) -> None:
+    """Hands records to a producer; waits while its queue is full.
+
+    Args:
+        producer: Of the client.
+        topic: Where they go.
+        part: Its partitions are chosen.
+        staged_ms: The timestamp of records that have none.
+        until: By the monotonic clock; ``BufferError`` is raised if the queue stays full so long.
+    """
+    values = bytes_of(part.values)
+    count = len(values)
+    keys = [None] * count if part.keys is None else bytes_of(part.keys)
+    times = [staged_ms] * count if part.timestamps is None else part.timestamps
+    partitions = part.partitions if isinstance(part.partitions, list) else [part.partitions or 0] * count
+    headers: list[Any] = part.headers or [None] * count
+    send, poll = producer.produce, producer.poll
+    for record in zip(values, keys, partitions, times, headers, strict=True):
+        value, key, partition, time_ms, header = record
+        while True:
+            try:
+                send(topic, value, key, partition, None, None, time_ms, header)
+                break
+            except BufferError:
+                if time.monotonic() > until:
+                    raise
+                poll(_WAIT_S)
+    poll(0)

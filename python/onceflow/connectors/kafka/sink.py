@@ -1,0 +1,75 @@
+"""Topics of Kafka as sinks: exactly once, or at least once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onceflow.connectors.kafka.destination import KafkaDestination
+from onceflow.connectors.kafka.settings import KafkaSettings, client_library, topic_of
+from onceflow.connectors.outbox.writer import OutboxWriter, with_run
+from onceflow.connectors.topics.fields import Field, Fields
+from onceflow.log.settings import check_seconds, check_whole
+from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
+
+__all__ = ["KafkaSink"]
+
+
+class KafkaSink(TransactionalSink):
+    """Appends records to a topic of Kafka, exactly once; see ``destination`` for how.
+
+    The names and arguments are those of ``LogSink``: a job moves from the embedded log to Kafka by its sink's address.
+    Several sinks and other producers can write to one topic. A record that is neither bytes, text nor None is written
+    as JSON.
+
+    Args:
+        bootstrap: Address of a broker, or several with commas between them.
+        topic: Its name.
+        key: Name of the field that is the key, or a function of the record. None: records have no key.
+        value: The same for the value. None: the record itself.
+        timestamp: The same for the timestamp: a datetime (cut to milliseconds), or milliseconds since 1970. None: when
+            it was staged.
+        headers: The same for the headers: a dict, or pairs, of names and bytes. None: records have none.
+        partition: The same for the partition; or its number, for all. None: the key chooses it as in Kafka's Java
+            clients (murmur2); records without a key go to one partition a batch, in turn.
+        partitions: If the topic does not exist, it is made with so many. None: it must exist.
+        config: Settings of librdkafka, such as those of TLS and SASL, ``transaction.timeout.ms``, ``compression.type``.
+        timeout_s: So long the broker may give no answer before the job stops; what is decided is written by the next
+            run.
+
+    Raises:
+        ConfigurationError: Settings that cannot be.
+        MissingExtraError: confluent-kafka is not installed.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        key: Field | None = None,
+        value: Field | None = None,
+        timestamp: Field | None = None,
+        headers: Field | None = None,
+        partition: int | Field | None = None,
+        partitions: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        timeout_s: float = 120.0,
+    ) -> None:
+        client_library()
+        self._settings = KafkaSettings(bootstrap, config)
+        self._topic = topic_of(topic)
+        self._fields = Fields(key, value, timestamp, headers, partition)
+        if partitions is not None:
+            check_whole("partitions", partitions)
+        self._partitions = partitions
+        check_seconds("timeout_s", timeout_s, above=True)
+        self._timeout_s = timeout_s
+
+    def open(self, context: SinkContext) -> TransactionalSinkWriter:
+        """See ``Sink``."""
+        context = with_run(context)
+        destination = KafkaDestination(
+            self._settings, self._topic, self._partitions, self._fields, context, self._timeout_s
+        )
+        return OutboxWriter(destination, context)
