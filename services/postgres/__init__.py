@@ -6,7 +6,7 @@ PostgreSQL, in the directory that the variable ``PGBIN`` names. From a shell::
     python -m services.postgres        # prints a DSN; ends with Ctrl-C, and its data with it
 
 The server is a child of the process that started it and ends with it. It listens on loopback only, and trusts whoever
-comes.
+comes, but asks a role ``guarded`` for its password.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ SETTINGS = {
 
 _READY = "database system is ready to accept connections"
 _TRIES = 3
+_CLIENTS = """
+host all guarded 127.0.0.1/32 scram-sha-256
+host all all 127.0.0.1/32 trust
+host replication all 127.0.0.1/32 trust
+"""
 _NO_CLUSTER = "create_main_cluster = false\n"
 
 
@@ -160,6 +165,7 @@ class PostgresServer(ServerProcess):
         settings = {**self._settings, "port": str(port)}
         text = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
         (self._data / "postgresql.auto.conf").write_text(text)
+        (self._data / "pg_hba.conf").write_text(_CLIENTS)
 
     def _command(self) -> list[str]:
         return [str(self.bin / "postgres"), "-D", str(self._data)]
