@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "log.md"]
@@ -74,8 +75,20 @@ def run_console(block: Block, where: Path) -> None:
         assert re.fullmatch(pattern, printed.rstrip("\n")), f"{command} printed:\n{printed}\nand not:\n{expected}"
 
 
+def postgres_environment(request, monkeypatch):
+    """Programs find a real server where libpq looks for one."""
+    for name, value in conninfo_to_dict(request.getfixturevalue("postgres_dsn")).items():
+        monkeypatch.setenv({"dbname": "PGDATABASE"}.get(name, f"PG{name.upper()}"), str(value))
+
+
+#: Page → what its programs need.
+SERVERS = {"postgres.md": postgres_environment}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_examples_of_a_page_run(page, tmp_path):
+def test_the_examples_of_a_page_run(page, tmp_path, request, monkeypatch):
+    if page.name in SERVERS:
+        SERVERS[page.name](request, monkeypatch)
     for block in blocks(page):
         (run_python if block.kind == "python" else run_console)(block, tmp_path)
 

@@ -1,0 +1,157 @@
+"""The table of markers, beside the output: which run may write, what was applied, and which table it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import errors, sql
+from psycopg.rows import tuple_row
+
+from onceflow.connectors.outbox.marker import Marker
+from onceflow.exceptions import SinkError
+
+__all__ = ["MARKERS", "Markers", "Target"]
+
+#: Name of the table.
+MARKERS = "onceflow_markers"
+#: Under this key lies what is known of the table that was written.
+_TARGET_KEY = "table"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A table, so that one that was dropped and made anew, or emptied, is noticed.
+
+    Attributes:
+        name: With its schema.
+        oid: In the database.
+        database: The server's identity, and the database's in it; empty where the server does not tell.
+        filled: Whether it had rows when it was last written.
+    """
+
+    name: str
+    oid: int
+    database: str
+    filled: bool = False
+
+
+class Markers:
+    """Of one sink.
+
+    Args:
+        schema: In which the table lies.
+        owner: See ``Marker.owner``.
+    """
+
+    def __init__(self, schema: str, owner: str) -> None:
+        self.name = f"{schema}.{MARKERS}"
+        self._table = sql.Identifier(schema, MARKERS)
+        self._owner = owner
+
+    def read(self, session: psycopg.Connection[Any]) -> dict[str, str]:
+        """Key → text; nothing where there is no table yet. Changes nothing."""
+        try:
+            return self._fetch(session, "")
+        except errors.UndefinedTable:
+            return {}
+
+    def lock_all(self, session: psycopg.Connection[Any]) -> dict[str, str]:
+        """All of them, which nobody else writes until the transaction ends."""
+        return self._fetch(session, "order by key for update")
+
+    def lock(self, session: psycopg.Connection[Any], fence: str, worker: str) -> dict[str, str]:
+        """The fence, which other workers of the run may lock too, and one worker's marker. And the table's."""
+        kept = self._fetch(session, "and key = {} for share", fence)
+        kept |= self._fetch(session, "and key = {} for update", worker)
+        return kept | self._fetch(session, "and key = {}", _TARGET_KEY)
+
+    def keep(self, session: psycopg.Connection[Any], marker: Marker, read: str | None) -> None:
+        """Writes a marker in place of what was read.
+
+        Raises:
+            errors.SerializationFailure: Another transaction has written it since.
+        """
+        self._keep(session, marker.key, marker.text, read)
+
+    def target(self, kept: dict[str, str]) -> Target | None:
+        """What is known of the table; None if it is not."""
+        text = kept.get(_TARGET_KEY)
+        try:
+            return None if text is None else msgspec.json.decode(text, type=Target)
+        except msgspec.DecodeError as error:
+            raise SinkError(f"a marker in {self.name} is damaged: {text!r}: {error}") from error
+
+    def keep_target(self, session: psycopg.Connection[Any], target: Target) -> None:
+        """Notes the table."""
+        session.execute(
+            sql.SQL(
+                "insert into {} (owner, key, text) values (%s, %s, %s) on conflict (owner, key) do update "
+                "set text = excluded.text"
+            ).format(self._table),
+            (self._owner, _TARGET_KEY, msgspec.json.encode(target).decode()),
+        )
+
+    @staticmethod
+    def only(kept: dict[str, str]) -> dict[str, str]:
+        """Markers alone."""
+        return {key: text for key, text in kept.items() if key != _TARGET_KEY}
+
+    def forget(self) -> str:
+        """How a person removes them."""
+        return f"delete from {self.name} where owner = '{self._owner}'"  # noqa: S608 - for people
+
+    def forget_target(self) -> str:
+        """How a person removes what is known of the table."""
+        return f"{self.forget()} and key = '{_TARGET_KEY}'"
+
+    def make(self, session: psycopg.Connection[Any]) -> None:
+        """Makes the table if it is missing.
+
+        Raises:
+            SinkError: It cannot be, or it would not outlive a crash of the server.
+        """
+        statement = sql.SQL(
+            "create table if not exists {} "
+            "(owner text not null, key text not null, text text not null, primary key (owner, key))"
+        ).format(self._table)
+        kind = "select relpersistence from pg_catalog.pg_class where oid = pg_catalog.to_regclass(%s)"
+        quoted = self._table.as_string(session)
+        with session.cursor(row_factory=tuple_row) as cursor:
+            if (row := cursor.execute(kind, (quoted,)).fetchone()) is None:
+                try:
+                    cursor.execute(statement)
+                except (errors.UniqueViolation, errors.DuplicateTable) as error:
+                    raise errors.SerializationFailure("another session has just made the table of markers") from error
+                except errors.InsufficientPrivilege as error:
+                    shown = statement.as_string(session)
+                    raise SinkError(
+                        f"the table of markers {self.name} is missing, and this user may not make it: have it made by "
+                        f"{shown}; grant select, insert, update on {self.name} to the user"
+                    ) from error
+                row = cursor.execute(kind, (quoted,)).fetchone()
+        if row is None or row[0] != "p":
+            raise SinkError(
+                f"the table of markers {self.name} is unlogged: after a crash of the server it is empty, and output "
+                f"would be written again. Make it durable: alter table {self.name} set logged"
+            )
+
+    def _fetch(self, session: psycopg.Connection[Any], rest: str, *values: str) -> dict[str, str]:
+        statement = sql.SQL("select key, text from {} where owner = {} ").format(self._table, sql.Literal(self._owner))
+        statement += sql.SQL(rest).format(*map(sql.Literal, values))
+        with session.cursor(row_factory=tuple_row) as cursor:
+            return dict(cursor.execute(statement).fetchall())
+
+    def _keep(self, session: psycopg.Connection[Any], key: str, text: str, read: str | None) -> None:
+        statement = sql.SQL(
+            "insert into {table} as m (owner, key, text) values ({owner}, {key}, {text}) on conflict (owner, key) "
+            "do update set text = excluded.text where m.text = {read}"
+        ).format(
+            table=self._table,
+            owner=sql.Literal(self._owner),
+            key=sql.Literal(key),
+            text=sql.Literal(text),
+            read=sql.Literal(read),
+        )
+        if session.execute(statement).rowcount != 1:
+            raise errors.SerializationFailure(f"the marker {key!r} in {self.name} was written by another transaction")
