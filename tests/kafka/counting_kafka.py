@@ -84,7 +84,7 @@ class Job:
         )
         given = {"key": "user", "partitions": 2, "timeout_s": 60, **self.options, **options}
         for number in range(self.topics):
-            counted.sink(f"out-{number}", KafkaSink(self.bootstrap, self.topic(number), **given))
+            counted.sink(f"out-{number}", KafkaSink(self.bootstrap, **{"topic": self.topic(number), **given}))
         with warnings.catch_warnings():
             # Many a life finds that the job was at its end.
             for category in (FinishedJobWarning, RepeatedOutputWarning, MissingOutputWarning):

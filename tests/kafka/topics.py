@@ -7,10 +7,10 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-__all__ = ["admin", "create", "delete", "name", "read"]
+__all__ = ["admin", "create", "delete", "name", "producer", "read"]
 
 _QUIET = {"log_level": 0, "error_cb": lambda error: None}
 _NUMBERS = itertools.count(1)
@@ -23,6 +23,11 @@ def name(of: str) -> str:
 
 def admin(bootstrap: str) -> AdminClient:
     return AdminClient({"bootstrap.servers": bootstrap, **_QUIET})
+
+
+def producer(bootstrap: str, transactional_id: str) -> Producer:
+    """Of somebody else."""
+    return Producer({"bootstrap.servers": bootstrap, "transactional.id": transactional_id, **_QUIET})
 
 
 def create(bootstrap: str, topic: str, partitions: int = 1, **config: object) -> None:

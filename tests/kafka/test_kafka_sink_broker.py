@@ -1,0 +1,129 @@
+"""A job that writes to Kafka while the broker is killed, stopped, gone, or asked by somebody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import topics
+from counting_kafka import Job
+from lives import Life, no_survivors
+
+from onceflow.connectors.kafka.destination import transactional_id_of
+
+pytestmark = pytest.mark.usefixtures("crash_points")
+
+#: With it a transaction that nobody ends is over after this, and the second in which the broker looks.
+SHORT = {"config": {"transaction.timeout.ms": 2_000}}
+OVER_S = 4.5
+
+
+@pytest.fixture
+def job(kafka, tmp_path):
+    return Job.make(kafka.bootstrap, tmp_path / "job")
+
+
+def stopped_before_a_commit(job, **options):
+    """Records and marker are sent, and the transaction is open."""
+    life = Life(lambda: job.run(**options), STOP_AT="kafka.pre_commit:3")
+    assert life.step(60) == "stopped", life.error
+    return life
+
+
+def came_through(job, life=None):
+    life = life or Life(job.run)
+    assert life.wait(120) == "done", life.error
+    job.check()
+
+
+@no_survivors()
+def test_the_broker_is_stopped_while_a_transaction_commits(kafka, job):
+    """Kind (K5, K11): a commit that times out here and succeeds there; an abort after it would contradict it."""
+    life = stopped_before_a_commit(job)
+    os.kill(kafka.pid, signal.SIGSTOP)
+    try:
+        life.wake()
+        assert life.step(4) is None, life.error
+    finally:
+        os.kill(kafka.pid, signal.SIGCONT)
+    came_through(job, life)
+
+
+@no_survivors()
+def test_the_broker_is_killed_while_a_transaction_commits(kafka, job):
+    """Kind (K13): nobody answers for a while, and then the transaction may be there or not."""
+    life = stopped_before_a_commit(job)
+    kafka.kill()
+    life.wake()
+    assert life.step(1) is None, life.error
+    kafka.start()
+    came_through(job, life)
+
+
+@no_survivors()
+def test_job_and_broker_are_killed_together(kafka, job):
+    """Kind (K6): the next run meets a transaction in any state."""
+    stopped_before_a_commit(job).kill()
+    kafka.kill()
+    kafka.start()
+    came_through(job)
+
+
+@no_survivors()
+def test_a_transaction_that_times_out_is_sent_again(job):
+    """Kind (K7): its own timeout looks to a producer as if it had been replaced."""
+    life = stopped_before_a_commit(job, **SHORT)
+    time.sleep(OVER_S)
+    life.wake()
+    came_through(job, life)
+
+
+@no_survivors()
+def test_a_job_that_is_down_for_longer_than_a_transaction_may_last(job):
+    """Kind: output that was decided and lies in a transaction which the broker has aborted meanwhile."""
+    stopped_before_a_commit(job, **SHORT).kill()
+    time.sleep(OVER_S)
+    came_through(job)
+
+
+@no_survivors()
+def test_somebody_else_takes_the_transactional_id(kafka, job):
+    """Kind (K8): a producer that is no run of the job fences it; the marker says that the job is not replaced."""
+    life = stopped_before_a_commit(job)
+    stranger = topics.producer(kafka.bootstrap, transactional_id_of(job.name, "out-0", 0))
+    stranger.init_transactions(30)
+    life.wake()
+    came_through(job, life)
+
+
+@no_survivors()
+def test_several_sinks_are_each_exact(kafka, tmp_path):
+    """Kind: one sink's transaction is committed, another's is not, when the job is killed."""
+    job = Job.make(kafka.bootstrap, tmp_path / "job", topics_=3)
+    for nth in (5, 7):
+        assert Life(job.run, CRASH_AT=f"kafka.pre_commit:{nth}").wait() in ("killed", "done")
+    came_through(job)
+
+
+def test_two_jobs_write_to_one_topic(kafka, tmp_path):
+    """Kind: a job that takes the other one's markers or transactions for its own."""
+    one = Job.make(kafka.bootstrap, tmp_path / "one")
+    two = Job.make(kafka.bootstrap, tmp_path / "two", topic=one.topic())
+    for each in (one, two):
+        assert Life(each.run, CRASH_AT="kafka.pre_commit:3").wait() == "killed"
+    for each in (two, one):
+        life = Life(each.run)
+        assert life.wait() == "done", life.error
+    shown = one.shown()
+    assert sorted(shown) == sorted(2 * list(set(shown)))
+    assert len(shown) == 2 * one.rows
+
+
+def test_a_broker_that_is_gone_for_good(kafka, tmp_path):
+    """Kind: a job that hangs, or ends as if all were well."""
+    job = Job.make("127.0.0.1:1", tmp_path / "job", timeout_s=1)
+    life = Life(job.run)
+    assert life.wait() == "SinkError"
+    assert "127.0.0.1:1" in life.error
