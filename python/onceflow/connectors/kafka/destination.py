@@ -63,6 +63,8 @@ def transactional_id_of(job: str, sink: str, worker: int) -> str:
 class KafkaDestination(Destination[Part]):
     """See the module; the settings are those of ``KafkaSink``."""
 
+    markers_are_with_output = False
+
     def __init__(
         self,
         settings: KafkaSettings,

@@ -68,13 +68,17 @@ class Admin:
     def __init__(self, settings: KafkaSettings, timeout_s: float) -> None:
         self._settings = settings
         self._timeout_s = timeout_s
+        self._request_s = min(_REQUEST_S, timeout_s)
         self._library = client_library()
         self._admin = require("confluent_kafka.admin", extra="kafka", purpose="Kafka")
         self._client: AdminClient = settings.admin()
 
     def cluster(self) -> str:
         """Identity of the cluster."""
-        return self._asked("ask for the cluster", lambda: self._client.list_topics(timeout=_REQUEST_S)).cluster_id or ""
+        return (
+            self._asked("ask for the cluster", lambda: self._client.list_topics(timeout=self._request_s)).cluster_id
+            or ""
+        )
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicFacts]:
         """Those that exist."""
@@ -88,14 +92,16 @@ class Admin:
             f"read the settings of {names}",
             lambda: {
                 resource.name: future.result(2 * _REQUEST_S)
-                for resource, future in self._client.describe_configs(resources, request_timeout=_REQUEST_S).items()
+                for resource, future in self._client.describe_configs(
+                    resources, request_timeout=self._request_s
+                ).items()
             },
         )
         return {name: _facts(name, described[name], configs[name]) for name in described}
 
     def _describe(self, names: list[str]) -> dict[str, Any]:
         asked: dict[str, Future[Any]] = self._client.describe_topics(
-            self._library.TopicCollection(names), request_timeout=_REQUEST_S
+            self._library.TopicCollection(names), request_timeout=self._request_s
         )
         found = {}
         for name, future in asked.items():
@@ -111,7 +117,7 @@ class Admin:
         topic = self._admin.NewTopic(name, partitions, replicas, config=config or {})
         self._make(
             f"make topic {name!r}",
-            lambda: self._client.create_topics([topic], request_timeout=_REQUEST_S)[name],
+            lambda: self._client.create_topics([topic], request_timeout=self._request_s)[name],
             self._library.KafkaError.TOPIC_ALREADY_EXISTS,
         )
         self._wait_for(name, partitions)
@@ -121,7 +127,7 @@ class Admin:
         more = self._admin.NewPartitions(name, partitions)
         self._make(
             f"give topic {name!r} {partitions} partitions",
-            lambda: self._client.create_partitions([more], request_timeout=_REQUEST_S)[name],
+            lambda: self._client.create_partitions([more], request_timeout=self._request_s)[name],
             self._library.KafkaError.INVALID_PARTITIONS,
         )
         self._wait_for(name, partitions)
@@ -155,7 +161,7 @@ class Admin:
         wanted = {library.TopicPartition(topic, partition): latest for partition in partitions}
 
         def ask() -> dict[int, int]:
-            asked = self._client.list_offsets(wanted, isolation_level=level, request_timeout=_REQUEST_S)
+            asked = self._client.list_offsets(wanted, isolation_level=level, request_timeout=self._request_s)
             return {where.partition: future.result(2 * _REQUEST_S).offset for where, future in asked.items()}
 
         return self._asked(f"ask for the end of {topic!r}", ask)

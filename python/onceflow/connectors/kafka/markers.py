@@ -152,7 +152,12 @@ class MarkerTopic:
 
     def end(self, worker: int) -> int:
         """Behind the newest record of a worker, committed or not."""
-        return self._admin.ends(self.name, [worker], committed=False)[worker]
+        try:
+            return self._admin.ends(self.name, [worker], committed=False)[worker]
+        except SinkError:
+            # Says that it is gone, if it is.
+            self.notice(self._admin.topics([self.name]).get(self.name))
+            raise
 
     def record(self, worker: int, topics: dict[str, Kept]) -> bytes:
         """What is written for a worker."""

@@ -98,6 +98,7 @@ class Checks:
         """Refuses a target that lacks what was in it: it would get what came after, and nobody would miss the rest."""
         mine = self._context
         visible: dict[Slot, int] = {slot: self.standing(standing) for slot, standing in standings.items()}
+        missing: dict[Slot, int] = {}
         for checkpoint_id, output in outputs:
             there = visible.get(output.slot, 0)
             if checkpoint_id <= there:
@@ -108,6 +109,14 @@ class Checks:
                     raise error
                 # Another timeline goes on from here on purpose.
                 warnings.warn(MissingOutputWarning(str(error)), stacklevel=3)
+            if output.slot in missing and output.after is not None and not self._destination.markers_are_with_output:
+                # A crash leaves no more than one decision without its output: the marker has gone back, and the output
+                # may still be there.
+                error = self.older_target(output.place, output.after, missing[output.slot])
+                if output.lineage == mine.lineage:
+                    raise error
+                warnings.warn(RepeatedOutputWarning(str(error)), stacklevel=3)
+            missing.setdefault(output.slot, there)
             visible[output.slot] = checkpoint_id
         known, place = Written.read(mine.restored_state), self._destination.place().name
         if known is None or known.place != place:

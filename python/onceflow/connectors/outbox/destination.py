@@ -40,6 +40,8 @@ class Destination(ABC, Generic[Part]):
     """A target, as one writer sees it."""
 
     words: Words
+    #: A marker cannot be lost, or go back, while the output that it is about stays: they lie in one place.
+    markers_are_with_output: bool = True
 
     @abstractmethod
     def where(self, place: str) -> str:
