@@ -25,15 +25,18 @@ def admin(bootstrap: str) -> AdminClient:
     return AdminClient({"bootstrap.servers": bootstrap, **_QUIET})
 
 
-def producer(bootstrap: str, transactional_id: str) -> Producer:
+def producer(bootstrap: str, transactional_id: str | None, **settings: object) -> Producer:
     """Of somebody else."""
-    return Producer({"bootstrap.servers": bootstrap, "transactional.id": transactional_id, **_QUIET})
+    given = {} if transactional_id is None else {"transactional.id": transactional_id}
+    return Producer({"bootstrap.servers": bootstrap, **given, **settings, **_QUIET})
 
 
 def create(bootstrap: str, topic: str, partitions: int = 1, **config: object) -> None:
     """``config``: with underscores for dots."""
     settings = {key.replace("_", "."): str(value) for key, value in config.items()}
-    admin(bootstrap).create_topics([NewTopic(topic, partitions, 1, config=settings)])[topic].result(30)
+    # A client that is let go takes its requests along.
+    client = admin(bootstrap)
+    client.create_topics([NewTopic(topic, partitions, 1, config=settings)])[topic].result(30)
 
 
 def delete(bootstrap: str, topic: str) -> None:
