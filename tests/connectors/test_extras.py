@@ -9,6 +9,7 @@ import pytest
 from onceflow.connectors.extras import require
 from onceflow.connectors.kafka.settings import client_library
 from onceflow.connectors.log import LogSource
+from onceflow.connectors.sql import SqlSink
 from onceflow.exceptions import MissingExtraError
 
 
@@ -17,8 +18,10 @@ from onceflow.exceptions import MissingExtraError
     [
         ("pyarrow", "arrow", lambda: LogSource("log", "topic", as_columns=True)),
         ("confluent_kafka", "kafka", client_library),
+        ("sqlalchemy", "sql", lambda: SqlSink("sqlite:///some.db", "t")),
+        ("tenacity", "sql", lambda: SqlSink("sqlite:///some.db", "t")),
     ],
-    ids=["arrow", "kafka"],
+    ids=["arrow", "kafka", "sql", "sql-retries"],
 )
 def test_missing_library_is_named_with_its_extra(monkeypatch, module, extra, make):
     """A connector without its library must say what to install, when it is made."""

@@ -1,4 +1,4 @@
-"""Jobs that write into real databases: killed, replaced and woken, the server killed, answers lost, contents put back."""
+"""Jobs that write into real databases: killed, replaced, woken; the server killed, answers lost, contents put back."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def job(db, tmp_path):
 @pytest.fixture
 def server(job, request):
     """The server of the job's database."""
-    return request.getfixturevalue(job.db.kind)
+    return request.getfixturevalue({"postgresql": "postgres"}.get(job.db.kind, job.db.kind))
 
 
 @pytest.mark.parametrize(("point", "nth"), POINTS)
