@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import time
+import tomllib
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -23,7 +25,8 @@ from onceflow.sinks import Committable, SinkContext
 ROWS = 160
 PACE_S = 0.01
 POINTS = [("outbox.pre_fence", 1), ("outbox.post_fence", 1), ("outbox.post_apply", 2), ("sink.pre_commit", 2)]
-POINTS += [("sql.pre_commit", 1), ("sql.pre_commit", 2), ("sql.post_commit", 1), ("sql.post_commit", 2)]
+LISTED = tomllib.loads((Path(__file__).parents[1] / "runner" / "crash_points.toml").read_text())
+POINTS += [(name, nth) for name, times in LISTED["sql"].items() for nth in times]
 
 pytestmark = pytest.mark.usefixtures("crash_points")
 
