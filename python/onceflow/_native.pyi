@@ -259,6 +259,9 @@ class StateBackend:
         """All complete checkpoints, oldest first; a damaged record is in its place, with ``damage``."""
     def delete_checkpoint(self, checkpoint_id: int) -> None:
         """Removes a savepoint or an old checkpoint; ``CheckpointStateError`` for the newest one."""
+    def newest_job_epoch(self) -> int:
+        """The newest job epoch that the directory knows, whoever has it: to a reader that of the run which owns it, or
+        owned it last."""
     def check_epoch(self) -> None:
         """Raises ``FencedError`` if a newer run has taken over."""
     def poll(self) -> None:

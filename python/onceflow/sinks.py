@@ -48,10 +48,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from onceflow.checks import CheckContext, Finding
 from onceflow.types import Batch, Plain
+
+if TYPE_CHECKING:
+    from onceflow.leftovers import Leftover, LeftoverContext
 
 __all__ = [
     "Committable",
@@ -235,6 +238,13 @@ class Sink(ABC):
         """Looks at the real system before a start, such as by ``onceflow explain --check``: is it there, may it be
         written, and is it set so that the guarantee holds? Changes nothing, takes no lock and fences nobody. By default
         nothing is looked at. What it raises becomes a finding of its own; no finding holds a secret."""
+        return ()
+
+    def leftovers(self, context: LeftoverContext) -> Iterable[Leftover]:
+        """What runs that died have left in the target, such as by ``onceflow doctor``: staged output that was not
+        decided, open transactions, markers of sinks that are gone. Looks, and changes nothing; what each of them offers
+        to ``resolve`` is what ``recover`` of the next run would do, and never touches what was decided, what is another
+        job's, or what is newer. Called only while no run of the job lives. By default there is nothing."""
         return ()
 
 

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from onceflow.cli import checkpoints, log, state
+from onceflow.cli.doctor import doctor
 from onceflow.cli.errors import errors_as_messages
 from onceflow.cli.explain import explain
 from onceflow.cli.run import run
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(explain)
+app.command()(doctor)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(state.app, name="state")
 app.add_typer(log.app, name="log")

@@ -221,7 +221,7 @@ fn a_reader_sees_what_the_owner_commits_and_writes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let owner = open(directory.path());
     let reader = Store::open(directory.path(), &reader()).unwrap();
-    assert_eq!(reader.job_epoch(), 0);
+    assert_eq!((reader.job_epoch(), reader.newest_job_epoch().unwrap()), (0, owner.job_epoch()));
     let id = commit(&owner, &[1000], &[], &[]).unwrap();
     assert_eq!(ids(&reader), [id]);
     assert_eq!(reader.put_note("n", b"").unwrap_err().kind(), ErrorKind::StoreReadOnly);

@@ -334,6 +334,12 @@ impl PyStateBackend {
         self.backend.resumes_from()
     }
 
+    /// The newest job epoch that the directory knows, whoever has it: to a reader that of the run which owns it, or
+    /// owned it last.
+    fn newest_job_epoch(&self) -> PyResult<u64> {
+        self.backend.newest_job_epoch().map_err(to_py)
+    }
+
     /// Raises ``FencedError`` if a newer run has taken over.
     fn check_epoch(&self) -> PyResult<()> {
         self.backend.check_epoch().map_err(to_py)

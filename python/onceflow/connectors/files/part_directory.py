@@ -53,7 +53,16 @@ from onceflow.connectors.files.part_file import (
     sync_directory,
     touch,
 )
-from onceflow.connectors.files.part_names import Output, PartName, Run, Staging, newest_name, read_names, worker_tag
+from onceflow.connectors.files.part_names import (
+    Output,
+    PartName,
+    Run,
+    Staging,
+    newest_name,
+    read_names,
+    staged_name,
+    worker_tag,
+)
 from onceflow.exceptions import FencedError, SinkError
 from onceflow.sinks import SinkContext
 
@@ -88,10 +97,8 @@ class PartDirectory:
     # -- names -----------------------------------------------------------------------------------
 
     def staged(self, name: PartName, epoch: int | None) -> Path:
-        """Where a prepared part lies; an older version did not say whose it is."""
-        if epoch is None:
-            return self.staging / f"staged-{name}"
-        return self.staging / f"staged-{name.of_run(epoch)}"
+        """Where a prepared part lies."""
+        return self.staging / staged_name(name, epoch)
 
     def final(self, name: PartName) -> Path:
         """Where it is visible."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Output", "PartName", "Run", "Staging", "newest_name", "read_names", "worker_tag"]
+__all__ = ["Output", "PartName", "Run", "Staging", "newest_name", "read_names", "staged_name", "worker_tag"]
 
 _FENCE = re.compile(r"epoch-(\d+)-(\d+)-([0-9a-f]+)")
 _NEWEST = re.compile(r"newest-(\d+)-(\d+)(?:_w(\d+))?")
@@ -101,6 +101,11 @@ def read_names(names: Iterable[str]) -> Staging:
 def worker_tag(worker: int) -> str:
     """What a worker adds to the names of its files; the first one nothing, as when there was only one."""
     return f"_w{worker:04d}" if worker else ""
+
+
+def staged_name(name: PartName, epoch: int | None) -> str:
+    """Of a prepared part; an older version did not say whose it is."""
+    return f"staged-{name}" if epoch is None else f"staged-{name.of_run(epoch)}"
 
 
 def newest_name(output: Output) -> str:

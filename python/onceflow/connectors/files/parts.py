@@ -20,11 +20,13 @@ from typing import Any, ClassVar
 from onceflow.checks import CheckContext, Finding
 from onceflow.columns import Columns
 from onceflow.connectors.files.inspection import look_at_parts
+from onceflow.connectors.files.leftovers import left_parts
 from onceflow.connectors.files.part_directory import PartDirectory
 from onceflow.connectors.files.part_file import OpenPart, checksum_of, sync_directory
-from onceflow.connectors.files.part_names import Output, PartName
+from onceflow.connectors.files.part_names import Output, PartName, staged_name
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, FencedError, MissingOutputWarning, SinkError
+from onceflow.leftovers import Leftover, LeftoverContext
 from onceflow.sinks import Committable, SinkContext, TransactionalSink, TransactionalSinkWriter
 from onceflow.types import Batch, Plain
 
@@ -104,6 +106,12 @@ class PartSink(TransactionalSink):
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Sink``."""
         return look_at_parts(self._directory, context)
+
+    def leftovers(self, context: LeftoverContext) -> Iterable[Leftover]:
+        """See ``Sink``."""
+        parts = [(one.checkpoint_id, part) for one in context.decided for part in _parts_of(one, self._directory)]
+        decided = {staged_name(part.name, part.epoch): checkpoint for checkpoint, part in parts}
+        return left_parts(self._directory, decided, context)
 
 
 @dataclass(frozen=True, slots=True)

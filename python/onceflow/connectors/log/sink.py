@@ -12,8 +12,10 @@ from onceflow.clock import Clock, SystemClock
 from onceflow.connectors.log.destination import LogDestination
 from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_of
 from onceflow.connectors.log.inspection import look_at_target
+from onceflow.connectors.log.leftovers import left_in_log
 from onceflow.connectors.outbox.writer import OutboxWriter, with_run
 from onceflow.connectors.topics.fields import Field, Fields
+from onceflow.leftovers import Leftover, LeftoverContext
 from onceflow.log.settings import check_clock, check_whole
 from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
 
@@ -74,3 +76,7 @@ class LogSink(TransactionalSink):
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Sink``."""
         return look_at_target(self._directory, self._topic, self._partitions, context)
+
+    def leftovers(self, context: LeftoverContext) -> Iterable[Leftover]:
+        """See ``Sink``."""
+        return left_in_log(self._directory, context)

@@ -397,6 +397,11 @@ impl Backend {
         Ok(())
     }
 
+    /// See `Store::newest_job_epoch`.
+    pub fn newest_job_epoch(&self) -> Result<u64> {
+        self.store()?.newest_job_epoch()
+    }
+
     /// `Fenced` if a newer epoch exists.
     pub fn check_epoch(&self) -> Result<()> {
         self.store()?.check_epoch()

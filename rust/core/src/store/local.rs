@@ -88,6 +88,12 @@ impl Store {
         &self.manifest.store_id
     }
 
+    /// The newest job epoch that the store knows, whoever has it: to a reader that of the run which owns it, or
+    /// owned it last; 0 if none ever did.
+    pub fn newest_job_epoch(&self) -> Result<u64> {
+        Ok(read_head(&self.environment()?.read()?)?.job_epoch)
+    }
+
     /// Number of key groups, fixed at creation.
     pub fn key_groups(&self) -> u16 {
         self.manifest.key_groups

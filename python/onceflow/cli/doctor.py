@@ -1,0 +1,116 @@
+"""``onceflow doctor``: what a dead job left behind, and its removal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onceflow.cli.console import note, print_json
+from onceflow.cli.errors import ExitCode
+from onceflow.cli.target import TARGET_HELP, load_target
+from onceflow.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from onceflow.runtime.doctor import Diagnosis
+
+__all__ = ["doctor"]
+
+_WORDS = {"removable": "remove", "decided": "decided", "kept": "keep"}
+
+
+def doctor(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help=TARGET_HELP)],
+    state: Annotated[Path, typer.Option(metavar="DIR", help="State directory of the job.")],
+    resolve: Annotated[
+        bool, typer.Option("--resolve", help="Remove what nobody needs, after asking. The next run stays exact.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what a job that died has left behind in the systems that it writes to.
+
+    The next run resolves all of it by itself; this is for when none will come soon. A job that runs is not touched, nor
+    is output that was decided: the next run makes that visible. Exit code 1 if something can be removed and was not, or
+    could not be looked at.
+    """
+    from onceflow.runtime.doctor import diagnosed, resolved  # noqa: PLC0415 - loads numpy and the extension
+
+    flow = load_target(target)
+    found = diagnosed(flow, state)
+    if resolve and not found.running and found.removable:
+        if not as_json:
+            _print(found)
+        _confirm(found.removable, yes=yes)
+        found = resolved(flow, state)
+        _say(found, as_json=as_json, done=True)
+        if found.failed:
+            raise typer.Exit(ExitCode.FAILED)
+        return
+    _say(found, as_json=as_json, done=False)
+    if found.failed or found.removable:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _say(found: Diagnosis, *, as_json: bool, done: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "version": 1,
+                "job": found.job,
+                "running": found.running,
+                "owner": found.owner,
+                "damage": list(found.damage),
+                "resolved": done,
+                "sinks": [
+                    {
+                        "step_id": sink.step_id,
+                        "connector": sink.connector,
+                        "error": sink.error,
+                        "leftovers": [
+                            {"fate": each.fate, "subject": each.subject, "text": each.text} for each in sink.leftovers
+                        ],
+                    }
+                    for sink in found.sinks
+                ],
+            }
+        )
+    elif done:
+        for sink in found.sinks:
+            if sink.error is not None:
+                typer.echo(f"  ERROR    sink {sink.step_id}: {sink.error}")
+        note(f"{found.removable} removed" if not found.failed else "not everything was removed")
+    else:
+        _print(found)
+
+
+def _print(found: Diagnosis) -> None:
+    if found.running:
+        whose = "" if found.owner is None else f" in process {found.owner}"
+        typer.echo(f"job {found.job!r} is running{whose}: what its sinks hold is its own, and none was looked at")
+        return
+    was = "" if found.owner is None else f"; its last run was process {found.owner}"
+    typer.echo(f"job {found.job!r} is not running{was}")
+    for text in found.damage:
+        typer.echo(f"  damage   {text}; so it is not known what was decided, and nothing is removed")
+    for sink in found.sinks:
+        typer.echo(f"\nsink {sink.step_id}: {sink.connector}")
+        for each in sink.leftovers:
+            typer.echo(f"  {_WORDS[each.fate]:<7}  {each.subject}: {each.text}")
+        if sink.error is not None:
+            typer.echo(f"  ERROR    it could not be looked at: {sink.error}")
+        elif not sink.leftovers:
+            typer.echo("  nothing was left behind")
+
+
+def _confirm(count: int, *, yes: bool) -> None:
+    """Raises unless somebody agrees."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigurationError("--resolve asks before it removes anything, and nobody is there to ask; add --yes")
+    if not typer.confirm(f"Remove {count}?", err=True):
+        note("nothing was changed")
+        raise typer.Exit(ExitCode.USAGE)

@@ -1,0 +1,191 @@
+"""Looks for what a dead job left behind, and resolves what nobody needs.
+
+Only looking takes no lock and raises no epoch. To resolve, the state directory is opened as a run opens it: the lock is
+taken, so that no run begins meanwhile, and the job epoch is raised, so that a paused run that was replaced can decide
+nothing any more. Only then is read what was decided, and looked again; what is removed then is what the next run would
+remove. Nothing is committed, and no lineage begins.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike, fspath
+
+import msgspec
+
+from onceflow._native import StateBackend
+from onceflow.clock import SystemClock
+from onceflow.dataflow import Dataflow
+from onceflow.exceptions import OnceflowError, described
+from onceflow.graph.graph import SinkStep
+from onceflow.leftovers import Leftover, LeftoverContext
+from onceflow.runtime.job_record import JOB_BLOB, JobRecord
+from onceflow.sinks import Committable, TransactionalSink
+
+__all__ = ["Diagnosis", "SinkDiagnosis", "diagnosed", "resolved"]
+
+
+_RETAIN = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SinkDiagnosis:
+    """What was left behind for one sink.
+
+    Attributes:
+        step_id: The sink.
+        connector: Name of its class.
+        leftovers: What was found.
+        error: Why it could not be looked at, or not be resolved.
+    """
+
+    step_id: str
+    connector: str
+    leftovers: tuple[Leftover, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What was left behind.
+
+    Attributes:
+        job: Name of the dataflow.
+        running: A run owns the state directory: what its sinks hold is its own, and none was looked at.
+        owner: The process id that the lock of the state directory names, alive or not; None if there is none.
+        damage: Of checkpoints that cannot be read.
+        sinks: One by one.
+    """
+
+    job: str
+    running: bool
+    owner: int | None
+    damage: tuple[str, ...]
+    sinks: tuple[SinkDiagnosis, ...]
+
+    @property
+    def removable(self) -> int:
+        """How many things can be resolved."""
+        return sum(each.fate == "removable" for sink in self.sinks for each in sink.leftovers)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a sink could not be looked at, or something not be resolved."""
+        return any(sink.error is not None for sink in self.sinks)
+
+
+def diagnosed(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
+    """Looks, and changes nothing.
+
+    Raises:
+        StoreError: The state directory is missing, another job's, or cannot be read.
+    """
+    with StateBackend.open(state, job=flow.name, read_only=True, create=False, resume_from="none") as backend:
+        owner, running = _owner(state)
+        sinks = () if running else tuple(_looked(flow, backend, backend.newest_job_epoch()))
+        return Diagnosis(flow.name, running, owner, _damage(backend), sinks)
+
+
+def resolved(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
+    """Removes what is removable, and says what it was.
+
+    Raises:
+        StoreLockedError: A run owns the state directory; nothing was touched.
+        StoreError: The state directory is missing, another job's, or cannot be used.
+    """
+    owner, _ = _owner(state)
+    # Nothing is collected either, however many checkpoints the job keeps.
+    with StateBackend.open(state, job=flow.name, create=False, resume_from="none", retain=_RETAIN) as backend:
+        sinks = []
+        for found in _looked(flow, backend, backend.job_epoch - 1):
+            try:
+                for leftover in found.leftovers:
+                    if leftover.resolve is not None:
+                        # Who has taken the directory over goes on from here.
+                        backend.check_epoch()
+                        leftover.resolve()
+            except Exception as error:
+                found = SinkDiagnosis(found.step_id, found.connector, found.leftovers, _told(error))  # noqa: PLW2901
+            sinks.append(found)
+        return Diagnosis(flow.name, False, owner, _damage(backend), tuple(sinks))
+
+
+def _looked(flow: Dataflow, backend: StateBackend, job_epoch: int) -> Iterator[SinkDiagnosis]:
+    known = {step.step_id for step in flow.graph.sinks()}
+    records = [record for record in backend.checkpoints() if record.damage is None]
+    for record in records:
+        known |= record.staged.keys()
+        if JOB_BLOB in record.blobs:
+            steps = JobRecord.decode(record.blobs[JOB_BLOB]).steps
+            known |= {step_id for step_id, kind in steps.items() if kind == "sink"}
+    complete = len(records) == len(backend.checkpoints())
+    for step in flow.graph.sinks():
+        decided = tuple(
+            Committable(record.id, msgspec.msgpack.decode(record.staged[step.step_id]))
+            for record in records
+            if step.step_id in record.staged and isinstance(step.sink, TransactionalSink)
+        )
+        context = LeftoverContext(
+            flow.name,
+            step.step_id,
+            backend.store_id,
+            job_epoch,
+            decided,
+            complete,
+            frozenset(known),
+            SystemClock(),
+        )
+        yield _looked_at(step, context)
+
+
+def _looked_at(step: SinkStep, context: LeftoverContext) -> SinkDiagnosis:
+    kind = type(step.sink).__name__
+    try:
+        return SinkDiagnosis(step.step_id, kind, tuple(step.sink.leftovers(context)))
+    except Exception as error:
+        return SinkDiagnosis(step.step_id, kind, error=_told(error))
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, OnceflowError) else described(error)
+
+
+def _damage(backend: StateBackend) -> tuple[str, ...]:
+    return tuple(
+        f"checkpoint {record.id or '?'} cannot be read: {record.damage}"
+        for record in backend.checkpoints()
+        if record.damage is not None
+    )
+
+
+def _owner(state: str | PathLike[str]) -> tuple[int | None, bool]:
+    """The process that the owner's lock names, and whether it is held."""
+    try:
+        descriptor = os.open(os.path.join(fspath(state), "owner.lock"), os.O_RDONLY | os.O_CLOEXEC)  # noqa: PTH118
+    except FileNotFoundError:
+        # Such as in a backup.
+        return None, False
+    with _closing(descriptor):
+        text = os.read(descriptor, 32).strip()
+        pid = int(text) if text.isdigit() else None
+        try:
+            # Shared, as readers without a slot take it, and for no longer than it takes to ask.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            return pid, True
+        return pid, False
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)
