@@ -14,6 +14,7 @@ from services.kafka import KafkaBroker
 from services.mariadb import MariaDBServer
 from services.postgres import PostgresServer
 from services.process import ServerUnavailableError
+from services.redis import RedisServer
 
 import onceflow._native
 
@@ -109,3 +110,20 @@ def mariadb_url(mariadb: MariaDBServer) -> Iterator[str]:
     """URL of an empty database of the test's own."""
     with mariadb.database(f"test_{secrets.token_hex(6)}") as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """A real Redis server, one for all tests: ``redis_url`` is a database of one's own."""
+    try:
+        server = RedisServer()
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))
+    with server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis: RedisServer) -> str:
+    """URL of an empty database of the test's own."""
+    return redis.database()
