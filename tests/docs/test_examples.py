@@ -81,8 +81,13 @@ def postgres_environment(request, monkeypatch):
         monkeypatch.setenv({"dbname": "PGDATABASE"}.get(name, f"PG{name.upper()}"), str(value))
 
 
+def redis_environment(request, monkeypatch):
+    """Programs find a real server."""
+    monkeypatch.setenv("REDIS_URL", request.getfixturevalue("redis_url"))
+
+
 #: Page → what its programs need.
-SERVERS = {"postgres.md": postgres_environment}
+SERVERS = {"postgres.md": postgres_environment, "redis.md": redis_environment}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,0 +1,162 @@
+"""Sinks to Redis: the newest value of each key, and entries of streams."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from typing import Any, Literal, TypeAlias, get_args
+
+from onceflow.checks import CheckContext, Finding
+from onceflow.connectors.outbox import OutboxSink
+from onceflow.connectors.redis.fields import Field, check_field, field_of, hash_words, key_word, value_word
+from onceflow.connectors.redis.server import Durability, RedisAddress, check_durability
+from onceflow.connectors.redis.target import MAX_WORDS, Command, RedisTarget
+from onceflow.exceptions import ConfigurationError, SinkError
+
+__all__ = ["RedisSink", "RedisStreamSink"]
+
+#: How a value lies under its key.
+Mode: TypeAlias = Literal["set", "hash"]
+
+_ATTEMPTS = 60
+
+
+class _RedisOutbox(OutboxSink):
+    """The output of a checkpoint, and its marker, by one script."""
+
+    def __init__(
+        self, address: RedisAddress, durability: Durability, commands: Callable[[list[Any]], Iterator[Command]]
+    ) -> None:
+        self._address = address
+        self._durability = check_durability(durability)
+        super().__init__(functools.partial(RedisTarget, address, durability, commands))
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """See ``Sink``: how the server is set, and the markers of this sink."""
+        with closing(self._address.connect()) as client, self._address.told(SinkError):
+            findings = list(self._address.findings(client, self._durability))
+        yield from findings
+        if not any(finding.level == "error" for finding in findings):
+            yield from super().check(context)
+
+
+class RedisSink(_RedisOutbox):
+    """Upserts: each record is the newest value of its key, or deletes it.
+
+    Exactly once: the output of a checkpoint and its marker are written in one step after the decision, see
+    ``onceflow.connectors.redis.target``. Readers see checkpoints as a whole.
+
+    Args:
+        url: As redis-py takes it, such as ``"redis://127.0.0.1:6379/0"``. It is kept in no checkpoint.
+        key: Name of a field, or a function of the record: a text, bytes or a whole number.
+        value: The same, for the value; None: the whole record.
+        mode: ``"set"``: bytes as they are, text as UTF-8, anything else as JSON. ``"hash"``: a mapping, whose members
+            are the fields of a hash, and all of them.
+        delete: Name of a field, or a function of the record: where it gives something true, the key is deleted.
+        prefix: What keys begin with.
+        expire_s: After so many whole seconds the key goes by itself.
+        durability: ``"required"``: the server must have ``appendonly yes`` and ``appendfsync always``, and must not
+            evict keys of all kinds. ``"assumed"``: it is not asked, such as where a provider does not let it: what it
+            loses is noticed at the next checkpoint, as output that is missing, and not before.
+        timeout_s: Of one command, and so of the output of a checkpoint.
+        attempts: While the server cannot be reached, with waits of up to a second between them; then the job stops.
+
+    Raises:
+        ConfigurationError: Settings that cannot be.
+        MissingExtraError: redis is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: Field,
+        value: Field | None = None,
+        mode: Mode = "set",
+        delete: Field | None = None,
+        prefix: str = "",
+        expire_s: int | None = None,
+        durability: Durability = "required",
+        timeout_s: float = 60.0,
+        attempts: int = _ATTEMPTS,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise ConfigurationError(f"mode={mode!r}: give one of {', '.join(get_args(Mode))}")
+        if expire_s is not None and (isinstance(expire_s, bool) or not isinstance(expire_s, int) or expire_s < 1):
+            raise ConfigurationError(f"expire_s={expire_s!r}: give a whole number of seconds from 1 on")
+        if not isinstance(prefix, str):
+            raise ConfigurationError(f"prefix={prefix!r}: give a text")
+        self._key = check_field("key", key, optional=False)
+        self._value = check_field("value", value)
+        self._delete = check_field("delete", delete)
+        self._mode = mode
+        self._prefix = prefix.encode()
+        self._expire = [] if expire_s is None else [b"EX", str(expire_s).encode()]
+        super().__init__(RedisAddress(url, timeout_s, attempts), durability, self._commands)
+
+    def _commands(self, records: list[Any]) -> Iterator[Command]:
+        for record in records:
+            key = key_word(field_of(record, self._key, "key"), self._prefix)
+            if self._delete is not None and field_of(record, self._delete, "delete"):
+                yield Command("", (b"DEL", key))
+                continue
+            value = record if self._value is None else field_of(record, self._value, "value")
+            if self._mode == "set":
+                yield Command("", (b"SET", key, value_word(value), *self._expire))
+                continue
+            # Fields that the record has not are gone, and another type of value too.
+            yield Command("", (b"DEL", key))
+            words = hash_words(value, "value")
+            for start in range(0, len(words), MAX_WORDS):
+                yield Command("", (b"HSET", key, *words[start : start + MAX_WORDS]))
+            if self._expire:
+                yield Command("", (b"EXPIRE", key, self._expire[1]))
+
+
+class RedisStreamSink(_RedisOutbox):
+    """Appends each record to a stream, as ``RedisSink`` writes: exactly once, and a checkpoint in one step.
+
+    Args:
+        url: See ``RedisSink``.
+        stream: Its key; or a function of the record.
+        fields: Name of a field, or a function of the record: a mapping of the entry's names to values (bytes as they
+            are, text as UTF-8, anything else as JSON). None: ``{"value": record}``.
+        maxlen: The stream is cut to about so many entries. Readers that are further behind lose some.
+        durability: See ``RedisSink``.
+        timeout_s: See ``RedisSink``.
+        attempts: See ``RedisSink``.
+
+    Raises:
+        ConfigurationError: Settings that cannot be.
+        MissingExtraError: redis is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        stream: str | Callable[[Any], str],
+        *,
+        fields: Field | None = None,
+        maxlen: int | None = None,
+        durability: Durability = "required",
+        timeout_s: float = 60.0,
+        attempts: int = _ATTEMPTS,
+    ) -> None:
+        if not stream or not (isinstance(stream, str) or callable(stream)):
+            raise ConfigurationError(f"stream={stream!r}: give the key of a stream, or a function of a record")
+        if maxlen is not None and (isinstance(maxlen, bool) or not isinstance(maxlen, int) or maxlen < 1):
+            raise ConfigurationError(f"maxlen={maxlen!r}: give a whole number from 1 on")
+        self._stream = stream
+        self._fields = check_field("fields", fields)
+        self._cut = () if maxlen is None else (b"MAXLEN", b"~", str(maxlen).encode())
+        super().__init__(RedisAddress(url, timeout_s, attempts), durability, self._commands)
+
+    def _commands(self, records: list[Any]) -> Iterator[Command]:
+        for record in records:
+            stream = field_of(record, self._stream, "stream") if callable(self._stream) else self._stream
+            fields = {"value": record} if self._fields is None else field_of(record, self._fields, "fields")
+            words = hash_words(fields, "fields")
+            if len(words) > MAX_WORDS:
+                raise SinkError(f"an entry has {len(words) // 2} fields, and {MAX_WORDS // 2} are the most")
+            yield Command("stream", (b"XADD", key_word(stream, b""), *self._cut, b"*", *words))
