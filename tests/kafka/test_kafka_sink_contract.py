@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import pytest
 import topics
 
-from onceflow.connectors.kafka import KafkaSink
-from onceflow.testing import TransactionalSinkContract
+from onceflow.connectors.kafka import KafkaPlainSink, KafkaSink
+from onceflow.testing import PlainSinkContract, TransactionalSinkContract
 
 
 class _Sink(TransactionalSinkContract):
@@ -49,6 +49,19 @@ class TestSinkOfFields(_Sink):
     def record(self, message):
         assert message.headers() == [("a", b"1")]
         return {"id": int(message.key()), "text": message.value().decode()}
+
+
+class TestPlainSink(PlainSinkContract):
+    @pytest.fixture(autouse=True)
+    def target(self, kafka):
+        """See above."""
+        self.bootstrap, self.topic = kafka.bootstrap, topics.name("contract")
+
+    def make_sink(self, directory):
+        return KafkaPlainSink(self.bootstrap, self.topic, partitions=2, partition=1)
+
+    def visible(self, directory):
+        return [json.loads(message.value()) for message in topics.read(self.bootstrap, self.topic)]
 
 
 # The contract's base is no test of its own.

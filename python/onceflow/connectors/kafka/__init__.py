@@ -1,5 +1,5 @@
 """Topics of Apache Kafka as source and sink of a dataflow (extra ``kafka``: confluent-kafka)."""
 
-from onceflow.connectors.kafka.sink import KafkaSink
+from onceflow.connectors.kafka.sink import KafkaPlainSink, KafkaSink
 
-__all__ = ["KafkaSink"]
+__all__ = ["KafkaPlainSink", "KafkaSink"]

@@ -30,10 +30,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from onceflow._native import _kafka_partitions
 from onceflow.connectors.kafka.facts import Admin, TopicFacts
 from onceflow.connectors.kafka.markers import KEY, Kept, MarkerTopic
-from onceflow.connectors.kafka.producing import bytes_of, check_part, check_times
+from onceflow.connectors.kafka.producing import check_part, check_times, choose_partitions
 from onceflow.connectors.kafka.settings import KafkaSettings
 from onceflow.connectors.kafka.transaction import TransactionalProducer, UnsureError
 from onceflow.connectors.outbox.destination import Destination, Standings, Words
@@ -119,11 +118,7 @@ class KafkaDestination(Destination[Part]):
 
     def make(self) -> None:
         if self._facts is None:
-            if self._partitions is None:
-                raise SinkError(
-                    f"there is no {self.where(self._topic)}: make it, or give the sink partitions=N, which makes it"
-                )
-            self._admin.create(self._topic, self._partitions)
+            self._admin.topic_to_write(self._topic, self._partitions)
             self._look()
         self._writable()
 
@@ -262,20 +257,14 @@ class KafkaDestination(Destination[Part]):
 
     def write(self, parts: list[Part], records: Batch) -> int:
         part = self._fields.part(records)
-        if part.partitions is None:
-            part.partitions = self._partitions_of(part)
+        number = self._writable().partitions
+        self._turn = (self._turn + 1) % number
+        # Chosen now: it stays with a record, also where the topic has grown before it is sent.
+        choose_partitions(part, number, self._turn)
         nbytes = part.nbytes()
         if not parts or not parts[-1].extend(part):
             parts.append(part)
         return nbytes
-
-    def _partitions_of(self, part: Part) -> int | list[int]:
-        """Chosen now: it stays with a record, also where the topic has grown before it is sent."""
-        number = self._writable().partitions
-        self._turn = (self._turn + 1) % number
-        if number == 1 or part.keys is None:
-            return self._turn
-        return _kafka_partitions(bytes_of(part.keys), number, self._turn)
 
     def wall_ms(self) -> int:
         return int(time.time() * 1000)

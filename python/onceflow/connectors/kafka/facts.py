@@ -99,6 +99,23 @@ class Admin:
         )
         return {name: _facts(name, described[name], configs[name]) for name in described}
 
+    def topic_to_write(self, name: str, partitions: int | None) -> TopicFacts:
+        """A topic, which is made if it does not exist and ``partitions`` says of how many.
+
+        Raises:
+            SinkError: It does not exist.
+        """
+        found = self.topics([name]).get(name)
+        if found is None:
+            if partitions is None:
+                raise SinkError(
+                    f"there is no topic {name!r} at {self._settings.bootstrap}: make it, or give the sink "
+                    "partitions=N, which makes it"
+                )
+            self.create(name, partitions)
+            found = self.topics([name])[name]
+        return found
+
     def _describe(self, names: list[str]) -> dict[str, Any]:
         asked: dict[str, Future[Any]] = self._client.describe_topics(
             self._library.TopicCollection(names), request_timeout=self._request_s

@@ -3,28 +3,84 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from onceflow._native import _kafka_partitions
 from onceflow.connectors.kafka.facts import TopicFacts
+from onceflow.connectors.kafka.settings import KafkaSettings
 from onceflow.connectors.topics.staged import ArrowColumn, Part, Strings
 from onceflow.exceptions import SinkError
 
 if TYPE_CHECKING:
-    from confluent_kafka import Producer
+    from confluent_kafka import KafkaError, Message, Producer
 
-__all__ = ["QUEUE", "bytes_of", "check_part", "check_times", "produce"]
+__all__ = ["check_part", "check_times", "choose_partitions", "produce", "settings_of"]
 
-#: A client's queue, which holds what is staged a second time, and how it is sent.
-QUEUE = {
-    "linger.ms": 5,
-    "queue.buffering.max.messages": 100_000,
-    "queue.buffering.max.kbytes": 64 << 10,
-}
+#: A client's queue, which holds what is sent a second time.
+_QUEUE_RECORDS = 100_000
+_QUEUE_KIB = 64 << 10
+_BATCH = 1_000_000
 #: A batch of one record: its own head, and around the record what is not key, value or headers; each header has two
 #: lengths of its own.
 _BATCH_BYTES = 61 + 23
 _HEADER_BYTES = 10
 _WAIT_S = 0.05
+
+
+def settings_of(
+    settings: KafkaSettings,
+    facts: TopicFacts,
+    on_delivery: Callable[[KafkaError | None, Message], None],
+    fixed: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Of a producer that writes to a topic.
+
+    Args:
+        settings: Of the cluster.
+        facts: Of the topic.
+        on_delivery: Called for what was not accepted.
+        fixed: What else the connector decides.
+        defaults: What else it sets where the user's settings do not.
+
+    Raises:
+        ConfigurationError: The user has set what the connector decides.
+    """
+    # One batch of the client is one of the topic, which has a bound.
+    largest = max(1_000, min(facts.max_bytes, 1_000_000_000))
+    ours = {
+        "enable.idempotence": True,
+        "acks": "all",
+        # A topic that is gone must not come back with other settings.
+        "allow.auto.create.topics": False,
+        "delivery.report.only.error": True,
+        "on_delivery": on_delivery,
+        "message.max.bytes": largest,
+    }
+    usual = {
+        "linger.ms": 5,
+        "batch.size": min(_BATCH, largest),
+        "queue.buffering.max.messages": _QUEUE_RECORDS,
+        "queue.buffering.max.kbytes": _QUEUE_KIB,
+    }
+    return settings.merged({**ours, **(fixed or {})}, {**usual, **(defaults or {})})
+
+
+def choose_partitions(part: Part, partitions: int, turn: int) -> None:
+    """Gives each record that has no partition one, as Kafka's Java clients would: by its key.
+
+    Args:
+        part: Changed in place.
+        partitions: How many there are.
+        turn: The one of records without a key.
+    """
+    if part.partitions is not None:
+        return
+    if partitions == 1 or part.keys is None:
+        part.partitions = turn
+    else:
+        part.partitions = _kafka_partitions(bytes_of(part.keys), partitions, turn)
 
 
 def bytes_of(strings: Strings) -> list[bytes | None]:

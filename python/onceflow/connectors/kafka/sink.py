@@ -6,16 +6,45 @@ from collections.abc import Mapping
 from typing import Any
 
 from onceflow.connectors.kafka.destination import KafkaDestination
+from onceflow.connectors.kafka.plain import PlainWriter
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, topic_of
 from onceflow.connectors.outbox.writer import OutboxWriter, with_run
 from onceflow.connectors.topics.fields import Field, Fields
 from onceflow.log.settings import check_seconds, check_whole
-from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
+from onceflow.sinks import PlainSink, SinkContext, SinkWriter, TransactionalSink, TransactionalSinkWriter
 
-__all__ = ["KafkaSink"]
+__all__ = ["KafkaPlainSink", "KafkaSink"]
 
 
-class KafkaSink(TransactionalSink):
+class _Topic:
+    """What both kinds of sinks are told."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        key: Field | None = None,
+        value: Field | None = None,
+        timestamp: Field | None = None,
+        headers: Field | None = None,
+        partition: int | Field | None = None,
+        partitions: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        timeout_s: float = 120.0,
+    ) -> None:
+        client_library()
+        self._settings = KafkaSettings(bootstrap, config)
+        self._topic = topic_of(topic)
+        self._fields = Fields(key, value, timestamp, headers, partition)
+        if partitions is not None:
+            check_whole("partitions", partitions)
+        self._partitions = partitions
+        check_seconds("timeout_s", timeout_s, above=True)
+        self._timeout_s = timeout_s
+
+
+class KafkaSink(_Topic, TransactionalSink):
     """Appends records to a topic of Kafka, exactly once; see ``destination`` for how.
 
     The names and arguments are those of ``LogSink``: a job moves from the embedded log to Kafka by its sink's address.
@@ -42,30 +71,6 @@ class KafkaSink(TransactionalSink):
         MissingExtraError: confluent-kafka is not installed.
     """
 
-    def __init__(
-        self,
-        bootstrap: str,
-        topic: str,
-        *,
-        key: Field | None = None,
-        value: Field | None = None,
-        timestamp: Field | None = None,
-        headers: Field | None = None,
-        partition: int | Field | None = None,
-        partitions: int | None = None,
-        config: Mapping[str, Any] | None = None,
-        timeout_s: float = 120.0,
-    ) -> None:
-        client_library()
-        self._settings = KafkaSettings(bootstrap, config)
-        self._topic = topic_of(topic)
-        self._fields = Fields(key, value, timestamp, headers, partition)
-        if partitions is not None:
-            check_whole("partitions", partitions)
-        self._partitions = partitions
-        check_seconds("timeout_s", timeout_s, above=True)
-        self._timeout_s = timeout_s
-
     def open(self, context: SinkContext) -> TransactionalSinkWriter:
         """See ``Sink``."""
         context = with_run(context)
@@ -73,3 +78,21 @@ class KafkaSink(TransactionalSink):
             self._settings, self._topic, self._partitions, self._fields, context, self._timeout_s
         )
         return OutboxWriter(destination, context)
+
+
+class KafkaPlainSink(_Topic, PlainSink):
+    """Appends records to a topic of Kafka at once, by an idempotent producer: at least once.
+
+    For jobs that promise no more, and readers that cannot wait for a checkpoint. The producer repeats what was not
+    answered without doubling it; after a crash the job writes again what came after its newest checkpoint.
+
+    Args: Those of ``KafkaSink``. A record without a timestamp gets the time at which it is written.
+
+    Raises:
+        ConfigurationError: Settings that cannot be.
+        MissingExtraError: confluent-kafka is not installed.
+    """
+
+    def open(self, context: SinkContext) -> SinkWriter:
+        """See ``Sink``."""
+        return PlainWriter(self._settings, self._topic, self._partitions, self._fields, self._timeout_s)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onceflow.connectors.kafka.facts import TopicFacts
-from onceflow.connectors.kafka.producing import QUEUE, produce
+from onceflow.connectors.kafka.producing import produce, settings_of
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
 from onceflow.connectors.topics.staged import Part
 from onceflow.exceptions import SinkError
@@ -64,7 +64,14 @@ class TransactionalProducer:
             SinkError: The broker refuses, or does not answer.
         """
         self.drop()
-        producer = self._producer = self._settings.producer(self._merged(facts))
+        merged = settings_of(
+            self._settings,
+            facts,
+            self._delivered,
+            {"transactional.id": self.id},
+            {"transaction.timeout.ms": _TRANSACTION_MS},
+        )
+        producer = self._producer = self._settings.producer(merged)
         self._failed = []
         until = time.monotonic() + self._timeout_s
         while True:
@@ -83,23 +90,6 @@ class TransactionalProducer:
                         "be above the broker's transaction.max.timeout.ms: lower the one or raise the other"
                     )
             raise SinkError(f"the transactional id {self.id!r} could not be taken: {text}")
-
-    def _merged(self, facts: TopicFacts) -> dict[str, Any]:
-        # One batch of the client is one of the topic, which has a bound.
-        largest = max(1_000, min(facts.max_bytes, 1_000_000_000))
-        return self._settings.merged(
-            {
-                "transactional.id": self.id,
-                "enable.idempotence": True,
-                "acks": "all",
-                # A topic that is gone must not come back with other settings.
-                "allow.auto.create.topics": False,
-                "delivery.report.only.error": True,
-                "on_delivery": self._delivered,
-                "message.max.bytes": largest,
-            },
-            {"transaction.timeout.ms": _TRANSACTION_MS, "batch.size": min(1_000_000, largest), **QUEUE},
-        )
 
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None:
