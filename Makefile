@@ -5,6 +5,7 @@
 # make crash-mixed   kill, stop, replace, wake a job with five kinds of sinks, and its producers (N=2000 lives)
 # make zombies   stop a run at each of its points, replace it at each point of another, wake it: all pairs
 # make soak-log   the embedded log under kills at full size: copiers, bank transfers, two jobs in a chain
+# make bench-services  what sinks on real servers cost
 # make bench-log  what the embedded log costs, beside a real Kafka and what people embed today
 # make mutants   what tests notice when a line of the protocol is changed (checkpoint/, align/, backend/recovery.rs)
 # make wheel   a wheel in dist/
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
 
-.PHONY: demo test bench bench-long bench-log crash crash-mixed zombies soak-log mutants wheel lint rust-test python-test release-build test-build clean
+.PHONY: demo test bench bench-long bench-log bench-services crash crash-mixed zombies soak-log mutants wheel lint rust-test python-test release-build test-build clean
 
 demo: release-build
 	$(BIN)/python examples/flights.py
@@ -70,6 +71,9 @@ bench-long: release-build
 
 bench-log: release-build
 	$(BIN)/python benches/report.py --log
+
+bench-services: release-build
+	$(BIN)/python benches/report.py --services
 
 crash: release-build
 	$(BIN)/python tests/soak.py $(N)

@@ -1,8 +1,8 @@
 """Runs the suites, prints their tables, and writes JSON, plots and the pages that quote the figures.
 
-``make bench``, or ``python benches/report.py [--quick] [--long] [--log] [--only hot_path,restore]``. The full run takes
-about ten minutes of a machine that has nothing else to do; figures of a busy machine are low, and the tables say how
-busy it was. Nothing fails because of a figure: a target that was missed is shown as missed.
+``make bench``, or ``python benches/report.py [--quick] [--long] [--log] [--services] [--only hot_path,restore]``. The
+full run takes about ten minutes of a machine that has nothing else to do; figures of a busy machine are low, and the
+tables say how busy it was. Nothing fails because of a figure: a target that was missed is shown as missed.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ SUITES = (
 LONG = "long_run"
 #: With a real Kafka beside it: ten minutes more.
 LOG = "log"
+#: On real servers.
+SERVICES = ("kafka",)
 #: Of the tables in a file or pipe.
 _WIDTH = 160
 
@@ -57,7 +59,7 @@ def main() -> int:
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     results: dict[str, Any] = {"started": started, "scale": "quick" if options.quick else "full"}
     results["machine"] = describe(options.state_dir)
-    results["tables"] = _earlier(results_file, results) if options.only or options.long or options.log else {}
+    results["tables"] = _earlier(results_file, results) if options.adds else {}
     _print_machine(console, results["machine"])
     failed: list[str] = []
     for suite in options.suites:
@@ -87,14 +89,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--long", action="store_true", help="ten minutes: the size of the file over a long run")
     parser.add_argument("--log", action="store_true", help="ten minutes: the embedded log beside a real Kafka")
     parser.add_argument("--only", default="", help=f"some of {','.join(SUITES)}; the tables of the others are kept")
+    parser.add_argument("--services", action="store_true", help="ten minutes: sinks on real servers")
     parser.add_argument("--output", type=Path, help="instead of the checkout (quick: benches/results/quick)")
     parser.add_argument("--state-dir", type=Path, default=CHECKOUT / ".data" / "benches", help="the disk to measure")
     options = parser.parse_args()
     asked = [name for name in options.only.split(",") if name]
     asked += [LONG] if options.long else []
     asked += [LOG] if options.log else []
+    asked += SERVICES if options.services else []
+    options.adds = bool(asked)
     options.suites = asked or list(SUITES)
-    unknown = set(options.suites) - {*SUITES, LONG, LOG}
+    unknown = set(options.suites) - {*SUITES, LONG, LOG, *SERVICES}
     if unknown:
         parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
     if options.output is None:

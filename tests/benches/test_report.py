@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 BENCHES = Path(__file__).parents[2] / "benches"
-#: The suite of logs has a test of its own.
-SUITES = sorted({path.stem.removeprefix("bench_") for path in BENCHES.glob("bench_*.py")} - {"log"})
+#: The suites of logs and of services have tests of their own.
+SUITES = sorted({path.stem.removeprefix("bench_") for path in BENCHES.glob("bench_*.py")} - {"log", "kafka"})
 TABLES = {
     "hot_path",
     "checkpoint_frequency",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onceflow.connectors.kafka.facts import Admin
-from onceflow.connectors.kafka.producing import check_part, check_times, choose_partitions, produce, settings_of
+from onceflow.connectors.kafka.producing import check_part, check_times, choose_partitions, flush, produce, settings_of
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.topics.fields import Fields
 from onceflow.exceptions import SinkError
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
 __all__ = ["PlainWriter"]
-
-_STEP_S = 1.0
 
 
 class PlainWriter(SinkWriter):
@@ -53,11 +51,9 @@ class PlainWriter(SinkWriter):
     def flush(self) -> None:
         until = time.monotonic() + self._timeout_s
         with self._errors():
-            while left := self._producer.flush(_STEP_S):
-                self._check()
-                if time.monotonic() > until:
-                    raise SinkError(f"{left} records to {self._where} were not accepted within {self._timeout_s:g} s")
-        self._check()
+            left = flush(self._producer, self._check, until)
+        if left:
+            raise SinkError(f"{left} records to {self._where} were not accepted within {self._timeout_s:g} s")
 
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None:

@@ -15,7 +15,7 @@ from onceflow.exceptions import SinkError
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
 
-__all__ = ["check_part", "check_times", "choose_partitions", "produce", "settings_of"]
+__all__ = ["check_part", "check_times", "choose_partitions", "flush", "produce", "settings_of"]
 
 #: A client's queue, which holds what is sent a second time.
 _QUEUE_RECORDS = 100_000
@@ -25,7 +25,8 @@ _BATCH = 1_000_000
 #: lengths of its own.
 _BATCH_BYTES = 61 + 23
 _HEADER_BYTES = 10
-_WAIT_S = 0.05
+_WAIT_S = 0.01
+_FLUSH_S = 0.01
 
 
 def settings_of(
@@ -146,6 +147,24 @@ def check_times(part: Part, facts: TopicFacts, now_ms: int) -> None:
     if min(part.timestamps) <= 0:
         # The client takes 0 for "now".
         raise SinkError(f"a record has the timestamp {min(part.timestamps)} ms, and Kafka takes them from 1 on")
+
+
+def flush(producer: Producer, check: Callable[[], None], until: float) -> int:
+    """Waits until everything was accepted, or not.
+
+    Args:
+        producer: Of the client.
+        check: Raises when something was not.
+        until: By the monotonic clock.
+
+    Returns:
+        How many records have no answer yet.
+    """
+    # In small steps: without a report of success nothing wakes the client when the last record was accepted.
+    while (left := producer.flush(_FLUSH_S)) and time.monotonic() < until:
+        check()
+    check()
+    return left
 
 
 def produce(producer: Producer, topic: str, part: Part, staged_ms: int, until: float) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onceflow.connectors.kafka.facts import TopicFacts
-from onceflow.connectors.kafka.producing import produce, settings_of
+from onceflow.connectors.kafka.producing import flush, produce, settings_of
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
 from onceflow.connectors.topics.staged import Part
 from onceflow.exceptions import SinkError
@@ -118,11 +118,8 @@ class TransactionalProducer:
                     produce(producer, name, part, staged_ms, until)
                     self._check()
             producer.produce(topic, value, key, partition)
-            while producer.flush(_STEP_S):
-                self._check()
-                if time.monotonic() > until:
-                    raise UnsureError(f"records were not accepted within {self._timeout_s:g} s")
-            self._check()
+            if flush(producer, self._check, until):
+                raise UnsureError(f"records were not accepted within {self._timeout_s:g} s")
 
     def commit(self) -> None:
         """Commits the transaction.
