@@ -14,8 +14,12 @@ Declared in a ``Processor``; read and written for the key of the record at hand:
 An expired state is as if it had never been set; its time to live begins anew with every write. Time is the record's
 event time, or the watermark where that is later; for records without event time it is time that has passed, which
 setting the machine's clock does not change. What has expired is deleted in passing, also where its key never comes
-again. Values are kept as they are until they are set anew: a list or dict that ``ValueState.get`` returned must be
-set again after it was changed.
+again.
+
+What ``get`` and ``items`` give is the caller's own, and what is set is copied: state changes by ``set``, ``append``,
+``replace``, ``put`` and ``remove`` alone. A list or dict that ``ValueState.get`` returned must be set again after it
+was changed. So a large value costs a copy each time it is read or set; ``ListState`` and ``MapState`` copy what is
+asked for.
 
 A checkpoint writes a value of a ``ValueState`` anew when it was set, and of a ``ListState`` or ``MapState`` only the
 entries around what changed, however many there are.
@@ -23,11 +27,11 @@ entries around what changed, however many there are.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from copy import deepcopy
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
+from onceflow.copies import own_copy
 from onceflow.entries import ListEntries, MapEntries
 from onceflow.types import END_OF_TIME, Micros
 from onceflow.windows import micros_of
@@ -96,6 +100,14 @@ class _State:
         return self._ttl
 
 
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
 class ValueState(_State):
     """One value.
 
@@ -108,57 +120,58 @@ class ValueState(_State):
         super().__init__(ttl=ttl)
         self._default = default
         # One that all keys share would carry what was changed in place from key to key, and past a restart.
-        self._copied = not isinstance(default, Hashable)
+        self._copied = not _is_hashable(default)
 
     def get(self) -> Any:
-        """The value."""
+        """The value, as a copy: what is changed in it must be ``set``."""
         value = self._read(_UNSET)
         if value is not _UNSET:
-            return value
-        return deepcopy(self._default) if self._copied else self._default
+            return own_copy(value)
+        return own_copy(self._default) if self._copied else self._default
 
     def set(self, value: Any) -> None:
-        """Replaces the value."""
-        self._write(value)
+        """Replaces the value, by a copy of this one."""
+        self._write(own_copy(value))
 
 
 class ListState(_State):
     """A list."""
 
     def get(self) -> list[Any]:
-        """A copy of the list."""
+        """A copy of the list, and of what is in it."""
         entries: ListEntries | None = self._read(None)
-        return [] if entries is None else entries.all()
+        return [] if entries is None else cast("list[Any]", own_copy(entries.all()))
 
     def append(self, value: Any) -> None:
-        """Adds to the end."""
-        self._entries(ListEntries).append(value)
+        """Adds a copy of the value to the end."""
+        self._entries(ListEntries).append(own_copy(value))
 
     def replace(self, values: Iterable[Any]) -> None:
-        """Replaces the list."""
-        self._write(ListEntries.of(values))
+        """Replaces the list, by copies of these values."""
+        self._write(ListEntries.of(map(own_copy, values)))
 
 
 class MapState(_State):
     """A dict."""
 
     def get(self, name: Any, default: Any = None) -> Any:
-        """The value of a name."""
+        """The value of a name, as a copy: what is changed in it must be ``put``. The default as it is."""
         entries: MapEntries | None = self._read(None)
-        return default if entries is None else entries.get(name, default)
+        value = _UNSET if entries is None else entries.get(name, _UNSET)
+        return default if value is _UNSET else own_copy(value)
 
     def put(self, name: Any, value: Any) -> None:
-        """Sets the value of a name."""
-        self._entries(MapEntries).put(name, value)
+        """Sets the value of a name, to a copy of this one."""
+        self._entries(MapEntries).put(name, own_copy(value))
 
     def remove(self, name: Any) -> None:
         """Forgets a name."""
         self._entries(MapEntries).remove(name)
 
     def items(self) -> dict[Any, Any]:
-        """A copy of the dict."""
+        """A copy of the dict, and of its values."""
         entries: MapEntries | None = self._read(None)
-        return {} if entries is None else entries.all()
+        return {} if entries is None else cast("dict[Any, Any]", own_copy(entries.all()))
 
 
 class Processor:

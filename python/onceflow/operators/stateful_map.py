@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from onceflow.columns import rows_of
+from onceflow.copies import is_fixed, own_copy
 from onceflow.exceptions import OnceflowError
 from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.base import EventTimes, Output
@@ -39,11 +40,14 @@ class StatefulMap(CachedStep):
         try:
             for key, record in zip(keys, rows, strict=True):
                 state = get(key)
-                state, result = function(initial() if state is None else state, record)
+                state, result = function(own_copy(initial()) if state is None else state, record)
                 if state is None:
                     values.pop(key, None)
-                else:
+                elif is_fixed(result):
                     values[key] = state
+                else:
+                    # A result that is the state, or holds some of it, stays what it is when the state goes on.
+                    values[key] = own_copy(state)
                 add(result)
         except OnceflowError:
             raise
