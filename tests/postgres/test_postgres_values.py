@@ -15,6 +15,7 @@ import pytest
 from writing import commit, opened, rows, write
 
 import onceflow as of
+from onceflow.checks import CheckContext
 from onceflow.connectors.postgres import PostgresSink
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.testing import TestingSource
@@ -222,7 +223,7 @@ def test_passwords_are_never_told(dsn):
     sink = PostgresSink(wrong, "kinds")
     with pytest.raises(SinkError, match="password authentication failed") as refused, opened(sink):
         pass
-    told = [refused.value, refused.value.__cause__, sink, sink.describe(), vars(sink)]
+    told = [refused.value, refused.value.__cause__, sink, list(sink.check(CheckContext("job", "out"))), vars(sink)]
     assert "s3cret" not in " ".join(map(repr, told))
     flow = of.Dataflow("secrets")
     flow.source("in", TestingSource([1])).sink("out", sink)

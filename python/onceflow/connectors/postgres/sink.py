@@ -5,17 +5,21 @@ It is an outbox (``onceflow.connectors.outbox.writer`` says how it works) whose 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from collections.abc import Iterable, Sequence
+from typing import Literal, cast
 
 import msgspec
 
+from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.outbox.writer import OutboxWriter, with_run
 from onceflow.connectors.postgres.destination import PostgresDestination, Settings
 from onceflow.connectors.postgres.encode import Delete
+from onceflow.connectors.postgres.inspection import look_at_table
+from onceflow.connectors.postgres.leftovers import left_markers
 from onceflow.connectors.postgres.server import Connect, Server
 from onceflow.connectors.postgres.staged import Part
 from onceflow.exceptions import ConfigurationError
+from onceflow.leftovers import Leftover, LeftoverContext
 from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
 from onceflow.types import Plain
 
@@ -93,11 +97,13 @@ class PostgresSink(TransactionalSink):
         context = with_run(context)
         return _PostgresWriter(PostgresDestination(self._server, self._settings, context), context)
 
-    def describe(self) -> dict[str, Any]:
+    def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Sink``."""
-        mine = self._settings
-        shown = {"type": "PostgresSink", "server": self._server.shown, "table": mine.table, "mode": mine.mode}
-        return shown | ({"key": ", ".join(mine.key)} if mine.key else {})
+        return look_at_table(self._server, self._settings, context)
+
+    def leftovers(self, context: LeftoverContext) -> Iterable[Leftover]:
+        """See ``Sink``."""
+        return left_markers(self._server, self._settings, context)
 
 
 class _PostgresWriter(OutboxWriter[Part]):

@@ -1,0 +1,129 @@
+"""What a look at PostgreSQL finds before a start, and what a dead job has left there."""
+
+import contextlib
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+
+from onceflow import Dataflow, run
+from onceflow.checks import CheckContext
+from onceflow.clock import SystemClock
+from onceflow.connectors.postgres import PostgresSink
+from onceflow.runtime.doctor import diagnosed, resolved
+from onceflow.testing import TestingSource
+
+
+class Shifted(SystemClock):
+    """This machine's clock, set wrongly."""
+
+    def __init__(self, by_s):
+        self.by_s = by_s
+
+    def now(self):
+        return super().now() + self.by_s
+
+
+def looked(sink, **settings):
+    return [(one.level, f"{one.subject}: {one.text}") for one in sink.check(CheckContext("job", "out", **settings))]
+
+
+@pytest.fixture
+def db(postgres_dsn):
+    with psycopg.connect(postgres_dsn, autocommit=True) as session:
+        session.execute("create table t (id int primary key, v text)")
+        yield SimpleNamespace(dsn=postgres_dsn, run=session.execute)
+
+
+def bad(sink, **settings):
+    """What is not as it has to be, but for what the server of the tests is started with."""
+    found = [each for each in looked(sink, **settings) if each[0] != "ok"]
+    return [each for each in found if "fsync is off" not in each[1]]
+
+
+def test_a_table_that_can_be_written(db):
+    """A look that finds fault with what is right, or makes something."""
+    sink = PostgresSink(db.dsn, "t", mode="upsert", key="id")
+    assert bad(sink) == []
+    assert "table t: can be written, by the key 'id': 'id', 'v'" in looked(sink)[-2][1]
+    assert "is made by the first run" in looked(sink)[-1][1]
+    assert db.run("select count(*) from pg_tables where schemaname = 'public'").fetchone() == (1,)
+
+
+def test_what_is_wrong_with_a_table(db):
+    """A missing table, column or key, and markers that a crash empties, found when output is there already."""
+    assert "there is no table" in bad(PostgresSink(db.dsn, "missing"))[0][1]
+    assert "no column 'w'" in bad(PostgresSink(db.dsn, "t", columns=["w"]))[0][1]
+    [(level, text)] = bad(PostgresSink(db.dsn, "t", mode="upsert", key="v"))
+    assert level == "error" and "v" in text
+    db.run("create unlogged table onceflow_markers (owner text, key text, text text, primary key (owner, key))")
+    assert "is unlogged" in bad(PostgresSink(db.dsn, "t"))[0][1]
+
+
+def test_a_user_who_may_not(db):
+    """Rights that are missing when the first run makes its table of markers."""
+    name = f"someone_{db.dsn[-12:].replace('/', '_').replace('-', '_')}"
+    db.run(f"create role {name} login")
+    try:
+        db.run(f"revoke create on schema public from public; grant select, insert on t to {name}")
+        as_role = PostgresSink(lambda: _as(db.dsn, name), "t")
+        [(level, text)] = bad(as_role)
+        assert level == "error" and "may not make tables in schema 'public'" in text
+        db.run("create table onceflow_markers (owner text, key text, text text, primary key (owner, key))")
+        assert "may not read and write it" in bad(as_role)[0][1]
+    finally:
+        db.run(f"drop owned by {name}; drop role {name}")
+
+
+def _as(dsn, role):
+    session = psycopg.connect(dsn, autocommit=True)
+    session.execute(f"set session authorization {role}")
+    return session
+
+
+def test_the_server(db):
+    """Settings under which what was answered is lost, connections that run out, and clocks that differ."""
+    sink = PostgresSink(db.dsn, "t")
+    # The server of the tests is started so, to be quick.
+    assert ("error", True) in [(level, "fsync is off" in text) for level, text in looked(sink)]
+    [(level, text)] = bad(sink, clock=Shifted(60))
+    assert level == "warning" and "60.0 s behind" in text
+    [(level, text)] = bad(sink, clock=Shifted(-60))
+    assert "60.0 s ahead of" in text
+    (most,) = db.run("select current_setting('max_connections')::int").fetchone()
+    with contextlib.ExitStack() as sessions, contextlib.suppress(psycopg.OperationalError):
+        for _ in range(most - 7):
+            sessions.enter_context(psycopg.connect(db.dsn))
+        assert "connections are taken" in bad(sink)[0][1]
+
+
+def test_a_server_that_cannot_be_reached(db):
+    """A password in what is shown."""
+    [(level, text)] = bad(PostgresSink("postgresql://nobody:hunter2@127.0.0.1:1/none", "t"))
+    assert level == "error" and "127.0.0.1:1/none" in text and "hunter2" not in text
+
+
+def test_markers_of_a_sink_that_is_gone(db, state):
+    """Markers that stay for ever, or that are needed and are removed."""
+    flow = Dataflow("job")
+    rows = flow.source("in", TestingSource([{"id": 1, "v": "a"}]))
+    rows.sink("out", PostgresSink(db.dsn, "t"))
+    assert run(flow, state).finished
+    level, text = looked(PostgresSink(db.dsn, "t"))[-1]
+    assert level == "ok" and "output of this sink up to checkpoint 1" in text
+    db.run("insert into onceflow_markers select 'job/gone', key, text from onceflow_markers where owner = 'job/out'")
+    db.run("insert into onceflow_markers select 'job2/gone', key, text from onceflow_markers where owner = 'job/out'")
+    [left] = diagnosed(flow, state).sinks[0].leftovers
+    assert left.fate == "removable" and "'job/gone'" in left.subject
+    assert resolved(flow, state).removable == 1
+    assert {owner for (owner,) in db.run("select owner from onceflow_markers").fetchall()} == {"job/out", "job2/gone"}
+    assert diagnosed(flow, state).removable == 0
+    other = state.with_name("other")
+    state.rename(other)
+    fresh = Dataflow("job")
+    fresh.source("in", TestingSource([{"id": 2, "v": "b"}])).sink("elsewhere", PostgresSink(db.dsn, "t"))
+    assert run(fresh, state).finished
+    # The markers of ``out`` are of the other state.
+    assert diagnosed(fresh, state).removable == 0
+    assert resolved(fresh, state).removable == 0
+    assert run(flow, other).finished
