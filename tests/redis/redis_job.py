@@ -13,7 +13,7 @@ import redis
 
 import onceflow as of
 from onceflow.connectors.files import CsvSource
-from onceflow.connectors.redis import RedisSink, RedisStreamSink
+from onceflow.connectors.redis import RedisSink, RedisStreamSink, RedisUpsertSink
 from onceflow.exceptions import FinishedJobWarning
 from onceflow.runtime.run import run as run_flow
 
@@ -38,6 +38,7 @@ def run(
     resume_from: int | str = "newest",
     pace_s: float = 0.002,
     state: str = "state",
+    guarantee: str = "exactly_once",
     **settings: Any,
 ) -> of.JobResult:
     """One life of the job, in this process."""
@@ -49,6 +50,7 @@ def run(
     sinks = {
         "set": lambda: RedisSink(url, key="user", **settings),
         "hash": lambda: RedisSink(url, key="user", mode="hash", prefix="of:", **settings),
+        "at once": lambda: RedisUpsertSink(url, key="user", **settings),
         "stream": lambda: RedisStreamSink(url, "counts", **settings),
     }
     flow = of.Dataflow("counting")
@@ -65,6 +67,7 @@ def run(
         return run_flow(
             flow,
             top / state,
+            guarantee=guarantee,
             checkpoint_interval_s=1e-6,
             batch_size=BATCH,
             take_over=take_over,
@@ -83,7 +86,7 @@ def shown(url: str, kind: str) -> list[dict[str, Any]]:
         if kind == "stream":
             return [json.loads(fields[b"value"]) for _, fields in client.xrange("counts")]
         keys = [key for key in client.scan_iter() if not key.startswith(b"onceflow:")]
-        if kind == "set":
+        if kind in ("set", "at once"):
             return sorted((json.loads(client.get(key)) for key in keys), key=lambda one: one["user"])
         hashes = [{name.decode(): value.decode() for name, value in client.hgetall(key).items()} for key in keys]
         records = [one | {"id": int(one["id"]), "nth": int(one["nth"])} for one in hashes]

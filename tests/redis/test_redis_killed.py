@@ -68,6 +68,18 @@ def test_killed_at_random_moments(tmp_path, redis, kind):
         came_through(top, url, kind)
 
 
+@pytest.mark.parametrize("guarantee", ["effectively_once", "exactly_once"])
+@pytest.mark.parametrize("point", ["decide.pre:2", "decide.post_wait:2", "sink.post_commit:2"])
+def test_upserts_at_once(tmp_path, redis_url, guarantee, point):
+    """Kind: a value that is older than what was read, after a crash."""
+    write_input(tmp_path)
+    live = partial(run, tmp_path, redis_url, "at once", guarantee=guarantee)
+    assert Life(partial(live, pace_s=0.01), CRASH_AT=point).wait() == "killed"
+    life = Life(live)
+    assert life.wait() == "done", life.error
+    assert is_exact(redis_url, "at once")
+
+
 def test_the_server_is_killed_again_and_again(tmp_path, own_server):
     """Kind: a script that the server had carried out when it died, or had not; an answer that never came."""
     write_input(tmp_path)

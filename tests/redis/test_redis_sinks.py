@@ -14,7 +14,7 @@ from services.redis import RedisServer
 from onceflow import Dataflow
 from onceflow import run as run_flow
 from onceflow.checks import CheckContext
-from onceflow.connectors.redis import RedisSink, RedisStreamSink
+from onceflow.connectors.redis import RedisSink, RedisStreamSink, RedisUpsertSink
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.testing import TestingSource
 
@@ -151,6 +151,8 @@ def test_servers_that_cannot_keep_it(tmp_path, settings, told):
     with RedisServer(settings=settings) as server:
         with pytest.raises(SinkError, match=told):
             write(tmp_path / "state", RedisStreamSink(server.url, "s"), [1])
+        with pytest.raises(SinkError, match=told):
+            write(tmp_path / "state", RedisUpsertSink(server.url, key=str), [1])
         levels = [each.level for each in RedisStreamSink(server.url, "s").check(CheckContext("job", "out"))]
         assert "error" in levels
         if "cluster-enabled" not in settings:
@@ -258,6 +260,8 @@ def test_a_password(tmp_path):
 )
 def test_settings_that_cannot_be(settings):
     """Kind: a setting that is passed over."""
+    with pytest.raises(ConfigurationError):
+        RedisUpsertSink("redis://127.0.0.1/0", **settings)
     with pytest.raises(ConfigurationError):
         RedisSink("redis://127.0.0.1/0", **settings)
 

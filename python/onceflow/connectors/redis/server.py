@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from onceflow.checks import Finding
 from onceflow.connectors.extras import require
-from onceflow.exceptions import ConfigurationError, OnceflowError
+from onceflow.exceptions import ConfigurationError, OnceflowError, SinkError
 
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["Durability", "RedisAddress", "RedisClient"]
+__all__ = ["Durability", "RedisAddress", "RedisClient", "check_durability"]
 
 #: ``"required"``: the server must be set so that each write is on its disk before it answers. ``"assumed"``: it is not
 #: asked; what it loses is noticed, not prevented.
@@ -124,6 +124,13 @@ class RedisAddress:
         if settings.get("maxmemory", "0") != "0" and policy.startswith("allkeys"):
             text = f"has maxmemory-policy {policy}: it may drop output, and markers, to make room"
             yield Finding("error", shown, text, "set maxmemory-policy noeviction, or a volatile one")
+
+    def refuse_unfit(self, client: RedisClient, durability: Durability) -> None:
+        """Raises ``SinkError`` for a server that cannot be reached, or cannot keep the guarantee."""
+        with self.told(SinkError):
+            problems = [each for each in self.findings(client, durability) if each.level == "error"]
+        if problems:
+            raise SinkError(f"{self.shown} {'; '.join(f'{each.text} ({each.advice})' for each in problems)}")
 
     def _settings(self, client: RedisClient, *names: str) -> dict[str, str] | None:
         import redis  # noqa: PLC0415 - an extra

@@ -8,18 +8,23 @@ from contextlib import closing
 from typing import Any, Literal, TypeAlias, get_args
 
 from onceflow.checks import CheckContext, Finding
+from onceflow.columns import rows_of
 from onceflow.connectors.outbox import OutboxSink
 from onceflow.connectors.redis.fields import Field, check_field, field_of, hash_words, key_word, value_word
-from onceflow.connectors.redis.server import Durability, RedisAddress, check_durability
+from onceflow.connectors.redis.server import Durability, RedisAddress, RedisClient, check_durability
 from onceflow.connectors.redis.target import MAX_WORDS, Command, RedisTarget
 from onceflow.exceptions import ConfigurationError, SinkError
+from onceflow.sinks import IdempotentSink, SinkContext, SinkWriter
+from onceflow.types import Batch
 
-__all__ = ["RedisSink", "RedisStreamSink"]
+__all__ = ["RedisSink", "RedisStreamSink", "RedisUpsertSink"]
 
 #: How a value lies under its key.
 Mode: TypeAlias = Literal["set", "hash"]
 
 _ATTEMPTS = 60
+#: Records whose answers are waited for together.
+_SENT_AT_ONCE = 500
 
 
 class _RedisOutbox(OutboxSink):
@@ -30,6 +35,10 @@ class _RedisOutbox(OutboxSink):
     ) -> None:
         self._address = address
         self._durability = check_durability(durability)
+        self.relies_on = (
+            "the server must keep what it has answered to: a failover to a replica may lose it, which is noticed as "
+            "output that is missing and not repaired by itself"
+        )
         super().__init__(functools.partial(RedisTarget, address, durability, commands))
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
@@ -39,6 +48,51 @@ class _RedisOutbox(OutboxSink):
         yield from findings
         if not any(finding.level == "error" for finding in findings):
             yield from super().check(context)
+
+
+class _Upserts:
+    """What ``RedisSink`` and ``RedisUpsertSink`` write of a record."""
+
+    def __init__(
+        self,
+        key: Field,
+        value: Field | None,
+        mode: Mode,
+        delete: Field | None,
+        prefix: str,
+        expire_s: int | None,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise ConfigurationError(f"mode={mode!r}: give one of {', '.join(get_args(Mode))}")
+        if expire_s is not None and (isinstance(expire_s, bool) or not isinstance(expire_s, int) or expire_s < 1):
+            raise ConfigurationError(f"expire_s={expire_s!r}: give a whole number of seconds from 1 on")
+        if not isinstance(prefix, str):
+            raise ConfigurationError(f"prefix={prefix!r}: give a text")
+        self._key = check_field("key", key, optional=False)
+        self._value = check_field("value", value)
+        self._delete = check_field("delete", delete)
+        self._mode = mode
+        self._prefix = prefix.encode()
+        self._expire = [] if expire_s is None else [b"EX", str(expire_s).encode()]
+
+    def commands(self, records: list[Any]) -> Iterator[Command]:
+        """Raises ``SinkError`` for a record that cannot be written."""
+        for record in records:
+            key = key_word(field_of(record, self._key, "key"), self._prefix)
+            if self._delete is not None and field_of(record, self._delete, "delete"):
+                yield Command("", (b"DEL", key))
+                continue
+            value = record if self._value is None else field_of(record, self._value, "value")
+            if self._mode == "set":
+                yield Command("", (b"SET", key, value_word(value), *self._expire))
+                continue
+            # Fields that the record has not are gone, and another type of value too.
+            yield Command("", (b"DEL", key))
+            words = hash_words(value, "value")
+            for start in range(0, len(words), MAX_WORDS):
+                yield Command("", (b"HSET", key, *words[start : start + MAX_WORDS]))
+            if self._expire:
+                yield Command("", (b"EXPIRE", key, self._expire[1]))
 
 
 class RedisSink(_RedisOutbox):
@@ -81,37 +135,90 @@ class RedisSink(_RedisOutbox):
         timeout_s: float = 60.0,
         attempts: int = _ATTEMPTS,
     ) -> None:
-        if mode not in get_args(Mode):
-            raise ConfigurationError(f"mode={mode!r}: give one of {', '.join(get_args(Mode))}")
-        if expire_s is not None and (isinstance(expire_s, bool) or not isinstance(expire_s, int) or expire_s < 1):
-            raise ConfigurationError(f"expire_s={expire_s!r}: give a whole number of seconds from 1 on")
-        if not isinstance(prefix, str):
-            raise ConfigurationError(f"prefix={prefix!r}: give a text")
-        self._key = check_field("key", key, optional=False)
-        self._value = check_field("value", value)
-        self._delete = check_field("delete", delete)
-        self._mode = mode
-        self._prefix = prefix.encode()
-        self._expire = [] if expire_s is None else [b"EX", str(expire_s).encode()]
-        super().__init__(RedisAddress(url, timeout_s, attempts), durability, self._commands)
+        upserts = _Upserts(key, value, mode, delete, prefix, expire_s)
+        super().__init__(RedisAddress(url, timeout_s, attempts), durability, upserts.commands)
 
-    def _commands(self, records: list[Any]) -> Iterator[Command]:
-        for record in records:
-            key = key_word(field_of(record, self._key, "key"), self._prefix)
-            if self._delete is not None and field_of(record, self._delete, "delete"):
-                yield Command("", (b"DEL", key))
-                continue
-            value = record if self._value is None else field_of(record, self._value, "value")
-            if self._mode == "set":
-                yield Command("", (b"SET", key, value_word(value), *self._expire))
-                continue
-            # Fields that the record has not are gone, and another type of value too.
-            yield Command("", (b"DEL", key))
-            words = hash_words(value, "value")
-            for start in range(0, len(words), MAX_WORDS):
-                yield Command("", (b"HSET", key, *words[start : start + MAX_WORDS]))
-            if self._expire:
-                yield Command("", (b"EXPIRE", key, self._expire[1]))
+
+class RedisUpsertSink(IdempotentSink):
+    """Upserts like those of ``RedisSink``, each written when it comes: what a crash repeats replaces itself.
+
+    For effectively_once, where a value should be seen before its checkpoint is complete. It has no marker: readers may
+    find a part of a checkpoint, a run that was paused within a write and replaced may write older values over newer
+    ones, and a server that was put back from a backup is not noticed.
+
+    Args:
+        url: See ``RedisSink``, as all of these.
+        key: Name of a field, or a function of the record.
+        value: The same, for the value.
+        mode: ``"set"`` or ``"hash"``.
+        delete: Name of a field, or a function of the record.
+        prefix: What keys begin with.
+        expire_s: After so many whole seconds the key goes by itself.
+        durability: ``"required"`` or ``"assumed"``.
+        timeout_s: Of a bunch of commands.
+        attempts: While the server cannot be reached.
+
+    Raises:
+        ConfigurationError: Settings that cannot be.
+        MissingExtraError: redis is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: Field,
+        value: Field | None = None,
+        mode: Mode = "set",
+        delete: Field | None = None,
+        prefix: str = "",
+        expire_s: int | None = None,
+        durability: Durability = "required",
+        timeout_s: float = 60.0,
+        attempts: int = _ATTEMPTS,
+    ) -> None:
+        self._upserts = _Upserts(key, value, mode, delete, prefix, expire_s)
+        self._address = RedisAddress(url, timeout_s, attempts)
+        self._durability = check_durability(durability)
+
+    def open(self, context: SinkContext) -> SinkWriter:
+        """See ``Sink``."""
+        return _UpsertWriter(self._address, self._durability, self._upserts)
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """See ``Sink``: how the server is set."""
+        with closing(self._address.connect()) as client, self._address.told(SinkError):
+            yield from list(self._address.findings(client, self._durability))
+
+
+class _UpsertWriter(SinkWriter):
+    def __init__(self, address: RedisAddress, durability: Durability, upserts: _Upserts) -> None:
+        self._address = address
+        self._upserts = upserts
+        self._client: RedisClient = address.connect()
+        try:
+            address.refuse_unfit(self._client, durability)
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, records: Batch) -> None:
+        rows = rows_of(records)
+        for start in range(0, len(rows), _SENT_AT_ONCE):
+            commands = self._upserts.commands(rows[start : start + _SENT_AT_ONCE])
+            with self._address.told(SinkError):
+                # In one step, so that nobody finds a hash between its old fields and its new ones.
+                step = self._client.pipeline(transaction=True)
+                for command in commands:
+                    step.execute_command(*command.words)
+                step.execute()
+
+    def flush(self) -> None:
+        # Each write has waited for its answers.
+        pass
+
+    def close(self) -> None:
+        self._client.close()
 
 
 class RedisStreamSink(_RedisOutbox):

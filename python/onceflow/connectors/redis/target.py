@@ -93,12 +93,11 @@ class RedisTarget(OutboxTarget):
         self._address = address
         self._commands = commands
         self._client: RedisClient = address.connect()
-        with address.told(SinkError):
-            problems = [each for each in address.findings(self._client, durability) if each.level == "error"]
-        if problems:
+        try:
+            address.refuse_unfit(self._client, durability)
+        except BaseException:
             self.close()
-            told = "; ".join(f"{each.text} ({each.advice})" for each in problems)
-            raise SinkError(f"{address.shown} {told}")
+            raise
         self._script = self._client.register_script(_SCRIPT)
 
     def read_markers(self, owner: str) -> dict[str, str]:
