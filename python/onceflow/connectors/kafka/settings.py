@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from onceflow.connectors.extras import require
+from onceflow.connectors.kafka.forks import made
 from onceflow.exceptions import ConfigurationError, SinkError, SourceError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class KafkaSettings:
 
     def _made(self, kind: Callable[[dict[str, Any]], Any], merged: Mapping[str, Any]) -> Any:
         try:
-            return kind(dict(merged))
+            return made(kind, merged)
         except (client_library().KafkaException, TypeError, ValueError) as error:
             # Its text may hold the value; what is raised must not lead to it.
             text = self.redacted(error_text(error))

@@ -18,7 +18,6 @@ from onceflow.connectors.kafka.producing import flush, produce, settings_of
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
 from onceflow.connectors.topics.staged import Part
 from onceflow.exceptions import SinkError
-from onceflow.process import HomeProcess
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
@@ -28,8 +27,6 @@ __all__ = ["TransactionalProducer", "UnsureError"]
 #: So long a call of the client waits before it is repeated, so that it can be interrupted.
 _STEP_S = 1.0
 _TRANSACTION_MS = 60_000
-#: Forked children keep the clients of their parents: to let one go would wait for threads that a child does not have.
-_LEAKED: list[object] = []
 
 
 class UnsureError(Exception):
@@ -52,7 +49,6 @@ class TransactionalProducer:
         self._library = client_library()
         self._producer: Producer | None = None
         self._failed: list[KafkaError] = []
-        self._home = HomeProcess()
 
     def take(self, facts: TopicFacts) -> None:
         """Shuts out whoever has the id, ends what it has left open, and returns when that is done.
@@ -142,11 +138,7 @@ class TransactionalProducer:
 
     def drop(self) -> None:
         """Lets go of the producer, and of what it has not sent."""
-        producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        if self._home.is_left:
-            _LEAKED.append(producer)
+        self._producer = None
 
     def _taken(self) -> Producer:
         if self._producer is None:
