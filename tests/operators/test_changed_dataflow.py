@@ -80,6 +80,36 @@ CHANGES = {
         lambda s: totals(s.key_by("a"), n=sum("v", type="f64")),
         r"'step' has state of type i64 for sum 'n', which now asks for type f64",
     ),
+    "another field of an aggregate": (
+        lambda s: totals(s.key_by("a"), n=sum("v")),
+        lambda s: totals(s.key_by("a"), n=sum("a")),
+        r"the result 'n' of aggregate 'step' had field 'v' and has field 'a'",
+    ),
+    "a function in place of a field": (
+        lambda s: totals(s.key_by("a"), n=sum("v")),
+        lambda s: totals(s.key_by("a"), n=sum(lambda row: row["v"])),
+        r"had field 'v' and has field a function",
+    ),
+    "another field of windows": (
+        lambda s: window(s.key_by("a"), n=sum("v")),
+        lambda s: window(s.key_by("a"), n=sum("a")),
+        r"the result 'n' of window 'step' had field 'v' and has field 'a'",
+    ),
+    "NaN that is passed over and then counted": (
+        lambda s: totals(s.key_by("a"), n=count("v", nan="skip")),
+        lambda s: totals(s.key_by("a"), n=count("v", nan="keep")),
+        r"had nan skip and has nan keep",
+    ),
+    "NaN that is refused too late": (
+        lambda s: totals(s.key_by("a"), n=sum("v", nan="keep")),
+        lambda s: totals(s.key_by("a"), n=sum("v")),
+        r"had nan keep and has nan refuse",
+    ),
+    "another field of event time": (
+        lambda s: s.assign_timestamps("step", "v"),
+        lambda s: s.assign_timestamps("step", "a"),
+        r"assign_timestamps 'step' had event_time 'v' and has event_time 'a'",
+    ),
     "another column as key": (
         lambda s: totals(s.key_by("a"), n=count()),
         lambda s: totals(s.key_by("b"), n=count()),
@@ -171,6 +201,9 @@ def test_refused(state, change):
             lambda s: totals(s.key_by("a"), t=sum("v"), n=count()),
         ),
         (lambda s: totals(s.key_by("a"), t=sum("v")), lambda s: totals(s.key_by("a"), t=sum("v", type="i64"))),
+        # No NaN has come, so this is also what the advice of the error of a NaN leads to.
+        (lambda s: totals(s.key_by("a"), t=sum("v")), lambda s: totals(s.key_by("a"), t=sum("v", nan="skip"))),
+        (lambda s: totals(s.key_by("a"), t=sum(len)), lambda s: totals(s.key_by("a"), t=sum(lambda row: row["v"]))),
         (lambda s: totals(s.key_by("a"), n=count()), lambda s: totals(s.key_by("a", key_type="i64"), n=count())),
         (lambda s: totals(s.map(dict).key_by("a"), n=count()), lambda s: totals(s.key_by("a"), n=count())),
         (lambda s: s.key_by("a").process("step", Visits), lambda s: s.key_by("a").process("step", More)),

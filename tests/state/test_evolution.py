@@ -411,6 +411,31 @@ def test_a_job_that_has_finished_says_what_is_gone_and_does_nothing(state):
     assert result.changes == ()
 
 
+def test_results_that_swap_their_fields_do_not_go_on_with_each_other(state):
+    """Values of one field that are added to what another one gave."""
+    flow, advice = resumed(totals(n=count(), v=sum("v"), w=sum("a")), totals(n=count(), v=sum("a"), w=sum("v")), state)
+    assert advice == {"totals/v": "empty", "totals/w": "empty"}
+    assert flow.records() == [
+        {
+            "a": a,
+            "n": by_key(ROWS, len)[a],
+            "v": a * by_key(ROWS[HALF:], len)[a],
+            "w": sum_of(ROWS[HALF:])[a],
+        }
+        for a in range(3)
+    ]
+
+
+def test_a_checkpoint_without_the_settings_of_results_is_resumed(state, monkeypatch):
+    """A job of an earlier version, which did not keep them, that an upgrade refuses; it is compared from then on."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr("onceflow.runtime.job.settings_of", lambda graph: {})
+        assert not Flow(totals(n=sum("v"))).run(state).finished
+    flow = Flow(totals(n=sum("v")), EOF)
+    assert not flow.run(state).finished
+    assert refused(Flow(totals(n=sum("t"))), state).on_change == {"totals/n": "empty"}
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

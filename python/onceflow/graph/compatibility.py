@@ -13,11 +13,23 @@ from onceflow.graph.steps import AggregateSpec, DropDuplicatesSpec, WindowSpec
 from onceflow.graph.structure import has_event_time
 from onceflow.types import Change, StateChange
 
-__all__ = ["OnChange", "checked_on_change", "differences", "fingerprint", "refuse_unnamed", "why_not_repeatable"]
+__all__ = [
+    "OnChange",
+    "Settings",
+    "checked_on_change",
+    "differences",
+    "fingerprint",
+    "refuse_unnamed",
+    "settings_of",
+    "why_not_repeatable",
+]
 
 #: What is done where state and dataflow do not fit: nothing, or what is said of each step (``"totals"``) and of each
 #: result of an aggregate or window step (``"totals/revenue"``).
 OnChange: TypeAlias = Literal["refuse"] | Mapping[str, Change]
+
+#: By step, by result (empty: of the whole step) and by name: settings that what a state means depends on.
+Settings: TypeAlias = Mapping[str, Mapping[str, Mapping[str, str]]]
 
 #: A result in what a checkpoint knows of a step: name and kind of aggregate. A name with a comma is not taken for one:
 #: it might begin with another column of the key.
@@ -30,6 +42,11 @@ def fingerprint(graph: Graph) -> dict[str, str]:
     steps.update({step.step_id: "sink" for step in graph.sinks()})
     steps.update({step.step_id: f"{step.kind} {step.shape}".strip() for step in graph.operators() if step.stateful})
     return steps
+
+
+def settings_of(graph: Graph) -> dict[str, dict[str, dict[str, str]]]:
+    """What the state of steps means besides kind and shape, as ``Settings``."""
+    return {step.step_id: settings for step in graph.operators() if (settings := step.spec.settings)}
 
 
 def why_not_repeatable(graph: Graph, *, waited: bool) -> str | None:
@@ -73,8 +90,14 @@ def checked_on_change(value: OnChange) -> OnChange:
     )
 
 
-def differences(old: Mapping[str, str], graph: Graph) -> list[StateChange]:
-    """What a checkpoint with these steps does not hold as the dataflow has it, each with what can be done about it."""
+def differences(old: Mapping[str, str], graph: Graph, settings: Settings | None = None) -> list[StateChange]:
+    """What a checkpoint with these steps does not hold as the dataflow has it, each with what can be done about it.
+
+    Args:
+        old: What ``fingerprint`` said of the dataflow that the checkpoint is of.
+        graph: The dataflow now.
+        settings: What ``settings_of`` said; what is not in it is not known and not compared.
+    """
     new = fingerprint(graph)
     steps = {step.step_id: step for step in graph.operators()}
     gone = sorted(step_id for step_id in old if step_id not in new)
@@ -89,6 +112,12 @@ def differences(old: Mapping[str, str], graph: Graph) -> list[StateChange]:
             changes.append(StateChange(step_id, None, "empty", what))
         else:
             changes.extend(_changed_results(steps[step_id], results))
+    told = {(change.step_id, change.result) for change in changes}
+    changes.extend(
+        change
+        for change in _changed_settings(settings or {}, settings_of(graph), new)
+        if not told & {(change.step_id, None), (change.step_id, change.result)}
+    )
     changes.extend(
         StateChange(step_id, None, "empty", f"{new[step_id].split(' ')[0]} {step_id!r} is new") for step_id in added
     )
@@ -118,6 +147,23 @@ def _changed_results(step: OperatorStep, old: Mapping[str, str]) -> Iterator[Sta
             yield StateChange(step.step_id, name, "empty", f"{what} ({new[name]}) is new")
         elif old[name] != new[name]:
             yield StateChange(step.step_id, name, "empty", f"{what} was a {old[name]} and is a {new[name]}")
+
+
+def _changed_settings(old: Settings, new: Settings, steps: Mapping[str, str]) -> Iterator[StateChange]:
+    for step_id in sorted(old.keys() & new.keys()):
+        for result in sorted(old[step_id].keys() & new[step_id].keys()):
+            before, now = old[step_id][result], new[step_id][result]
+            # No NaN has come to a state that refuses them, so it is also what one that takes them would be.
+            changed = [
+                name
+                for name in sorted(before.keys() & now.keys())
+                if before[name] != now[name] and (name, before[name]) != ("nan", "refuse")
+            ]
+            if changed:
+                step = f"{steps[step_id].split(' ')[0]} {step_id!r}"
+                what = f"the result {result!r} of {step}" if result else step
+                had, has = (", ".join(f"{name} {some[name]}" for name in changed) for some in (before, now))
+                yield StateChange(step_id, result or None, "empty", f"{what} had {had} and has {has}")
 
 
 def refuse_unnamed(changes: Iterable[StateChange], on_change: OnChange) -> None:

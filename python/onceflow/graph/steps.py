@@ -37,6 +37,10 @@ __all__ = [
 Emit: TypeAlias = Literal["changes", "final"]
 
 
+def _field(field: str | Callable[[Any], Any]) -> str:
+    return repr(field) if isinstance(field, str) else "a function"
+
+
 @dataclass(frozen=True, repr=False)
 class _Spec:
     """Base of all specifications.
@@ -58,6 +62,14 @@ class _Spec:
     def shape(self) -> str:
         """What its state means besides by which key, for people: a checkpoint is resumed only with the same."""
         return ""
+
+    @property
+    def settings(self) -> dict[str, dict[str, str]]:
+        """What else must not change while there is state: by result (empty: of the whole step), by name of the setting.
+
+        Of a function nothing can be known but that it is one.
+        """
+        return {}
 
     @property
     def calls_functions(self) -> bool:
@@ -188,6 +200,10 @@ class AssignTimestampsSpec(_Spec):
         return ("dead_letters",) if self.dead_letters else ()
 
     @property
+    def settings(self) -> dict[str, dict[str, str]]:
+        return {"": {"event_time": _field(self.event_time)}}
+
+    @property
     def calls_functions(self) -> bool:
         return callable(self.event_time)
 
@@ -228,6 +244,14 @@ class _TotalsSpec(_Spec):
     @property
     def shape(self) -> str:
         return self.results
+
+    @property
+    def settings(self) -> dict[str, dict[str, str]]:
+        return {
+            result: {"field": _field(aggregate.field), "nan": aggregate.nan}
+            for result, aggregate in self.aggregates.items()
+            if aggregate.field is not None
+        }
 
     @property
     def calls_functions(self) -> bool:

@@ -45,7 +45,7 @@ def evolve(backend: StateBackend, graph: Graph, job: JobRecord, on_change: OnCha
         DataflowChangedError: A difference that is not named, or a column that cannot be widened exactly. Nothing was
             changed.
     """
-    changes = differences(job.steps, graph)
+    changes = differences(job.steps, graph, job.settings)
     if job.finished:
         refuse_unnamed([change for change in changes if change.step_id in job.steps], on_change)
         return ()

@@ -16,7 +16,7 @@ from onceflow._native import CheckpointInfo, StateBackend, WakeHandle
 from onceflow.crash import crash_point
 from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
 from onceflow.exceptions import ConfigurationError, FinishedJobWarning, SourceError, described
-from onceflow.graph.compatibility import fingerprint
+from onceflow.graph.compatibility import fingerprint, settings_of
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.checkpoints import Checkpoints
@@ -324,6 +324,7 @@ class Job:
             tally.waited,
             dict(tally.late),
             {step_id: dict(some) for step_id, some in tally.agreed.items()},
+            settings_of(self._graph),
         )
 
     # -- checkpoints ---------------------------------------------------------------------------

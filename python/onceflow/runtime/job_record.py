@@ -32,6 +32,7 @@ class JobRecord:
         late: By window step, the records of all runs that came too late.
         waited: Partitions were passed over because they had nothing to read: in which order the worker took the records
             of several partitions was a matter of time.
+        settings: What the state of its steps means besides (see ``settings_of``).
         agreed: By step, what it has agreed on once: types of keys, names and kinds of states (see ``Operator.agreed``).
     """
 
@@ -47,6 +48,8 @@ class JobRecord:
     late: dict[str, int] = field(default_factory=dict)
     #: Nor is this, which they kept with the steps' own state.
     agreed: dict[str, dict[str, Plain]] = field(default_factory=dict)
+    #: And this, which they did not compare.
+    settings: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The blob."""
