@@ -10,6 +10,7 @@ import pytest
 import topics
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, ResourceType
 
+from onceflow.checks import CheckContext
 from onceflow.connectors.kafka import KafkaSink
 from onceflow.connectors.kafka.markers import KEY, marker_topic_of
 from onceflow.exceptions import SinkError
@@ -349,3 +350,27 @@ def test_columns_of_arrow(kafka):
     writer.close()
     found = {(message.key(), message.value()) for message in topics.read(kafka.bootstrap, target.topic)}
     assert found == {(b"a", b"1"), (None, b""), (b"c", None)}
+
+
+def test_a_look_before_a_start(kafka):
+    """Kind (K18, Q11): settings by which the broker loses what it has confirmed, and nobody is told."""
+    target = Target(kafka.bootstrap, config={"unclean_leader_election_enable": "true"}, partitions=2)
+
+    def levels(**options):
+        sink = KafkaSink(kafka.bootstrap, target.topic, **options)
+        return {(each.level, each.text) for each in sink.check(CheckContext(target.topic, "out"))}
+
+    found = levels()
+    assert {level for level, _ in found} == {"ok", "warning"}
+    assert any("unclean.leader.election.enable=true" in text for _, text in found)
+    assert any("has one replica" in text for _, text in found)
+    assert ("warning", "has 2 partitions, and the sink would have made 3") in levels(partitions=3)
+    target.open().close()
+    assert ("ok", "has the markers of this sink") in levels()
+    target.alter(target.markers, cleanup_policy="delete")
+    assert any(level == "error" and "cleanup.policy='delete'" in text for level, text in levels())
+    missing = KafkaSink(kafka.bootstrap, "nowhere").check(CheckContext("nowhere", "out"))
+    assert [each.level for each in missing] == ["error"]
+    made = KafkaSink(kafka.bootstrap, "nowhere", partitions=1).check(CheckContext("nowhere", "out"))
+    assert [each.level for each in made] == ["ok"]
+    assert topics.read(kafka.bootstrap, "nowhere") == []

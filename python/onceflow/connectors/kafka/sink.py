@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.kafka.destination import KafkaDestination
+from onceflow.connectors.kafka.inspection import look_at_target
 from onceflow.connectors.kafka.plain import PlainWriter
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, topic_of
 from onceflow.connectors.outbox.writer import OutboxWriter, with_run
@@ -79,6 +81,10 @@ class KafkaSink(_Topic, TransactionalSink):
         )
         return OutboxWriter(destination, context)
 
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """See ``Sink``."""
+        return look_at_target(self._settings, self._topic, self._partitions, context, markers=True)
+
 
 class KafkaPlainSink(_Topic, PlainSink):
     """Appends records to a topic of Kafka at once, by an idempotent producer: at least once.
@@ -96,3 +102,7 @@ class KafkaPlainSink(_Topic, PlainSink):
     def open(self, context: SinkContext) -> SinkWriter:
         """See ``Sink``."""
         return PlainWriter(self._settings, self._topic, self._partitions, self._fields, self._timeout_s)
+
+    def check(self, context: CheckContext) -> Iterable[Finding]:
+        """See ``Sink``."""
+        return look_at_target(self._settings, self._topic, self._partitions, context, markers=False)
