@@ -312,7 +312,7 @@ fn check_descent(
         format!(
             "{}: no exact recovery is possible: every checkpoint since the job went on from another \
              one, or afresh, is damaged, and checkpoint {} may not be part of its history. Start \
-             over with fresh state, or from a checkpoint of your choice with from_checkpoint",
+             over, or go on from a checkpoint of your choice: say which with resume_from",
             store.path().display(),
             restored.id
         ),
