@@ -8,15 +8,18 @@ from datetime import timedelta
 
 import disk
 import pytest
+from outbox_table import rows_sink, shown_rows
 
 from onceflow import Dataflow, count, run
 from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.log import LogSource
 from onceflow.embed import StateBackend
-from onceflow.events import Progress
+from onceflow.events import CheckpointCompleted, Progress
 from onceflow.exceptions import DamagedCheckpointWarning, SinkError, SourceChangedError, StoreCorruptError
 from onceflow.graph.compatibility import why_not_repeatable
 from onceflow.log import Log, Producer
+from onceflow.operators import aggregating
+from onceflow.runtime import job
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 
@@ -342,3 +345,31 @@ def test_the_order_of_partitions_that_waited_is_a_matter_of_time(state):
     stopped_and_damaged(state, made, source, [10, 5], [40, 5])
     with pytest.raises(StoreCorruptError, match="the order in which partitions were read"):
         run(made, state, **SETTINGS)
+
+
+def test_damage_within_the_end_of_a_job_is_no_reason_to_repeat_results(state, tmp_path, monkeypatch):
+    """Where in its results a damaged checkpoint stood, no position of a source says: they came out twice."""
+    monkeypatch.setattr(aggregating, "_ROWS_AT_ONCE", 30)
+    monkeypatch.setattr(job, "_MAX_HELD_RECORDS", 100)
+    within = []
+
+    def on_event(event):
+        if isinstance(event, CheckpointCompleted) and event.records_out:
+            within.append(event.stats.id)
+            if len(within) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    flow = Dataflow("replay")
+    source = flow.source("rows", TestingSource([{"k": number} for number in range(1000)]))
+    source.key_by("k").aggregate("totals", n=count(), emit="final").sink(
+        "out", rows_sink(tmp_path / "out.db", ("k", "n"))
+    )
+    assert not run(flow, state, batch_size=100, checkpoint_interval_s=1e-9, retain=100, on_event=on_event).finished
+    before = shown_rows(tmp_path / "out.db")
+    assert 0 < len(before) < 1000
+    # The last checkpoint in which a table had changed: all later ones need its chunks.
+    disk.damage(state, "chunks", max(disk.checkpoint_of("chunks", key) for key in disk.values(state, "chunks")))
+    with pytest.raises(StoreCorruptError, match="handing out its results") as info:
+        run(flow, state, batch_size=100, retain=100)
+    assert "deterministic=True" not in str(info.value)
+    assert shown_rows(tmp_path / "out.db") == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,14 @@ from onceflow.aggregates import Aggregate
 from onceflow.columns import Columns
 from onceflow.graph.partitioning import KeySelector, KeyType
 from onceflow.operators.aggregating import Aggregating, Part
-from onceflow.operators.base import EventTimes, Output
+from onceflow.operators.base import EventTimes, OperatorContext, Output
 from onceflow.operators.values import pick
 from onceflow.types import Batch
 
-__all__ = ["AggregateKeys"]
+__all__ = ["EMITTED", "AggregateKeys"]
+
+#: The mark of a step that has begun to hand out its totals.
+EMITTED = "emitted"
 
 
 class AggregateKeys(Aggregating):
@@ -34,6 +37,12 @@ class AggregateKeys(Aggregating):
     ) -> None:
         super().__init__(selector, key_type, aggregates)
         self._emit = emit
+        #: Rows that have been handed out since the input has ended.
+        self._emitted = 0
+
+    def open(self, context: OperatorContext) -> None:
+        super().open(context)
+        self._emitted = context.marks.get(EMITTED, 0)
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
         parts = self._update(self._keys(records), records)
@@ -57,11 +66,21 @@ class AggregateKeys(Aggregating):
             return changed[0]
         return Columns.concat(changed).take(np.argsort(np.concatenate(places)))
 
-    def end(self, out: Output) -> None:
+    def end(self, out: Output) -> Iterator[None]:
         if self._emit != "final":
             return
         native, others = (
             None if totals.table is None else totals.table.scan(sort=True) for totals in (self._native, self._others)
         )
+        # No record follows, so the tables stay as they are, and their order with them.
+        done = 0
         for columns in self._sorted(native, others):
-            out.emit(columns)
+            skipped = max(self._emitted - done, 0)
+            done += len(columns)
+            if skipped < len(columns):
+                out.emit(columns.slice(skipped, len(columns)) if skipped else columns)
+                self._emitted = done
+                yield
+
+    def marks(self) -> dict[str, int]:
+        return {EMITTED: self._emitted} if self._emitted else {}

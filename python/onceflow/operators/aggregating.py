@@ -34,8 +34,7 @@ from onceflow.types import Batch
 __all__ = ["Aggregating", "Part"]
 
 #: Most rows that are handed out at once at the end of the input or of a window: Python objects exist for these only.
-_ROWS_AT_ONCE = 1 << 16
-#: What a window step kept before it kept what is closed: its watermark, as so many bytes.
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)

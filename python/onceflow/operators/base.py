@@ -7,7 +7,7 @@ each operator to ``snapshot``; state that lives in backend tables is frozen by t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -88,11 +88,17 @@ class Operator:
         return {}
 
     def marks(self) -> dict[str, Micros]:
-        """How far event time has come within the step, by name, beyond its watermark: that is kept in any case."""
+        """How far the step has come in event time, or in its end, by name, beyond its watermark: that is kept in any
+        case."""
         return {}
 
-    def end(self, out: Output) -> None:
-        """The input has ended for good (after a last watermark): emits what is left."""
+    def end(self, out: Output) -> Iterator[None]:
+        """The input has ended for good (after a last watermark): emits what is left, piece by piece.
+
+        Between two pieces a barrier may come: ``marks`` keeps how far it is, and the next call, also of another run,
+        goes on from there.
+        """
+        return iter(())
 
     def close(self) -> None:
         """Releases resources; called also after an error."""

@@ -242,9 +242,25 @@ class Job:
             self._finish_checkpoint(finished=False)
             self._caught_up = True
             return False
-        self._hear(self._worker.end())
-        self._finish_checkpoint(finished=True)
-        return True
+        return self._end()
+
+    def _end(self) -> bool:
+        """All sources have ended: what is left comes out, with checkpoints between where sinks hold too much of it.
+
+        False if it was interrupted: the next run goes on from there.
+        """
+        while True:
+            self._hear(self._worker.end())
+            if self._worker.is_stopped and not self._interrupted:
+                self._start_checkpoint()
+                continue
+            if not self._worker.is_stopped:
+                self._finish_checkpoint(finished=True)
+                return True
+            self._tell_stopping()
+            if self._replay is None:
+                self._finish_checkpoint(finished=False)
+            return False
 
     def _wait(self) -> None:
         """Nothing was there to read: what is to be done next wakes it, be it a checkpoint or a signal."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -305,10 +305,13 @@ class Pipeline:
         """How far event time has come in a source."""
         return self._sources[source_id].watermark
 
-    def end(self) -> None:
-        """All inputs have ended: operators emit what is left, in the order of the graph."""
+    def end(self) -> Iterator[None]:
+        """All inputs have ended: operators emit what is left, in the order of the graph.
+
+        After each piece it may be left, and a barrier come; whoever calls it again goes on from there.
+        """
         for node in self._operators.values():
-            node.operator.end(node)
+            yield from node.operator.end(node)
 
     def snapshot(self) -> dict[str, bytes]:
         """Operators write cached state into their tables. How far event time has come within them, by step id: what

@@ -31,6 +31,7 @@ from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.delivery import Delivery, open_delivery, sink_errors
 from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord
+from onceflow.runtime.snapshots import had_begun_to_end
 from onceflow.sinks import PlainSink, SinkContext
 from onceflow.types import Guarantee, StateChange
 
@@ -217,11 +218,20 @@ def plan_recovery(
     unreadable = [number for number, _ in recovery.damage if number is not None and number not in later]
     base = 0 if restored is None else restored.id
     newest = JobRecord.decode(recovery.decided_after[-1].blobs[JOB_BLOB]) if later else None
-    doubt = (
-        f"the dataflow is not what it was ({'; '.join(change.what for change in changes)}); run it once as it was"
-        if changes
-        else why_not_repeatable(graph, waited=newest is None or newest.waited)
+    # It went on where the sources had ended, and the positions of a replay are theirs.
+    within_end = any(
+        had_begun_to_end(record.blobs, graph) and not JobRecord.decode(record.blobs[JOB_BLOB]).finished
+        for record in later.values()
     )
+    doubt: str | None
+    if changes:
+        doubt = (
+            f"the dataflow is not what it was ({'; '.join(change.what for change in changes)}); run it once as it was"
+        )
+    elif within_end:
+        doubt = "a step was handing out its results, after the end of its input"
+    else:
+        doubt = why_not_repeatable(graph, waited=newest is None or newest.waited)
     made = recovery_plan(
         restored=None if restored is None else base,
         decided_after=list(later),
@@ -236,7 +246,7 @@ def plan_recovery(
         why = "" if doubt is None else f". Whether processing it again gives the same state is not known: {doubt}"
         say = (
             ""
-            if doubt is None or changes
+            if doubt is None or changes or within_end
             else (
                 ". If the same input gives the same output on every run, say so with Dataflow(..., deterministic=True) "
                 "and run the job again"

@@ -9,13 +9,16 @@ import msgspec
 
 from onceflow._native import PendingCheckpoint
 from onceflow.clock import Clock
+from onceflow.graph.graph import Graph
+from onceflow.operators.aggregate import EMITTED
 from onceflow.operators.passed_time import PassedTime
 from onceflow.runtime.job_record import WATERMARKS_BLOB
+from onceflow.runtime.marks import read_marks
 from onceflow.runtime.pipeline import Pipeline
 from onceflow.runtime.source_task import SourceTask
 from onceflow.types import Micros
 
-__all__ = ["operators", "passed_time", "take", "watermarks"]
+__all__ = ["had_begun_to_end", "operators", "passed_time", "take", "watermarks"]
 
 #: Name of the blob with the time that has passed.
 _PASSED_BLOB = "passed"
@@ -39,6 +42,12 @@ def take(
 def operators(blobs: Mapping[str, bytes]) -> dict[str, bytes]:
     """Event times within steps, by step id."""
     return {name.removeprefix(_OPERATOR_BLOB): blob for name, blob in blobs.items() if name.startswith(_OPERATOR_BLOB)}
+
+
+def had_begun_to_end(blobs: Mapping[str, bytes], graph: Graph) -> bool:
+    """Whether a step had handed out a part of what it does when its input has ended."""
+    kept = operators(blobs)
+    return any(EMITTED in read_marks(step, kept.get(step.step_id))[0] for step in graph.operators())
 
 
 def passed_time(blobs: Mapping[str, bytes], clock: Clock) -> PassedTime:

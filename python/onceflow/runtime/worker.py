@@ -284,9 +284,12 @@ class Worker:
         self._wake.wait(min(longest_s, again_s))
 
     def end(self) -> Iterator[FromWorker]:
-        """All sources have ended: operators emit what is left."""
+        """All sources have ended: operators emit what is left. Stopped, it goes on in the next call after a trigger."""
         try:
-            self._pipeline.end()
+            for _ in self._pipeline.end():
+                yield PieceTaken()
+                if self._is_stopped:
+                    return
         except Exception as error:
             yield Failed(error)
 
