@@ -20,6 +20,7 @@ from onceflow.graph.compatibility import why_not_repeatable
 from onceflow.log import Log, Producer
 from onceflow.operators import aggregating
 from onceflow.runtime import job
+from onceflow.sinks import IdempotentSink, SinkWriter
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 
@@ -291,6 +292,81 @@ def test_an_older_run_that_commits_in_between_is_noticed(state):
     del sink.open
     with pytest.raises(StoreCorruptError, match="deterministic=True"):
         job.run(state)
+
+
+class Silent(TransactionalTestingSink):
+    """Cannot tell what it has made visible."""
+
+    def open(self, context):
+        writer = super().open(context)
+        writer.applied = lambda number: None
+        return writer
+
+
+def test_output_of_a_sink_that_cannot_tell_is_not_computed_anew(state):
+    """The kind of fault: not to know is taken for not to have, and what was visible comes once more."""
+    job = Job(Silent())
+    _, newest = job.twice(state)
+    disk.damage(state, "chunks", newest)
+    output = list(job.sink.records)
+    with pytest.raises(StoreCorruptError, match="step 'nth' calls functions"):
+        job.run(state)
+    assert job.sink.records == output
+
+
+def test_a_checkpoint_without_output_needs_no_answer_of_the_sinks(state):
+    """The kind of fault: a job stops for good although nothing of what is damaged can have got out."""
+    job = Job(Silent(), TestingSource([*range(10), EOF, *range(100, 110), EOF, *range(10, 40)]))
+    job.flow = Dataflow("replay")
+    keyed = job.flow.source("in", job.source).key_by(lambda n: n % 3)
+    counted = keyed.stateful_map("nth", lambda nth, n: ((nth or 0) + 1, (n, (nth or 0) + 1)))
+    counted.filter(lambda pair: pair[0] < 100).sink("out", job.sink)
+    _, newest = job.twice(state)
+    disk.damage(state, "chunks", newest)
+    with pytest.warns(DamagedCheckpointWarning, match="Nothing newer had reached an output"):
+        assert job.run(state).finished
+    assert [n for n, _ in job.sink.records] == list(range(40))
+
+
+class Upserts(IdempotentSink, SinkWriter):
+    """Written at once where the guarantee is effectively once; stages nothing then."""
+
+    def __init__(self):
+        self.records = []
+
+    def open(self, context):
+        return self
+
+    def write(self, records):
+        self.records += records
+
+    def flush(self):
+        pass
+
+
+def test_what_was_written_at_once_is_not_computed_anew_by_functions(state):
+    """The kind of fault: nothing staged is taken for nothing written, and other values replace the first ones."""
+    job = Job(Upserts())
+    settings = {"guarantee": "effectively_once"}
+    newest = [job.run(state, **settings).last_checkpoint for _ in range(2)][-1]
+    disk.damage(state, "chunks", newest)
+    output = list(job.sink.records)
+    with pytest.raises(StoreCorruptError, match="step 'nth' calls functions"):
+        job.run(state, **settings)
+    assert job.sink.records == output
+
+
+def test_a_source_that_cannot_be_read_again_is_not_replayed(state):
+    """The kind of fault: a replay of what follows in its place, with its outputs suppressed."""
+    items = [*range(10), EOF, *range(10, 20), EOF, *range(20, 40)]
+    job = Job(source=TestingSource(items, replayable=False), deterministic=True)
+    settings = {"guarantee": "at_most_once"}
+    newest = [job.run(state, **settings).last_checkpoint for _ in range(2)][-1]
+    disk.damage(state, "chunks", newest)
+    output = list(job.sink.records)
+    with pytest.raises(StoreCorruptError, match="no exact recovery is possible"):
+        job.run(state, **settings)
+    assert job.sink.records == output
 
 
 def graph(build, **settings):
