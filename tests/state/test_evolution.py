@@ -368,6 +368,49 @@ def test_what_was_done_once_may_stay_in_the_program(state):
     assert flow.records() == [{"a": a, "n": by_key(ROWS, len)[a], "v": sum_of(ROWS[HALF:])[a]} for a in range(3)]
 
 
+def test_a_setting_that_stays_does_not_allow_another_change(state):
+    """A slip months later that empties what a setting of then had allowed to be emptied."""
+    stops = [EOF] * 9
+    stays = {"totals": "empty", "gone": "drop"}
+    assert not Flow(totals(n=count()), *stops).run(state).finished
+    assert not Flow(totals(key="b", n=count()), *stops).run(state, on_change=stays).finished
+    # There and back, again and again: each of them is a change of its own.
+    for key in ("v", "b", "v", "b"):
+        flow = Flow(totals(key=key, n=count()), *stops)
+        error = refused(flow, state, on_change=stays)
+        assert "what on_change says of ['totals" in str(error) and "for an earlier change only" in str(error)
+        stays = advised(error)
+        assert set(stays.values()) == {"drop", "empty"} and len(stays) == 2
+        assert [change.name for change in flow.run(state, on_change=stays).changes] == ["totals"]
+        assert flow.run(state, on_change=stays).changes == ()
+
+
+def test_a_setting_that_was_taken_out_may_come_again(state):
+    """A change that is refused for ever since another one of its name was meant once."""
+    stops = [EOF] * 3
+    empty = {"totals": "empty"}
+    assert not Flow(totals(n=count()), *stops).run(state).finished
+    assert not Flow(totals(key="b", n=count()), *stops).run(state, on_change=empty).finished
+    assert not Flow(totals(key="b", n=count()), *stops).run(state).finished
+    assert Flow(totals(n=count()), *stops).run(state, on_change=empty).changes[0].name == "totals"
+
+
+def test_a_change_that_was_interrupted_is_still_allowed(state):
+    """A setting that counts as used though nothing of it was kept."""
+    assert not Flow(totals(n=count())).run(state).finished
+
+    def failing(flow, rows):
+        def fail(row):
+            raise RuntimeError("down")
+
+        flow.out(rows.map(fail).key_by("b").aggregate("totals", emit="final", n=count()))
+
+    for _ in range(2):
+        with pytest.raises(Exception, match="down"):
+            Flow(failing).run(state, on_change={"totals": "empty"})
+    assert Flow(totals(key="b", n=count())).run(state, on_change={"totals": "empty"}).finished
+
+
 def test_what_is_named_otherwise_is_refused(state):
     """An action that is taken for another, and half an answer that is taken for a whole one."""
     assert not Flow(totals(n=count(), v=sum("v"))).run(state).finished

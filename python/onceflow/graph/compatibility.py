@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
 from onceflow.aggregates import shape_of
@@ -19,6 +20,7 @@ __all__ = [
     "checked_on_change",
     "differences",
     "fingerprint",
+    "has_been_done",
     "refuse_unnamed",
     "settings_of",
     "why_not_repeatable",
@@ -166,29 +168,73 @@ def _changed_settings(old: Settings, new: Settings, steps: Mapping[str, str]) ->
                 yield StateChange(step_id, result or None, "empty", f"{what} had {had} and has {has}")
 
 
-def refuse_unnamed(changes: Iterable[StateChange], on_change: OnChange) -> None:
+def refuse_unnamed(changes: Iterable[StateChange], on_change: OnChange, done: Collection[str] = ()) -> None:
     """Raises unless the setting names every change, with what is done about it.
 
-    What else it names has been done by an earlier run and means nothing now.
+    What else it names has been done by an earlier run and means nothing now; nor does it allow what has come since.
+
+    Args:
+        changes: To be done.
+        on_change: The setting.
+        done: What of it earlier runs have done, as ``has_been_done`` gives it.
 
     Raises:
         DataflowChangedError: Says what would have to be written, and the way back.
     """
     named: Mapping[str, str] = {} if isinstance(on_change, str) else on_change
-    left = [change for change in changes if named.get(change.name) != change.action]
+    open_changes = list(changes)
+    left = [change for change in open_changes if not _naming(change, named, done)]
     if not left:
         return
     gone = [change.step_id for change in left if change.result is None and change.action == "drop"]
     new = [change.step_id for change in left if change.what.endswith("is new") and change.result is None]
     renamed = f" (was one of {gone} renamed to one of {new}? Then give it back its id)" if gone and new else ""
-    wanted = {**named, **{change.name: change.action for change in left}}
+    spent = {name for change in left for name in _spent(change, named, done)}
+    wanted = {name: action for name, action in named.items() if name not in spent}
+    wanted |= {_fresh_name(change, done): change.action for change in left}
+    told = f"; what on_change says of {sorted(spent)} has been done, for an earlier change only" if spent else ""
     raise DataflowChangedError(
         f"the dataflow is not the one that the checkpoint has state of: {'; '.join(change.what for change in left)}"
-        f"{renamed}. Put it back as it was; or, if it is meant, say so: on_change={wanted} ("
+        f"{renamed}{told}. Put it back as it was; or, if it is meant, say so: on_change={wanted} ("
         f"{_meanings(left)}); or move away what the sinks hold and start over with resume_from='none'",
         on_change=wanted,
         step_ids=tuple(dict.fromkeys(change.step_id for change in left)),
     )
+
+
+def has_been_done(changes: Iterable[StateChange], on_change: OnChange, done: Collection[str]) -> list[str]:
+    """What of the setting has been done when these changes have been, as ``NAME=ACTION``; without what was taken out.
+
+    Args:
+        changes: Which the setting names.
+        on_change: The setting.
+        done: What had been done before.
+    """
+    named: Mapping[str, str] = {} if isinstance(on_change, str) else on_change
+    now = {use for change in changes for use in _naming(change, named, done)}
+    return sorted(f"{name}={action}" for name, action in named.items() if f"{name}={action}" in {*done, *now})
+
+
+def _names(change: StateChange, done: Collection[str]) -> list[str]:
+    """How the setting may name a change: for short, or by marks that stand for no other; one at least is unused."""
+    marks = (zlib.crc32(f"{number} {change.what}".encode()) for number in range(len(done) + 1))
+    return [change.name, *(f"{change.name}@{mark:08x}" for mark in marks)]
+
+
+def _naming(change: StateChange, named: Mapping[str, str], done: Collection[str]) -> list[str]:
+    """What of the setting allows a change, as ``NAME=ACTION``."""
+    uses = [f"{name}={change.action}" for name in _names(change, done) if named.get(name) == change.action]
+    return [use for use in uses if use not in done]
+
+
+def _spent(change: StateChange, named: Mapping[str, str], done: Collection[str]) -> list[str]:
+    """What names in the setting have stood for an earlier change of the same."""
+    own = (name for name in named if name == change.name or name.startswith(f"{change.name}@"))
+    return [name for name in own if f"{name}={named[name]}" in done]
+
+
+def _fresh_name(change: StateChange, done: Collection[str]) -> str:
+    return next(name for name in _names(change, done) if f"{name}={change.action}" not in done)
 
 
 def _meanings(changes: Iterable[StateChange]) -> str:

@@ -47,14 +47,14 @@ def evolve(backend: StateBackend, graph: Graph, job: JobRecord, on_change: OnCha
     """
     changes = differences(job.steps, graph, job.settings)
     if job.finished:
-        refuse_unnamed([change for change in changes if change.step_id in job.steps], on_change)
+        refuse_unnamed([change for change in changes if change.step_id in job.steps], on_change, job.done)
         return ()
     named = {change.name for change in changes} | {change.step_id for change in changes if change.result is None}
     changes.extend(
         change for change in _retyped(backend, graph) if change.name not in named and change.step_id not in named
     )
     changes = [_with_staged_output(backend, change) for change in changes]
-    refuse_unnamed(changes, on_change)
+    refuse_unnamed(changes, on_change, job.done)
     tables = list(backend.tables())
     results = [change for change in changes if change.result is not None]
     try:

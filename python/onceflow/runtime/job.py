@@ -16,7 +16,7 @@ from onceflow._native import CheckpointInfo, StateBackend, WakeHandle
 from onceflow.crash import crash_point
 from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
 from onceflow.exceptions import ConfigurationError, FinishedJobWarning, SourceError, described
-from onceflow.graph.compatibility import fingerprint, settings_of
+from onceflow.graph.compatibility import fingerprint, has_been_done, settings_of
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.checkpoints import Checkpoints
@@ -101,6 +101,8 @@ class Job:
         self._replay: Replay | None = None
         #: What was done about state of another dataflow.
         self._changes: tuple[StateChange, ...] = ()
+        #: What of the setting for that has been done, now or by earlier runs.
+        self._done: list[str] = []
         self._last_start = self._clock.monotonic()
         self._last_progress = self._last_epoch_check = self._last_start
         self._completed = 0
@@ -118,6 +120,7 @@ class Job:
         job = resumed_job(backend, graph, self._guarantee, self._codec, self._batch_size)
         if job is not None:
             self._changes = evolve(backend, graph, job, self._options.on_change)
+            self._done = has_been_done(self._changes, self._options.on_change, job.done)
         self._last_checkpoint = None if restored is None else restored.id
         if restored is not None and job is not None and job.finished:
             if self._options.savepoint not in (None, restored.savepoint):
@@ -341,6 +344,7 @@ class Job:
             dict(tally.late),
             {step_id: dict(some) for step_id, some in tally.agreed.items()},
             settings_of(self._graph),
+            self._done,
         )
 
     # -- checkpoints ---------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class JobRecord:
         waited: Partitions were passed over because they had nothing to read: in which order the worker took the records
             of several partitions was a matter of time.
         settings: What the state of its steps means besides (see ``settings_of``).
+        done: What of the setting ``on_change`` has been done, while it stays (see ``has_been_done``).
         agreed: By step, what it has agreed on once: types of keys, names and kinds of states (see ``Operator.agreed``).
     """
 
@@ -50,6 +51,8 @@ class JobRecord:
     agreed: dict[str, dict[str, Plain]] = field(default_factory=dict)
     #: And this, which they did not compare.
     settings: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    #: And this, by which a setting that stays allowed any change.
+    done: list[str] = field(default_factory=list)
 
     def encode(self) -> bytes:
         """The blob."""

@@ -83,7 +83,8 @@ def run(
             by an error that says what could be given instead: by the id of a step, or ``step/result`` of an aggregate
             or window step, ``"drop"`` for what is gone, ``"empty"`` for what begins with nothing (a new source at its
             beginning, a new sink with what comes from now on), ``"widen"`` where whole numbers become floats. What was
-            done is in ``JobResult.changes`` and ``Recovered.changes``. It is done once and may stay in the program.
+            done is in ``JobResult.changes`` and ``Recovered.changes``. It is done once and may stay in the program: it
+            allows no other change then; the error of that one says by which name to allow it.
         on_event: Called on the job's thread.
         clock: Where the time comes from.
         until: ``"end"``: sources are read to their ends, which is the end of the job. ``"caught_up"``: what is there
