@@ -366,11 +366,11 @@ def test_a_look_before_a_start(kafka):
     assert any("has one replica" in text for _, text in found)
     assert ("warning", "has 2 partitions, and the sink would have made 3") in levels(partitions=3)
     target.open().close()
-    assert ("ok", "has the markers of this sink") in levels()
+    assert ("ok", "tells of no output of this sink") in levels()
     target.alter(target.markers, cleanup_policy="delete")
     assert any(level == "error" and "cleanup.policy='delete'" in text for level, text in levels())
     missing = KafkaSink(kafka.bootstrap, "nowhere").check(CheckContext("nowhere", "out"))
-    assert [each.level for each in missing] == ["error"]
+    assert [each.level for each in missing if "there is none" in each.text] == ["error"]
     made = KafkaSink(kafka.bootstrap, "nowhere", partitions=1).check(CheckContext("nowhere", "out"))
-    assert [each.level for each in made] == ["ok"]
+    assert "error" not in {each.level for each in made}
     assert topics.read(kafka.bootstrap, "nowhere") == []

@@ -80,6 +80,40 @@ class Admin:
             or ""
         )
 
+    def broker_settings(self) -> dict[str, str]:
+        """Settings of one broker; nothing where this user may not read them."""
+        brokers = self._asked("ask for the brokers", lambda: self._client.list_topics(timeout=self._request_s)).brokers
+        resource = self._admin.ConfigResource(self._admin.ResourceType.BROKER, str(min(brokers)))
+
+        def ask() -> dict[str, str]:
+            [future] = self._client.describe_configs([resource], request_timeout=self._request_s).values()
+            try:
+                return {name: entry.value for name, entry in future.result(2 * _REQUEST_S).items()}
+            except self._library.KafkaException as error:
+                if error.args[0].code() != self._library.KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+                    raise
+                return {}
+
+        return self._asked("read the settings of a broker", ask)
+
+    def operations(self, topic: str) -> frozenset[str]:
+        """What this user may do with a topic, such as ``WRITE``; nothing if there is none."""
+
+        def ask() -> frozenset[str]:
+            asked = self._client.describe_topics(
+                self._library.TopicCollection([topic]),
+                include_authorized_operations=True,
+                request_timeout=self._request_s,
+            )
+            try:
+                return frozenset(each.name for each in asked[topic].result(2 * _REQUEST_S).authorized_operations)
+            except self._library.KafkaException as error:
+                if error.args[0].code() != self._library.KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+                return frozenset()
+
+        return self._asked(f"ask what may be done with {topic!r}", ask)
+
     def topics(self, names: Iterable[str]) -> dict[str, TopicFacts]:
         """Those that exist."""
         names = list(names)

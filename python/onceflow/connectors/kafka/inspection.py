@@ -1,82 +1,133 @@
-"""A look at a topic of Kafka that a sink writes to, before a start. Changes nothing."""
+"""A look at a cluster and a topic before a start. Changes nothing.
+
+Kafka tells nobody its time, so clocks are not compared: a record whose timestamp the broker would refuse is refused
+before the decision.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.kafka.facts import Admin, TopicFacts
-from onceflow.connectors.kafka.markers import marker_topic_of
+from onceflow.connectors.kafka.markers import MarkerTopic, marker_topic_of
 from onceflow.connectors.kafka.settings import KafkaSettings
+from onceflow.connectors.kafka.transaction import TRANSACTION_MS
+from onceflow.exceptions import SinkError
 
-__all__ = ["look_at_target"]
+__all__ = ["look_at_replicas", "look_at_target"]
 
-#: For an answer.
-_ANSWER_S = 10.0
+#: A look waits no longer for an answer.
+_TIMEOUT_S = 10.0
 
 
 def look_at_target(
-    settings: KafkaSettings, name: str, partitions: int | None, context: CheckContext, *, markers: bool
+    settings: KafkaSettings,
+    topic: str,
+    partitions: int | None,
+    *,
+    has_keys: bool,
+    transactional: bool,
+    timeout_s: float,
+    context: CheckContext,
 ) -> Iterator[Finding]:
-    """Whether a sink can write to a topic, and what may be lost there.
+    """What a sink needs of a topic and of its cluster.
 
     Args:
         settings: Of the cluster.
-        name: Of the topic.
-        partitions: The sink makes a missing topic with so many; None: it makes none.
+        topic: Its name.
+        partitions: A missing topic is made with so many; None: it is not made.
+        has_keys: Whether records have keys.
+        transactional: The sink writes transactions, and markers into a topic of its own.
+        timeout_s: Of the sink.
         context: Who looks.
-        markers: The sink keeps markers, in a topic of its own.
     """
-    beside = marker_topic_of(context.job, context.step_id)
-    found = Admin(settings, _ANSWER_S).topics([name, beside])
-    subject = f"topic {name!r}"
-    facts = found.get(name)
-    if facts is None and partitions is None:
-        yield Finding(
-            "error",
-            subject,
-            f"there is none at {settings.bootstrap}",
-            "make it, or give the sink partitions=N, which makes it",
-        )
-    elif facts is None:
-        yield Finding("ok", subject, f"will be made with {partitions} partitions")
-    else:
-        yield Finding("ok", subject, f"has {facts.partitions} partitions, takes {facts.max_bytes:,} bytes a record")
-        if partitions is not None and partitions != facts.partitions:
-            yield Finding(
-                "warning", subject, f"has {facts.partitions} partitions, and the sink would have made {partitions}"
-            )
-        yield from _safety(subject, facts)
-    if markers and (kept := found.get(beside)) is not None:
-        subject = f"topic {beside!r}"
-        if kept.cleanup != "compact":
-            yield Finding(
-                "error",
-                subject,
-                f"has the markers of this sink and cleanup.policy={kept.cleanup!r}, which removes them",
-                "set it to 'compact' and nothing else",
-            )
-        else:
-            yield Finding("ok", subject, "has the markers of this sink")
-        yield from _safety(subject, kept)
+    shown = f"Kafka {settings.bootstrap}"
+    timeout_s = min(timeout_s, _TIMEOUT_S)
+    admin = Admin(settings, timeout_s)
+    admin.cluster()
+    yield Finding("ok", shown, "can be reached")
+    if transactional:
+        yield from _look_at_transactions(shown, settings, admin.broker_settings())
+    markers = marker_topic_of(context.job, context.step_id)
+    found = admin.topics([topic, markers])
+    yield from _look_at_topic(topic, found.get(topic), admin.operations(topic), partitions, has_keys=has_keys)
+    if not transactional:
+        return
+    if markers not in found:
+        yield Finding("ok", f"topic {markers!r}", "has the markers of this sink, and is made by the first run")
+        return
+    yield from look_at_replicas(found[markers])
+    marker = MarkerTopic(settings, admin, context.job, context.step_id, timeout_s)
+    try:
+        marker.notice(found[markers])
+        kept = [marker.read(worker, settled=False) for worker in range(marker.partitions)]
+    except SinkError as error:
+        yield Finding("error", f"topic {markers!r}", str(error))
+        return
+    finally:
+        marker.close()
+    newest = max((each[topic].standing.checkpoint for each in kept if topic in each), default=0)
+    holds = f"output of this sink up to checkpoint {newest}" if newest else "no output of this sink"
+    yield Finding("ok", f"topic {markers!r}", f"tells of {holds}")
 
 
-def _safety(subject: str, facts: TopicFacts) -> Iterator[Finding]:
-    """What a broker may lose by itself, after it has said that it is there."""
-    if facts.unclean:
-        yield Finding(
-            "warning",
-            subject,
-            "unclean.leader.election.enable=true: records that were committed are lost where a replica that lacks them "
-            "becomes the leader",
-            "set it to false",
-        )
-    if facts.replicas < 2:
-        yield Finding("warning", subject, "has one replica: it goes with the disk of its broker", "give it three")
+def look_at_replicas(facts: TopicFacts) -> Iterator[Finding]:
+    """Whether what was acknowledged can be lost."""
+    subject = f"topic {facts.name!r}"
+    if facts.replicas == 1:
+        text = "has one replica: what was committed is gone with the disk of one broker"
+        yield Finding("warning", subject, text, "give it three, where it must survive that")
     elif facts.min_insync < 2:
-        yield Finding(
-            "warning",
-            subject,
-            f"min.insync.replicas={facts.min_insync}: one of {facts.replicas} brokers may confirm a record alone",
-            "set it to 2",
+        text = (
+            f"has {facts.replicas} replicas and min.insync.replicas=1: one of them alone may acknowledge what is lost"
         )
+        yield Finding("warning", subject, text, "set min.insync.replicas=2")
+    elif facts.min_insync >= facts.replicas:
+        text = f"min.insync.replicas is {facts.min_insync} of {facts.replicas}: with one broker down nothing is written"
+        yield Finding("warning", subject, text, "give it one replica more, or set it lower by one")
+    if facts.unclean:
+        text = "unclean.leader.election.enable=true: a replica that lacks what was committed may become the leader"
+        yield Finding("warning", subject, text, "set it to false")
+
+
+def _look_at_topic(
+    topic: str, facts: TopicFacts | None, operations: frozenset[str], partitions: int | None, *, has_keys: bool
+) -> Iterator[Finding]:
+    subject = f"topic {topic!r}"
+    if facts is None:
+        if partitions is None:
+            yield Finding("error", subject, "there is none", "make it, or give the sink partitions=N, which makes it")
+        else:
+            yield Finding("ok", subject, f"is made by the first run, with {partitions} partitions")
+        return
+    if "WRITE" not in operations:
+        allowed = ", ".join(sorted(operations)) or "nothing"
+        yield Finding(
+            "error", subject, f"this user may not write to it, but only {allowed}", "allow WRITE and DESCRIBE"
+        )
+    if "compact" in facts.cleanup and not has_keys:
+        text = "is compacted, and takes no record without a key"
+        yield Finding("error", subject, text, "give the sink a key, or set cleanup.policy=delete")
+    yield from look_at_replicas(facts)
+    if partitions is not None and partitions != facts.partitions:
+        text = f"has {facts.partitions} partitions, and the sink would have made {partitions}"
+        yield Finding("warning", subject, text)
+    text = (
+        f"is there: {facts.partitions} partitions, {facts.replicas} replicas, takes {facts.max_bytes:,} bytes a batch"
+    )
+    yield Finding("ok", subject, text)
+
+
+def _look_at_transactions(shown: str, settings: KafkaSettings, broker: Mapping[str, str]) -> Iterator[Finding]:
+    most, wanted = broker.get("transaction.max.timeout.ms"), settings.get("transaction.timeout.ms")
+    wanted_ms = TRANSACTION_MS if wanted is None else int(wanted)
+    if most is not None and wanted_ms > int(most):
+        text = f"transaction.timeout.ms={wanted_ms} is above the broker's transaction.max.timeout.ms={most}"
+        yield Finding("error", shown, text, "lower the first one in config, or raise the second one")
+    copies = broker.get("transaction.state.log.replication.factor")
+    if copies == "1":
+        text = (
+            "transaction.state.log.replication.factor=1: the state of transactions is gone with the disk of one broker"
+        )
+        yield Finding("warning", shown, text, "set it to three before the first transaction")

@@ -8,10 +8,12 @@ from typing import Any
 from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.kafka.destination import KafkaDestination
 from onceflow.connectors.kafka.inspection import look_at_target
+from onceflow.connectors.kafka.leftovers import left_transactions
 from onceflow.connectors.kafka.plain import PlainWriter
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, topic_of
 from onceflow.connectors.outbox.writer import OutboxWriter, with_run
 from onceflow.connectors.topics.fields import Field, Fields
+from onceflow.leftovers import Leftover, LeftoverContext
 from onceflow.log.settings import check_seconds, check_whole
 from onceflow.sinks import PlainSink, SinkContext, SinkWriter, TransactionalSink, TransactionalSinkWriter
 
@@ -38,12 +40,24 @@ class _Topic:
         client_library()
         self._settings = KafkaSettings(bootstrap, config)
         self._topic = topic_of(topic)
+        self._has_keys = key is not None
         self._fields = Fields(key, value, timestamp, headers, partition)
         if partitions is not None:
             check_whole("partitions", partitions)
         self._partitions = partitions
         check_seconds("timeout_s", timeout_s, above=True)
         self._timeout_s = timeout_s
+
+    def _looked(self, context: CheckContext, *, transactional: bool) -> Iterable[Finding]:
+        return look_at_target(
+            self._settings,
+            self._topic,
+            self._partitions,
+            has_keys=self._has_keys,
+            transactional=transactional,
+            timeout_s=self._timeout_s,
+            context=context,
+        )
 
 
 class KafkaSink(_Topic, TransactionalSink):
@@ -83,7 +97,11 @@ class KafkaSink(_Topic, TransactionalSink):
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Sink``."""
-        return look_at_target(self._settings, self._topic, self._partitions, context, markers=True)
+        return self._looked(context, transactional=True)
+
+    def leftovers(self, context: LeftoverContext) -> Iterable[Leftover]:
+        """See ``Sink``."""
+        return left_transactions(self._settings, self._topic, self._timeout_s, context)
 
 
 class KafkaPlainSink(_Topic, PlainSink):
@@ -105,4 +123,4 @@ class KafkaPlainSink(_Topic, PlainSink):
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Sink``."""
-        return look_at_target(self._settings, self._topic, self._partitions, context, markers=False)
+        return self._looked(context, transactional=False)

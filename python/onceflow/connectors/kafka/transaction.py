@@ -22,11 +22,11 @@ from onceflow.exceptions import SinkError
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
 
-__all__ = ["TransactionalProducer", "UnsureError"]
+__all__ = ["TRANSACTION_MS", "TransactionalProducer", "UnsureError"]
 
 #: So long a call of the client waits before it is repeated, so that it can be interrupted.
 _STEP_S = 1.0
-_TRANSACTION_MS = 60_000
+TRANSACTION_MS = 60_000
 
 
 class UnsureError(Exception):
@@ -65,7 +65,7 @@ class TransactionalProducer:
             facts,
             self._delivered,
             {"transactional.id": self.id},
-            {"transaction.timeout.ms": _TRANSACTION_MS},
+            {"transaction.timeout.ms": TRANSACTION_MS},
         )
         producer = self._producer = self._settings.producer(merged)
         self._failed = []
