@@ -73,9 +73,9 @@ def _contract(name, check):
     return checked
 
 
-for _name, _check in vars(TransactionalSinkContract).items():
+for _name in dir(TransactionalSinkContract):
     if _name.startswith("test_"):
-        setattr(TestContract, _name, _contract(_name, _check))
+        setattr(TestContract, _name, _contract(_name, getattr(TransactionalSinkContract, _name)))
 
 
 #: Type → values that come back as they went in, and such that would not.
