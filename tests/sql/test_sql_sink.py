@@ -37,9 +37,8 @@ def committed(writer, checkpoint_id, rows):
     return committable
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "duckdb", "postgresql", "mariadb"])
-class TestContract:
-    """The contract of transactional sinks, for each kind of database."""
+class Contract:
+    """The contract of transactional sinks, in a database."""
 
     @pytest.fixture(autouse=True)
     def _db(self, kind, tmp_path, request):
@@ -60,22 +59,33 @@ def _contract(name, check):
     def checked(self, kind, tmp_path):
         outer = self
 
-        class Contract(TransactionalSinkContract):
+        class OfThisDatabase(TransactionalSinkContract):
             def make_sink(self, directory):
                 return SqlSink(outer.make_engine, "t", columns=["id", "text"])
 
             def visible(self, directory):
                 return [{"id": row[1], "text": row[2]} for row in outer.db.rows("select * from t")]
 
-        getattr(Contract(), name)(tmp_path)
+        getattr(OfThisDatabase(), name)(tmp_path)
 
     checked.__doc__ = check.__doc__
     return checked
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb", "postgresql", "mariadb"])
+class TestContract(Contract):
+    """For each kind."""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+class TestWorkersContract(Contract):
+    """What it promises to several workers; with many connections, so not for all of them."""
+
+
 for _name in dir(TransactionalSinkContract):
     if _name.startswith("test_"):
-        setattr(TestContract, _name, _contract(_name, getattr(TransactionalSinkContract, _name)))
+        _class = TestContract if _name in vars(TransactionalSinkContract) else TestWorkersContract
+        setattr(_class, _name, _contract(_name, getattr(TransactionalSinkContract, _name)))
 
 
 #: Type → values that come back as they went in, and such that would not.
