@@ -222,7 +222,11 @@ class Stream:
         return self._then(FlatMapSpec(function, dead_letters is not None), dead_letters)
 
     def map_batch(self, function: Callable[[Any], Batch]) -> Stream:
-        """One batch (a list, or ``Columns``) for each batch, of as many records."""
+        """One batch (a list, or ``Columns``) for each batch, of as many records.
+
+        The n-th result belongs to the n-th record: its event time is that one's, and a batch must not be sorted. Where
+        rows are found in each other's places the run ends; among columns, numbers and texts that cannot be seen.
+        """
         return self._then(MapBatchSpec(function))
 
     def filter_batch(self, function: Callable[[Any], Any]) -> Stream:

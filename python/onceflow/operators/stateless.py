@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import chain, compress
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from onceflow.columns import Columns, as_mask, rows_of
+from onceflow.copies import is_fixed
 from onceflow.exceptions import OnceflowError, StateError, UserFunctionError, described
 from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
 from onceflow.operators.calls import dead_letter, each, each_or_failure
@@ -84,10 +86,12 @@ class FlatMap(_FunctionStep):
 
 
 class MapBatch(_FunctionStep):
-    """One batch for each batch, of as many records."""
+    """One batch for each batch, of as many records in the same order where they have event times."""
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
-        result = _call(self._step_id, self._function, records)
+        # A list of its own: sorted in place, the records would be elsewhere for us, too.
+        given = list(records) if isinstance(records, list) else records
+        result = _call(self._step_id, self._function, given)
         if not isinstance(result, (list, Columns)):
             raise UserFunctionError(
                 f"step {self._step_id!r}: map_batch must return a list or Columns, not {type(result).__name__}",
@@ -99,6 +103,15 @@ class MapBatch(_FunctionStep):
                 "are not known; use filter_batch or flat_map",
                 step_id=self._step_id,
             )
+        if times is not None and isinstance(records, list) and isinstance(result, list):
+            moved = _moved(records, result)
+            if moved is not None:
+                raise UserFunctionError(
+                    f"step {self._step_id!r}: map_batch has put record {moved[0]} of its batch in the place of record "
+                    f"{moved[1]} (counted from 0). The n-th result belongs to the n-th record and has its event time: "
+                    "return the results in the order of the records",
+                    step_id=self._step_id,
+                )
         out.emit(result, times)
 
 
@@ -106,7 +119,7 @@ class FilterBatch(_FunctionStep):
     """The records of a batch where the function's mask is true; not those where it is missing."""
 
     def process(self, records: Batch, times: EventTimes, out: Output) -> None:
-        mask = _call(self._step_id, self._function, records)
+        mask = _call(self._step_id, self._function, list(records) if isinstance(records, list) else records)
         try:
             mask = as_mask(mask, len(records))
         except StateError as error:
@@ -128,6 +141,17 @@ class Inspect(_FunctionStep):
 
 class Union(Operator):
     """Passes on what comes from several inputs."""
+
+
+def _moved(records: list[Any], results: list[Any]) -> tuple[int, int] | None:
+    """Where a record was that has left its place for another one, and where it is; known by its identity."""
+    elsewhere = [row for row, (record, result) in enumerate(zip(records, results, strict=True)) if record is not result]
+    if not elsewhere:
+        return None
+    # Equal numbers and texts may be one object, and so may what comes several times.
+    often = Counter(map(id, records))
+    places = {id(records[row]): row for row in elsewhere if not is_fixed(records[row]) and often[id(records[row])] == 1}
+    return next(((places[id(results[row])], row) for row in elsewhere if id(results[row]) in places), None)
 
 
 def _call(step_id: str, function: Callable[[Any], Any], records: Batch) -> Any:
