@@ -208,7 +208,8 @@ class Stream:
         """One record for each record.
 
         Args:
-            function: Makes the new record. An exception in it ends the run, or else:
+            function: Makes the new record. It may change the record in place: other branches of the stream do not see
+                that. An exception in it ends the run, or else:
             dead_letters: A step id; records that the function raises for leave by ``flow.dead_letters(step_id)``.
         """
         return self._then(MapSpec(function, dead_letters is not None), dead_letters)
@@ -237,7 +238,10 @@ class Stream:
         return self._then(FilterBatchSpec(function))
 
     def inspect(self, function: Callable[[Any], Any]) -> Stream:
-        """Calls a function with each record, for looking at it. It is called again for replayed records."""
+        """Calls a function with each record, for looking at it. It is called again for replayed records.
+
+        What it changes in the record goes on with it, and is not seen by other branches of the stream.
+        """
         return self._then(InspectSpec(function))
 
     def union(self, *others: Stream) -> Stream:

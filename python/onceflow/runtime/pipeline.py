@@ -11,8 +11,10 @@ import msgspec
 from onceflow._native import StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
+from onceflow.copies import own_copy
 from onceflow.crash import crash_point
 from onceflow.graph.graph import Graph, OperatorStep, SinkStep, SourceStep, StreamRef
+from onceflow.graph.sharing import copied_edges
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
 from onceflow.operators.passed_time import PassedTime
 from onceflow.operators.timestamps import AssignTimestamps
@@ -196,6 +198,21 @@ class _SinkNode:
         pass
 
 
+class _Copying:
+    """Hands a step copies of the records, so that what its functions change in place others do not see.
+
+    Columns are shared: nobody changes them in place.
+    """
+
+    def __init__(self, user: _Consumer) -> None:
+        self._user = user
+        self.advance = user.advance
+        self.expect = user.expect
+
+    def take(self, records: Batch, times: EventTimes) -> None:
+        self._user.take(list(map(own_copy, records)) if isinstance(records, list) else records, times)
+
+
 class Pipeline:
     """All operators of a graph.
 
@@ -211,14 +228,16 @@ class Pipeline:
         self._timestamps: dict[str, list[_TimestampsNode]] = {source_id: [] for source_id in partitions}
         self._operators = {step.step_id: self._node(graph, step, partitions) for step in graph.operators()}
         self._sinks = {step.step_id: _SinkNode(step.step_id, deliveries[step.step_id]) for step in graph.sinks()}
+        copied = copied_edges(graph)
         for step in graph.steps.values():
             if isinstance(step, SourceStep):
                 continue
             consumer: _Consumer = (
                 self._sinks[step.step_id] if isinstance(step, SinkStep) else self._operators[step.step_id]
             )
-            for edge in step.inputs:
-                self._join(edge.origin, consumer)
+            for number, edge in enumerate(step.inputs):
+                is_copied = (step.step_id, number) in copied
+                self._join(edge.origin, _Copying(consumer) if is_copied else consumer)
 
     def _node(self, graph: Graph, step: OperatorStep, partitions: Mapping[str, Sequence[str]]) -> _OperatorNode:
         operator = make_operator(step)
