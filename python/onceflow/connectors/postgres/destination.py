@@ -38,7 +38,7 @@ from onceflow.connectors.outbox.staged import Place, Staged
 from onceflow.connectors.postgres.catalogue import TableName, read_table
 from onceflow.connectors.postgres.encode import Delete, Encode
 from onceflow.connectors.postgres.identity import Histories, Identity, identity_of
-from onceflow.connectors.postgres.markers import Markers, Target
+from onceflow.connectors.postgres.markers import Markers, Target, all_rows
 from onceflow.connectors.postgres.merge import Merge, is_violation
 from onceflow.connectors.postgres.rejected import Rejected
 from onceflow.connectors.postgres.server import Server
@@ -54,7 +54,8 @@ __all__ = ["PostgresDestination", "Settings"]
 #: The only one that a sink has: its table stands in what is staged.
 _PLACE = Place()
 
-#: For the transaction alone. Limits of the role are for people's queries; texts of intervals depend on a setting.
+#: For the transaction alone. Limits of the role are for people's queries; texts of intervals depend on a setting; what
+#: is deferred to the commit is found where it can be told which row it is.
 _BEGIN = """
 begin isolation level read committed read write;
 select set_config('synchronous_commit',
@@ -63,7 +64,8 @@ set local statement_timeout = 0;
 set local lock_timeout = '{lock_timeout}';
 set local idle_in_transaction_session_timeout = '60s';
 set local row_security = off;
-set local intervalstyle = 'postgres'
+set local intervalstyle = 'postgres';
+set constraints all immediate
 """
 #: A run that was replaced may have been stopped within a transaction: its session is ended after so long.
 _FENCE_WAIT = "1s"
@@ -206,7 +208,8 @@ class PostgresDestination(Destination[Part]):
             # Under the lock: nobody older can change them any more.
             judge(_standings(kept))
             if marker.is_due(kept):
-                self._markers.keep(connection, marker, kept.get(marker.key))
+                with connection.cursor() as cursor:
+                    self._markers.check_kept(cursor.execute(self._markers.keeping(marker, kept.get(marker.key))))
             connection.execute("commit")
 
         with self._errors():
@@ -247,8 +250,8 @@ class PostgresDestination(Destination[Part]):
 
     def check(self, staged: Staged[list[Part]]) -> None:
         with self._errors():
-            for part in staged.parts:
-                self._session.run(partial(self._check_types, part=part, checkpoint_id=None))
+            (part,) = staged.parts
+            self._session.run(partial(self._check_types, part=part, checkpoint_id=None))
 
     def read(self, handle: bytes) -> Staged[list[Part]]:
         return msgspec.msgpack.decode(handle, type=Staged[list[Part]])
@@ -259,8 +262,7 @@ class PostgresDestination(Destination[Part]):
         find = False
 
         def applied(connection: psycopg.Connection[Any]) -> None:
-            connection.execute(_BEGIN.format(lock_timeout="30s"))
-            kept = self._markers.lock(connection, fence, marker.key)
+            kept = self._markers.lock(connection, _BEGIN.format(lock_timeout="30s"), fence, marker.key)
             self._locked = kept
             try:
                 is_needed = is_due()
@@ -269,11 +271,12 @@ class PostgresDestination(Destination[Part]):
             if not is_needed:
                 connection.execute("rollback")
                 return
-            self._markers.keep(connection, marker, kept.get(marker.key))
-            for part in staged.parts:
-                overriding = self._check_types(connection, part, checkpoint_id)
-                self._write(connection, Merge(part, overriding=overriding), part, checkpoint_id, find=find)
-            target = self._note_target(connection, staged.parts, kept)
+            # A sink stages one part for a checkpoint.
+            (part,) = staged.parts
+            keep = self._markers.keeping(marker, kept.get(marker.key))
+            overriding = self._check_types(connection, part, checkpoint_id, keep)
+            self._write(connection, Merge(part, overriding=overriding), part, checkpoint_id, find=find)
+            target = self._note_target(connection, part, kept)
             crash_point("postgres.pre_commit")
             connection.execute("commit")
             crash_point("postgres.post_commit")
@@ -294,6 +297,8 @@ class PostgresDestination(Destination[Part]):
         if not find:
             try:
                 with connection.cursor() as cursor:
+                    if part.keys:
+                        cursor.execute(merge.create)
                     merge.write(cursor, lines)
             except psycopg.Error as error:
                 if is_violation(error):
@@ -312,23 +317,34 @@ class PostgresDestination(Destination[Part]):
         if violations and self._rejected is not None:
             self._rejected.write(connection, part, checkpoint_id, violations)
 
-    def _check_types(self, connection: psycopg.Connection[Any], part: Part, checkpoint_id: int | None) -> bool:
+    def _check_types(
+        self,
+        connection: psycopg.Connection[Any],
+        part: Part,
+        checkpoint_id: int | None,
+        keep: sql.Composed | None = None,
+    ) -> bool:
         """Compares the table's columns with those that rows are, or were, staged for.
 
         Args:
-            connection: Within a transaction the table is locked against changes until it ends.
+            connection: Within a transaction that keeps a marker the table is locked against changes until it ends.
             part: Its types.
             checkpoint_id: Of rows that were decided.
+            keep: A marker to be written in the same call.
 
         Returns:
             Whether a column that the table numbers itself always is written.
         """
         name = TableName(part.schema, part.table)
-        if checkpoint_id is not None:
-            connection.execute(sql.SQL("lock table {} in row exclusive mode").format(name.quoted()))
-        literal = sql.Literal(name.quoted().as_string(connection))
+        types_of = sql.SQL(_TYPES).format(sql.Literal(name.quoted().as_string(connection)))
         with connection.cursor(row_factory=tuple_row) as cursor:
-            rows = cursor.execute(sql.SQL(_TYPES).format(literal)).fetchall()
+            if keep is None:
+                cursor.execute(types_of)
+            else:
+                lock = sql.SQL("lock table {} in row exclusive mode").format(name.quoted())
+                cursor.execute(sql.SQL(";").join([keep, lock, types_of]))
+                self._markers.check_kept(cursor)
+            rows = list(all_rows(cursor))
         types = {column: shown for column, shown, _, _ in rows}
         always = {column for column, _, _, is_always in rows if is_always}
         changed = [
@@ -354,15 +370,12 @@ class PostgresDestination(Destination[Part]):
             f"{'; '.join(changed)}. Change it back, run the job once, and change it when the job is stopped"
         )
 
-    def _note_target(
-        self, connection: psycopg.Connection[Any], parts: list[Part], kept: dict[str, str]
-    ) -> Target | None:
+    def _note_target(self, connection: psycopg.Connection[Any], part: Part, kept: dict[str, str]) -> Target | None:
         """Keeps which table it is, and that there are rows in it, where that is news."""
-        names = {f"{part.schema}.{part.table}" for part in parts}
-        if self._target is None or names != {self._target.name}:
+        if self._target is None or self._target.name != f"{part.schema}.{part.table}":
             # Decided for another table, before the settings were changed.
             return self._target
-        filled = self._has_rows(connection) if any(part.deletes() for part in parts) else True
+        filled = self._has_rows(connection) if part.deletes() else True
         target = msgspec.structs.replace(self._target, filled=filled)
         if target != self._markers.target(kept):
             self._markers.keep_target(connection, target)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from onceflow.columns import Columns, rows_of, to_list
 from onceflow.connectors.postgres.catalogue import Table
 from onceflow.connectors.postgres.staged import Part
-from onceflow.connectors.postgres.texts import NULL, encoder
+from onceflow.connectors.postgres.texts import encoder
 from onceflow.exceptions import OnceflowError, SinkError, UserFunctionError
 from onceflow.types import Batch
 
@@ -61,7 +61,6 @@ class Encode:
             part.rows += lines
             return sum(map(len, lines))
         keys = self._lines(records, self._key)
-        self._check_keys(keys, records)
         rest: list[str | None]
         if deleted is None or not any(deleted):
             rest = list(self._rests(records))
@@ -93,7 +92,7 @@ class Encode:
         if not self._rest:
             self._check_fields(records)
             return [""] * len(records)
-        return [f"\t{line}" for line in self._lines(records, self._rest)]
+        return self._lines(records, self._rest)
 
     def _lines(self, records: Batch, names: Sequence[str]) -> list[str]:
         if names is not self._key:
@@ -101,10 +100,16 @@ class Encode:
         texts = []
         for name in names:
             values = self._column(records, name)
+            if names is self._key and None in values:
+                record = rows_of(records)[values.index(None)]
+                raise SinkError(f"column {name!r} of the key has None in {_short(record)}, which equals no row")
             try:
                 texts.append(self._encoders[name](values))
             except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
                 raise self._refused(records, name, values, error) from error
+        if names is self._rest:
+            # It follows the key.
+            texts.insert(0, [""] * len(records))
         return texts[0] if len(texts) == 1 else list(map("\t".join, zip(*texts, strict=True)))
 
     @staticmethod
@@ -138,14 +143,6 @@ class Encode:
                 else "which the table fills in itself: leave it out, or name all columns that are written in columns="
             )
             raise SinkError(f"records for table {self._table.name} have a field {unknown[0]!r}, {why}")
-
-    def _check_keys(self, keys: list[str], records: Batch) -> None:
-        if any(NULL in key for key in keys):
-            for key, record in zip(keys, rows_of(records), strict=True):
-                if NULL in key.split("\t"):
-                    raise SinkError(
-                        f"the key ({', '.join(self._key)}) of {_short(record)} has None, which equals no row"
-                    )
 
     def _refused(self, records: Batch, name: str, values: list[Any], error: Exception) -> SinkError:
         """Names the record."""

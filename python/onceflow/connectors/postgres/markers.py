@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from psycopg.rows import tuple_row
 from onceflow.connectors.outbox.marker import Marker
 from onceflow.exceptions import SinkError
 
-__all__ = ["MARKERS", "Markers", "Target"]
+__all__ = ["MARKERS", "Markers", "Target", "all_rows"]
 
 #: Name of the table.
 MARKERS = "onceflow_markers"
@@ -60,19 +61,37 @@ class Markers:
         """All of them, which nobody else writes until the transaction ends."""
         return self._fetch(session, "order by key for update")
 
-    def lock(self, session: psycopg.Connection[Any], fence: str, worker: str) -> dict[str, str]:
-        """The fence, which other workers of the run may lock too, and one worker's marker. And the table's."""
-        kept = self._fetch(session, "and key = {} for share", fence)
-        kept |= self._fetch(session, "and key = {} for update", worker)
-        return kept | self._fetch(session, "and key = {}", _TARGET_KEY)
+    def lock(self, session: psycopg.Connection[Any], begin: str, fence: str, worker: str) -> dict[str, str]:
+        """Begins a transaction, and reads the fence, which other workers of the run may lock too, one worker's marker,
+        and the table's."""
+        ways = (("and key = {} for share", fence), ("and key = {} for update", worker), ("and key = {}", _TARGET_KEY))
+        parts = [sql.SQL(begin), *(self._select(rest, key) for rest, key in ways)]
+        with session.cursor(row_factory=tuple_row) as cursor:
+            # One call to the server.
+            cursor.execute(sql.SQL(";").join(parts))
+            return dict(row for row in all_rows(cursor) if len(row) == 2)
 
-    def keep(self, session: psycopg.Connection[Any], marker: Marker, read: str | None) -> None:
-        """Writes a marker in place of what was read.
+    def keeping(self, marker: Marker, read: str | None) -> sql.Composed:
+        """The statement that writes a marker in place of what was read; of no row, if another transaction has since."""
+        return sql.SQL(
+            "insert into {table} as m (owner, key, text) values ({owner}, {key}, {text}) on conflict (owner, key) "
+            "do update set text = excluded.text where m.text = {read}"
+        ).format(
+            table=self._table,
+            owner=sql.Literal(self._owner),
+            key=sql.Literal(marker.key),
+            text=sql.Literal(marker.text),
+            read=sql.Literal(read),
+        )
+
+    def check_kept(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Whether it has.
 
         Raises:
             errors.SerializationFailure: Another transaction has written it since.
         """
-        self._keep(session, marker.key, marker.text, read)
+        if cursor.rowcount != 1:
+            raise errors.SerializationFailure(f"a marker in {self.name} was written by another transaction")
 
     def target(self, kept: dict[str, str]) -> Target | None:
         """What is known of the table; None if it is not."""
@@ -136,22 +155,19 @@ class Markers:
                 f"would be written again. Make it durable: alter table {self.name} set logged"
             )
 
-    def _fetch(self, session: psycopg.Connection[Any], rest: str, *values: str) -> dict[str, str]:
-        statement = sql.SQL("select key, text from {} where owner = {} ").format(self._table, sql.Literal(self._owner))
-        statement += sql.SQL(rest).format(*map(sql.Literal, values))
+    def _fetch(self, session: psycopg.Connection[Any], rest: str) -> dict[str, str]:
         with session.cursor(row_factory=tuple_row) as cursor:
-            return dict(cursor.execute(statement).fetchall())
+            return dict(cursor.execute(self._select(rest)).fetchall())
 
-    def _keep(self, session: psycopg.Connection[Any], key: str, text: str, read: str | None) -> None:
-        statement = sql.SQL(
-            "insert into {table} as m (owner, key, text) values ({owner}, {key}, {text}) on conflict (owner, key) "
-            "do update set text = excluded.text where m.text = {read}"
-        ).format(
-            table=self._table,
-            owner=sql.Literal(self._owner),
-            key=sql.Literal(key),
-            text=sql.Literal(text),
-            read=sql.Literal(read),
-        )
-        if session.execute(statement).rowcount != 1:
-            raise errors.SerializationFailure(f"the marker {key!r} in {self.name} was written by another transaction")
+    def _select(self, rest: str, *values: str) -> sql.Composed:
+        statement = sql.SQL("select key, text from {} where owner = {} ").format(self._table, sql.Literal(self._owner))
+        return statement + sql.SQL(rest).format(*map(sql.Literal, values))
+
+
+def all_rows(cursor: psycopg.Cursor[Any]) -> Iterator[Any]:
+    """Rows of all statements of one call."""
+    while True:
+        if cursor.description is not None:
+            yield from cursor.fetchall()
+        if not cursor.nextset():
+            return

@@ -52,24 +52,31 @@ class Merge:
     def __init__(self, part: Part, *, overriding: bool = False) -> None:
         self._part = part
         self._table = TableName(part.schema, part.table).quoted()
-        self._columns = sql.SQL(", ").join(map(sql.Identifier, part.columns))
-        key = list(map(sql.Identifier, part.columns[: part.keys]))
-        rest = list(map(sql.Identifier, part.columns[part.keys :]))
-        self._create = sql.SQL(
-            "create temporary table {} on commit drop as select false as {}, {} from {} with no data"
-        ).format(sql.Identifier("onceflow_incoming"), _DELETED, self._columns, self._table)
-        self._copy = sql.SQL("copy {} ({}) from stdin (encoding 'UTF8')")
+        names = list(map(sql.Identifier, part.columns))
+        key, rest = names[: part.keys], names[part.keys :]
+        self._columns = sql.SQL(", ").join(names)
+        self._deletes = part.deletes()
+        self._incoming = sql.SQL(", ").join([_DELETED, *names] if self._deletes else names)
+        flag = sql.SQL("false as {}, ").format(_DELETED) if self._deletes else sql.SQL("")
+        #: Before the rows come; nothing where they go into the table at once.
+        self.create = (
+            sql.SQL("create temporary table {} on commit drop as select {}{} from {} with no data").format(
+                sql.Identifier("onceflow_incoming"), flag, self._columns, self._table
+            )
+            if part.keys
+            else sql.SQL("")
+        )
         keys = sql.SQL(", ").join(key)
         update = sql.SQL(", ").join(sql.SQL("{} = excluded.{}").format(name, name) for name in rest)
         self._insert = sql.SQL(
-            "insert into {table} ({columns}) {overriding} select {columns} from {incoming} where not {deleted} "
+            "insert into {table} ({columns}) {overriding} select {columns} from {incoming} {where} "
             "order by {keys} on conflict ({keys}) do {action}"
         ).format(
             table=self._table,
             columns=self._columns,
             overriding=sql.SQL("overriding system value" if overriding else ""),
             incoming=_INCOMING,
-            deleted=_DELETED,
+            where=sql.SQL("where not {}").format(_DELETED) if self._deletes else sql.SQL(""),
             keys=keys,
             action=sql.SQL("update set {}").format(update) if rest else sql.SQL("nothing"),
         )
@@ -80,35 +87,29 @@ class Merge:
         self._left = sql.SQL("select count(*) from {} t join {} i on {} where i.{}").format(
             self._table, _INCOMING, same, _DELETED
         )
-        self._has_deletes = part.deletes()
         self._has_rest = bool(rest)
 
     def write(self, cursor: psycopg.Cursor[Any], lines: Sequence[str]) -> None:
-        """Writes all of the lines, or raises and the transaction is to be rolled back.
+        """Writes all of the lines, after ``create``; or raises, and the transaction is to be rolled back.
 
         Raises:
             psycopg.Error: The server's own.
             SinkError: A trigger has left rows out.
         """
+        copy = sql.SQL("copy {} ({}) from stdin (encoding 'UTF8')")
         if not self._part.keys:
-            self._send(
-                cursor, sql.SQL("copy {} ({}) from stdin (encoding 'UTF8')").format(self._table, self._columns), lines
-            )
+            self._send(cursor, copy.format(self._table, self._columns), lines)
             self._check(cursor.rowcount, len(lines))
-        else:
-            cursor.execute(self._create)
-            incoming = sql.SQL(", ").join([_DELETED, self._columns])
-            self._send(cursor, self._copy.format(_INCOMING, incoming), lines)
-            deletes = 0
-            if self._has_deletes:
-                deletes = sum(line.startswith("t") for line in lines)
-                cursor.execute(self._delete)
-                self._check_deleted(cursor)
-            cursor.execute(self._insert)
-            if self._has_rest:
-                self._check(cursor.rowcount, len(lines) - deletes)
-        # What is deferred to the commit is found here, where it can be told which row it is.
-        cursor.execute("set constraints all immediate")
+            return
+        self._send(cursor, copy.format(_INCOMING, self._incoming), lines)
+        deletes = 0
+        if self._deletes:
+            deletes = sum(line.startswith("t") for line in lines)
+            cursor.execute(self._delete)
+            self._check_deleted(cursor)
+        cursor.execute(self._insert)
+        if self._has_rest:
+            self._check(cursor.rowcount, len(lines) - deletes)
 
     def write_most(
         self, session: psycopg.Connection[Any], lines: Sequence[str], *, stop_at: int | None = None
@@ -128,6 +129,8 @@ class Merge:
             part = halves.pop()
             try:
                 with session.transaction(), session.cursor() as cursor:
+                    if self._part.keys:
+                        cursor.execute(self.create)
                     self.write(cursor, part)
                     if self._part.keys:
                         cursor.execute(sql.SQL("drop table {}").format(_INCOMING))

@@ -27,18 +27,20 @@ class Part(msgspec.Struct, array_like=True):
     keys: int = 0
     keyed: dict[str, str | None] = {}
 
+    def deletes(self) -> bool:
+        """Whether any row is to be deleted."""
+        return None in self.keyed.values()
+
     def lines(self) -> list[str]:
-        """Lines for COPY; of a keyed part each begins with whether it deletes."""
+        """Lines for COPY; where rows are deleted, too, each begins with whether it is to be."""
         if not self.keys:
             return self.rows
+        if not self.deletes():
+            return [f"{key}{rest}" for key, rest in self.keyed.items()]
         nothing = "\t\\N" * (len(self.columns) - self.keys)
         return [f"t\t{key}{nothing}" if rest is None else f"f\t{key}{rest}" for key, rest in self.keyed.items()]
 
-    def deletes(self) -> bool:
-        """Whether any row is to be deleted."""
-        return any(rest is None for rest in self.keyed.values())
-
     def row_of(self, line: str) -> dict[str, str | None]:
         """What a line has, for people."""
-        texts = line.split("\t")[1 if self.keys else 0 :]
+        texts = line.split("\t")[1 if self.deletes() else 0 :]
         return {name: None if text == "\\N" else text for name, text in zip(self.columns, texts, strict=True)}

@@ -116,8 +116,9 @@ def _float(kind: ColumnType) -> _Encode:
 
     def encode(values: list[Any]) -> list[str]:
         numbers = _plain(values, {float, int}, "give a float")
-        for number in numbers:
-            if type(number) is int and (abs(number) > 1 << 53):
+        whole = [number for number in numbers if type(number) is int] if int in set(map(type, numbers)) else []
+        for number in whole:
+            if abs(number) > 1 << 53:
                 raise ValueError(f"{number} is rounded by {kind.name}: make the column numeric or bigint")
         if single:
             for number in numbers:
