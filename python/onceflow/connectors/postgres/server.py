@@ -79,7 +79,7 @@ class Server:
             psycopg.OperationalError: No server, no such user, and so on.
         """
         if isinstance(self._connect, str):
-            chosen = {**_DEFAULTS, **self._given, **settings}
+            chosen = {**self.settings(), **settings}
             session = psycopg.connect(**chosen, application_name=application_name, autocommit=True)  # type: ignore[arg-type]
         else:
             session = self._connect()
@@ -88,6 +88,10 @@ class Server:
             session.autocommit = True
         session.prepare_threshold = None
         return session
+
+    def settings(self) -> dict[str, str]:
+        """Of a connection, with its secrets; of a DSN alone."""
+        return {**_DEFAULTS, **self._given}
 
     def told(self, error: BaseException) -> str:
         """The text of an error of the client, on one line."""

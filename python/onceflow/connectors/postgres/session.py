@@ -11,7 +11,7 @@ import tenacity
 from psycopg import errors
 
 from onceflow.connectors.postgres.server import Server
-from onceflow.exceptions import SinkError
+from onceflow.exceptions import SinkError, SourceError
 
 __all__ = ["Session"]
 
@@ -33,10 +33,19 @@ class Session:
         server: Where to.
         application_name: See ``Server.connect``.
         retry_for_s: How long a transaction is repeated.
+        error: What is raised.
     """
 
-    def __init__(self, server: Server, application_name: str, retry_for_s: float) -> None:
+    def __init__(
+        self,
+        server: Server,
+        application_name: str,
+        retry_for_s: float,
+        error: type[SinkError] | type[SourceError] = SinkError,
+    ) -> None:
         self.server = server
+        self._error = error
+        self._is_closed = False
         self._name = application_name
         self._retry_for_s = retry_for_s
         self._connection: psycopg.Connection[Any] | None = None
@@ -47,7 +56,7 @@ class Session:
         """Connects, without waiting for a server that is away.
 
         Raises:
-            SinkError: It cannot be reached, or does not let this user in.
+            SinkError, SourceError: It cannot be reached, or does not let this user in.
         """
         try:
             self._connected()
@@ -62,7 +71,7 @@ class Session:
                 back.
 
         Raises:
-            SinkError: The server has refused it, or did not come back in time.
+            SinkError, SourceError: The server has refused it, or did not come back in time.
         """
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passes),
@@ -76,17 +85,15 @@ class Session:
         except psycopg.Error as error:
             if not _passes(error):
                 raise self._failed(error) from self._cause(error)
-            raise SinkError(
+            raise self._error(
                 f"{self._failed(error)}; this was tried for {self._retry_for_s:g} s. Nothing is lost: run the job "
                 "again when the server is back, or give it longer by retry_for_s"
             ) from self._cause(error)
 
     def close(self) -> None:
         """Ends the connection, and what it has begun."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(psycopg.Error):
-                connection.close()
+        self._is_closed = True
+        self._drop()
 
     def _attempt(self, transaction: Callable[[psycopg.Connection[Any]], T]) -> T:
         connection = self._connected()
@@ -96,21 +103,30 @@ class Session:
             try:
                 connection.rollback()
             except psycopg.Error:
-                self.close()
+                self._drop()
             raise
 
     def _connected(self) -> psycopg.Connection[Any]:
+        if self._is_closed:
+            # By another thread than the one that is at it.
+            raise self._error(f"the connection to PostgreSQL {self.server.shown} was closed")
         if self._connection is None or self._connection.closed:
             self._connection = self.server.connect(self._name)
             try:
                 self.greet(self._connection)
             except BaseException:
-                self.close()
+                self._drop()
                 raise
         return self._connection
 
-    def _failed(self, error: psycopg.Error) -> SinkError:
-        return SinkError(f"PostgreSQL {self.server.shown}: {self.server.told(error)}")
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                connection.close()
+
+    def _failed(self, error: psycopg.Error) -> SinkError | SourceError:
+        return self._error(f"PostgreSQL {self.server.shown}: {self.server.told(error)}")
 
     def _cause(self, error: psycopg.Error) -> psycopg.Error | None:
         """The error itself, unless its text has secrets."""

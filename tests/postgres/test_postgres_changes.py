@@ -1,0 +1,253 @@
+"""Changes of tables by a replication slot: each once, in the order of commits, however the job and the server end."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import random
+import threading
+import time
+import uuid
+from decimal import Decimal
+
+import psycopg
+import pytest
+from lives import Life, no_survivors
+
+import onceflow as of
+from onceflow.connectors.files import JsonLinesSink, read_parts
+from onceflow.connectors.postgres import PostgresChanges
+from onceflow.connectors.postgres.decoding import change_of
+from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
+from onceflow.sources import SourceContext
+
+JSON = '{"a": "x"}'
+TABLE = "create table things (id int primary key, text text)"
+
+
+def execute(dsn, *statements):
+    with psycopg.connect(dsn, autocommit=True) as session:
+        for statement in statements:
+            session.execute(statement)
+
+
+@pytest.fixture
+def dsn(postgres_dsn):
+    """A database with a table."""
+    execute(postgres_dsn, TABLE)
+    return postgres_dsn
+
+
+@pytest.fixture
+def slot():
+    """A name of the test's own: slots are of the server."""
+    return f"slot_{uuid.uuid4().hex[:12]}"
+
+
+def read(reader, count, most_s=20.0):
+    """So many records."""
+    found, until_s = [], time.monotonic() + most_s
+    while len(found) < count:
+        assert time.monotonic() < until_s, found
+        found += reader.read(7).records
+        time.sleep(0.002)
+    return found
+
+
+def opened(source, position=None, **context):
+    return source.open_with_context("0", position, SourceContext("job", "changes", **context))
+
+
+def test_changes_are_records(dsn, slot):
+    """Kind: quotes, brackets, nulls, old keys, types: what the plugin prints is read back as it was."""
+    execute(
+        dsn,
+        'create table "Od""d.one" (id int primary key, "a b[1]:" text, n numeric, f double precision, b bool, '
+        "t timestamptz, d date, j jsonb, x bytea, l int[], u uuid, z varchar(9))",
+    )
+    reader = opened(PostgresChanges(dsn, slot))
+    moment = dt.datetime(2024, 1, 2, 3, 4, 5, 600, tzinfo=dt.UTC)
+    values = (
+        1,
+        "it's [a]:'b' new-tuple: old-key: \\ \n",
+        Decimal("1.50"),
+        0.1,
+        True,
+        moment,
+        moment.date(),
+        '{"a": "x"}',
+    )
+    more = (b"\0\xff", [1, 2], uuid.UUID(int=5), "v")
+    try:
+        with psycopg.connect(dsn) as session:
+            marks = ", ".join(["%s"] * 12)
+            session.execute(f'insert into "Od""d.one" values ({marks})', (*values, *more))
+            session.execute('update "Od""d.one" set id = 2, n = null')
+            session.execute('delete from "Od""d.one"')
+            session.execute('truncate "Od""d.one"')
+        insert, update, delete, truncate = read(reader, 4)
+    finally:
+        reader.close()
+    row = {
+        "id": 1,
+        "a b[1]:": values[1],
+        "n": Decimal("1.50"),
+        "f": 0.1,
+        "b": True,
+        "t": moment,
+        "d": moment.date(),
+        "j": {"a": "x"},
+        "x": b"\0\xff",
+        "l": "{1,2}",
+        "u": uuid.UUID(int=5),
+        "z": "v",
+    }
+    name = 'public.Od"d.one'
+    assert insert == {"table": name, "action": "insert", "row": row, "key": None}
+    assert update == {"table": name, "action": "update", "row": {**row, "id": 2, "n": None}, "key": {"id": 1}}
+    assert delete == {"table": name, "action": "delete", "row": None, "key": {"id": 2}}
+    assert truncate == {"table": name, "action": "truncate", "row": None, "key": None}
+    with pytest.raises(SourceError, match="its plugin must be test_decoding"):
+        change_of('{"change": []}')
+
+
+def test_a_position_resumes_exactly(dsn, slot):
+    """Kind: within a transaction, between two, and after those of other tables; not by what the server keeps."""
+    execute(dsn, "create table others (id int)")
+    source = PostgresChanges(dsn, slot, tables=["public.things"])
+    reader = opened(source)
+    positions = [reader.position()]
+    for first in range(0, 12, 4):
+        execute(
+            dsn,
+            f"insert into things select n, '' from generate_series({first}, {first + 3}) n",
+            "insert into others values (1)",
+        )
+    found = []
+    while len(found) < 12:
+        found += reader.read(1).records
+        positions.append(reader.position())
+    reader.close()
+    distinct = {json.dumps(position): position for position in positions}.values()
+    assert len(distinct) > 10
+    begun = set()
+    for position in distinct:
+        reader = opened(source, position)
+        rest = read(reader, 1) if len(begun) < 12 else []
+        reader.close()
+        if rest:
+            assert rest == found[12 - len(found) + found.index(rest[0]) :][: len(rest)]
+            begun.add(rest[0]["row"]["id"])
+        if len(begun) == 12:
+            break
+    assert begun == set(range(12))
+
+
+@no_survivors()
+def test_each_change_comes_once_through_kills_of_job_and_server(dsn, slot, postgres, tmp_path):
+    """Kind: killed within a transaction, before and after the server was told; connections lost in the stream."""
+    moments = random.Random(5)
+    stop = threading.Event()
+    written = []
+
+    def write():
+        number = 0
+        while not stop.is_set() or number < 300:
+            try:
+                with psycopg.connect(dsn) as session:
+                    for _ in range(20):
+                        count = moments.randrange(1, 9)
+                        session.execute(
+                            "insert into things select n, '' from generate_series(%s::int, %s) n",
+                            (number, number + count - 1),
+                        )
+                        session.commit()
+                        written.extend(range(number, number + count))
+                        number += count
+                        time.sleep(0.002)
+            except psycopg.OperationalError:
+                # What was committed is asked of the table.
+                number += 10
+                time.sleep(0.05)
+
+    def run(until="end"):
+        flow = of.Dataflow("changes")
+        flow.source("changes", PostgresChanges(dsn, slot)).map(lambda change: {"id": change["row"]["id"]}).sink(
+            "out", JsonLinesSink(tmp_path / "out")
+        )
+        of.run(flow, tmp_path / "state", checkpoint_interval_s=0.01, until=until)
+
+    # The slot is made by the first life, before anything is written.
+    life = Life(lambda: run("caught_up"))
+    assert life.wait() == "done", life.error
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for turn in range(5):
+            life = Life(run)
+            assert life.step(moments.uniform(0.3, 0.8)) is None, life.error
+            if turn == 2:
+                postgres.kill()
+                postgres.start()
+                assert life.step(0.5) is None, life.error
+            assert life.kill() == "killed"
+    finally:
+        stop.set()
+        writer.join()
+    life = Life(lambda: run("caught_up"))
+    assert life.wait() == "done", life.error
+    with psycopg.connect(dsn) as session:
+        there = [number for (number,) in session.execute("select id from things order by id")]
+    assert len(there) >= 100
+    found = [json.loads(line)["id"] for line in read_parts(tmp_path / "out").decode().splitlines()]
+    assert found == there
+
+
+def test_the_server_is_told_when_a_checkpoint_is_complete(dsn, slot):
+    """Kind: told before, the server forgets changes that a resumed job asks for; never told, its disk fills."""
+    source = PostgresChanges(dsn, slot)
+    reader = opened(source)
+    begun = reader.position()
+    execute(dsn, "insert into things values (1, '')", "insert into things values (2, '')")
+    read(reader, 2)
+    while reader.position()["taken"]:
+        reader.read(1)
+    confirmed = f"select confirmed_flush_lsn - '0/0' from pg_replication_slots where slot_name = '{slot}'"
+    with psycopg.connect(dsn, autocommit=True) as session:
+        assert session.execute(confirmed).fetchone() == (begun["lsn"],)
+        source.on_checkpoint_complete(1, {"0": reader.position()}, SourceContext("job", "changes"))
+        while session.execute(confirmed).fetchone() != (reader.position()["lsn"],):
+            reader.read(1)
+    reader.close()
+    with pytest.raises(SourceChangedError, match=r"was told up to .* what lies between is lost"):
+        opened(source, begun)
+
+
+def test_a_slot_that_was_lost_or_is_another_ones_is_refused(dsn, slot):
+    """Kind: a job that goes on from wherever the slot is now, behind changes that nobody has read."""
+    source = PostgresChanges(dsn, slot)
+    reader = opened(source)
+    position = reader.position()
+    reader.close()
+    with pytest.raises(SourceChangedError, match="of another server"):
+        opened(source, {**position, "system": "7"})
+    execute(dsn, f"select pg_drop_replication_slot('{slot}')")
+    with pytest.raises(SourceChangedError, match="there is no slot"):
+        opened(source, position)
+    execute(dsn, "insert into things values (1, '')")
+    execute(dsn, f"select pg_create_logical_replication_slot('{slot}', 'test_decoding')")
+    with pytest.raises(SourceChangedError, match="was made anew"):
+        opened(source, position)
+    execute(dsn, f"select pg_drop_replication_slot('{slot}')")
+    execute(dsn, f"select pg_create_logical_replication_slot('{slot}', 'pgoutput')")
+    with pytest.raises(SourceError, match="is decoded by pgoutput"):
+        opened(source)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"slot": "Big"}, {"slot": ""}, {"tables": "public.a"}, {"tables": ["a"]}, {"dsn": 5}]
+)
+def test_settings_that_cannot_be_are_refused(settings):
+    """Kind: a mistake that is found at the first change, or never."""
+    with pytest.raises(ConfigurationError, match="PostgresChanges: "):
+        PostgresChanges(**{"dsn": "", "slot": "a", **settings})
