@@ -13,12 +13,14 @@ from onceflow.checks import CheckContext, Finding
 from onceflow.codec import MsgpackCodec
 from onceflow.columns import rows_of
 from onceflow.connectors.outbox.destination import Destination, Standings, Words
+from onceflow.connectors.outbox.leftovers import left_markers
 from onceflow.connectors.outbox.marker import FENCE, Marker, Slot, Standing, worker_of
 from onceflow.connectors.outbox.staged import Place, Staged
 from onceflow.connectors.outbox.target import OutboxTarget
 from onceflow.connectors.outbox.writer import MAX_STAGED_BYTES, OutboxWriter, with_run
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, SerializationError, SinkError
+from onceflow.leftovers import Leftover, LeftoverContext
 from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
 from onceflow.types import Batch
 
@@ -75,6 +77,18 @@ class OutboxSink(TransactionalSink):
         newest = max((standing.checkpoint for standing in kept.values()), default=0)
         holds = f"output of this sink up to checkpoint {newest}" if newest else "no output of this sink"
         yield Finding("ok", f"the target of {owner}", f"can be reached; it holds {holds}")
+
+    def leftovers(self, context: LeftoverContext) -> Iterable[Leftover]:
+        """See ``Sink``: markers, as far as the target tells whose it keeps."""
+        with closing(self._connect()) as target:
+            # Its own it can always be asked for.
+            owners = dict.fromkeys((f"{context.job}/{context.sink}", *target.owners()))
+            kept = {owner: target.read_markers(owner) for owner in owners}
+        return left_markers(kept, f"the target of sink {context.sink!r}", context, self._forget)
+
+    def _forget(self, owner: str) -> None:
+        with closing(self._connect()) as target:
+            target.forget(owner)
 
 
 class _TargetDestination(Destination[bytes]):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from onceflow.connectors.outbox.marker import Marker
+from onceflow.exceptions import SinkError
 
 __all__ = ["OutboxTarget"]
 
@@ -48,6 +49,15 @@ class OutboxTarget(ABC):
     def check(self, records: list[Any]) -> None:  # noqa: B027 - optional
         """Called before the decision, after which there is no way back: raises ``SinkError`` for records that ``apply``
         would refuse. Changes nothing."""
+
+    def owners(self) -> Iterable[str]:
+        """The owners of all markers that are kept here, for ``onceflow doctor``; by default it is not told."""
+        return ()
+
+    def forget(self, owner: str) -> None:
+        """Removes all markers of an owner that ``owners`` has told, in one transaction: of a sink that nobody has any
+        more."""
+        raise SinkError(f"{type(self).__name__} has owners() and no forget(): the markers of {owner!r} stay")
 
     def close(self) -> None:  # noqa: B027 - optional
         """Releases the connection; also called where another method has raised."""

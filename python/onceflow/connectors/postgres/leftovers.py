@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from onceflow.connectors.outbox.marker import Standing
+from onceflow.connectors.outbox.leftovers import left_markers
 from onceflow.connectors.postgres.catalogue import read_table
 from onceflow.connectors.postgres.markers import MARKERS, Markers
 from onceflow.connectors.postgres.server import Server
@@ -21,10 +21,10 @@ from onceflow.leftovers import Leftover, LeftoverContext
 if TYPE_CHECKING:
     from onceflow.connectors.postgres.destination import Settings
 
-__all__ = ["left_markers"]
+__all__ = ["left_in_postgres"]
 
 
-def left_markers(server: Server, settings: Settings, context: LeftoverContext) -> Iterator[Leftover]:
+def left_in_postgres(server: Server, settings: Settings, context: LeftoverContext) -> Iterator[Leftover]:
     """Of sinks of this job that it has no more, and of this sink with another state directory."""
     try:
         with closing(server.connect("onceflow doctor")) as session:
@@ -44,20 +44,9 @@ def left_markers(server: Server, settings: Settings, context: LeftoverContext) -
     kept: dict[str, dict[str, str]] = {}
     for owner, key, text in rows:
         kept.setdefault(owner, {})[key] = text
-    for owner, texts in kept.items():
-        sink = owner.removeprefix(f"{context.job}/")
-        states = {Standing.read(text).state for text in Markers.only(texts).values()} - {""}
-        subject = f"{len(texts)} markers of {owner!r} in {schema}.{MARKERS} of PostgreSQL {server.shown}"
-        if sink == context.sink and states - {context.state_id}:
-            text = f"of another state directory ({', '.join(sorted(states))}): a run with this one is refused"
-            yield Leftover("kept", subject, text)
-        elif sink not in context.known_sinks and not states - {context.state_id}:
-            if context.complete:
-                forget = functools.partial(_forget, server, schema, owner)
-                text = f"of sink {sink!r}, which neither the dataflow nor one of its checkpoints has"
-                yield Leftover("removable", subject, text, forget)
-            else:
-                yield Leftover("kept", subject, f"of sink {sink!r}, which a checkpoint that cannot be read may know")
+    told = {owner: Markers.only(texts) for owner, texts in kept.items()}
+    where = f"{schema}.{MARKERS} of PostgreSQL {server.shown}"
+    yield from left_markers(told, where, context, functools.partial(_forget, server, schema))
 
 
 def _forget(server: Server, schema: str, owner: str) -> None:

@@ -15,7 +15,7 @@ from onceflow.connectors.outbox.writer import OutboxWriter, with_run
 from onceflow.connectors.postgres.destination import PostgresDestination, Settings
 from onceflow.connectors.postgres.encode import Delete
 from onceflow.connectors.postgres.inspection import look_at_table
-from onceflow.connectors.postgres.leftovers import left_markers
+from onceflow.connectors.postgres.leftovers import left_in_postgres
 from onceflow.connectors.postgres.server import Connect, Server
 from onceflow.connectors.postgres.staged import Part
 from onceflow.exceptions import ConfigurationError
@@ -103,7 +103,7 @@ class PostgresSink(TransactionalSink):
 
     def leftovers(self, context: LeftoverContext) -> Iterable[Leftover]:
         """See ``Sink``."""
-        return left_markers(self._server, self._settings, context)
+        return left_in_postgres(self._server, self._settings, context)
 
 
 class _PostgresWriter(OutboxWriter[Part]):

@@ -119,6 +119,20 @@ class SqlTarget(OutboxTarget):
         kept: dict[str, str] = self._repeated(read, writes=False)
         return kept
 
+    def owners(self) -> list[str]:
+        def read(connection: Connection) -> list[str]:
+            if not self._has_markers(connection):
+                return []
+            found = connection.execute(sa.select(self._markers.columns.owner).distinct()).scalars()
+            return sorted(each.decode() if isinstance(each, bytes) else str(each) for each in found)
+
+        owners: list[str] = self._repeated(read, writes=False)
+        return owners
+
+    def forget(self, owner: str) -> None:
+        mine = self._markers.columns.owner == self._owner(owner)
+        self._repeated(lambda connection: connection.execute(self._markers.delete().where(mine)))
+
     def fence(self, marker: Marker) -> None:
         if len(marker.owner.encode()) > 400:
             raise SinkError(
