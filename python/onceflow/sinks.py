@@ -150,6 +150,10 @@ class SinkWriter(ABC):
     #: Records that the target has refused, and that the writer has skipped or put aside as dead letters, in this run:
     #: ``JobResult.refused``.
     refused: int = 0
+    #: So many records may wait for their decision and then for their writes: with more of them a checkpoint begins
+    #: early, and while one is under way nothing is read. For a target that is slow by the record, since the end of a
+    #: run waits for them. None: only the bounds of the whole job hold.
+    max_waiting: int | None = None
 
     @abstractmethod
     def write(self, records: Batch) -> None:

@@ -173,7 +173,42 @@ def test_a_slow_server_holds_back_the_source(tmp_path, server):
         time.sleep(0.1)
         assert not ended
     # What was read is what was sent, and the batch under way.
-    assert len(read) <= len(server.requests()) // 50 + 3
+    batches = len(read)
+    assert 50 * batches <= len(server.requests()) + 3 * 50
+    server.script(always={"status": 403})
+    job.join(60)
+    assert "403" in ended[0]
+
+
+@pytest.mark.parametrize("guarantee", ["exactly_once", "at_most_once"])
+def test_what_waits_for_a_slow_server_is_bounded(tmp_path, server, guarantee):
+    """Kind: a stop that waits for an hour, since a million requests were decided; memory that grows meanwhile."""
+    write_input(tmp_path, 20_000)
+    server.script(always={"delay_s": 0.02})
+    read, ended = [], []
+
+    def live():
+        with pytest.raises(SinkError) as stopped:
+            run(
+                tmp_path,
+                server.url,
+                guarantee=guarantee,
+                batch_size=50,
+                pace_s=0,
+                sent=read.append,
+                interval_s=0.01,
+                concurrency=2,
+                max_waiting=200,
+            )
+        ended.append(str(stopped.value))
+
+    job = threading.Thread(target=live, daemon=True)
+    job.start()
+    while len(server.requests()) < 300:
+        time.sleep(0.05)
+        assert not ended
+    batches = len(read)
+    assert 50 * batches <= len(server.requests()) + 200 + 3 * 50
     server.script(always={"status": 403})
     job.join(60)
     assert "403" in ended[0]

@@ -337,6 +337,20 @@ def test_secrets_are_in_no_message(server, tmp_path):
         assert secret not in str(raised.value)
 
 
+def test_secrets_are_in_no_log(server, caplog):
+    """Kind: a client that logs each URL, with the token in it."""
+    caplog.set_level("DEBUG")
+    url = server.url.replace("//", "//user:s3cr3t@") + "?token=t0ken"
+    server.script({"status": 503, "headers": {"Set-Cookie": "c00kie=1"}})
+    send(url, [1], headers={"X-Key": "k3y"})
+    assert len(server.requests()) == 2
+    for secret in ("s3cr3t", "t0ken", "k3y", "c00kie"):
+        assert secret not in caplog.text
+    # What a program of the user's asks for is the user's.
+    httpx.post(url, content=b"1", trust_env=False)
+    assert "t0ken" in caplog.text
+
+
 def test_explained_and_checked(server):
     """Kind: a promise whose other half is not said, or said to hold where nobody listens."""
     flow = Dataflow("orders")
@@ -397,6 +411,7 @@ def test_going_back_on_purpose_is_told(server):
         {"method": "GET"},
         {"concurrency": 0},
         {"concurrency": True},
+        {"max_waiting": 0},
         {"timeout_s": 0},
         {"deadline_s": float("inf")},
         {"on_status": {99: "ok"}},

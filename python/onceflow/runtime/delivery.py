@@ -69,6 +69,8 @@ class Delivery(ABC):
     #: The same of what was sealed and is not committed yet.
     sealed = 0
     sealed_bytes = 0
+    #: See ``SinkWriter.max_waiting``.
+    max_waiting: int | None = None
     #: What it makes visible is staged in the decision record before.
     stages = False
 
@@ -178,6 +180,7 @@ class _RecordedDelivery(Delivery):
 
     def __init__(self, writer: SinkWriter, codec: Codec, check_epoch: Callable[[], None], context: SinkContext) -> None:
         self._writer = writer
+        self.max_waiting = writer.max_waiting
         self._codec = codec
         self._check_epoch = check_epoch
         self._context = context
@@ -252,6 +255,7 @@ class _DirectDelivery(Delivery):
 class _BufferedDelivery(Delivery):
     def __init__(self, writer: SinkWriter, context: SinkContext) -> None:
         self._writer = writer
+        self.max_waiting = writer.max_waiting
         self._context = context
         self._home = HomeProcess()
         self._batches: list[Batch] = []

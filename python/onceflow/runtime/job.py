@@ -355,10 +355,11 @@ class Job:
         return self._holds_much()
 
     def _holds_much(self) -> bool:
-        """Whether all sinks together, for the checkpoint under way and for the next one, hold more than the bound."""
+        """Whether sinks hold more, for the checkpoint under way and for the next one, than one of them or all may."""
         deliveries = self._deliveries.values()
         return (
-            sum(delivery.held + delivery.sealed for delivery in deliveries) > _MAX_HELD_RECORDS
+            any(each.max_waiting is not None and each.held + each.sealed > each.max_waiting for each in deliveries)
+            or sum(delivery.held + delivery.sealed for delivery in deliveries) > _MAX_HELD_RECORDS
             or sum(delivery.held_bytes + delivery.sealed_bytes for delivery in deliveries) > _MAX_HELD_BYTES
         )
 

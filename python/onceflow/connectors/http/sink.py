@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import socket
 import warnings
@@ -31,6 +32,8 @@ Field: TypeAlias = str | Callable[[Any], Any]
 
 _METHODS = ("POST", "PUT", "PATCH", "DELETE")
 _MAX_CONCURRENCY = 1000
+#: What all sinks of a job together may hold.
+_MAX_WAITING = 1_000_000
 _CHECK_TIMEOUT_S = 5.0
 
 
@@ -58,6 +61,8 @@ class HttpSink(IdempotentSink):
         key: Name of a field, or a function of the record: requests of one key are sent one after the other, in order.
             None: in no order.
         concurrency: So many requests at a time, at most.
+        max_waiting: Where requests wait for a decision (exactly_once, at_most_once), so many of them, with those that
+            are being sent, hold back the source. The end of a run waits for them.
         timeout_s: Of one attempt, from connecting to the end of the answer.
         deadline_s: Of one record, with all attempts and waits between them; then the job stops. The next run goes on
             with it.
@@ -89,6 +94,7 @@ class HttpSink(IdempotentSink):
         idempotency_key: Field | None = None,
         key: Field | None = None,
         concurrency: int = 8,
+        max_waiting: int = 10_000,
         timeout_s: float = 30.0,
         deadline_s: float = 300.0,
         backoff_s: float = 0.2,
@@ -109,13 +115,9 @@ class HttpSink(IdempotentSink):
             raise ConfigurationError(
                 "on_refused='dead_letter' and dead_letters, a path, go together: give both or none"
             )
-        if not isinstance(concurrency, int) or isinstance(concurrency, bool) or not 0 < concurrency <= _MAX_CONCURRENCY:
-            raise ConfigurationError(f"concurrency={concurrency!r}: give a number from 1 to {_MAX_CONCURRENCY}")
+        _check_numbers({"concurrency": (concurrency, _MAX_CONCURRENCY), "max_waiting": (max_waiting, _MAX_WAITING)})
         times = {"timeout_s": timeout_s, "deadline_s": deadline_s, "max_backoff_s": max_backoff_s}
-        for name, seconds in {**times, "backoff_s": backoff_s}.items():
-            number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-            if not number or not math.isfinite(seconds) or seconds <= 0:
-                raise ConfigurationError(f"{name}={seconds!r}: give a number of seconds above 0")
+        _check_times({**times, "backoff_s": backoff_s})
         for name, field in (("idempotency_key", idempotency_key), ("key", key)):
             if field is not None and not isinstance(field, str) and not callable(field):
                 raise ConfigurationError(f"{name}={field!r}: give the name of a field, or a function of a record")
@@ -132,6 +134,7 @@ class HttpSink(IdempotentSink):
         self._idempotency_key = idempotency_key
         self._key = key
         self._concurrency = concurrency
+        self._max_waiting = max_waiting
         self._timeout_s = timeout_s
         self._retry = {"backoff_s": backoff_s, "max_backoff_s": max_backoff_s, "deadline_s": deadline_s}
         self._on_refused = on_refused
@@ -149,6 +152,7 @@ class HttpSink(IdempotentSink):
     def open(self, context: SinkContext) -> SinkWriter:
         """See ``Sink``. Says by ``RepeatedOutputWarning`` where a new lineage sends again what was sent."""
         # Its modules need the extra.
+        from onceflow.connectors.http.client import Client  # noqa: PLC0415 - an extra
         from onceflow.connectors.http.request import RequestMaker  # noqa: PLC0415 - an extra
         from onceflow.connectors.http.retrying import retrying  # noqa: PLC0415 - an extra
         from onceflow.connectors.http.writer import HttpWriter  # noqa: PLC0415 - an extra
@@ -168,13 +172,13 @@ class HttpSink(IdempotentSink):
             maker,
             with_run(context),
             retry=retrying(**self._retry),
-            statuses=self._statuses,
-            where=self._where,
-            client=self._client,
+            connect=functools.partial(
+                Client, self._client, self._statuses, self._timeout_s, self._concurrency, self._key_header
+            ),
             idempotency_key=self._idempotency_key,
             key=self._key,
             concurrency=self._concurrency,
-            timeout_s=self._timeout_s,
+            max_waiting=self._max_waiting,
             deadline_s=self._retry["deadline_s"],
             refused_is_failure=self._on_refused == "fail",
             dead_letters=self._dead_letters,
@@ -207,6 +211,19 @@ class HttpSink(IdempotentSink):
             # Not shown: it may hold a token.
             raise ConfigurationError("url is no URL such as 'https://example.com/orders'")
         return origin(parsed)
+
+
+def _check_numbers(numbers: Mapping[str, tuple[Any, int]]) -> None:
+    for name, (number, most) in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 < number <= most:
+            raise ConfigurationError(f"{name}={number!r}: give a whole number from 1 to {most}")
+
+
+def _check_times(times: Mapping[str, Any]) -> None:
+    for name, seconds in times.items():
+        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if not number or not math.isfinite(seconds) or seconds <= 0:
+            raise ConfigurationError(f"{name}={seconds!r}: give a number of seconds above 0")
 
 
 def _reached(url: str, where: str) -> Finding:

@@ -8,43 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import ssl
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from os import PathLike
 from typing import Any, NamedTuple
 
-import httpx
 import tenacity
 
 from onceflow.columns import rows_of
 from onceflow.connectors.dead_letters import DeadLetter, DeadLetters
+from onceflow.connectors.http.client import THREAD, Client, RefusedError
 from onceflow.connectors.http.key import key_of_output
-from onceflow.connectors.http.request import RequestMaker, field_of, hashable, origin
-from onceflow.connectors.http.retrying import AgainError, wanted_wait_s
-from onceflow.connectors.http.status import StatusPolicy
+from onceflow.connectors.http.request import RequestMaker, field_of, hashable
+from onceflow.connectors.http.retrying import AgainError
 from onceflow.crash import crash_point
 from onceflow.exceptions import RefusedRecordsWarning, SinkError
 from onceflow.sinks import OutputId, SinkContext, SinkWriter
 from onceflow.types import Batch
 
 __all__ = ["HttpWriter"]
-
-#: What is read of an answer; the rest is left, and the connection closed.
-_MAX_ANSWER_BYTES = 64 << 10
-#: What is shorter is left where an answer quotes it: it would be found everywhere.
-_SHORTEST_SECRET = 4
-#: What a message shows of it.
-_SHOWN_CHARACTERS = 200
-#: Of a request that is sent somewhere else (307, 308).
-_MAX_REDIRECTS = 5
-_REDIRECTS = (307, 308)
-
-
-class _Refused(Exception):  # noqa: N818 - an answer, not an error
-    """The server does not want this record."""
 
 
 class _Item(NamedTuple):
@@ -64,13 +47,11 @@ class HttpWriter(SinkWriter):
         context: SinkContext,
         *,
         retry: tenacity.AsyncRetrying,
-        statuses: StatusPolicy,
-        where: str,
-        client: Callable[[], httpx.AsyncClient] | None,
+        connect: Callable[[], Client],
         idempotency_key: str | Callable[[Any], Any] | None,
         key: str | Callable[[Any], Any] | None,
         concurrency: int,
-        timeout_s: float,
+        max_waiting: int,
         deadline_s: float,
         refused_is_failure: bool,
         dead_letters: str | PathLike[str] | None,
@@ -78,17 +59,15 @@ class HttpWriter(SinkWriter):
         self._maker = maker
         self._context = context
         self._retry = retry
-        self._statuses = statuses
-        self._where = where
         self._idempotency_key = idempotency_key
         self._key = key
         self._concurrency = concurrency
-        self._timeout_s = timeout_s
+        self.max_waiting = max_waiting
         self._deadline_s = deadline_s
         self._refused_is_failure = refused_is_failure
         self._letters = None if dead_letters is None else DeadLetters(dead_letters)
-        self._make_client = client or self._default_client
-        self._client: httpx.AsyncClient | None = None
+        self._connect = connect
+        self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         #: Records that were written before a decision in this run.
@@ -124,7 +103,8 @@ class HttpWriter(SinkWriter):
         loop, self._loop = self._loop, None
         if loop is not None and self._thread is not None:
             try:
-                asyncio.run_coroutine_threadsafe(self._close_client(), loop).result()
+                if self._client is not None:
+                    asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
             finally:
                 loop.call_soon_threadsafe(loop.stop)
                 self._thread.join()
@@ -172,7 +152,7 @@ class HttpWriter(SinkWriter):
     def _on_the_loop(self, items: list[_Item]) -> list[tuple[_Item, str]]:
         if self._loop is None:
             self._loop = loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=loop.run_forever, name="onceflow-http", daemon=True)
+            self._thread = threading.Thread(target=loop.run_forever, name=THREAD, daemon=True)
             self._thread.start()
         sent = asyncio.run_coroutine_threadsafe(self._send_all(items), self._loop)
         try:
@@ -204,13 +184,13 @@ class HttpWriter(SinkWriter):
 
     async def _send_each(self, lane: Iterator[_Item], refused: list[tuple[_Item, str]]) -> None:
         if self._client is None:
-            self._client = self._make_client()
+            self._client = self._connect()
         client = self._client
         for item in lane:
-            request = self._maker.request(client, item.record, item.key)
+            request = self._maker.request(client.http, item.record, item.key)
             try:
-                await self._retry.copy()(self._attempt, client, request)
-            except _Refused as answer:
+                await self._retry.copy()(client.attempt, request)
+            except RefusedError as answer:
                 if self._refused_is_failure:
                     raise SinkError(
                         f"{answer}. To go on without such records, give on_refused='dead_letter' (or 'skip'); what a "
@@ -224,102 +204,7 @@ class HttpWriter(SinkWriter):
                     f"sends the request again, with {key}"
                 ) from error
 
-    async def _attempt(self, client: httpx.AsyncClient, request: httpx.Request) -> None:
-        shown = f"{request.method} {origin(request.url)}"
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                answer, text = await self._answer(client, request)
-        except TimeoutError:
-            raise AgainError(f"{shown} has not answered within timeout_s={self._timeout_s:g}") from None
-        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol):
-            # What it says may quote a header.
-            raise SinkError(f"{shown} cannot be sent: its headers or URL are not as HTTP has them") from None
-        except httpx.TransportError as error:
-            if (reason := _certificate_problem(error)) is not None:
-                raise SinkError(
-                    f"{shown}: TLS refuses the server: {reason}. Give client= a function that makes an "
-                    "httpx.AsyncClient which trusts it, if it is to be trusted"
-                ) from None
-            raise AgainError(f"{shown} has failed: {type(error).__name__}: {error}") from error
-        outcome = self._statuses.outcome(answer.status_code)
-        if outcome == "ok":
-            return
-        told = f"{shown} has answered {answer.status_code} {answer.reason_phrase}{self._without_secrets(text, request)}"
-        if outcome == "retry":
-            raise AgainError(told, wanted_wait_s(answer.headers, datetime.now(UTC)))
-        if outcome == "refuse":
-            raise _Refused(f"the record was refused: {told}")
-        raise SinkError(f"{told}; that is no fault of one record, so the job stops (see on_status)")
-
-    async def _answer(self, client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, str]:
-        """The answer, with the beginning of its text."""
-        home = origin(request.url)
-        for _ in range(_MAX_REDIRECTS + 1):
-            answer = await client.send(request, stream=True, follow_redirects=False)
-            try:
-                again = answer.next_request if answer.status_code in _REDIRECTS else None
-                text = b""
-                if again is None:
-                    text = await _beginning(answer)
-            finally:
-                await answer.aclose()
-            if again is None:
-                return answer, text.decode(errors="replace")
-            if origin(again.url) != home:
-                raise SinkError(
-                    f"{request.method} {home} is sent on to {origin(again.url)}, which is not followed: its headers "
-                    "may be meant for this server alone. Give the URL that it should go to"
-                )
-            request = again
-        raise SinkError(f"{request.method} {home} is sent on more than {_MAX_REDIRECTS} times")
-
-    def _without_secrets(self, text: str, request: httpx.Request) -> str:
-        """The beginning of an answer, in a message; what it quotes of headers and URL is left out."""
-        open_headers = {*_OPEN_HEADERS, self._maker.key_header.lower()}
-        hidden = [value for name, value in request.headers.items() if name not in open_headers]
-        secrets = [part for value in hidden for part in value.split()]
-        secrets += [request.url.raw_path.decode(), *request.url.params.values(), *request.url.path.split("/")]
-        for secret in secrets:
-            if len(secret) >= _SHORTEST_SECRET:
-                text = text.replace(secret, "***")
-        shown = " ".join(text[:_SHOWN_CHARACTERS].split())
-        return f": {shown}" if shown else ""
-
     @property
     def _keys_stay(self) -> bool:
         """Whether another run sends with the same keys."""
         return self._idempotency_key is not None or not self._written
-
-    def _default_client(self) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=self._concurrency, max_keepalive_connections=self._concurrency)
-        # ``_attempt`` bounds the time of all of it.
-        return httpx.AsyncClient(limits=limits, timeout=self._timeout_s)
-
-    async def _close_client(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-
-
-#: Of a request, which are no secrets; all others may be.
-_OPEN_HEADERS = {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
-
-
-async def _beginning(answer: httpx.Response) -> bytes:
-    text = bytearray()
-    async for chunk in answer.aiter_raw():
-        text += chunk
-        if len(text) >= _MAX_ANSWER_BYTES:
-            break
-    return bytes(text[:_MAX_ANSWER_BYTES])
-
-
-def _certificate_problem(error: BaseException) -> str | None:
-    """Why a server is not to be trusted, or speaks no TLS; None if it is something that may pass."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return cause.verify_message or str(cause)
-        if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
-            return "it does not speak TLS on this port"
-        cause = cause.__cause__ or cause.__context__
-    return None
