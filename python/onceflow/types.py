@@ -67,7 +67,7 @@ class StateChange:
 
     Attributes:
         step_id: The step.
-        result: Of an aggregate or window step, which result; None: the whole step.
+        result: Of an aggregate or window step, which result, of a processor, which state; None: the whole step.
         action: ``"drop"``: what the checkpoint has of it is given up; ``"empty"``: it begins with nothing;
             ``"widen"``: its whole numbers become floats, each of the same value.
         what: The difference, for people.

@@ -158,12 +158,12 @@ CHANGES = {
     "a renamed state": (
         lambda s: s.key_by("a").process("step", Visits),
         lambda s: s.key_by("a").process("step", Renamed),
-        r"no longer declares: \['visits'\] \(was one renamed to \['count'\]",
+        r"the state 'visits' of process 'step' \(ValueState\) is gone \(was it renamed to one of \['count'\]",
     ),
     "another kind of state": (
         lambda s: s.key_by("a").process("step", Visits),
         lambda s: s.key_by("a").process("step", OtherKind),
-        r"'visits' was a ValueState and is a ListState",
+        r"the state 'visits' of process 'step' was a ValueState and is a ListState",
     ),
     "a renamed source": (
         lambda s: totals(s.key_by("a"), n=count()),

@@ -12,7 +12,7 @@ from onceflow import Dataflow, count, first, max, mean, min, run, sum
 from onceflow._native import StateBackend
 from onceflow.exceptions import ConfigurationError, DamagedCheckpointWarning, DataflowChangedError, StoreCorruptError
 from onceflow.graph.compatibility import differences
-from onceflow.state import ListState, Processor
+from onceflow.state import ListState, MapState, Processor, ValueState
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 from onceflow.types import StateChange
 from onceflow.windows import Tumbling
@@ -477,6 +477,91 @@ def test_a_checkpoint_without_the_settings_of_results_is_resumed(state, monkeypa
     flow = Flow(totals(n=sum("v")), EOF)
     assert not flow.run(state).finished
     assert refused(Flow(totals(n=sum("t"))), state).on_change == {"totals/n": "empty"}
+
+
+def remembering(**states):
+    """A processor with these states, which says how much is in each."""
+
+    class Remembers(Processor):
+        # A class body does not take names from outside.
+        locals().update(states)
+
+        def __init__(self):
+            self.made = True
+
+        def process(self, record):
+            told = {"a": self.key, "made": self.made}
+            for name in states:
+                state = getattr(self, name)
+                if isinstance(state, ValueState):
+                    state.set(state.get() + 1)
+                    told[name] = state.get()
+                elif isinstance(state, ListState):
+                    state.append(record["v"])
+                    told[name] = len(state.get())
+                else:
+                    state.put(record["v"], 1)
+                    told[name] = len(state.items())
+            yield told
+
+    return lambda flow, rows: flow.out(rows.key_by(lambda row: row["a"] or None).process("step", Remembers))
+
+
+def counts(flow, name):
+    return [row[name] for row in flow.records() if row["a"] == 1]
+
+
+STATES = [
+    # before, after, advice, where the count of each state begins
+    ({"n": ValueState(0), "entries": ListState()}, {"n": ValueState(0)}, {"step/entries": "drop"}, {"n": 7}),
+    (
+        {"n": ValueState(0), "x": ValueState(0)},
+        {"n": ListState(), "x": ValueState(0)},
+        {"step/n": "empty"},
+        {"n": 0, "x": 7},
+    ),
+    (
+        {"n": ListState(), "x": MapState(ttl=timedelta(1)), "y": ValueState(0)},
+        {"n": MapState(), "x": MapState(ttl=timedelta(1)), "z": ValueState(0)},
+        {"step/n": "empty", "step/y": "drop"},
+        {"n": 0, "x": 7, "z": 0},
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "advice", "begins"), STATES, ids=["gone", "kind", "several"])
+@pytest.mark.parametrize("whole", [False, True], ids=["by state", "by step"])
+@pytest.mark.parametrize("chunk", [64, 2])
+def test_states_of_a_processor_are_dropped_and_begin_anew(
+    state, monkeypatch, before, after, advice, begins, whole, chunk
+):
+    """States that nobody can take away, or that come back with what another state of their name had."""
+    monkeypatch.setattr("onceflow.entries.CHUNK_ENTRIES", chunk)
+    assert not Flow(remembering(**before)).run(state).finished
+    flow = Flow(remembering(**after), EOF)
+    error = refused(flow, state)
+    assert advised(error) == advice
+    given = {"step": "empty"} if whole else advice
+    result = flow.run(state, on_change=given)
+    assert {change.name: change.action for change in result.changes} == given
+    for name, count_before in begins.items():
+        start = 0 if whole else count_before
+        assert counts(flow, name) == list(range(start + 1, start + len(counts(flow, name)) + 1))
+    # Taken away and back again, it begins anew, too.
+    names = [name for name in before if name not in after]
+    again = Flow(remembering(**{**after, **{name: before[name] for name in names}}), EOF)
+    assert again.run(state).finished
+    for name in names:
+        assert counts(again, name)[0] == 1
+
+
+def test_results_begin_anew_with_their_step(state):
+    """A step that is named as a whole, and refused because only a part of it has changed."""
+    assert not Flow(totals(n=count(), v=sum("v"))).run(state).finished
+    flow = Flow(totals(n=count(), v=max("v")))
+    [change] = flow.run(state, on_change={"totals": "empty"}).changes
+    assert change.name == "totals" and "the result 'v'" in change.what
+    assert [row["n"] for row in flow.records()] == [by_key(ROWS[HALF:], len)[a] for a in range(3)]
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,22 @@ from typing import Literal, TypeAlias
 from onceflow.aggregates import shape_of
 from onceflow.exceptions import ConfigurationError, DataflowChangedError
 from onceflow.graph.graph import Graph, OperatorStep, SourceStep
-from onceflow.graph.steps import AggregateSpec, DropDuplicatesSpec, WindowSpec
+from onceflow.graph.steps import AggregateSpec, DropDuplicatesSpec, ProcessSpec, WindowSpec
 from onceflow.graph.structure import has_event_time
+from onceflow.state import Processor
 from onceflow.types import Change, StateChange
 
 __all__ = [
     "OnChange",
     "Settings",
+    "changed_states",
     "checked_on_change",
     "differences",
     "fingerprint",
     "has_been_done",
     "refuse_unnamed",
     "settings_of",
+    "taken_together",
     "why_not_repeatable",
 ]
 
@@ -151,6 +154,25 @@ def _changed_results(step: OperatorStep, old: Mapping[str, str]) -> Iterator[Sta
             yield StateChange(step.step_id, name, "empty", f"{what} was a {old[name]} and is a {new[name]}")
 
 
+def changed_states(step: OperatorStep, old: Mapping[str, str]) -> Iterator[StateChange]:
+    """What a processor no longer has of its states, or has in another way.
+
+    Args:
+        step: Of a processor.
+        old: Kinds of the states that there were, by name. A new state is no change: it begins with nothing anyway.
+    """
+    assert isinstance(step.spec, ProcessSpec)
+    new = Processor.declared_by(step.spec.processor).states
+    added = sorted(new.keys() - old.keys())
+    renamed = f" (was it renamed to one of {added}? Then give it back its name)" if added else ""
+    for name in sorted(old):
+        what = f"the state {name!r} of {step.kind} {step.step_id!r}"
+        if name not in new:
+            yield StateChange(step.step_id, name, "drop", f"{what} ({old[name]}) is gone{renamed}")
+        elif new[name] != old[name]:
+            yield StateChange(step.step_id, name, "empty", f"{what} was a {old[name]} and is a {new[name]}")
+
+
 def _changed_settings(old: Settings, new: Settings, steps: Mapping[str, str]) -> Iterator[StateChange]:
     for step_id in sorted(old.keys() & new.keys()):
         for result in sorted(old[step_id].keys() & new[step_id].keys()):
@@ -200,6 +222,28 @@ def refuse_unnamed(changes: Iterable[StateChange], on_change: OnChange, done: Co
         on_change=wanted,
         step_ids=tuple(dict.fromkeys(change.step_id for change in left)),
     )
+
+
+def taken_together(
+    changes: Iterable[StateChange], on_change: OnChange, done: Collection[str] = ()
+) -> list[StateChange]:
+    """The changes, with one of the whole step for those of its results or states where the setting says so."""
+    named: Mapping[str, str] = {} if isinstance(on_change, str) else on_change
+    taken: list[StateChange] = []
+    parts: dict[str, list[StateChange]] = {}
+    for change in changes:
+        if change.result is None or _naming(change, named, done):
+            taken.append(change)
+        else:
+            parts.setdefault(change.step_id, []).append(change)
+    for step_id, some in parts.items():
+        whole = StateChange(step_id, None, "empty", "; ".join(change.what for change in some))
+        if _naming(whole, named, done):
+            taken = [change for change in taken if change.step_id != step_id]
+            taken.append(whole)
+        else:
+            taken.extend(some)
+    return taken
 
 
 def has_been_done(changes: Iterable[StateChange], on_change: OnChange, done: Collection[str]) -> list[str]:

@@ -6,21 +6,25 @@ and what is refused or interrupted before that has changed nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import msgspec
 
 from onceflow._native import StateBackend
 from onceflow.aggregates import Aggregate
+from onceflow.codec import Codec
 from onceflow.exceptions import DataflowChangedError
-from onceflow.graph.compatibility import OnChange, differences, refuse_unnamed
+from onceflow.graph.compatibility import OnChange, changed_states, differences, refuse_unnamed, taken_together
 from onceflow.graph.graph import Graph
-from onceflow.graph.steps import AggregateSpec, WindowSpec
+from onceflow.graph.steps import AggregateSpec, ProcessSpec, WindowSpec
+from onceflow.operators.dropped_states import drop_states
 from onceflow.operators.keys import other_keys
 from onceflow.operators.table_columns import InexactError, TableChange
 from onceflow.operators.totals import cells_of, columns_of
 from onceflow.runtime.job_record import WATERMARKS_BLOB, JobRecord
+from onceflow.state import Processor
 from onceflow.types import Change, ColumnType, Plain, StateChange
 
 __all__ = ["agreed_without", "evolve", "without"]
@@ -29,11 +33,14 @@ __all__ = ["agreed_without", "evolve", "without"]
 _BLOBS = ("source/", "operator/", "sink/")
 
 
-def evolve(backend: StateBackend, graph: Graph, job: JobRecord, on_change: OnChange) -> tuple[StateChange, ...]:
+def evolve(
+    backend: StateBackend, codec: Codec, graph: Graph, job: JobRecord, on_change: OnChange
+) -> tuple[StateChange, ...]:
     """Changes the restored tables as the dataflow wants them.
 
     Args:
         backend: With the tables.
+        codec: Of values of user state.
         graph: The dataflow.
         job: Of the dataflow that made the state.
         on_change: What its user says of the differences.
@@ -51,12 +58,17 @@ def evolve(backend: StateBackend, graph: Graph, job: JobRecord, on_change: OnCha
         return ()
     named = {change.name for change in changes} | {change.step_id for change in changes if change.result is None}
     changes.extend(
-        change for change in _retyped(backend, graph) if change.name not in named and change.step_id not in named
+        change
+        for change in (*_retyped(backend, graph), *_changed_states(graph, job.agreed))
+        if change.name not in named and change.step_id not in named
     )
     changes = [_with_staged_output(backend, change) for change in changes]
+    changes = taken_together(changes, on_change, job.done)
     refuse_unnamed(changes, on_change, job.done)
     tables = list(backend.tables())
-    results = [change for change in changes if change.result is not None]
+    processors = {step.step_id: step.spec.processor for step in graph.operators() if isinstance(step.spec, ProcessSpec)}
+    states = [change for change in changes if change.result is not None and change.step_id in processors]
+    results = [change for change in changes if change.result is not None and change not in states]
     try:
         rebuilt = [
             TableChange(backend, name, columns, kept) for name, columns, kept in _rebuilt(backend, graph, results)
@@ -67,10 +79,13 @@ def evolve(backend: StateBackend, graph: Graph, job: JobRecord, on_change: OnCha
             step_ids=tuple(dict.fromkeys(change.step_id for change in changes if change.action == "widen")),
         ) from error
     for name in tables:
-        if any(_belongs(name, change) for change in changes):
+        if any(_belongs(name, change) for change in changes if change not in states):
             backend.drop_table(name)
     for table in rebuilt:
         table.apply()
+    for step_id in dict.fromkeys(change.step_id for change in states):
+        names = {change.result for change in states if change.step_id == step_id and change.result is not None}
+        drop_states(backend, codec, step_id, Processor.declared_by(processors[step_id]), names)
     return tuple(changes)
 
 
@@ -99,11 +114,21 @@ def _with_staged_output(backend: StateBackend, change: StateChange) -> StateChan
 
 
 def agreed_without(
-    agreed: Mapping[str, Mapping[str, Plain]], changes: Iterable[StateChange]
+    agreed: Mapping[str, Mapping[str, Plain]], changes: Sequence[StateChange]
 ) -> dict[str, Mapping[str, Plain]]:
-    """What steps have agreed on, without those that are gone or begin with nothing."""
+    """What steps have agreed on, without those that are gone or begin with nothing; states of processors alike."""
     steps = _whole(changes)
-    return {step_id: facts for step_id, facts in agreed.items() if step_id not in steps}
+    parts = {(change.step_id, change.result) for change in changes}
+    left: dict[str, Mapping[str, Plain]] = {}
+    for step_id, facts in agreed.items():
+        if step_id in steps:
+            continue
+        states = facts.get("states")
+        if isinstance(states, dict):
+            left[step_id] = {**facts, "states": {n: kind for n, kind in states.items() if (step_id, n) not in parts}}
+        else:
+            left[step_id] = facts
+    return left
 
 
 def _whole(changes: Iterable[StateChange]) -> set[str]:
@@ -126,6 +151,14 @@ def _totals(graph: Graph) -> Iterator[tuple[str, Mapping[str, Aggregate]]]:
     for step in graph.operators():
         if isinstance(step.spec, AggregateSpec | WindowSpec):
             yield step.step_id, step.spec.aggregates
+
+
+def _changed_states(graph: Graph, agreed: Mapping[str, Mapping[str, Plain]]) -> Iterator[StateChange]:
+    """States of processors that are gone or of another kind."""
+    for step in graph.operators():
+        states = agreed.get(step.step_id, {}).get("states")
+        if isinstance(step.spec, ProcessSpec) and isinstance(states, dict):
+            yield from changed_states(step, cast("dict[str, str]", states))
 
 
 def _retyped(backend: StateBackend, graph: Graph) -> Iterator[StateChange]:

@@ -119,7 +119,7 @@ class Job:
         restored = backend.recovery.restored
         job = resumed_job(backend, graph, self._guarantee, self._codec, self._batch_size)
         if job is not None:
-            self._changes = evolve(backend, graph, job, self._options.on_change)
+            self._changes = evolve(backend, self._codec, graph, job, self._options.on_change)
             self._done = has_been_done(self._changes, self._options.on_change, job.done)
         self._last_checkpoint = None if restored is None else restored.id
         if restored is not None and job is not None and job.finished:

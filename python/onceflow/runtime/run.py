@@ -81,8 +81,9 @@ def run(
             middle of a commit cannot be fenced: ``StoreLockedError`` names it; kill it (``kill -9``) or let it go on.
         on_change: What is done where the dataflow is not the one that made the state. ``"refuse"``: the run is refused,
             by an error that says what could be given instead: by the id of a step, or ``step/result`` of an aggregate
-            or window step, ``"drop"`` for what is gone, ``"empty"`` for what begins with nothing (a new source at its
-            beginning, a new sink with what comes from now on), ``"widen"`` where whole numbers become floats. What was
+            or window step, or ``step/state`` of a processor, ``"drop"`` for what is gone, ``"empty"`` for what begins
+            with nothing (a new source at its beginning, a new sink with what comes from now on; given for a step also
+            what has changed in it), ``"widen"`` where whole numbers become floats. What was
             done is in ``JobResult.changes`` and ``Recovered.changes``. It is done once and may stay in the program: it
             allows no other change then; the error of that one says by which name to allow it.
         on_event: Called on the job's thread.
