@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 import tomllib
 import warnings
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from counting_job import BATCH, write_input
+from databases import Database
 from lives import Life, killed_until_done, no_survivors
 
 import onceflow as of
@@ -44,7 +48,7 @@ class Job:
             f"create table newest (user_name {name} not null primary key, id int, nth int)",
         )
 
-    def run(self, *, pace_s=0.0, take_over=False):
+    def run(self, *, pace_s=0.0, take_over=False, retry_s=120):
         def slowly(batch):
             time.sleep(pace_s)
             return batch
@@ -56,8 +60,9 @@ class Job:
         flow = of.Dataflow("counting")
         rows = flow.source("rows", CsvSource(self.root.parent / "in.csv")).map_batch(slowly)
         counts = rows.key_by("user").stateful_map("counts", numbered)
-        counts.sink("out", SqlSink(self.db.url, "t"))
-        counts.sink("newest", SqlSink(self.db.url, "newest", mode="upsert", key="user_name"))
+        retry_for = timedelta(seconds=retry_s)
+        counts.sink("out", SqlSink(self.db.url, "t", retry_for=retry_for))
+        counts.sink("newest", SqlSink(self.db.url, "newest", mode="upsert", key="user_name", retry_for=retry_for))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FinishedJobWarning)
             run_flow(flow, self.root / "state", checkpoint_interval_s=1e-6, batch_size=BATCH, take_over=take_over)
@@ -173,6 +178,24 @@ def test_the_server_is_killed_while_a_job_runs(job, server):
     ended = life.wait()
     # Before it has begun it tells at once that it reaches nothing.
     assert ended in ("done", "SinkError"), life.error
+    job.come_through()
+
+
+@no_survivors()
+@pytest.mark.parametrize("db", ["mariadb"], indirect=True)
+def test_a_server_that_does_not_answer(job, server):
+    """Kind: a job that waits for ever, and hears of no signal."""
+    url = f"{job.db.url}?read_timeout=1"
+    job.db = Database(job.db.kind, url)
+    life = Life(partial(job.run, pace_s=PACE_S, retry_s=3), STOP_AT="outbox.pre_apply:3")
+    assert life.step(60) == "stopped"
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        life.wake()
+        assert life.wait() == "SinkError", life.error
+        assert "Lost connection" in life.error or "timed out" in life.error
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
     job.come_through()
 
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from databases import database
 
 import onceflow as of
+from onceflow.checks import CheckContext, collected
 from onceflow.connectors.sql import SqlSink
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.sinks import Committable, SinkContext
@@ -504,6 +505,10 @@ def test_nothing_is_made_before_the_run_may_write(db):
     """Kind: a start that is refused has touched the database."""
     db.run("create table t (id int)")
     opened(db, begun=False).close()
+    (finding,) = SqlSink(db.url, "t").check(CheckContext("job", "out"))
+    assert (finding.level, finding.text) == ("ok", "can be reached; it holds no output of this sink")
+    (finding,) = collected(SqlSink(db.url, "missing").check(CheckContext("job", "out")), "SqlSink")
+    assert (finding.level, "table 'missing' does not exist" in finding.text) == ("error", True)
     tables = (
         "select name from sqlite_master" if db.kind == "sqlite" else "select table_name from information_schema.tables"
     )

@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 
 __all__ = ["SqlSink"]
 
+_LIBPQ = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+_MYSQL = {"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60}
+#: By driver: how long it waits for a server that does not answer, where the URL says nothing of it.
+_PATIENCE: dict[str, dict[str, int]] = {
+    "psycopg": _LIBPQ,
+    "psycopg2": _LIBPQ,
+    "pymysql": _MYSQL,
+    "mysqldb": _MYSQL,
+}
+
 
 class SqlSink(OutboxSink):
     """Appends records to a table, or replaces its rows by key, exactly once.
@@ -110,8 +126,17 @@ def _engine_maker(database: Any) -> Callable[[], Engine]:
         )
     try:
         url = sa.make_url(database)
-        # Values stay out of what the library logs and raises.
-        make = partial(sa.create_engine, url, hide_parameters=True, pool_size=1, max_overflow=0, poolclass=sa.QueuePool)
+        given = _PATIENCE.get(url.get_driver_name(), {})
+        make = partial(
+            sa.create_engine,
+            url,
+            # Values stay out of what the library logs and raises.
+            hide_parameters=True,
+            pool_size=1,
+            max_overflow=0,
+            poolclass=sa.QueuePool,
+            connect_args={name: value for name, value in given.items() if name not in url.query},
+        )
         # Whether it is a kind that is known, with its driver, is told now.
         make().dispose()
     except (sa.exc.ArgumentError, ValueError):
