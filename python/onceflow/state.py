@@ -213,9 +213,8 @@ class Processor:
     @staticmethod
     def declared_by(make: Callable[[], Processor]) -> Processor:
         """A processor that says which states it has, for no records: of a class without calling its ``__init__``."""
-        if isinstance(make, type) and issubclass(make, Processor):
-            return cast("Processor", make.__new__(make))
-        return make()
+        kind = cast("type[Processor]", make) if isinstance(make, type) else None
+        return make() if kind is None else kind.__new__(kind)
 
     def expires(self, cells: dict[str, list[Any]]) -> Micros:
         """When the last of these states expires; at the end of time if one has no time to live."""
