@@ -9,7 +9,7 @@ import pytest
 from onceflow import Dataflow, run
 from onceflow.checks import CheckContext
 from onceflow.clock import SystemClock
-from onceflow.connectors.postgres import PostgresSink
+from onceflow.connectors.postgres import PostgresChanges, PostgresSink, PostgresSource
 from onceflow.runtime.doctor import diagnosed, resolved
 from onceflow.testing import TestingSource
 
@@ -127,3 +127,37 @@ def test_markers_of_a_sink_that_is_gone(db, state):
     assert diagnosed(fresh, state).removable == 0
     assert resolved(fresh, state).removable == 0
     assert run(flow, other).finished
+
+
+def of_source(source):
+    found = [(one.level, f"{one.subject}: {one.text}") for one in source.check(CheckContext("job", "in"))]
+    return [each for each in found if "fsync is off" not in each[1]]
+
+
+def test_rows_that_can_be_read(db):
+    """A key by which rows would be left out, found when some are."""
+    db.run("create table r (id bigint generated always as identity primary key, v text)")
+    found = of_source(PostgresSource(db.dsn, "r", key="id"))
+    assert [level for level, _ in found] == ["ok", "ok"] and found[-1][1] == "table r by id: can be read"
+    for source in (PostgresSource(db.dsn, "r", key="v"), PostgresSource(db.dsn, "missing", key="id")):
+        assert [level for level, _ in of_source(source)] == ["ok", "error"]
+    assert [level for level, _ in of_source(PostgresSource("postgresql://127.0.0.1:1/none", "r", key="id"))] == [
+        "error"
+    ]
+
+
+def test_a_slot(db):
+    """Log that a server keeps for a job that is down, and nobody knows; a slot that is somebody else's."""
+    name = f"slot_{db.dsn[-12:].replace('/', '_').replace('-', '_').lower()}"
+    source = PostgresChanges(db.dsn, name)
+    found = of_source(source)
+    assert [level for level, _ in found] == ["ok", "warning", "ok"], found
+    assert "max_slot_wal_keep_size is -1" in found[1][1] and "is made by the first run" in found[2][1]
+    assert db.run("select count(*) from pg_replication_slots where slot_name = %s", (name,)).fetchone() == (0,)
+    for plugin, level, text in (("test_decoding", "ok", "is read by nobody now; the server keeps"),
+                                ("pgoutput", "error", "is decoded by pgoutput")):  # fmt: skip
+        db.run("select pg_create_logical_replication_slot(%s, %s)", (name, plugin))
+        try:
+            assert of_source(source)[-1][0] == level and text in of_source(source)[-1][1]
+        finally:
+            db.run("select pg_drop_replication_slot(%s)", (name,))

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import tenacity
 
+from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.extras import require
 from onceflow.connectors.postgres.decoding import SESSION_OPTIONS, change_of
 from onceflow.connectors.postgres.server import Server
@@ -99,9 +100,11 @@ class PostgresChanges(Source):
         if reader is not None and isinstance(position, dict):
             reader.confirm(_whole(position, "lsn"))
 
-    def describe(self) -> dict[str, Any]:
+    def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Source``."""
-        return {"type": "PostgresChanges", "server": self._server.shown, "slot": self._slot}
+        from onceflow.connectors.postgres.inspection import look_at_slot  # noqa: PLC0415 - needs the extra
+
+        return look_at_slot(self._server, self._slot, _PLUGIN, context)
 
 
 class _Reader(SourceReader):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -10,9 +10,11 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.files.malformed import MalformedPolicy
 from onceflow.connectors.files.record_times import EventTime
 from onceflow.connectors.polling import Polled, PollingSource
+from onceflow.connectors.postgres.inspection import look_at_rows
 from onceflow.connectors.postgres.server import Connect, Server
 from onceflow.connectors.postgres.session import Session
 from onceflow.connectors.postgres.settled import Lagging, Numbered, Settled, Transactions
@@ -129,10 +131,14 @@ class PostgresSource(Source):
             rows.close()
             raise
 
-    def describe(self) -> dict[str, Any]:
+    def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Source``."""
-        shown = self._table or "a query"
-        return {"type": "PostgresSource", "server": self._server.shown, "table": shown, "key": ", ".join(self._keys)}
+        what = f"{'the query' if self._table is None else f'table {self._table}'} by {', '.join(self._keys)}"
+        rows = _Rows(Session(self._server, "onceflow check", 0.0, SourceError), self)
+        try:
+            yield from look_at_rows(self._server, what, rows.look, context)
+        finally:
+            rows.close()
 
     def _polling(self, poll: Any) -> PollingSource:
         return PollingSource(poll, every=self._every, event_time=self._event_time, on_malformed=self._policy)
