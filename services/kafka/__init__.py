@@ -94,9 +94,11 @@ class KafkaBroker(ServerProcess):
         directory: For its data and its log file; made if missing. ``stop`` deletes the data, the log file stays.
         options: Of the Java machine: ``QUICK_START`` or ``THROUGHPUT``.
         properties: Settings of the broker besides those in ``PROPERTIES``.
+        proxy_port: Clients that ask at ``behind_proxy``, as those of a proxy do, are told to come to this port.
 
     Attributes:
         bootstrap: Address for clients.
+        behind_proxy: Port for a proxy.
 
     Raises:
         ServerUnavailableError: See ``install``.
@@ -112,6 +114,7 @@ class KafkaBroker(ServerProcess):
         *,
         options: tuple[str, ...] = QUICK_START,
         properties: Mapping[str, str] | None = None,
+        proxy_port: int | None = None,
     ) -> None:
         self._directory = Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -120,6 +123,8 @@ class KafkaBroker(ServerProcess):
         self._java = ["java", *options, "-Dorg.apache.logging.log4j.level=INFO", "-cp", f"{install()}/*"]
         self._properties = dict(properties or {})
         self.bootstrap = ""
+        self.behind_proxy = 0
+        self._proxy_port = proxy_port
         for left in reversed(range(_TRIES)):
             try:
                 self._configure()
@@ -131,7 +136,7 @@ class KafkaBroker(ServerProcess):
                     raise
 
     def _configure(self) -> None:
-        broker, controller = free_ports(2)
+        broker, controller, self.behind_proxy = free_ports(3)
         self.bootstrap = f"127.0.0.1:{broker}"
         properties = {
             **PROPERTIES,
@@ -141,6 +146,10 @@ class KafkaBroker(ServerProcess):
             "log.dirs": str(self._data),
             **self._properties,
         }
+        if self._proxy_port is not None:
+            properties["listeners"] += f",PROXIED://127.0.0.1:{self.behind_proxy}"
+            properties["advertised.listeners"] += f",PROXIED://127.0.0.1:{self._proxy_port}"
+            properties["listener.security.protocol.map"] += ",PROXIED:PLAINTEXT"
         self._config = self._directory / "server.properties"
         self._config.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
         shutil.rmtree(self._data, ignore_errors=True)
