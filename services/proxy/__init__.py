@@ -80,7 +80,9 @@ class Proxy:
     ) -> None:
         left = self._moments.randint(*self._bytes) if self._moments else None
         with contextlib.suppress(OSError):
-            self.cuts += carry(client, server, left)
+            if carry(client, server, left):
+                with self._lock:
+                    self.cuts += 1
         for each in (client, server):
             _end(each)
 

@@ -41,7 +41,7 @@ def through(proxy, job):
 def test_connections_are_cut_at_random_bytes(proxied, tmp_path):
     """Kind: an answer that is lost, a request that arrives in half, at any byte of any conversation."""
     broker, proxy = proxied
-    proxy.cut(random.Random(7), 2_500, 12_000)
+    proxy.cut(random.Random(7), 2_000, 20_000)
     try:
         for number in range(3):
             job = Job.make(broker.bootstrap, tmp_path / str(number), config={"reconnect.backoff.max.ms": 200})

@@ -13,9 +13,10 @@ from onceflow.connectors.kafka.settings import KafkaSettings, client_library, er
 from onceflow.exceptions import SinkError
 
 if TYPE_CHECKING:
+    from confluent_kafka import KafkaError
     from confluent_kafka.admin import AdminClient
 
-__all__ = ["Admin", "TopicFacts"]
+__all__ = ["Admin", "TopicFacts", "is_passing"]
 
 T = TypeVar("T")
 
@@ -23,6 +24,25 @@ T = TypeVar("T")
 _REQUEST_S = 10.0
 _PAUSE_S = 0.1
 _NEW_TOPIC_S = 5.0
+_PASSING = (
+    "_TIMED_OUT",
+    "_TIMED_OUT_QUEUE",
+    "_TRANSPORT",
+    "_RESOLVE",
+    "_ALL_BROKERS_DOWN",
+    "_WAIT_COORD",
+    "LEADER_NOT_AVAILABLE",
+    "NOT_LEADER_FOR_PARTITION",
+    "REPLICA_NOT_AVAILABLE",
+    "BROKER_NOT_AVAILABLE",
+    "REQUEST_TIMED_OUT",
+    "NETWORK_EXCEPTION",
+    "NOT_CONTROLLER",
+    "KAFKA_STORAGE_ERROR",
+    "FENCED_LEADER_EPOCH",
+    "UNKNOWN_LEADER_EPOCH",
+    "OFFSET_NOT_AVAILABLE",
+)
 _NO_BOUND = (1 << 63) - 1
 
 
@@ -236,8 +256,13 @@ class Admin:
         if known is not None and known.code() == names.UNKNOWN_TOPIC_OR_PART:
             # Not every broker knows at once of a topic that was made just now.
             return waited_s < _NEW_TOPIC_S
-        away = (names._TIMED_OUT, names._TRANSPORT, names._ALL_BROKERS_DOWN)
-        return known is None or known.retriable() or known.code() in away
+        return known is None or is_passing(known)
+
+
+def is_passing(error: KafkaError) -> bool:
+    """Whether it may go better in a while: what a client says that has no connection, and a broker that starts."""
+    names = client_library().KafkaError
+    return error.retriable() or error.code() in {getattr(names, name) for name in _PASSING}
 
 
 def _facts(name: str, described: Any, config: Any) -> TopicFacts:

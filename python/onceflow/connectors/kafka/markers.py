@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from onceflow.connectors.kafka.facts import Admin, TopicFacts
+from onceflow.connectors.kafka.facts import Admin, TopicFacts, is_passing
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.outbox.marker import Standing
 from onceflow.exceptions import SinkError
@@ -220,6 +220,8 @@ class MarkerTopic:
                 if error is None:
                     if offset < end and message.key() == KEY:
                         found = message.value()
+                elif is_passing(error):
+                    continue
                 elif error.code() != library.KafkaError._PARTITION_EOF:
                     raise SinkError(
                         f"the markers in {self.name!r} cannot be read: {self._settings.redacted(error_text(error))}"
