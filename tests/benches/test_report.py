@@ -11,7 +11,9 @@ import pytest
 
 BENCHES = Path(__file__).parents[2] / "benches"
 #: The suites of logs and of services have tests of their own.
-SUITES = sorted({path.stem.removeprefix("bench_") for path in BENCHES.glob("bench_*.py")} - {"log", "kafka"})
+SUITES = sorted(
+    {path.stem.removeprefix("bench_") for path in BENCHES.glob("bench_*.py")} - {"log", "kafka", "postgres"}
+)
 TABLES = {
     "hot_path",
     "checkpoint_frequency",
