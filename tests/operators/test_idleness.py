@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from onceflow import Dataflow, count, run
 from onceflow.clock import ManualClock
 from onceflow.exceptions import ConfigurationError
+from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.testing import EOF, PAUSE, TestingSource, TransactionalTestingSink
 from onceflow.types import END_OF_TIME
 from onceflow.watermarks import combined
@@ -142,3 +144,51 @@ def test_l13_to_l15_how_far_event_time_has_come_in_several_inputs(inputs):
     else:
         known = [mark for mark, _ in live if mark is not None]
         assert (watermark, idle) == (max(known, default=None), True)
+
+
+class Following(Source):
+    """Hands out times, and then has nothing until told; gives up when it was asked too often."""
+
+    has_event_time = True
+
+    def __init__(self, times, is_over):
+        self.times, self.is_over, self.asked = times, is_over, 0
+
+    def partitions(self):
+        return ["0"]
+
+    def open(self, partition, position):
+        return FollowingReader(self, position or 0)
+
+
+class FollowingReader(SourceReader):
+    def __init__(self, source, place):
+        self.source, self.place = source, place
+
+    def read(self, max_records):
+        if self.place < len(self.source.times):
+            times, self.place = self.source.times[self.place :], len(self.source.times)
+            return SourceBatch(list(times), np.array(times, np.int64))
+        self.source.asked += 1
+        return None if self.source.is_over() or self.source.asked > 2000 else SourceBatch([], np.array([], np.int64))
+
+    def position(self):
+        return self.place
+
+
+def test_windows_that_a_silent_source_held_open_are_written_though_nothing_is_read(state):
+    """Output that waits for a record that may never come: no checkpoint began, since nothing had been read."""
+    out, seen = TransactionalTestingSink(), []
+
+    def is_over():
+        seen.append(len(out.records))
+        return bool(out.records)
+
+    flow = Dataflow("flow")
+    silent = flow.source("silent", Following([0], is_over), idle_after=timedelta(seconds=1))
+    joined = flow.source("ahead", Following(list(range(100)), is_over)).union(silent)
+    joined.key_by(lambda _: "all").window("w", Tumbling(10 * MICROS)).aggregate(n=count()).sink("out", out)
+    run(flow, state, clock=Ticking())
+    # Before the sources ended, which closes the last window.
+    assert seen[-1] == 9
+    assert len(out.records) == 10

@@ -93,6 +93,8 @@ class Worker:
         self._before = start.tally
         #: A source asks in this round for the end of the run.
         self._stopping = False
+        #: Some task of this round has been silent for so long that it holds nothing open any more.
+        self._fell_idle = False
         self._counts = dict(start.tally.counts)
         self._contexts = {
             step.step_id: SourceContext(graph.name, step.step_id, clock=clock, wake=wake, until=start.until)
@@ -211,6 +213,7 @@ class Worker:
         try:
             self._stopping = False
             self._go_back()
+            self._fell_idle = False
             progressed = self._turns.take(self._read)
             self._looks = 0 if progressed else self._looks + 1
             if self._stopping:
@@ -218,7 +221,7 @@ class Worker:
             yield from self._consume()
             if self._turns.all_ended:
                 yield Ended()
-            elif not progressed and not self._stopping:
+            elif not progressed and not self._fell_idle and not self._stopping:
                 yield Idle()
         except Exception as error:
             yield Failed(error)
@@ -309,6 +312,8 @@ class Worker:
         was_idle = task.idle
         task.rest(found=progressed, now_s=self._clock.monotonic())
         if task.idle != was_idle:
+            # It held windows open, whose output belongs to a checkpoint although nothing was read.
+            self._fell_idle = True
             self._pipeline.rest_partition(task.step.step_id, task.name, idle=True)
             self._advance(task.step.step_id)
         return progressed
