@@ -1072,7 +1072,8 @@ class Log:
             settings: ``partitions``: 1 (default) to 10,000; more can be added later.
                 ``retention_ms``: batches whose newest record is older go, one from the future when
                 it was appended that long ago; None: never by age.
-                ``retention_bytes``: the oldest batches of a partition go while it holds more.
+                ``retention_bytes``: the oldest batches of a partition go while the others hold as
+                much; the newest one always stays.
                 ``cleanup_policy``: ``"delete"``, or ``"compact"``: the newest record of each key
                 stays. ``delete_retention_ms``: how long ``"compact"`` keeps a null value from when
                 it saw it first; default one day. ``max_record_bytes``: key, value and headers

@@ -136,7 +136,8 @@ class Log:
             name: ASCII letters, digits, ``.``, ``_``, ``-``; at most 249.
             exist_ok: Whether a topic of this name may be there; it stays as it is.
             settings: ``partitions`` (1); ``retention_ms`` and ``retention_bytes`` (of a partition): what is older, or
-                more, is removed by the upkeep (None: nothing is); ``cleanup_policy``: ``"delete"``, or ``"compact"`` to
+                lies beyond the newest so many bytes, is removed by the upkeep in whole batches (None: nothing is);
+                ``cleanup_policy``: ``"delete"``, or ``"compact"`` to
                 keep the newest record of each key; ``delete_retention_ms``: how long ``"compact"`` keeps a null value
                 from when it saw it first (1 day); ``max_record_bytes`` (about 1 MiB).
 

@@ -231,7 +231,8 @@ fn check(cell: &str, log: &Log, said: &Said) {
     while log.maintain(1000, Budget::default()).unwrap().more {}
     let staged = log.producers().unwrap().iter().any(|producer| producer.staged.is_some());
     assert!(!staged, "{cell}");
-    assert!(log.partition("r", 0).unwrap().bytes <= 400, "{cell}");
+    // The bytes that are kept, and less than a batch of about 150 more.
+    assert!(log.partition("r", 0).unwrap().bytes < 400 + 200, "{cell}");
     let newest = fetch_all(log, "c", 0);
     let keys: Vec<&[u8]> = (0..newest.len()).filter_map(|row| newest.keys.get(row)).collect();
     assert!(keys.is_empty() || keys.ends_with(&[b"k", b"l"]), "{cell}: {keys:?}");

@@ -137,6 +137,14 @@ impl<'a> Entry<'a> {
             Self::Reference(summary, _) => *summary,
         }
     }
+
+    /// Size of its records, wherever they lie, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Records(batch) => batch.payload().len() as u64,
+            Self::Reference(_, at) => at.bytes,
+        }
+    }
 }
 
 /// The value that refers to a staged batch.

@@ -122,9 +122,10 @@ pub(super) fn delete_batch(work: &mut Work<'_, '_>, key: &[u8]) -> Step<(u64, u6
     let Some(payload) = payload else { return Ok((0, 0)) };
     let entry = Entry::parse(payload).map_err(|reason| damaged(Table::Batches, key, &reason))?;
     let records = u64::from(entry.summary().records);
-    let (bytes, staged) = match entry {
-        Entry::Records(batch) => (batch.payload().len() as u64, None),
-        Entry::Reference(_, at) => (at.bytes, Some(staged_key(at.producer, at.epoch, at.number))),
+    let bytes = entry.bytes();
+    let staged = match entry {
+        Entry::Records(_) => None,
+        Entry::Reference(_, at) => Some(staged_key(at.producer, at.epoch, at.number)),
     };
     work.delete(Table::Batches, key)?;
     if let Some(key) = staged {
@@ -201,7 +202,9 @@ fn remove_oldest(
             is_late(since_ms.unwrap_or(entry.summary().max_timestamp_ms), keep_ms, now_ms)
         }
     };
-    if !too_old && settings.retention_bytes.is_none_or(|keep| head.bytes <= keep) {
+    // The newest bytes that are to be kept stay whole, however large a batch is: what is removed lies beyond them.
+    let beyond = |keep: u64| head.bytes.saturating_sub(entry.bytes()) >= keep;
+    if !too_old && !settings.retention_bytes.is_some_and(beyond) {
         return Ok(false);
     }
     let key = key.to_vec();
