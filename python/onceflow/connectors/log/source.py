@@ -14,9 +14,9 @@ the job.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from itertools import compress
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -24,30 +24,21 @@ import numpy.typing as npt
 
 from onceflow._native import Log, LogRecords, WakeHandle
 from onceflow.checks import CheckContext, Finding
-from onceflow.columns import Columns
-from onceflow.connectors.event_time import in_range, micros, millis_to_micros
-from onceflow.connectors.extras import require
-from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
+from onceflow.connectors.files.malformed import MalformedPolicy
 from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_of
 from onceflow.connectors.log.inspection import look_at_source
+from onceflow.connectors.topics.messages import Decode, EventTime, Headers, MessageReading, pyarrow
 from onceflow.exceptions import (
-    ConfigurationError,
     LogError,
     OffsetOutOfRangeError,
     SourceChangedError,
     SourceError,
     StoreMissingError,
-    described,
 )
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
 
 __all__ = ["LogSource"]
-
-#: Makes a record of a message: a dict, see ``LogSource``.
-Decode: TypeAlias = Callable[[dict[str, Any]], Any]
-#: The time of a record, as text in ISO 8601, as a datetime or in seconds since 1970.
-EventTime: TypeAlias = Callable[[Any], Any]
 
 
 class LogSource(Source):
@@ -91,20 +82,11 @@ class LogSource(Source):
     ) -> None:
         self._directory = directory_of(log)
         self._topic = topic_of(topic)
-        self._decode = _decoder(decode)
-        self._as_columns = as_columns
-        self._event_time = event_time
-        self.deterministic = not (callable(decode) or callable(event_time))
+        self._reading = MessageReading(self._topic, decode, as_columns, event_time, on_malformed)
+        self.deterministic = self._reading.is_deterministic
         self._stop_at_end = stop_at_end
-        self._policy: MalformedPolicy = check_policy(on_malformed)
         self.has_event_time = event_time is not None
-        self.has_dead_letters = self._policy == "dead_letter"
-        if as_columns and decode is not None:
-            raise ConfigurationError("columns hold keys and values as they are: give as_columns=True or decode")
-        if event_time is not None and event_time != "timestamp" and not callable(event_time):
-            raise ConfigurationError(f"event_time={event_time!r}: give 'timestamp' or a function of a record")
-        if as_columns:
-            _pyarrow()
+        self.has_dead_letters = on_malformed == "dead_letter"
 
     def partitions(self) -> list[str]:
         """``"0"``, ``"1"`` and so on."""
@@ -162,8 +144,7 @@ class LogSource(Source):
             end, kept_end = found.end, None
         last = None if position is None else _fields(position).get("last")
         self._check_last(log, partition, found.start, last)
-        settings = (self._decode, self._as_columns, self._event_time, self._policy)
-        return _LogReader(log, self._topic, number, partition, offset, end, kept_end, last, *settings)
+        return _LogReader(log, self._reading, number, partition, offset, end, kept_end, last)
 
     def _check_last(self, log: Log, partition: int, start: int, last: Any) -> None:
         """Refuses a log that has another record where one was read."""
@@ -211,39 +192,55 @@ _REMOVED = (
 )
 
 
-def _decoder(decode: str | Decode | None) -> Decode | None:
-    if decode == "json":
-        read = msgspec.json.Decoder().decode
-        return lambda message: None if message["value"] is None else read(message["value"])
-    if decode == "value":
-        return lambda message: message["value"]
-    if decode is not None and not callable(decode):
-        raise ConfigurationError(f"decode={decode!r}: give 'json', 'value' or a function of a message")
-    return decode
+class _Found:
+    """The first records of what was read."""
 
+    def __init__(self, found: LogRecords, count: int) -> None:
+        self._found = found
+        self._count = count
 
-def _pyarrow() -> Any:
-    return require("pyarrow", extra="arrow", purpose="as_columns")
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        return self._found.offsets[: self._count]
+
+    @property
+    def timestamps(self) -> npt.NDArray[np.int64]:
+        return self._found.timestamps[: self._count]
+
+    @cached_property
+    def keys(self) -> list[bytes | None]:
+        return self._found.keys[: self._count]
+
+    @cached_property
+    def values(self) -> list[bytes | None]:
+        return self._found.values[: self._count]
+
+    @cached_property
+    def headers(self) -> list[Headers]:
+        return self._found.headers[: self._count]
+
+    @cached_property
+    def _arrow(self) -> Any:
+        return pyarrow().record_batch(self._found).slice(0, self._count)
+
+    def arrow(self) -> tuple[Any, Any]:
+        return self._arrow.column("key"), self._arrow.column("value")
 
 
 class _LogReader(SourceReader):
     def __init__(
         self,
         log: Log,
-        topic: str,
+        reading: MessageReading,
         number: int,
         partition: int,
         offset: int,
         end: int | None,
         kept_end: int | None,
         last: Any,
-        decode: Decode | None,
-        as_columns: bool,
-        event_time: str | EventTime | None,
-        policy: MalformedPolicy,
     ) -> None:
         self._log = log
-        self._topic = topic
+        self._reading = reading
         self._number = number
         self._partition = partition
         self._offset = offset
@@ -252,10 +249,6 @@ class _LogReader(SourceReader):
         self._kept_end = kept_end
         #: Offset and digest of the record that was read last.
         self._last = last
-        self._decode = decode
-        self._event_time = event_time
-        self._policy = policy
-        self._as_columns = as_columns
 
     def read(self, max_records: int) -> SourceBatch | None:
         end = self._end
@@ -264,121 +257,26 @@ class _LogReader(SourceReader):
                 return None
             max_records = min(max_records, end - self._offset)
         try:
-            found = self._log.fetch(self._topic, self._partition, self._offset, max_records=max_records)
+            found = self._log.fetch(self._reading.topic, self._partition, self._offset, max_records=max_records)
         except OffsetOutOfRangeError as error:
             raise SourceChangedError(f"{error}: {_REMOVED}", position=self._offset) from error
         offsets = found.offsets
         # Where compaction has removed records, so many reach beyond the end.
         count = len(offsets) if end is None else int(np.searchsorted(offsets, end))
-        first = int(offsets[0]) if count else self._offset
-        batch = self._columns(found, count) if self._as_columns else self._rows(found, count)
-        batch.first_record = first
+        messages = _Found(found, count)
+        batch = self._reading.batch(self._partition, messages)
+        batch.first_record = int(offsets[0]) if count else self._offset
+        if count:
+            self._note_last(messages, count - 1)
         self._offset = found.next_offset if end is None else min(found.next_offset, end)
         return batch
 
-    def _columns(self, found: LogRecords, count: int) -> SourceBatch:
-        arrow = _pyarrow().record_batch(found).slice(0, count)
-        if count:
-            self._note_last(*(column[count - 1].as_py() for column in arrow.columns))
-        columns = Columns(
-            {
-                "partition": np.full(count, self._partition, dtype=np.int32),
-                "offset": found.offsets[:count],
-                "timestamp_ms": found.timestamps[:count],
-                "key": arrow.column("key"),
-                "value": arrow.column("value"),
-            }
-        )
-        if self._event_time is None:
-            return SourceBatch(columns)
-        if isinstance(self._event_time, str):
-            times, valid = millis_to_micros(found.timestamps[:count])
+    def _note_last(self, messages: _Found, row: int) -> None:
+        if self._reading.as_columns:
+            key, value = (column[row].as_py() for column in messages.arrow())
         else:
-            times = self._event_time(columns)
-            if not isinstance(times, np.ndarray) or times.dtype != np.int64 or times.shape != (count,):
-                raise SourceError(
-                    f"event_time of {self._topic!r} must give an int64 array of {count} times in microseconds since "
-                    f"1970 for a batch of columns, not {times!r}"
-                )
-            valid = in_range(times)
-        rejections = Rejections(self._policy, str(self._partition))
-        for row in np.flatnonzero(~valid).tolist():
-            self._reject_time(rejections, int(found.offsets[row]), int(found.timestamps[row]), found.values[row])
-        if not valid.all():
-            columns, times = columns.filter(valid), times[valid]
-        return SourceBatch(columns, times, rejections.records, rejections.skipped)
-
-    def _reject_time(self, rejections: Rejections, offset: int, timestamp: int, value: bytes | None) -> None:
-        shown = f"the timestamp {timestamp} ms" if self._event_time == "timestamp" else "an event time"
-        rejections.add(offset, f"has {shown}, which is not in the years 1 to 9999", value or b"")
-
-    def _rows(self, found: LogRecords, count: int) -> SourceBatch:
-        partition = self._partition
-        messages = [
-            {
-                "partition": partition,
-                "offset": offset,
-                "timestamp_ms": timestamp,
-                "key": key,
-                "value": value,
-                "headers": headers,
-            }
-            for offset, timestamp, key, value, headers in zip(
-                found.offsets[:count].tolist(),
-                found.timestamps[:count].tolist(),
-                found.keys[:count],
-                found.values[:count],
-                found.headers[:count],
-                strict=True,
-            )
-        ]
-        if messages:
-            last = messages[-1]
-            self._note_last(last["offset"], last["timestamp_ms"], last["key"], last["value"])
-        rejections = Rejections(self._policy, str(partition))
-        try:
-            records, times = self._made(messages)
-            taken: npt.NDArray[np.int64] | slice = slice(None)
-        except Exception:
-            records, times, taken = self._each_made(messages, rejections)
-        if self._event_time == "timestamp":
-            millis = found.timestamps[:count][taken]
-            times, valid = millis_to_micros(millis)
-            if not valid.all():
-                offsets, values = found.offsets[:count][taken], np.array(found.values[:count], dtype=object)[taken]
-                for row in np.flatnonzero(~valid).tolist():
-                    self._reject_time(rejections, int(offsets[row]), int(millis[row]), values[row])
-                records, times = list(compress(records, valid)), times[valid]
-        return SourceBatch(records, times, rejections.records, rejections.skipped)
-
-    def _made(self, messages: list[dict[str, Any]]) -> tuple[list[Any], npt.NDArray[np.int64] | None]:
-        """The records of messages, and their times if a function gives them. Raises what the functions do."""
-        decode, event_time = self._decode, self._event_time
-        records = messages if decode is None else list(map(decode, messages))
-        if not callable(event_time):
-            return records, None
-        return records, np.fromiter((micros(event_time(record)) for record in records), np.int64, len(records))
-
-    def _each_made(
-        self, messages: list[dict[str, Any]], rejections: Rejections
-    ) -> tuple[list[Any], npt.NDArray[np.int64] | None, npt.NDArray[np.int64]]:
-        """The same one by one, without those that are refused, and which messages are left."""
-        records: list[Any] = []
-        times, taken = [], []
-        for number, message in enumerate(messages):
-            try:
-                made, time = self._made([message])
-            except Exception as error:
-                rejections.add(message["offset"], described(error), message["value"] or b"")
-                continue
-            records += made
-            taken.append(number)
-            if time is not None:
-                times.append(time)
-        return records, np.concatenate(times) if times else self._no_times(), np.array(taken, dtype=np.int64)
-
-    def _no_times(self) -> npt.NDArray[np.int64] | None:
-        return np.empty(0, dtype=np.int64) if callable(self._event_time) else None
+            key, value = messages.keys[row], messages.values[row]
+        self._last = [int(messages.offsets[row]), _digest(int(messages.timestamps[row]), key, value)]
 
     def position(self) -> Plain:
         position: dict[str, Plain] = {"topic": self._number, "offset": self._offset, "end": self._kept_end}
@@ -386,9 +284,6 @@ class _LogReader(SourceReader):
         if self._last is not None:
             position["last"] = self._last
         return position
-
-    def _note_last(self, offset: int, timestamp: int, key: bytes | None, value: bytes | None) -> None:
-        self._last = [offset, _digest(timestamp, key, value)]
 
     def close(self) -> None:
         self._log.close()
