@@ -58,8 +58,9 @@ What a program may want to know is in attributes beside the text, such as ``Offs
 known is None. Errors can be pickled and copied.
 
 Each class has a stable ``kind``, under which the Rust core and logs know it. Warnings are for what a user must hear of
-while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``LateRecordsWarning``,
-``MissingOutputWarning``, ``RefusedRecordsWarning``, ``RepeatedOutputWarning``.
+while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``GroupOffsetsWarning``,
+``LateRecordsWarning``, ``MissingOutputWarning``, ``RefusedRecordsWarning``, ``RepeatedOutputWarning``,
+``SourceWaitingWarning``.
 """
 
 from __future__ import annotations
@@ -130,10 +131,12 @@ from onceflow.exceptions.store import (
 from onceflow.exceptions.warnings import (
     DamagedCheckpointWarning,
     FinishedJobWarning,
+    GroupOffsetsWarning,
     LateRecordsWarning,
     MissingOutputWarning,
     RefusedRecordsWarning,
     RepeatedOutputWarning,
+    SourceWaitingWarning,
     UnknownTopicWarning,
 )
 
@@ -152,6 +155,7 @@ __all__ = [
     "FencedError",
     "FinishedJobWarning",
     "GroupFencedError",
+    "GroupOffsetsWarning",
     "IllegalGenerationError",
     "InvalidTransactionStateError",
     "LateRecordsWarning",
@@ -174,6 +178,7 @@ __all__ = [
     "SinkError",
     "SourceChangedError",
     "SourceError",
+    "SourceWaitingWarning",
     "StateError",
     "StateOverflowError",
     "StoreCorruptError",

@@ -5,10 +5,12 @@ from __future__ import annotations
 __all__ = [
     "DamagedCheckpointWarning",
     "FinishedJobWarning",
+    "GroupOffsetsWarning",
     "LateRecordsWarning",
     "MissingOutputWarning",
     "RefusedRecordsWarning",
     "RepeatedOutputWarning",
+    "SourceWaitingWarning",
     "UnknownTopicWarning",
 ]
 
@@ -48,3 +50,11 @@ class RepeatedOutputWarning(UserWarning):
 
 class FinishedJobWarning(UserWarning):
     """A job that had finished was run again: nothing was read or written, whatever may have changed since."""
+
+
+class SourceWaitingWarning(UserWarning):
+    """A source has been waiting for a while: nobody answers, or something holds back what it reads."""
+
+
+class GroupOffsetsWarning(UserWarning):
+    """The offsets of a consumer group do not follow the checkpoints of a job; its output is not concerned."""

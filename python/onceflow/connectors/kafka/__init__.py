@@ -1,5 +1,6 @@
 """Topics of Apache Kafka as source and sink of a dataflow (extra ``kafka``: confluent-kafka)."""
 
 from onceflow.connectors.kafka.sink import KafkaPlainSink, KafkaSink
+from onceflow.connectors.kafka.source import KafkaSource
 
-__all__ = ["KafkaPlainSink", "KafkaSink"]
+__all__ = ["KafkaPlainSink", "KafkaSink", "KafkaSource"]

@@ -1,1 +1,1 @@
-"""What sinks to topics share: those of the embedded log and those of Kafka."""
+"""What sources and sinks of topics share: those of the embedded log and those of Kafka."""

@@ -1,0 +1,401 @@
+"""What one consumer fetches for all partitions of a source, on a thread of its own, until their readers take it.
+
+The thread alone uses the consumer. What waits for readers is bounded in bytes over all partitions: where nobody lacks
+anything the thread waits; where one partition is full and another has nothing, the full one is paused. So partitions
+that are ahead in event time hold nobody up, and memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
+from onceflow.connectors.kafka.topic import Topic, TopicState
+from onceflow.exceptions import SourceChangedError, SourceError, SourceWaitingWarning, described
+from onceflow.sources import Wake
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, KafkaError, Message
+
+__all__ = ["Feed", "Lane", "offset_of", "out_of_range"]
+
+#: Bytes that wait for readers, of all partitions together; of one at least.
+MAX_BUFFERED_BYTES = 32 << 20
+_LEAST_SHARE = 256 << 10
+#: A message in memory besides its key and value.
+_OVERHEAD_BYTES = 300
+_AT_ONCE = 5_000
+#: Nothing interrupts a poll.
+_POLL_S, _QUICK_POLL_S = 0.05, 0.005
+#: The topic is looked at so often anyway, and so often while nobody answers.
+_LOOK_S, _PROBE_S = 5.0, 1.0
+_PROBE_TIMEOUT_S = 2.0
+#: Nobody answered for so long: it is said.
+_PATIENCE_S = 5.0
+_VERIFY_EVERY_S = 0.1
+
+
+class Lane:
+    """What was fetched of one partition, in order: messages, and the offsets at which nothing more was there."""
+
+    __slots__ = ("_feed", "items", "nbytes", "offset", "partition", "paused")
+
+    def __init__(self, feed: Feed, partition: int, offset: int) -> None:
+        self._feed = feed
+        self.partition = partition
+        self.offset = offset
+        #: Messages and about how many bytes they take; or an offset at which nothing more was there.
+        self.items: deque[tuple[list[Message], int] | int] = deque()
+        self.nbytes = 0
+        self.paused = False
+
+    def take(self, max_records: int) -> tuple[list[Message], int | None]:
+        """Up to so many messages; and, if behind them nothing more was there, from which offset on."""
+        return self._feed.taken(self, max_records)
+
+    def close(self) -> None:
+        """Nothing more is fetched."""
+        self._feed.leave(self)
+
+
+class Feed:
+    """See the module.
+
+    Args:
+        settings: How to reach the cluster.
+        config: The consumer's, as ``KafkaSettings.merged`` makes it.
+        topic: What is read.
+        topic_id: Its identity; another one under the same name is an error.
+        wake: Set when there is something to take, or to hear of.
+        deadline_s: Nobody answers for longer: it is an error. None: for ever.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        config: Callable[[Callable[[KafkaError], None]], Mapping[str, Any]],
+        topic: Topic,
+        topic_id: str,
+        wake: Wake,
+        deadline_s: float | None,
+    ) -> None:
+        self._library = client_library()
+        self._settings = settings
+        self._topic = topic
+        self._topic_id = topic_id
+        self._wake = wake
+        self._deadline_s = deadline_s
+        self._lock = threading.Condition()
+        self._lanes: dict[int, Lane] = {}
+        self._commands: deque[tuple[bool, Lane]] = deque()
+        self._nbytes = 0
+        self._closing = False
+        self._failure: SourceError | None = None
+        #: Something was wrong with a connection; since when no broker has answered, and why.
+        self._suspect = False
+        self._away_since_s: float | None = None
+        self._away_reason = ""
+        self._told_away = False
+        self._looked_s = time.monotonic()
+        #: Of messages that were taken, and of those, how many a look at the topic has come after.
+        self._taken = self._verified = 0
+        self._verified_s = 0.0
+        self._consumer: Consumer = settings.consumer(config(self._note))
+        self._thread = threading.Thread(target=self._run, name=f"onceflow-kafka-{topic.name}", daemon=True)
+        self._thread.start()
+
+    # -- for readers, on the job's thread ------------------------------------------------------
+
+    def join(self, partition: int, offset: int) -> Lane:
+        """Has a partition fetched from an offset on."""
+        lane = Lane(self, partition, offset)
+        with self._lock:
+            self._lanes[partition] = lane
+            self._commands.append((True, lane))
+            self._lock.notify()
+        return lane
+
+    def leave(self, lane: Lane) -> None:
+        """Ends that."""
+        with self._lock:
+            if self._lanes.get(lane.partition) is lane:
+                del self._lanes[lane.partition]
+            self._nbytes -= lane.nbytes
+            lane.nbytes = 0
+            lane.items.clear()
+            self._commands.append((False, lane))
+            self._lock.notify()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any partition is fetched."""
+        return bool(self._lanes)
+
+    def close(self) -> None:
+        """Ends the thread, and the consumer with it."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify()
+        self._thread.join()
+
+    def taken(self, lane: Lane, max_records: int) -> tuple[list[Message], int | None]:
+        """See ``Lane.take``."""
+        messages: list[Message] = []
+        reached: int | None = None
+        with self._lock:
+            while lane.items and len(messages) < max_records:
+                item = lane.items.popleft()
+                if isinstance(item, int):
+                    reached = item
+                    continue
+                part, nbytes = item
+                reached, left = None, max_records - len(messages)
+                if len(part) > left:
+                    rest = part[left:]
+                    part, whole = part[:left], nbytes
+                    nbytes = _nbytes(part)
+                    lane.items.appendleft((rest, whole - nbytes))
+                messages = messages + part if messages else part
+                lane.nbytes -= nbytes
+                self._nbytes -= nbytes
+            if messages:
+                self._taken += len(messages)
+                self._lock.notify()
+        return messages, reached
+
+    def check(self) -> bool:
+        """Whether the cluster answers, as far as is known. Says so if it does not for a while.
+
+        Raises:
+            SourceError: What the thread has met; or nobody has answered until the deadline.
+        """
+        if self._failure is not None:
+            raise self._failure
+        since_s = self._away_since_s
+        if since_s is None:
+            return True
+        away_s = time.monotonic() - since_s
+        where = f"no broker at {self._settings.bootstrap!r} answers for topic {self._topic.name!r}"
+        if self._deadline_s is not None and away_s >= self._deadline_s:
+            raise SourceError(
+                f"{where} since {away_s:.0f} s: {self._away_reason}. Nothing is lost: run the job again when it does, "
+                f"or give a longer max_unavailable_s than {self._deadline_s:g}"
+            )
+        if away_s >= _PATIENCE_S and not self._told_away:
+            self._told_away = True
+            limit = "for ever" if self._deadline_s is None else f"up to {self._deadline_s:g} s"
+            warnings.warn(
+                SourceWaitingWarning(f"{where} since {away_s:.0f} s: {self._away_reason}. The job waits {limit}"),
+                stacklevel=2,
+            )
+        return False
+
+    def verify(self) -> None:
+        """What was taken until now is of the topic that was opened, as far as a broker can be asked.
+
+        Raises:
+            SourceChangedError: The topic is another one of the same name.
+        """
+        taken, now_s = self._taken, time.monotonic()
+        if taken == self._verified or now_s - self._verified_s < _VERIFY_EVERY_S or self._away_since_s is not None:
+            return
+        self._verified_s = now_s
+        found = self._topic.state_now(1.0)
+        if isinstance(found, TopicState):
+            self._check_identity(found)
+            self._verified = taken
+        else:
+            self._suspect = True
+
+    # -- the thread ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._obey():
+                self._fetch()
+                self._look()
+        except Exception as error:
+            if not isinstance(error, SourceError):
+                text = self._settings.redacted(described(error))
+                error = SourceError(f"topic {self._topic.name!r} cannot be read: {text}")
+            self._failure = error
+            self._wake.set()
+        finally:
+            self._consumer.close()
+
+    def _obey(self) -> bool:
+        """Does what readers want done, and waits while nothing is to be fetched; false in the end."""
+        with self._lock:
+            while not self._closing and not self._commands and (not self._lanes or self._is_full()):
+                self._lock.wait(_PROBE_S)
+                if self._suspect:
+                    break
+            commands, self._commands = list(self._commands), deque()
+            closing = self._closing
+        for joins, lane in commands:
+            place = self._library.TopicPartition(self._topic.name, lane.partition, lane.offset)
+            if joins:
+                self._consumer.incremental_assign([place])
+            else:
+                self._consumer.incremental_unassign([place])
+        return not closing
+
+    def _is_full(self) -> bool:
+        return self._nbytes >= MAX_BUFFERED_BYTES and all(lane.items or lane.paused for lane in self._lanes.values())
+
+    def _fetch(self) -> None:
+        self._pause()
+        is_quick = any(lane.paused for lane in self._lanes.values()) or bool(self._commands)
+        first = self._consumer.poll(_QUICK_POLL_S if is_quick else _POLL_S)
+        if first is not None:
+            self._dispatch([first, *self._consumer.consume(_AT_ONCE - 1, 0)])
+
+    def _pause(self) -> None:
+        """Pauses who has more than its share where another one has nothing; and has it go on when it has less."""
+        with self._lock:
+            lanes = list(self._lanes.values())
+            share = max(MAX_BUFFERED_BYTES // max(len(lanes), 1), _LEAST_SHARE)
+            over = []
+            if self._nbytes >= MAX_BUFFERED_BYTES or len(lanes) * share > MAX_BUFFERED_BYTES:
+                over = [lane for lane in lanes if lane.nbytes >= share and not lane.paused]
+            under = [lane for lane in lanes if lane.paused and lane.nbytes <= share // 2]
+        for lane in over:
+            self._consumer.pause([self._library.TopicPartition(self._topic.name, lane.partition)])
+            lane.paused = True
+        for lane in under:
+            self._consumer.resume([self._library.TopicPartition(self._topic.name, lane.partition)])
+            lane.paused = False
+
+    def _dispatch(self, messages: Sequence[Message]) -> None:
+        of_partition = self._library.Message.partition
+        for partition, run in groupby(messages, of_partition):
+            part = list(run)
+            if any(map(self._library.Message.error, part)):
+                for message in part:
+                    if message.error() is None:
+                        self._put(partition, [message])
+                    else:
+                        self._hear(message)
+            else:
+                self._put(partition, part)
+
+    def _put(self, partition: int | None, found: list[Message] | int) -> None:
+        nbytes = 0 if isinstance(found, int) else _nbytes(found)
+        with self._lock:
+            lane = None if partition is None else self._lanes.get(partition)
+            if lane is None:
+                return
+            was_empty = not lane.items
+            lane.items.append(found if isinstance(found, int) else (found, nbytes))
+            lane.nbytes += nbytes
+            self._nbytes += nbytes
+        if was_empty:
+            self._wake.set()
+
+    def _hear(self, message: Message) -> None:
+        """Of an event among the messages.
+
+        Raises:
+            SourceError: It cannot be waited for.
+        """
+        error, kinds = message.error(), self._library.KafkaError
+        if error is None:
+            return
+        if error.code() == kinds._PARTITION_EOF:
+            self._put(message.partition(), offset_of(message))
+            return
+        if message.topic() is None or error.code() in (
+            kinds.UNKNOWN_TOPIC_OR_PART,
+            kinds._UNKNOWN_TOPIC,
+            kinds._UNKNOWN_PARTITION,
+            kinds._TRANSPORT,
+            kinds._TIMED_OUT,
+            kinds._ALL_BROKERS_DOWN,
+            kinds._RESOLVE,
+        ):
+            self._note(error)
+            return
+        if error.code() == kinds._AUTO_OFFSET_RESET:
+            raise self._out_of_range(message)
+        # Anything else may mean that records cannot be read, which the client would pass by.
+        text = self._settings.redacted(error_text(error))
+        raise SourceError(
+            f"partition {message.partition()} of {self._topic.name!r} cannot be read at {message.offset()}: {text}",
+            partition=str(message.partition()),
+        )
+
+    def _out_of_range(self, message: Message) -> SourceError:
+        partition, offset = message.partition() or 0, offset_of(message)
+        self._check_identity(self._topic.state())
+        bounds = self._topic.bounds([partition])[partition]
+        return out_of_range(self._topic.name, partition, offset, bounds.start, bounds.end)
+
+    def _note(self, error: KafkaError) -> None:
+        """Something is wrong that belongs to no partition: whether anybody answers is found out by a question."""
+        self._suspect = True
+        self._away_reason = self._settings.redacted(error_text(error))
+        if error.fatal():
+            self._failure = SourceError(f"Kafka's client has failed for good: {self._away_reason}")
+            self._wake.set()
+
+    def _look(self) -> None:
+        """Asks what the topic is, now and then, and whether anybody answers."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < (_PROBE_S if self._suspect else _LOOK_S):
+            return
+        found = self._topic.state_now(_PROBE_TIMEOUT_S)
+        self._looked_s = time.monotonic()
+        if isinstance(found, TopicState):
+            self._check_identity(found)
+            self._suspect = self._told_away = False
+            self._away_since_s = None
+        else:
+            self._suspect = True
+            self._away_reason = found
+            if self._away_since_s is None:
+                self._away_since_s = now_s
+            self._wake.set()
+
+    def _check_identity(self, found: TopicState) -> None:
+        if found.id and self._topic_id and found.id != self._topic_id:
+            raise SourceChangedError(
+                f"topic {self._topic.name!r} was deleted and made anew while it was read, so offsets mean nothing any "
+                "more. What was read since the last checkpoint is not kept; to read the new topic from its beginning, "
+                "start over with resume_from='none'"
+            )
+
+
+def out_of_range(topic: str, partition: int, offset: int, start: int, end: int) -> SourceChangedError:
+    """An offset at which nothing can be read, and what to do."""
+    removed = (
+        "retention has removed what is between. Give the topic a longer retention; to go on without these records, "
+        "start over with resume_from='none'"
+    )
+    cut = (
+        "the log was cut, by an unclean election or a broker that came back with an older disk, or is older than the "
+        "checkpoint. Bring the newest log back; to go on with this one, start over with resume_from='none'"
+    )
+    return SourceChangedError(
+        f"partition {partition} of {topic!r} has offsets {start} to {end} (the next one to be written), and is to be "
+        f"read at {offset}: {removed if offset < start else cut}",
+        partition=str(partition),
+        position=offset,
+    )
+
+
+def offset_of(message: Message) -> int:
+    """Of a message that was fetched, which always has one."""
+    offset = message.offset()
+    return -1 if offset is None else offset
+
+
+def _nbytes(messages: list[Message]) -> int:
+    """About what messages take in memory; the length of a message is that of its value."""
+    keys = sum(len(key) for message in messages if (key := message.key()) is not None)
+    return sum(map(len, messages)) + keys + len(messages) * _OVERHEAD_BYTES

@@ -1,0 +1,324 @@
+"""Topics of Kafka as a source.
+
+Each partition of the topic is a partition of the source, its position an offset and what makes it exact: see
+``position``. Partitions are assigned, never subscribed to: where a run begins is said by its checkpoint alone.
+
+A run to the end (``stop_at_end``) ends each partition behind the last record that was there when the job opened it
+first, be it committed, aborted or part of a transaction that was still open, whose end it waits for: so all that was
+written by then is read. A run until caught up never waits for others: it ends where a read_committed consumer could
+read to when the run began, and the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, ClassVar, Literal, get_args
+
+from onceflow.connectors.event_time import micros
+from onceflow.connectors.files.malformed import MalformedPolicy
+from onceflow.connectors.kafka.feed import Feed, out_of_range
+from onceflow.connectors.kafka.group import GroupOffsets
+from onceflow.connectors.kafka.position import Position
+from onceflow.connectors.kafka.reader import KafkaReader
+from onceflow.connectors.kafka.settings import KafkaSettings, client_library, topic_of
+from onceflow.connectors.kafka.topic import Bounds, Isolation, Topic, TopicState
+from onceflow.connectors.topics.messages import Decode, EventTime, MessageReading
+from onceflow.exceptions import ConfigurationError, SourceChangedError
+from onceflow.sources import Source, SourceContext, SourceReader
+from onceflow.types import Plain
+
+__all__ = ["KafkaSource"]
+
+#: What the connector decides, and what a user gives instead.
+_INSTEAD = {
+    "group.id": "give group=",
+    "isolation.level": "give isolation=",
+    "auto.offset.reset": "give start=; where a position is gone the source never goes elsewhere by itself",
+    "enable.auto.commit": "offsets are committed with the checkpoints: give group=",
+    "enable.auto.offset.store": "offsets are committed with the checkpoints: give group=",
+    "enable.partition.eof": "the connector sets it itself",
+}
+#: Small queues: what is read ahead waits in the feed, which counts it. A client whose queue is full otherwise waits a
+#: second before it fetches again.
+_DEFAULTS = {
+    "client.id": "onceflow",
+    "queued.min.messages": 20_000,
+    "queued.max.messages.kbytes": 16_384,
+    "fetch.queue.backoff.ms": 5,
+    "fetch.max.bytes": 16 << 20,
+    "reconnect.backoff.max.ms": 1_000,
+    "check.crcs": True,
+    # A job whose sinks are slow does not poll; nobody else takes its partitions.
+    "max.poll.interval.ms": 86_400_000,
+}
+
+
+class KafkaSource(Source):
+    """Records of a topic; each of its partitions is a partition.
+
+    Takes what ``LogSource`` takes, by the same names. Partitions that the topic gets while a job runs are read from its
+    next run on, from their beginning.
+
+    Args:
+        bootstrap: ``"host:port"``, several with commas between them.
+        topic: Its name.
+        decode: What a record is. None: a dict with ``partition``, ``offset``, ``timestamp_ms``, ``key``, ``value`` and
+            ``headers``. ``"json"``: the value, read as JSON (None for a null value). ``"value"``: the value. Or a
+            function of that dict.
+        as_columns: Batches are columns ``partition``, ``offset``, ``timestamp_ms`` (numpy), ``key`` and ``value``
+            (Arrow arrays of binary). Needs ``onceflow[arrow]``.
+        event_time: ``"timestamp"``: the timestamps of the records. Or a function that gives the time of a record (ISO
+            text, a datetime, or seconds since 1970); with ``as_columns`` a function that gives an int64 array of
+            microseconds for a batch of columns.
+        stop_at_end: Each partition ends at what was its end when the job first opened it. False: the source goes on
+            for ever, until the job is stopped. See the module for which end is meant.
+        on_malformed: What to do with a record that ``decode`` or ``event_time`` raises for: ``"fail"``, ``"skip"`` (and
+            count it), or ``"dead_letter"``.
+        start: Where a job begins that has no checkpoint: ``"earliest"``; ``"latest"``: behind what a read_committed
+            consumer could read to, so that no transaction is cut in two; or a datetime (UTC without a zone): at the
+            first record of each partition whose timestamp is not below it.
+        isolation: ``"read_committed"``: nothing of open and aborted transactions.
+        group: The offsets of each complete checkpoint are committed for this consumer group, for tools that show its
+            lag. Nothing is ever read from there. What fails is told by a ``GroupOffsetsWarning``.
+        config: Settings of librdkafka, such as ``{"security.protocol": "SASL_SSL", …}``.
+        connect_timeout_s: At the start a broker must answer within so many seconds.
+        max_unavailable_s: While the job runs it waits so long for brokers that do not answer; None: for ever.
+
+    Raises:
+        ConfigurationError: Settings that cannot be.
+        MissingExtraError: confluent-kafka is not installed.
+    """
+
+    wakes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        decode: Literal["json", "value"] | Decode | None = None,
+        as_columns: bool = False,
+        event_time: Literal["timestamp"] | EventTime | None = None,
+        stop_at_end: bool = True,
+        on_malformed: MalformedPolicy = "fail",
+        start: Literal["earliest", "latest"] | datetime = "earliest",
+        isolation: Isolation = "read_committed",
+        group: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        connect_timeout_s: float = 30.0,
+        max_unavailable_s: float | None = 600.0,
+    ) -> None:
+        client_library()
+        self._settings = KafkaSettings(bootstrap, config)
+        self._topic_name = topic_of(topic)
+        self._reading = MessageReading(self._topic_name, decode, as_columns, event_time, on_malformed)
+        self.deterministic = self._reading.is_deterministic
+        self.has_event_time = event_time is not None
+        self.has_dead_letters = on_malformed == "dead_letter"
+        self._stop_at_end = stop_at_end
+        if isolation not in get_args(Isolation):
+            raise ConfigurationError(f"isolation={isolation!r}: 'read_committed' or 'read_uncommitted'")
+        self._isolation: Isolation = isolation
+        if group is not None and (not isinstance(group, str) or not group):
+            raise ConfigurationError(f"group={group!r}: give the name of a consumer group")
+        self._group = group
+        self._start, self._start_ms = start, _start_ms(start)
+        self._connect_timeout_s = _seconds("connect_timeout_s", connect_timeout_s)
+        self._max_unavailable_s = (
+            None if max_unavailable_s is None else _seconds("max_unavailable_s", max_unavailable_s)
+        )
+        # Refused now and not in the middle of a start.
+        self._config(lambda error: None)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._asked: Topic | None = None
+        self._listed: TopicState | None = None
+        #: What a job had read of before this run.
+        self._resumed: frozenset[str] = frozenset()
+        #: By the identity of a context: of each run its own.
+        self._runs: dict[int, _Run] = {}
+        self._offsets: GroupOffsets | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Connections stay where they are.
+        left = ("_lock", "_process", "_asked", "_listed", "_resumed", "_runs", "_offsets")
+        return {name: value for name, value in self.__dict__.items() if name not in left}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def partitions(self) -> list[str]:
+        """``"0"``, ``"1"`` and so on."""
+        self._listed = self._topic().state()
+        return [str(number) for number in self._listed.partitions]
+
+    def restore(self, positions: Mapping[str, Plain]) -> None:
+        """See ``Source``. Partitions that have come since a job began are read from their beginning."""
+        self._resumed = frozenset(positions)
+        if self._listed is None:
+            return
+        missing = sorted(positions.keys() - {str(number) for number in self._listed.partitions})
+        if missing:
+            raise SourceChangedError(
+                f"topic {self._topic_name!r} has {len(self._listed.partitions)} partitions, and the checkpoint has "
+                f"positions of others, {missing}. A topic never loses partitions: it was made anew, or a broker that "
+                "starts does not know them yet, and then another attempt helps. To go on with what there is, start "
+                "over with resume_from='none'",
+                partition=missing[0],
+            )
+
+    def open(self, partition: str, position: Plain) -> SourceReader:
+        """See ``Source``."""
+        return self.open_with_context(partition, position, SourceContext())
+
+    def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
+        """See ``Source``."""
+        number, topic = int(partition), self._topic()
+        with self._lock:
+            run = self._runs.get(id(context))
+            if run is None:
+                state = topic.state()
+                run = self._runs[id(context)] = _Run(context, state, topic.bounds(state.partitions), None)
+            run.opened += 1
+        try:
+            bounds = run.bounds.pop(number, None) or topic.bounds([number])[number]
+            found, end = self._placed(run.state, partition, position, bounds, context)
+            if run.feed is None:
+                run.feed = Feed(
+                    self._settings, self._config, topic, run.state.id, context.wake, self._max_unavailable_s
+                )
+            return KafkaReader(run.feed, self._reading, number, found, bounds.start, end, lambda: self._closed(context))
+        except BaseException:
+            self._closed(context)
+            raise
+
+    def _placed(
+        self, state: TopicState, partition: str, position: Plain, bounds: Bounds, context: SourceContext
+    ) -> tuple[Position, int | None]:
+        """Where a reader goes on, and where it ends in this run."""
+        last_end = bounds.end if self._stop_at_end else None
+        if position is None:
+            found = Position(state.id, self._first(partition, bounds), last_end, None)
+        else:
+            kept = Position.of(position)
+            self._check(partition, kept, state, bounds)
+            end = kept.end if self._stop_at_end and kept.end is not None else last_end
+            found = Position(state.id, kept.offset, end, kept.last)
+        if context.until == "caught_up":
+            reached = bounds.stable_end if self._isolation == "read_committed" else bounds.end
+            return Position(state.id, found.offset, None, found.last), reached
+        return found, found.end
+
+    def _first(self, partition: str, bounds: Bounds) -> int:
+        # What has come while a job was running, or was stopped, is new from its beginning.
+        is_new = bool(self._resumed) and partition not in self._resumed
+        if self._start == "earliest" or is_new:
+            return bounds.start
+        latest = bounds.stable_end if self._isolation == "read_committed" else bounds.end
+        if self._start_ms is None:
+            return latest
+        found = self._topic().offsets_at([int(partition)], self._start_ms)[int(partition)]
+        return latest if found < 0 else found
+
+    def _check(self, partition: str, kept: Position, state: TopicState, bounds: Bounds) -> None:
+        if kept.topic_id and state.id and kept.topic_id != state.id:
+            raise SourceChangedError(
+                f"topic {self._topic_name!r} was deleted and made again since the checkpoint, or is one of another "
+                f"cluster, so offset {kept.offset} of partition {partition} means nothing any more; start over with "
+                "resume_from='none'",
+                partition=partition,
+                position=kept.offset,
+            )
+        if not bounds.start <= kept.offset <= bounds.end:
+            raise out_of_range(self._topic_name, int(partition), kept.offset, bounds.start, bounds.end)
+
+    def same_position(self, one: Plain, other: Plain) -> bool:
+        """See ``Source``: offsets without a record may lie between two positions of the same place."""
+        if one is None or other is None:
+            return one == other
+        return Position.of(one).is_same_place(Position.of(other))
+
+    def on_checkpoint_complete(
+        self, checkpoint_id: int, positions: Mapping[str, Plain], context: SourceContext
+    ) -> None:
+        """See ``Source``: commits the offsets for ``group``, if there is one."""
+        if self._group is None:
+            return
+        if self._offsets is None:
+            self._offsets = GroupOffsets(self._settings, self._group, self._topic_name)
+        offsets = {int(name): Position.of(at).offset for name, at in positions.items() if at is not None}
+        # Behind the last checkpoint of a run nobody comes to look whether it worked.
+        self._offsets.commit(offsets, wait=id(context) not in self._runs)
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Source``."""
+        found = {"type": "KafkaSource", "bootstrap": self._settings.bootstrap, "topic": self._topic_name}
+        return {**found, "isolation": self._isolation, **({} if self._group is None else {"group": self._group})}
+
+    def _topic(self) -> Topic:
+        if self._process != os.getpid():
+            # Threads of the client stay behind at a fork.
+            self._forget()
+        if self._asked is None:
+            self._asked = Topic(self._settings, self._topic_name, self._connect_timeout_s)
+        return self._asked
+
+    def _config(self, on_error: Callable[[Any], None]) -> dict[str, Any]:
+        fixed = {
+            "group.id": self._group or "onceflow",
+            "isolation.level": self._isolation,
+            "auto.offset.reset": "error",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+        }
+        return self._settings.merged(fixed, _DEFAULTS, instead=_INSTEAD, on_error=on_error)
+
+    def _closed(self, context: SourceContext) -> None:
+        with self._lock:
+            run = self._runs[id(context)]
+            run.opened -= 1
+            if run.opened:
+                return
+            del self._runs[id(context)]
+        if run.feed is not None:
+            run.feed.close()
+
+
+class _Run:
+    """What the readers of one run share."""
+
+    def __init__(self, context: SourceContext, state: TopicState, bounds: dict[int, Bounds], feed: Feed | None) -> None:
+        # Held, so that no other one has its identity.
+        self.context = context
+        self.state = state
+        #: As of the beginning; each is used once.
+        self.bounds = bounds
+        self.feed = feed
+        self.opened = 0
+
+
+def _start_ms(start: object) -> int | None:
+    """Of a datetime."""
+    if isinstance(start, datetime):
+        try:
+            # The first whole millisecond that is not below it.
+            return -(-micros(start) // 1000)
+        except ValueError as error:
+            raise ConfigurationError(f"start={start!r}: {error}") from error
+    if start not in ("earliest", "latest"):
+        raise ConfigurationError(f"start={start!r}: 'earliest', 'latest' or a datetime")
+    return None
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ConfigurationError(f"{name}={value!r}: give seconds, more than 0")
+    return float(value)
