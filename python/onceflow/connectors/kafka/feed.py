@@ -31,8 +31,8 @@ _LEAST_SHARE = 256 << 10
 #: A message in memory besides its key and value.
 _OVERHEAD_BYTES = 300
 _AT_ONCE = 5_000
-#: Nothing interrupts a poll.
-_POLL_S, _QUICK_POLL_S = 0.05, 0.005
+#: Nothing interrupts a poll, so it is short where something was to do just now, and gets longer.
+_POLL_S, _QUICK_POLL_S = 0.05, 0.002
 #: The topic is looked at so often anyway, and so often while nobody answers.
 _LOOK_S, _PROBE_S = 5.0, 1.0
 _PROBE_TIMEOUT_S = 2.0
@@ -103,6 +103,7 @@ class Feed:
         self._away_reason = ""
         self._told_away = False
         self._looked_s = time.monotonic()
+        self._poll_s = _QUICK_POLL_S
         #: Of messages that were taken, and of those, how many a look at the topic has come after.
         self._taken = self._verified = 0
         self._verified_s = 0.0
@@ -251,10 +252,11 @@ class Feed:
 
     def _fetch(self) -> None:
         self._pause()
-        is_quick = any(lane.paused for lane in self._lanes.values()) or bool(self._commands)
-        first = self._consumer.poll(_QUICK_POLL_S if is_quick else _POLL_S)
+        first = self._consumer.poll(self._poll_s)
         if first is not None:
             self._dispatch([first, *self._consumer.consume(_AT_ONCE - 1, 0)])
+        is_busy = first is not None or self._commands or any(lane.paused for lane in list(self._lanes.values()))
+        self._poll_s = _QUICK_POLL_S if is_busy else min(2 * self._poll_s, _POLL_S)
 
     def _pause(self) -> None:
         """Pauses who has more than its share where another one has nothing; and has it go on when it has less."""

@@ -106,11 +106,10 @@ class Topic:
         numbers = list(partitions)
 
         def ask() -> dict[int, Bounds]:
-            # The ends first: what retention removes meanwhile cannot make a start lie beyond them unseen.
-            stable = self._offsets(dict.fromkeys(numbers, spec.latest()), "READ_COMMITTED")
-            end = self._offsets(dict.fromkeys(numbers, spec.latest()), "READ_UNCOMMITTED")
-            start = self._offsets(dict.fromkeys(numbers, spec.earliest()), "READ_UNCOMMITTED")
-            return {number: Bounds(start[number], stable[number], end[number]) for number in numbers}
+            stable = self._ask_offsets(dict.fromkeys(numbers, spec.latest()), "READ_COMMITTED")
+            end = self._ask_offsets(dict.fromkeys(numbers, spec.latest()), "READ_UNCOMMITTED")
+            start = self._ask_offsets(dict.fromkeys(numbers, spec.earliest()), "READ_UNCOMMITTED")
+            return {number: Bounds(start()[number], stable()[number], end()[number]) for number in numbers}
 
         return self._asked("offsets", ask)
 
@@ -121,7 +120,7 @@ class Topic:
             SourceError: As ``state``.
         """
         specs = {number: self._spec().for_timestamp(timestamp_ms) for number in partitions}
-        return self._asked("offsets", lambda: self._offsets(specs, "READ_UNCOMMITTED"))
+        return self._asked("offsets", lambda: self._ask_offsets(specs, "READ_UNCOMMITTED")())  # noqa: PLW0108 - asked again each time
 
     def _spec(self) -> Any:
         return require("confluent_kafka.admin", extra="kafka", purpose="Kafka").OffsetSpec
@@ -135,14 +134,14 @@ class Topic:
         identity = str(found.topic_id or "")
         return TopicState("" if not identity.strip("A=") else identity, tuple(sorted(p.id for p in found.partitions)))
 
-    def _offsets(self, specs: Mapping[int, Any], isolation: str) -> dict[int, int]:
-        kinds = self._library.IsolationLevel
+    def _ask_offsets(self, specs: Mapping[int, Any], isolation: str) -> Callable[[], dict[int, int]]:
+        """Sends a question; what is returned waits for the answer."""
         asked = self._admin.list_offsets(
             {self._library.TopicPartition(self.name, number): spec for number, spec in specs.items()},
-            isolation_level=getattr(kinds, isolation),
+            isolation_level=getattr(self._library.IsolationLevel, isolation),
             request_timeout=_REQUEST_S,
         )
-        return {place.partition: self._answer(future, _REQUEST_S).offset for place, future in asked.items()}
+        return lambda: {place.partition: self._answer(future, _REQUEST_S).offset for place, future in asked.items()}
 
     def _answer(self, future: Future[_T], timeout_s: float) -> _T:
         # The client keeps its own time; ours is for a client that does not.
