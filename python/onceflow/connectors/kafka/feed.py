@@ -31,6 +31,7 @@ _LEAST_SHARE = 256 << 10
 #: A message in memory besides its key and value.
 _OVERHEAD_BYTES = 300
 _AT_ONCE = 5_000
+_SUPPOSED_BYTES = 10_000
 #: Nothing interrupts a poll, so it is short where something was to do just now, and gets longer.
 _POLL_S, _QUICK_POLL_S = 0.05, 0.002
 #: The topic is looked at so often anyway, and so often while nobody answers.
@@ -104,6 +105,8 @@ class Feed:
         self._told_away = False
         self._looked_s = time.monotonic()
         self._poll_s = _QUICK_POLL_S
+        #: Of the messages that came last.
+        self._mean_bytes = _SUPPOSED_BYTES
         #: Of messages that were taken, and of those, how many a look at the topic has come after.
         self._taken = self._verified = 0
         self._verified_s = 0.0
@@ -247,14 +250,25 @@ class Feed:
                 self._consumer.incremental_unassign([place])
         return not closing
 
+    def _share(self) -> int:
+        """Bytes that each partition may have waiting where they are many."""
+        return max(MAX_BUFFERED_BYTES // max(len(self._lanes), 1), _LEAST_SHARE)
+
     def _is_full(self) -> bool:
-        return self._nbytes >= MAX_BUFFERED_BYTES and all(lane.items or lane.paused for lane in self._lanes.values())
+        """Whether enough waits, and nobody lacks anything."""
+        half = self._share() // 2
+        return self._nbytes >= MAX_BUFFERED_BYTES and all(
+            lane.nbytes > half if lane.paused else lane.items for lane in self._lanes.values()
+        )
 
     def _fetch(self) -> None:
         self._pause()
         first = self._consumer.poll(self._poll_s)
         if first is not None:
-            self._dispatch([first, *self._consumer.consume(_AT_ONCE - 1, 0)])
+            # As many as there is room for, as far as their size is known.
+            room = max(MAX_BUFFERED_BYTES - self._nbytes, self._share()) // 2
+            more = min(room // self._mean_bytes, _AT_ONCE)
+            self._dispatch([first, *(self._consumer.consume(more, 0) if more else ())])
         is_busy = first is not None or self._commands or any(lane.paused for lane in list(self._lanes.values()))
         self._poll_s = _QUICK_POLL_S if is_busy else min(2 * self._poll_s, _POLL_S)
 
@@ -262,7 +276,7 @@ class Feed:
         """Pauses who has more than its share where another one has nothing; and has it go on when it has less."""
         with self._lock:
             lanes = list(self._lanes.values())
-            share = max(MAX_BUFFERED_BYTES // max(len(lanes), 1), _LEAST_SHARE)
+            share = self._share()
             over = []
             if self._nbytes >= MAX_BUFFERED_BYTES or len(lanes) * share > MAX_BUFFERED_BYTES:
                 over = [lane for lane in lanes if lane.nbytes >= share and not lane.paused]
@@ -288,7 +302,10 @@ class Feed:
                 self._put(partition, part)
 
     def _put(self, partition: int | None, found: list[Message] | int) -> None:
-        nbytes = 0 if isinstance(found, int) else _nbytes(found)
+        nbytes = 0
+        if not isinstance(found, int):
+            nbytes = _nbytes(found)
+            self._mean_bytes = nbytes // len(found)
         with self._lock:
             lane = None if partition is None else self._lanes.get(partition)
             if lane is None:

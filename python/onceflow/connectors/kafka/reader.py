@@ -97,6 +97,8 @@ class KafkaReader(SourceReader):
         self._expected = position.last if position.last is not None and position.last.offset >= start else None
         from_offset = position.offset if self._expected is None else self._expected.offset
         self._lane: Lane = feed.join(partition, from_offset)
+        #: Where nothing more was there when it was asked last.
+        self._reached = -1
         self._held_back_since_s: float | None = None
 
     def read(self, max_records: int) -> SourceBatch | None:
@@ -119,9 +121,9 @@ class KafkaReader(SourceReader):
             self._note_last(messages[-1])
         if reached is not None:
             self._expected = None
-            self._offset = max(self._offset, reached)
+            self._offset = self._reached = max(self._offset, reached)
         if end is not None:
-            self._tell_held_back(end, waits=answers and not messages)
+            self._tell_held_back(end, waits=answers and self._reached == self._offset)
         return batch
 
     def _checked(self, messages: list[Message], expected: LastRecord) -> list[Message]:
@@ -154,7 +156,7 @@ class KafkaReader(SourceReader):
 
     def _tell_held_back(self, end: int, *, waits: bool) -> None:
         """Says that an open transaction lies before the end, which is waited for."""
-        if not waits or self._offset >= end or self._lane.items:
+        if not waits or self._offset >= end:
             self._held_back_since_s = None
             return
         now_s = time.monotonic()

@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 #: One request may take so long; more are made until the deadline.
 _REQUEST_S = 5.0
 _PAUSE_S = 0.25
+_GLANCE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Topic:
         self._settings = settings
         self.name = name
         self._timeout_s = connect_timeout_s
+        self._request_s = min(_REQUEST_S, connect_timeout_s)
         #: What the client said last of its connections: why nobody answers.
         self._trouble: KafkaError | None = None
         self._admin = settings.admin(settings.merged({}, {}, on_error=self._note))
@@ -87,7 +89,7 @@ class Topic:
         Raises:
             SourceError: There is no such topic, it may not be read, or nobody answers.
         """
-        return self._asked("state", lambda: self._describe(_REQUEST_S))
+        return self._asked("state", lambda: self._describe(self._request_s))
 
     def state_now(self, timeout_s: float) -> TopicState | str:
         """The same, asked once; or why there is no answer."""
@@ -139,13 +141,23 @@ class Topic:
         asked = self._admin.list_offsets(
             {self._library.TopicPartition(self.name, number): spec for number, spec in specs.items()},
             isolation_level=getattr(self._library.IsolationLevel, isolation),
-            request_timeout=_REQUEST_S,
+            request_timeout=self._request_s,
         )
-        return lambda: {place.partition: self._answer(future, _REQUEST_S).offset for place, future in asked.items()}
+        return lambda: {
+            place.partition: self._answer(future, self._request_s).offset for place, future in asked.items()
+        }
 
     def _answer(self, future: Future[_T], timeout_s: float) -> _T:
+        """What a question is answered with; not waited for where nobody will answer us."""
         # The client keeps its own time; ours is for a client that does not.
-        return future.result(timeout_s + 1.0)
+        deadline = time.monotonic() + timeout_s + 1.0
+        while True:
+            try:
+                return future.result(_GLANCE_S)
+            except TimeoutError:
+                self._admin.poll(0)
+                if time.monotonic() > deadline or (self._trouble is not None and self._refuses(self._trouble)):
+                    raise
 
     def _asked(self, what: str, ask: Callable[[], _T]) -> _T:
         """An answer, asked for until the deadline as long as nobody answers."""
