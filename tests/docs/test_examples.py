@@ -86,8 +86,13 @@ def redis_environment(request, monkeypatch):
     monkeypatch.setenv("REDIS_URL", request.getfixturevalue("redis_url"))
 
 
+def kafka_environment(request, monkeypatch):
+    """Programs find a real broker."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", request.getfixturevalue("kafka").bootstrap)
+
+
 #: Page → what its programs need.
-SERVERS = {"postgres.md": postgres_environment, "redis.md": redis_environment}
+SERVERS = {"kafka.md": kafka_environment, "postgres.md": postgres_environment, "redis.md": redis_environment}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

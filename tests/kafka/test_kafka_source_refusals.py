@@ -14,7 +14,13 @@ from services.kafka import KafkaBroker
 
 from onceflow.connectors.kafka import KafkaSource, feed
 from onceflow.connectors.kafka import reader as kafka_reader
-from onceflow.exceptions import GroupOffsetsWarning, SourceChangedError, SourceError, SourceWaitingWarning
+from onceflow.exceptions import (
+    GroupOffsetsWarning,
+    NewPartitionsWarning,
+    SourceChangedError,
+    SourceError,
+    SourceWaitingWarning,
+)
 from onceflow.sources import SourceContext
 
 SECRET = "swordfish-4711"
@@ -168,6 +174,23 @@ def test_k23_position_of_something_else(topics):
     source = KafkaSource(topics.bootstrap, topics.create())
     with pytest.raises(SourceError, match="no position in a topic of Kafka"):
         source.open("0", {"offset": "17"})
+
+
+def test_k23_partitions_that_come_while_it_is_read(topics, monkeypatch):
+    """A job may run for months: that it does not read a new partition must be told."""
+    monkeypatch.setattr(feed, "_LOOK_S", 0.1)
+    name = topics.create()
+    reader, take = followed(topics, name)
+    topics.grow(name, 3)
+    with pytest.warns(NewPartitionsWarning, match="has got 2 more partitions, and now has 3"):
+        until = time.monotonic() + 30
+        while reader._feed._known == 1 or reader._feed._come:
+            assert time.monotonic() < until
+            reader.read(1)
+            time.sleep(0.02)
+    topics.write(name, [b"old ones go on"])
+    assert take(1) == [b"old ones go on"]
+    reader.close()
 
 
 # -- what is not to be had ---------------------------------------------------------------------------

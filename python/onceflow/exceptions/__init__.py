@@ -59,8 +59,8 @@ known is None. Errors can be pickled and copied.
 
 Each class has a stable ``kind``, under which the Rust core and logs know it. Warnings are for what a user must hear of
 while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``GroupOffsetsWarning``,
-``LateRecordsWarning``, ``MissingOutputWarning``, ``RefusedRecordsWarning``, ``RepeatedOutputWarning``,
-``SourceWaitingWarning``.
+``LateRecordsWarning``, ``MissingOutputWarning``, ``NewPartitionsWarning``, ``RefusedRecordsWarning``,
+``RepeatedOutputWarning``, ``SourceWaitingWarning``.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ from onceflow.exceptions.warnings import (
     GroupOffsetsWarning,
     LateRecordsWarning,
     MissingOutputWarning,
+    NewPartitionsWarning,
     RefusedRecordsWarning,
     RepeatedOutputWarning,
     SourceWaitingWarning,
@@ -165,6 +166,7 @@ __all__ = [
     "MalformedRecordError",
     "MissingExtraError",
     "MissingOutputWarning",
+    "NewPartitionsWarning",
     "NotANumberError",
     "OffsetOutOfRangeError",
     "OnceflowError",

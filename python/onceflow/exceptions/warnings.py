@@ -8,6 +8,7 @@ __all__ = [
     "GroupOffsetsWarning",
     "LateRecordsWarning",
     "MissingOutputWarning",
+    "NewPartitionsWarning",
     "RefusedRecordsWarning",
     "RepeatedOutputWarning",
     "SourceWaitingWarning",
@@ -50,6 +51,10 @@ class RepeatedOutputWarning(UserWarning):
 
 class FinishedJobWarning(UserWarning):
     """A job that had finished was run again: nothing was read or written, whatever may have changed since."""
+
+
+class NewPartitionsWarning(UserWarning):
+    """A topic has got partitions while a job runs, which reads them from its next run on."""
 
 
 class SourceWaitingWarning(UserWarning):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.kafka.topic import Topic, TopicState
-from onceflow.exceptions import SourceChangedError, SourceError, SourceWaitingWarning, described
+from onceflow.exceptions import NewPartitionsWarning, SourceChangedError, SourceError, SourceWaitingWarning, described
 from onceflow.sources import Wake
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Feed:
         settings: How to reach the cluster.
         config: The consumer's, as ``KafkaSettings.merged`` makes it.
         topic: What is read.
-        topic_id: Its identity; another one under the same name is an error.
+        state: The topic as it was opened; another one under the same name is an error.
         wake: Set when there is something to take, or to hear of.
         deadline_s: Nobody answers for longer: it is an error. None: for ever.
     """
@@ -82,14 +82,17 @@ class Feed:
         settings: KafkaSettings,
         config: Callable[[Callable[[KafkaError], None]], Mapping[str, Any]],
         topic: Topic,
-        topic_id: str,
+        state: TopicState,
         wake: Wake,
         deadline_s: float | None,
     ) -> None:
         self._library = client_library()
         self._settings = settings
         self._topic = topic
-        self._topic_id = topic_id
+        self._topic_id = state.id
+        #: Partitions that are known of; and how many have come that nobody was told of.
+        self._known = len(state.partitions)
+        self._come = 0
         self._wake = wake
         self._deadline_s = deadline_s
         self._lock = threading.Condition()
@@ -181,6 +184,15 @@ class Feed:
         """
         if self._failure is not None:
             raise self._failure
+        if self._come:
+            come, self._come = self._come, 0
+            warnings.warn(
+                NewPartitionsWarning(
+                    f"topic {self._topic.name!r} has got {come} more partitions, and now has {self._known}. They are "
+                    "read from the next run of the job on, from their first records: stop it and run it again"
+                ),
+                stacklevel=2,
+            )
         since_s = self._away_since_s
         if since_s is None:
             return True
@@ -374,6 +386,10 @@ class Feed:
             self._check_identity(found)
             self._suspect = self._told_away = False
             self._away_since_s = None
+            if len(found.partitions) > self._known:
+                self._come += len(found.partitions) - self._known
+                self._known = len(found.partitions)
+                self._wake.set()
         else:
             self._suspect = True
             self._away_reason = found

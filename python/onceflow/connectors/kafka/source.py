@@ -191,9 +191,7 @@ class KafkaSource(Source):
             bounds = run.bounds.pop(number, None) or topic.bounds([number])[number]
             found, end = self._placed(run.state, partition, position, bounds, context)
             if run.feed is None:
-                run.feed = Feed(
-                    self._settings, self._config, topic, run.state.id, context.wake, self._max_unavailable_s
-                )
+                run.feed = Feed(self._settings, self._config, topic, run.state, context.wake, self._max_unavailable_s)
             return KafkaReader(run.feed, self._reading, number, found, bounds.start, end, lambda: self._closed(context))
         except BaseException:
             self._closed(context)
