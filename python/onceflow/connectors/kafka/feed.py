@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed", "Lane", "offset_of", "out_of_range"]
 
-#: Bytes that wait for readers, of all partitions together; of one at least.
+#: Bytes that wait for readers, of all partitions together; of one at least. Half as much again may come on top.
 MAX_BUFFERED_BYTES = 32 << 20
 _LEAST_SHARE = 256 << 10
 #: A message in memory besides its key and value.
@@ -219,7 +219,8 @@ class Feed:
             SourceChangedError: The topic is another one of the same name.
         """
         taken, now_s = self._taken, time.monotonic()
-        if taken == self._verified or now_s - self._verified_s < _VERIFY_EVERY_S or self._away_since_s is not None:
+        if taken == self._verified or now_s - self._verified_s < _VERIFY_EVERY_S or self._suspect:
+            # The thread looks before anything else once somebody answers.
             return
         self._verified_s = now_s
         found = self._topic.state_now(1.0)
@@ -380,7 +381,7 @@ class Feed:
         now_s = time.monotonic()
         if now_s - self._looked_s < (_PROBE_S if self._suspect else _LOOK_S):
             return
-        found = self._topic.state_now(_PROBE_TIMEOUT_S)
+        found = self._probe()
         self._looked_s = time.monotonic()
         if isinstance(found, TopicState):
             self._check_identity(found)
@@ -396,6 +397,19 @@ class Feed:
             if self._away_since_s is None:
                 self._away_since_s = now_s
             self._wake.set()
+
+    def _probe(self) -> TopicState | str:
+        """What the topic is, or why nobody says so.
+
+        While nobody answers the consumer asks: requests of the admin client that time out for lack of
+        a broker were seen to end the process, by an assertion of librdkafka that failed.
+        """
+        if self._suspect:
+            try:
+                self._consumer.list_topics(self._topic.name, timeout=_PROBE_TIMEOUT_S)
+            except self._library.KafkaException as error:
+                return self._settings.redacted(error_text(error))
+        return self._topic.state_now(_PROBE_TIMEOUT_S)
 
     def _check_identity(self, found: TopicState) -> None:
         if found.id and self._topic_id and found.id != self._topic_id:
