@@ -160,6 +160,15 @@ class Source(ABC):
         Names are text that UTF-8 can write: checkpoints hold positions by name.
         """
 
+    @property
+    def positions_of(self) -> dict[str, str]:
+        """What positions are of, by the name of a setting, such as the name of a topic; no secret is in it.
+
+        A job whose source has another one is a changed dataflow: ``on_change`` may let the source begin at the
+        beginning of what it reads now. By default nothing, where the names of partitions say it.
+        """
+        return {}
+
     def restore(self, positions: Mapping[str, Plain]) -> None:  # noqa: B027 - optional
         """What the job agreed on when it began still holds for partitions that have come since.
 

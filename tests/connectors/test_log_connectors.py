@@ -132,7 +132,7 @@ def test_a_topic_that_was_made_anew_is_another_one(log):
     log.delete_topic("t")
     log.create_topic("t")
     produce(log, "t", ["3", "4"])
-    with pytest.raises(SourceChangedError, match="deleted and made again"):
+    with pytest.raises(SourceChangedError, match="deleted and made again since"):
         source.open("0", reader.position())
     reader.close()
 

@@ -12,6 +12,8 @@ from onceflow.exceptions import ConfigurationError, DataflowChangedError
 from onceflow.graph.graph import Graph, OperatorStep, SourceStep
 from onceflow.graph.steps import AggregateSpec, DropDuplicatesSpec, ProcessSpec, WindowSpec
 from onceflow.graph.structure import has_event_time
+from onceflow.sinks import Sink
+from onceflow.sources import Source
 from onceflow.state import Processor
 from onceflow.types import Change, StateChange
 
@@ -51,7 +53,22 @@ def fingerprint(graph: Graph) -> dict[str, str]:
 
 def settings_of(graph: Graph) -> dict[str, dict[str, dict[str, str]]]:
     """What the state of steps means besides kind and shape, as ``Settings``."""
-    return {step.step_id: settings for step in graph.operators() if (settings := step.spec.settings)}
+    settings: dict[str, dict[str, dict[str, str]]] = {
+        step.step_id: some for step in graph.operators() if (some := step.spec.settings)
+    }
+    for source in graph.sources():
+        settings[source.step_id] = {"": {**_connector(source.source), **source.source.positions_of}}
+    for sink in graph.sinks():
+        settings[sink.step_id] = {"": {"delivery": sink.sink.delivery, **_connector(sink.sink)}}
+    return settings
+
+
+def _connector(given: Source | Sink) -> dict[str, str]:
+    """Of which kind a source or sink of ours is, or one that is derived from it; of others that is not known."""
+    for kind in type(given).__mro__:
+        if kind.__module__.startswith("onceflow.connectors.") and not kind.__name__.startswith("_"):
+            return {"kind": kind.__name__}
+    return {}
 
 
 def why_not_repeatable(graph: Graph, *, waited: bool) -> str | None:

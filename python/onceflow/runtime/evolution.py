@@ -105,9 +105,9 @@ def without(blobs: Mapping[str, bytes], changes: Iterable[StateChange]) -> dict[
 
 
 def _with_staged_output(backend: StateBackend, change: StateChange) -> StateChange:
-    """Says of a sink that is gone that nobody commits what it had prepared, if it had."""
+    """Says of a sink that is gone, or is another one, that nobody commits what it had prepared, if it had."""
     restored = backend.recovery.restored
-    if restored is None or change.action != "drop" or change.step_id not in restored.staged:
+    if restored is None or change.result is not None or change.step_id not in restored.staged:
         return change
     what = f"{change.what}, and its output of checkpoint {restored.id} stays hidden unless it was committed by then"
     return replace(change, what=what)

@@ -129,7 +129,7 @@ class Job:
                     f"{self._options.savepoint!r}; give the savepoint to the run that finishes it"
                 )
             self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources)
-            recover_sinks(backend, self._deliveries, Plan())
+            recover_sinks(backend, graph, self._deliveries, Plan())
             self._tell_sources(restored)
             warnings.warn(
                 FinishedJobWarning(
@@ -141,10 +141,10 @@ class Job:
                 stacklevel=_STACK_OF_RUN,
             )
             return self._result(job.counts, job.late, finished=True)
-        self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources)
+        self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources, self._changes)
         plan = plan_recovery(backend, graph, self._deliveries, self._changes)
         self._replay = plan.replay
-        recover_sinks(backend, self._deliveries, plan)
+        recover_sinks(backend, graph, self._deliveries, plan)
         tally = Tally(_NOTHING_COUNTED, {}, False, {})
         if job is not None:
             tally = Tally(job.counts, job.late, job.waited, agreed_without(job.agreed, self._changes))

@@ -26,7 +26,7 @@ from onceflow.exceptions import (
     RepeatedOutputWarning,
     StoreCorruptError,
 )
-from onceflow.graph.compatibility import why_not_repeatable
+from onceflow.graph.compatibility import Settings, settings_of, why_not_repeatable
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.delivery import Delivery, open_delivery, sink_errors
@@ -131,9 +131,23 @@ def resumed_job(
 
 
 def open_deliveries(
-    backend: StateBackend, graph: Graph, guarantee: Guarantee, codec: Codec, resources: ExitStack
+    backend: StateBackend,
+    graph: Graph,
+    guarantee: Guarantee,
+    codec: Codec,
+    resources: ExitStack,
+    changes: Sequence[StateChange] = (),
 ) -> dict[str, Delivery]:
-    """All sinks by step id, checked and opened: each may be written by this run. No output is changed."""
+    """All sinks by step id, checked and opened: each may be written by this run. No output is changed.
+
+    Args:
+        backend: Has the checkpoints.
+        graph: Has the sinks.
+        guarantee, codec: Of the job.
+        resources: Closes the sinks.
+        changes: A sink that begins with nothing by them is not told what another one had learnt.
+    """
+    begun = {change.step_id for change in changes if change.result is None}
     restored = backend.recovery.restored
     # A record that cannot be read does not say its lineage. Counted in it lets pass what is decided about damage.
     known = [
@@ -146,7 +160,9 @@ def open_deliveries(
     run = secrets.token_hex(8)
     deliveries: dict[str, Delivery] = {}
     for step in graph.sinks():
-        blob = None if learnt_from is None else learnt_from.blobs.get(f"{SINK_BLOB}{step.step_id}")
+        blob = None
+        if learnt_from is not None and step.step_id not in begun:
+            blob = learnt_from.blobs.get(f"{SINK_BLOB}{step.step_id}")
         context = SinkContext(
             graph.name,
             step.step_id,
@@ -277,7 +293,7 @@ def _applied(
     return base
 
 
-def recover_sinks(backend: StateBackend, deliveries: Mapping[str, Delivery], plan: Plan) -> None:
+def recover_sinks(backend: StateBackend, graph: Graph, deliveries: Mapping[str, Delivery], plan: Plan) -> None:
     """Commits the output of every decided checkpoint, and discards what else earlier runs have prepared.
 
     Only when all sinks are open and the run goes on: what is undone here cannot be done again.
@@ -294,10 +310,17 @@ def recover_sinks(backend: StateBackend, deliveries: Mapping[str, Delivery], pla
     if restored is not None and restored.lineage != backend.lineage:
         # The new lineage begins with it. As the last one of its own it may be decided and not committed yet.
         decided = [*([] if _left(backend) else [restored]), *decided]
+    settings = settings_of(graph)
     for step_id, delivery in deliveries.items():
         crash_point("recover.pre_commit")
         with sink_errors(step_id, "recover"):
-            delivery.recover([(record.id, record.staged[step_id]) for record in decided if step_id in record.staged])
+            delivery.recover(
+                [
+                    (record.id, record.staged[step_id])
+                    for record in decided
+                    if step_id in record.staged and _is_of(record, step_id, settings)
+                ]
+            )
         crash_point("recover.post_commit")
     for number in plan.given_up:
         # A run that was paused before the sinks were fenced may have gone on since they were asked.
@@ -309,6 +332,13 @@ def recover_sinks(backend: StateBackend, deliveries: Mapping[str, Delivery], pla
             )
     for number in plan.given_up:
         backend.delete_checkpoint(number)
+
+
+def _is_of(record: CheckpointInfo, step_id: str, settings: Settings) -> bool:
+    """Whether what a checkpoint has staged for a sink was staged by one of its kind, as far as that is known."""
+    former = JobRecord.decode(record.blobs[JOB_BLOB]).settings.get(step_id, {}).get("", {})
+    now = settings[step_id][""]
+    return all(now[name] == former[name] for name in former.keys() & now.keys())
 
 
 def warn_of_damage(backend: StateBackend, plan: Plan) -> None:

@@ -21,7 +21,7 @@ from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, che
 from onceflow.connectors.files.names import check_names, check_texts
 from onceflow.connectors.files.partitions import FileSource, Paths
 from onceflow.connectors.files.record_times import EventTime, times_of_columns, times_of_records
-from onceflow.exceptions import ConfigurationError, SourceError
+from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.sources import SourceBatch, SourceContext, SourceReader
 from onceflow.types import Batch, Plain
 
@@ -127,6 +127,11 @@ class CsvSource(FileSource):
             ConfigurationError: ``types`` says others.
         """
         known = [position for _, position in sorted(positions.items()) if isinstance(position, dict)]
+        if any("types" not in position for position in known):
+            raise SourceChangedError(
+                "the checkpoint has positions of another kind of source, such as a TextSource, and not of a CsvSource; "
+                "put the former back, or start over with resume_from='none'"
+            )
         if known:
             self._agreed = self._kept(known)
 

@@ -88,6 +88,11 @@ class LogSource(Source):
         self.has_event_time = event_time is not None
         self.has_dead_letters = on_malformed == "dead_letter"
 
+    @property
+    def positions_of(self) -> dict[str, str]:
+        """The topic."""
+        return {"topic": repr(self._topic)}
+
     def partitions(self) -> list[str]:
         """``"0"``, ``"1"`` and so on."""
         with self._open() as log:
@@ -167,9 +172,9 @@ class LogSource(Source):
         fields = _fields(position)
         if fields["topic"] != number:
             raise SourceChangedError(
-                f"topic {self._topic!r} was deleted and made again since the checkpoint, so offset "
-                f"{fields['offset']} of partition {partition} means nothing any more; start over with "
-                f"resume_from='none'",
+                f"topic {self._topic!r} is not the one that was read up to the checkpoint: it was deleted and made "
+                f"again since, or the source was pointed at another one. So offset {fields['offset']} of partition "
+                f"{partition} means nothing any more; start over with resume_from='none'",
                 position=fields["offset"],
             )
         return fields["offset"], fields["end"]
