@@ -29,6 +29,11 @@ def test_runs(name, last_line):
     assert done.stderr == ""
 
 
+@pytest.mark.usefixtures("postgres")
+def test_views_are_counted_into_a_server_of_its_own():
+    test_runs("log_to_postgres.py", "3000 views in 399 rows, each counted once")
+
+
 def test_the_worker_was_killed_and_resumed():
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "embed_backend.py")], check=True, capture_output=True, text=True
