@@ -46,7 +46,7 @@ mutants: target/tools/bin/cargo-mutants
 	mkdir -p target/mutants
 	-$(MUTANTS) --output target/mutants/checkpoint --file 'rust/core/src/checkpoint/*.rs' -- --test coordinator_steps --test coordinator_recovery
 	-$(MUTANTS) --output target/mutants/align --file 'rust/core/src/align/*.rs' -- --test barrier_rules
-	-$(MUTANTS) --output target/mutants/recovery --file rust/core/src/backend/recovery.rs -- --test backend_model --test corruption
+	-$(MUTANTS) --output target/mutants/recovery --file rust/core/src/backend/recovery.rs -- --test backend_history --test backend_model --test corruption
 
 lint: $(VENV)/installed
 	cargo fmt --all --check
