@@ -7,18 +7,14 @@ that of a run which nobody disturbed, its state directory must verify, and no st
 
 from __future__ import annotations
 
-import argparse
-import os
-import random
 import shutil
-import signal
 import sys
-import tempfile
-import time
+import warnings
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
+from lives import Life, killed_until_done
+from soaks import soak
 
 sys.path.insert(0, str(Path(__file__).with_name("runner")))
 
@@ -27,6 +23,7 @@ from support import outputs, write_input
 
 import onceflow as of
 from onceflow._native import verify
+from onceflow.exceptions import FinishedJobWarning
 
 KILLS_A_JOB = 25
 ROWS = 4000
@@ -34,24 +31,18 @@ ROWS = 4000
 LONGEST_S = 0.15
 
 
-def live(root: Path, kill_after_s: float | None) -> bool:
-    """One life of the job; true if it came to its end."""
-    child = os.fork()
-    if child == 0:
-        try:
-            of.run(build(root, "transactional"), root / "state", checkpoint_interval_s=0.001, batch_size=50)
-            os._exit(0)
-        except BaseException as error:
-            print(f"the job failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            os._exit(1)
-    if kill_after_s is not None:
-        time.sleep(kill_after_s)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code not in (0, -signal.SIGKILL):
-        raise SystemExit(f"a life of the job in {root} ended with {code}")
-    return code == 0
+def live(root: Path) -> None:
+    """One life of the job."""
+    # The life before may have been killed after its last checkpoint.
+    warnings.simplefilter("ignore", FinishedJobWarning)
+    of.run(build(root, "transactional"), root / "state", checkpoint_interval_s=0.001, batch_size=50)
+
+
+def let_through(root: Path) -> None:
+    """A life that nobody kills."""
+    life = Life(partial(live, root))
+    if life.wait() != "done":
+        raise SystemExit(f"a life of the job in {root} ended with {life.end}: {life.error}")
 
 
 def check(root: Path, calm: dict[str, bytes]) -> None:
@@ -68,41 +59,26 @@ def check(root: Path, calm: dict[str, bytes]) -> None:
 
 def main() -> None:
     """Runs the soak."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kills", type=int, nargs="?", default=200)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
-    arguments = parser.parse_args()
-    console = Console()
-    console.print(f"seed {arguments.seed}", highlight=False)
-    moments = random.Random(arguments.seed)
-    start = time.perf_counter()
-    jobs = kills = 0
-    # Not a temporary directory that cleans up after itself: what failed stays for a look.
-    top = Path(tempfile.mkdtemp(prefix="onceflow-soak-"))
-    write_input(top / "calm", ROWS)
-    live(top / "calm", None)
-    calm = outputs(top / "calm")
-    with Progress(console=console) as progress:
-        task = progress.add_task("kills", total=arguments.kills)
-        while kills < arguments.kills:
+    with soak(__doc__ or "", name="soak", unit="kills") as going:
+        calm_root = going.top / "calm"
+        write_input(calm_root, ROWS)
+        let_through(calm_root)
+        calm = outputs(calm_root)
+        jobs = kills = 0
+        while kills < going.wanted:
             jobs += 1
-            root = top / str(jobs)
+            root = going.top / str(jobs)
             write_input(root, ROWS)
-            for _ in range(min(KILLS_A_JOB, arguments.kills - kills)):
-                if live(root, moments.uniform(0, LONGEST_S)):
-                    break
-                kills += 1
-                progress.advance(task)
-            else:
-                live(root, None)
+            most = min(KILLS_A_JOB, going.wanted - kills)
+            killed = killed_until_done(partial(live, root), longest_s=LONGEST_S, at_most=most, moments=going.chance)
+            kills += killed
+            going.done(kills)
+            if killed == most:
+                let_through(root)
             check(root, calm)
             shutil.rmtree(root)
-    shutil.rmtree(top)
-    console.print(
-        f"{kills:,} kills by SIGKILL over {jobs:,} jobs in {time.perf_counter() - start:.0f} s: every output byte for "
-        "byte that of an undisturbed run",
-        highlight=False,
-        soft_wrap=True,
+    going.tell(
+        f"{kills:,} kills by SIGKILL over {jobs:,} jobs in {{}}: every output byte for byte that of an undisturbed run"
     )
 
 

@@ -11,6 +11,7 @@ import csv
 import io
 import random
 import time
+import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import onceflow as of
 from onceflow._native import Log, LogProducer
 from onceflow.connectors.files import CsvSink, ParquetSink, read_parts
 from onceflow.connectors.log import LogSink, LogSource
+from onceflow.exceptions import FinishedJobWarning
 from onceflow.runtime.run import run as run_flow
 
 __all__ = ["PRODUCERS", "check", "create", "produce", "run"]
@@ -60,6 +62,8 @@ def produce(root: Path, number: int, stop: Path) -> None:
 
 def run(root: Path, *, follow: bool) -> of.JobResult:
     """One life of the job, which takes over from whatever other run there is."""
+    # The life before may have been killed after its last checkpoint.
+    warnings.simplefilter("ignore", FinishedJobWarning)
     chance = random.SystemRandom()
 
     def draw(name: bytes) -> dict[str, object]:
