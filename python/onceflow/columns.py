@@ -30,7 +30,7 @@ class Columns:
 
     Raises:
         LengthMismatchError: if the columns differ in length.
-        TypeMismatchError: if a column is something else, such as a list, or ``arrays`` is no mapping.
+        TypeMismatchError: if a column is something else, such as a list, or ``arrays`` is not a mapping.
     """
 
     __slots__ = ("_arrays", "_length")
@@ -125,7 +125,7 @@ class Columns:
         """Rows ``start <= row < stop``, without a copy.
 
         Raises:
-            TypeMismatchError: These are no whole numbers.
+            TypeMismatchError: These are not whole numbers.
         """
         try:
             return Columns({name: array[start:stop] for name, array in self._arrays.items()})

@@ -93,7 +93,7 @@ class Dataflow:
                 longer. What it hands out later is late for what was closed meanwhile. None: all wait for it.
         """
         if not isinstance(source, Source):
-            raise ConfigurationError(f"source {step_id!r} is a {type(source).__name__}, which is no Source")
+            raise ConfigurationError(f"source {step_id!r} is a {type(source).__name__}, which is not a Source")
         _checked("a step id", step_id)
         delay = micros_of(f"source {step_id!r}: max_out_of_orderness", max_out_of_orderness)
         idle = None if idle_after is None else micros_of(f"source {step_id!r}: idle_after", idle_after)
@@ -119,7 +119,7 @@ class Dataflow:
         """The records that came too late for a window step."""
         step = self._step(step_id)
         if not isinstance(step, OperatorStep) or "late" not in step.sides:
-            raise ConfigurationError(f"{step_id!r} is no window step of this dataflow")
+            raise ConfigurationError(f"{step_id!r} is not a window step of this dataflow")
         return Stream(self, StreamRef(step_id, "late"))
 
     def explain(
@@ -422,6 +422,6 @@ def _check_aggregates(aggregates: dict[str, Aggregate], selector: KeySelector) -
         raise ConfigurationError("aggregate needs at least one result, such as flights=count()")
     for name, aggregate in aggregates.items():
         if not isinstance(aggregate, Aggregate):
-            raise ConfigurationError(f"{name}={aggregate!r} is no aggregate; use count(), sum('column'), ...")
+            raise ConfigurationError(f"{name}={aggregate!r} is not an aggregate; use count(), sum('column'), ...")
         if name in selector.fields or name in ("window_start", "window_end"):
             raise ConfigurationError(f"the result {name!r} has the name of the key or window; choose another")

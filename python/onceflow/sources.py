@@ -235,4 +235,4 @@ class Source(ABC):
 
 
 class StopRun(Exception):  # noqa: N818 - like StopIteration, no error
-    """Raised by a reader's ``read`` to end this run with a last checkpoint; the next run goes on behind it."""
+    """Raised by a reader's ``read`` to end this run with a last checkpoint; the next run goes on after it."""

@@ -27,7 +27,7 @@ Until: TypeAlias = Literal["end", "caught_up"]
 FIRST_MICROS: Micros = -62_135_596_800_000_000
 LAST_MICROS: Micros = 253_402_300_799_999_999
 
-#: The watermark before any record, and the one behind the end of all inputs.
+#: The watermark before any record, and the one after the end of all inputs.
 BEGINNING_OF_TIME: Micros = -(1 << 63)
 END_OF_TIME: Micros = (1 << 63) - 1
 

@@ -50,7 +50,7 @@ def test_a_guarantee_that_cannot_be_kept_is_refused_before_the_first_record(home
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--checkpoint-interval", "5"), "is no duration"),
+        (("--checkpoint-interval", "5"), "is not a duration"),
         (("--batch-size", "0"), "--batch-size"),
         (("--guarantee", "always"), "--guarantee"),
         (("--codec", "json"), "--codec"),

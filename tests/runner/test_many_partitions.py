@@ -131,8 +131,8 @@ def test_a_resumed_job_takes_records_in_the_order_of_one_that_was_not_interrupte
     ("names", "reason"),
     [
         (["a", "b", "a"], r"names partitions twice: \['a'\]"),
-        ([7], "partition 7 is no text"),
-        (["\udcff"], r"the name of partition '\\udcff' is no text that UTF-8 can write"),
+        ([7], "partition 7 is not a str"),
+        (["\udcff"], r"the name of partition '\\udcff' cannot be written in UTF-8"),
     ],
 )
 def test_names_of_partitions_that_no_checkpoint_can_hold(state, names, reason):

@@ -62,7 +62,7 @@ def _load_module(name: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise TargetError(f"{path} is no file")
+        raise TargetError(f"{path} is not a file")
     path = path.resolve()
     name = path.stem
     if name in sys.modules or name in sys.stdlib_module_names:

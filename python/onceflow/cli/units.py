@@ -22,7 +22,7 @@ def duration_s(text: str) -> float:
     """
     found = _DURATION.fullmatch(text.strip())
     if found is None:
-        raise typer.BadParameter(f"{text!r} is no duration; write a number and ms, s, m or h, such as 100ms or 10s")
+        raise typer.BadParameter(f"{text!r} is not a duration; write a number and ms, s, m or h, such as 100ms or 10s")
     seconds = float(found[1]) * _SECONDS[found[2]]
     if seconds <= 0:
         raise typer.BadParameter(f"{text!r} must be above 0")

@@ -184,7 +184,7 @@ class GroupFencedError(LogError):
 
 
 class UnknownMemberError(GroupFencedError):
-    """The consumer is no member of the group: it left, or was declared dead. Join again."""
+    """The consumer is not a member of the group: it left, or was declared dead. Join again."""
 
     kind = "unknown_member"
 

@@ -63,7 +63,7 @@ class PathExplanation:
     """A way from a source to a sink.
 
     Attributes:
-        steps: On the way; the name of a side output stands in brackets behind the step that it leaves.
+        steps: On the way; the name of a side output stands in brackets after the step that it leaves.
         source: Step id of its beginning.
         sink: Step id of its end.
         kept: Whether the guarantee is.

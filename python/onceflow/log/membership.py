@@ -122,7 +122,7 @@ class Membership:
         """What the member must stop reading before it calls ``take_up``.
 
         Raises:
-            GroupFencedError: It is no member any more.
+            GroupFencedError: It is not a member any more.
         """
         return self.partitions - set(self._log.group_target(self.group_id, self.member_id))
 
@@ -130,7 +130,7 @@ class Membership:
         """Takes up the group's newest generation; returns what is new to read, also under a name that was there before.
 
         Raises:
-            GroupFencedError: It is no member any more.
+            GroupFencedError: It is not a member any more.
         """
         # Before the call: what changes after it must be heard of.
         self._rebalance = False

@@ -151,7 +151,7 @@ class Reader:
         if place is None:
             return
         if self._given == len(self._chunk):
-            # Behind what compaction has removed, too.
+            # After what compaction has removed, too.
             self.positions[place] = self._chunk_end
             self._forget_chunk(place)
         else:

@@ -46,7 +46,7 @@ class TopicPartition:
         metadata: A text that is kept with a committed offset.
 
     Raises:
-        ConfigurationError: A topic that is no str, or numbers that are none.
+        ConfigurationError: A topic that is not a str, or numbers that are not ints.
     """
 
     topic: str

@@ -53,7 +53,7 @@ _PYTHON_TYPES = {
 
 
 class KeyedOperator(Operator):
-    """Base of the steps behind ``key_by``.
+    """Base of the steps after ``key_by``.
 
     Args:
         selector: The key.
@@ -241,14 +241,14 @@ class KeyedOperator(Operator):
         """One column for each element of tuple keys.
 
         Raises:
-            TypeMismatchError: A key is no tuple, or has another length than the type.
+            TypeMismatchError: A key is not a tuple, or has another length than the type.
         """
         if isinstance(keys, tuple):
             return keys
         length = len(self._key_type or "")
         listed = key_list(keys)
         if not all(isinstance(key, tuple) and len(key) == length for key in listed):
-            raise TypeMismatchError(f"a key is no tuple of {length}")
+            raise TypeMismatchError(f"a key is not a tuple of {length}")
         return tuple(map(list, zip(*listed, strict=True)))
 
 

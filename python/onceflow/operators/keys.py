@@ -85,7 +85,7 @@ def key_type_of(key: Any) -> AgreedType:
     """The type of a key; None where it is None.
 
     Raises:
-        TypeMismatchError: A float, or anything else that is no key.
+        TypeMismatchError: A float, or anything else that is not a key.
     """
     if isinstance(key, tuple):
         if len(key) > 1 and not any(isinstance(element, tuple) for element in key):
@@ -121,7 +121,7 @@ def _offset(moment: datetime) -> timedelta | None:
     """What it is away from UTC; None: it has no zone.
 
     Raises:
-        TypeMismatchError: It is no moment, as pandas' NaT is none, or one below a microsecond, which would be cut.
+        TypeMismatchError: It is not a moment, as pandas' NaT is none, or one below a microsecond, which would be cut.
     """
     if is_finer(moment):
         raise _no_key(moment)
@@ -181,7 +181,7 @@ def as_instants(keys: list[Any]) -> list[Any]:
     ends, two instants would be one key until a restart tells them apart.
 
     Raises:
-        TypeMismatchError: A datetime that is no key.
+        TypeMismatchError: A datetime that is not a key.
     """
     others = _uncommon(keys)
     if others is None or any(issubclass(kind, (datetime, tuple)) for kind in set(map(type, others))):
@@ -207,7 +207,7 @@ def first_type(keys: Any) -> AgreedType:
     """The type that the first key of a batch asks for, of keys that ``plain_keys`` made.
 
     Raises:
-        TypeMismatchError: It is no key.
+        TypeMismatchError: It is not a key.
     """
     if isinstance(keys, tuple):
         kinds = tuple(map(first_type, keys))
@@ -334,7 +334,7 @@ def encode_key(key: Any) -> bytes:
     """The key as bytes that have its order; equal keys of one type have equal bytes.
 
     Raises:
-        TypeMismatchError: It is no key, or an integer of more than 71 bits.
+        TypeMismatchError: It is not a key, or an integer of more than 71 bits.
     """
     if isinstance(key, tuple):
         return bytes([_TUPLE]) + b"".join(map(encode_key, key))

@@ -63,7 +63,7 @@ class TableChange:
             if int(floats[row]) != int(values[row]):
                 raise InexactError(
                     f"the value {int(values[row])} of column {column!r}, key {key_list(rows.keys)[row]!r}, of table "
-                    f"{self._name!r} is no float"
+                    f"{self._name!r} is not a float"
                 )
         return floats
 

@@ -19,7 +19,7 @@ _CAPACITY = 2
 
 @dataclass(frozen=True, slots=True)
 class BatchEvent:
-    """Records with their times, and the watermark of their partition behind them (both None without event time)."""
+    """Records with their times, and the watermark of their partition after them (both None without event time)."""
 
     batch: SourceBatch
     times: EventTimes
@@ -28,7 +28,7 @@ class BatchEvent:
 
 @dataclass(frozen=True, slots=True)
 class BarrierEvent:
-    """Everything before it belongs to the checkpoint, everything behind it to the next one."""
+    """Everything before it belongs to the checkpoint, everything after it to the next one."""
 
     checkpoint_id: int
     created_s: float

@@ -1,6 +1,6 @@
 """One run of a job: its rounds, its checkpoints, and its beginning and end.
 
-One thread does the job's work: ``Worker`` has the tasks of the job read and process. A checkpoint is a barrier behind a
+One thread does the job's work: ``Worker`` has the tasks of the job read and process. A checkpoint is a barrier after a
 round: at the cut operators write cached state into their tables, the tables are frozen, sinks are sealed, and work goes
 on; the checkpoint thread then has the sinks prepare, writes the decision record, and has the sinks commit
 (``Checkpoints``). Where a run begins is found out by ``recovery``.
@@ -364,7 +364,7 @@ class Job:
         )
 
     def _start_checkpoint(self, *, finished: bool = False, savepoint: str | None = None) -> None:
-        """Injects a barrier behind the last batch of each task; the cut comes when the aligner has seen them all."""
+        """Injects a barrier after the last batch of each task; the cut comes when the aligner has seen them all."""
         self._last_start = self._clock.monotonic()
         self._changed = False
         self._finished = finished

@@ -72,7 +72,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """Take part in a checkpoint, behind what was read so far.
+    """Take part in a checkpoint, after what was read so far.
 
     Attributes:
         checkpoint: Takes the worker's part.

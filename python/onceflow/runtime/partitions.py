@@ -78,12 +78,12 @@ def _partitions(step: SourceStep) -> list[str]:
         raise SourceError(f"source {step.step_id!r} has no partitions; give it something to read")
     for partition in partitions:
         if not isinstance(partition, str):
-            raise SourceError(f"source {step.step_id!r}: partition {partition!r} is no text; name partitions by str")
+            raise SourceError(f"source {step.step_id!r}: partition {partition!r} is not a str; name partitions by str")
         try:
             partition.encode()
         except UnicodeEncodeError:
             raise SourceError(
-                f"source {step.step_id!r}: the name of partition {partition!r} is no text that UTF-8 can write, so no "
+                f"source {step.step_id!r}: the name of partition {partition!r} cannot be written in UTF-8, so no "
                 "checkpoint can hold its position; give it another name"
             ) from None
     if len(set(partitions)) != len(partitions):

@@ -224,7 +224,7 @@ class Pipeline:
 
     def __init__(self, graph: Graph, deliveries: dict[str, Delivery], partitions: Mapping[str, Sequence[str]]) -> None:
         self._sources = {step.step_id: _Node() for step in graph.sources()}
-        #: By source, the steps where event time begins for its records, each before those behind it.
+        #: By source, the steps where event time begins for its records, each before those after it.
         self._timestamps: dict[str, list[_TimestampsNode]] = {source_id: [] for source_id in partitions}
         self._operators = {step.step_id: self._node(graph, step, partitions) for step in graph.operators()}
         self._sinks = {step.step_id: _SinkNode(step.step_id, deliveries[step.step_id]) for step in graph.sinks()}

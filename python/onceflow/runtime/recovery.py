@@ -106,7 +106,7 @@ def resumed_job(
     """What the restored checkpoint says of the job; None if it starts from nothing.
 
     Raises:
-        ConfigurationError: The checkpoint is none of a dataflow, or of one that was started with other settings.
+        ConfigurationError: The checkpoint is not of a dataflow, or of one that was started with other settings.
     """
     restored = backend.recovery.restored
     if restored is None:

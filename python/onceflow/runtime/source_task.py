@@ -69,7 +69,7 @@ def _check_own_open(step: SourceStep) -> None:
 class SourceTask:
     """Reads one partition round by round.
 
-    A round is one batch. Barriers come behind the same round on all partitions, so that the order in which the worker
+    A round is one batch. Barriers come after the same round on all partitions, so that the order in which the worker
     takes batches does not depend on where checkpoints fall: an interrupted job sees what an uninterrupted one sees.
 
     Args:
@@ -112,7 +112,7 @@ class SourceTask:
         self._target: dict[str, Any] | None = None
         #: Nothing was there to read, at least once: when the worker took what is read since is a matter of time.
         self.waited = False
-        #: Records behind the position that an earlier run has processed already: it stopped within a batch.
+        #: Records after the position that an earlier run has processed already: it stopped within a batch.
         self._skip: int = 0 if state is None else state.get("skip", 0)
         #: An earlier run stopped within a round, before this task's batch or within it: it goes on with that.
         self.has_turn: bool = state is not None and state.get("has_turn", False)
@@ -135,7 +135,7 @@ class SourceTask:
 
     @property
     def watermark(self) -> Micros | None:
-        """The watermark behind the last batch that was read."""
+        """The watermark after the last batch that was read."""
         return self._event_time.value
 
     @property
@@ -169,7 +169,7 @@ class SourceTask:
         return max(since_s + after_us / 1_000_000 - now_s, 0.0)
 
     def wait_turn(self) -> None:
-        """It was not asked: that is no idleness."""
+        """It was not asked: that is not idleness."""
         self._nothing_since_s = None
 
     def catch_up(self, watermark: Micros | None) -> None:
@@ -244,7 +244,7 @@ class SourceTask:
             self._newest_taken = newest if self._newest_taken is None else max(self._newest_taken, newest)
 
     def snapshot_of_taken(self) -> dict[str, Any]:
-        """What resumes the task behind what the worker has taken of its last batch, which it did not take whole.
+        """What resumes the task after what the worker has taken of its last batch, which it did not take whole.
 
         There is no position within a batch, so it is the one of the last snapshot, and how many records to pass over.
         """
@@ -326,7 +326,7 @@ class SourceTask:
             return self.step.source.same_position(self.position, target["position"])
 
     def _left(self, target: dict[str, Any]) -> int:
-        """How many records may be read at once so that none behind the target is.
+        """How many records may be read at once so that none after the target is.
 
         A position does not say how far it is, so without counts, or where what is left is no record, it is one.
         """
@@ -379,11 +379,11 @@ class SourceTask:
             return self._reader.position()
 
     def inject(self, checkpoint_id: int, now_s: float) -> None:
-        """Puts a barrier behind the last batch."""
+        """Puts a barrier after the last batch."""
         self.channel.put(BarrierEvent(checkpoint_id, now_s))
 
     def snapshot(self) -> dict[str, Any]:
-        """What resumes the task behind its last batch."""
+        """What resumes the task after its last batch."""
         with self._errors():
             position = self.position
             msgspec.msgpack.encode(position)

@@ -1,7 +1,7 @@
 """The tasks of a job at work: each round source tasks read one batch each, and the pipeline takes them in order.
 
 Who reads in a round follows from where the tasks stand (``turns``), so what the worker sees does not depend on where
-checkpoints fall. A barrier comes behind the same round on all channels; when the aligner has seen it on all of them,
+checkpoints fall. A barrier comes after the same round on all channels; when the aligner has seen it on all of them,
 this is the cut. The worker knows no job: it does what it is told, and answers by messages.
 """
 
@@ -319,7 +319,7 @@ class Worker:
         return progressed
 
     def _cut(self) -> Acknowledged:
-        """Everything before the barriers was processed and nothing behind them: the tables are frozen, the sinks
+        """Everything before the barriers was processed and nothing after them: the tables are frozen, the sinks
         sealed; event times within steps and the positions become part of the checkpoint."""
         checkpoint, self._cutting = self._cutting, None
         if checkpoint is None:

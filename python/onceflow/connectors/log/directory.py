@@ -36,7 +36,7 @@ def topic_of(topic: object) -> str:
     """The name of a topic; whether there is one of that name is found when it is opened.
 
     Raises:
-        ConfigurationError: It is no name.
+        ConfigurationError: It is not a name.
     """
     if not isinstance(topic, str) or not topic:
         raise ConfigurationError(f"topic={topic!r}: give the name of a topic")

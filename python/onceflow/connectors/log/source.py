@@ -182,7 +182,7 @@ class LogSource(Source):
 
 def _fields(position: Plain) -> dict[str, Any]:
     if not isinstance(position, dict) or not isinstance(position.get("offset"), int):
-        raise SourceError(f"{position!r} is no position in a topic; start over with resume_from='none'")
+        raise SourceError(f"{position!r} is not a position in a topic; start over with resume_from='none'")
     return position
 
 

@@ -66,7 +66,7 @@ class Offsets:
             self._calling = calling
 
     def positions(self) -> Positions:
-        """The next offset to read of each partition: behind the last record that was returned.
+        """The next offset to read of each partition: after the last record that was returned.
 
         What to commit, also in a transaction (``Producer.send_offsets_to_transaction``).
         """
@@ -112,7 +112,7 @@ class Offsets:
         """Commits offsets of the group: where it resumes.
 
         Args:
-            message: Its partition resumes behind it.
+            message: Its partition resumes after it.
             offsets: The next ones to read. Without either: ``positions()``.
             asynchronous: Return at once; ``on_commit`` tells. Off, unlike in ``confluent_kafka``.
 

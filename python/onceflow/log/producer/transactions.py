@@ -150,7 +150,7 @@ class Transactions:
         Raises:
             ProducerFencedError, TransactionTimedOutError: Nothing of it is there.
             InvalidTransactionStateError: Part of it was refused; abort it. Or no transaction is open.
-            GroupFencedError: The consumer whose offsets it has is no member any more; abort it.
+            GroupFencedError: The consumer whose offsets it has is not a member any more; abort it.
             LogTimeoutError, StoreIOError: Nobody knows; only ``commit_transaction`` may be called, again.
         """
         check_timeout("commit_transaction: timeout", timeout)
