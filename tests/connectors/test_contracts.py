@@ -31,6 +31,7 @@ from onceflow.connectors.files import (
 )
 from onceflow.connectors.stdout import StdoutSink
 from onceflow.exceptions import FencedError
+from onceflow.leftovers import Leftover
 from onceflow.sinks import IdempotentSink, PlainSink, SinkWriter
 from onceflow.sources import RejectedRecord, Source, SourceBatch, SourceReader
 from onceflow.testing import (
@@ -539,6 +540,9 @@ class Broken(TransactionalTestingSink):
         super().__init__()
         self.members = members
 
+    def leftovers(self, context):
+        return self.members.get("left", lambda sink: ())(self)
+
     def open(self, context):
         writer = super().open(context)
         self.members.get("opened", lambda writer: None)(writer)
@@ -546,6 +550,11 @@ class Broken(TransactionalTestingSink):
             setattr(writer, name, lambda *args, call=call: call(writer, *args))
         writer.right = type(writer)
         return writer
+
+
+def _left(resolve):
+    """A sink that always offers the same."""
+    return lambda sink: [Leftover("removable", "it", "is left", lambda: resolve(sink))]
 
 
 def _write_through(writer, records):
@@ -718,6 +727,10 @@ TRANSACTIONAL_BUGS = [
     ("recover_commits_what_was_decided", "it discards all", {"recover": _recover_nothing}),
     ("recover_discards_the_rest", "it keeps all", {"recover": _recover_keeps}),
     ("recover_discards_the_rest", "it commits all", {"recover": _recover_all}),
+    ("what_is_left_can_be_removed", "it cannot", {"left": lambda sink: [Leftover("removable", "it", "is left")]}),
+    ("what_is_left_can_be_removed", "what was decided", {"left": _left(lambda sink: sink.prepared.clear())}),
+    ("what_is_left_can_be_removed", "it shows", {"left": _left(lambda sink: sink.committed.update({(9, 0): [{}]}))}),
+    ("what_is_left_can_be_removed", "it stays", {"left": _left(lambda sink: None)}),
     ("an_abort_leaves_nothing", "it stays prepared", {"abort": _abort_nothing}),
     ("an_abort_leaves_nothing", "it comes with the next one", {"abort": _abort_returns}),
     ("close_discards_what_was_not_sealed", "it commits", {"close": _close_keeps}),

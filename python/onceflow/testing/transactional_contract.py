@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onceflow.exceptions import FencedError, SinkError
+from onceflow.leftovers import Leftover, LeftoverContext
 from onceflow.testing.promises import check_plain, must, same
 from onceflow.testing.sink_contracts import check_batch_unchanged
 from onceflow.testing.workers_contract import WorkersContract
@@ -99,6 +100,34 @@ class TransactionalSinkContract(WorkersContract):
         writer.close()
         another.close()
         self._visible(tmp_path, [*records[:2], *records[8:]], "after a recovery only new output shows")
+
+    def test_what_is_left_can_be_removed(self, tmp_path: Path) -> None:
+        """``leftovers`` of a run that died: to look changes nothing, to remove touches nothing that was decided."""
+        records = self.make_records(0, 9)
+        writer = self._open(tmp_path)
+        first = self._prepared(writer, 1, records[:3])
+        writer.commit(first)
+        second = self._prepared(writer, 2, records[3:6])
+        self._prepared(writer, 3, records[6:])
+        writer.close()
+        sink = self.make_sink(tmp_path)
+        context = LeftoverContext("contract", "out", "5" * 32, 1, (first, second), known_sinks=frozenset({"out"}))
+        found = list(sink.leftovers(context))
+        for left in found:
+            must(
+                isinstance(left, Leftover) and (left.resolve is not None) == (left.fate == "removable"),
+                "leftovers() gives Leftovers, and those that are removable can be resolved",
+                left,
+            )
+        self._visible(tmp_path, records[:3], "leftovers() changes nothing")
+        for left in found:
+            if left.resolve is not None:
+                left.resolve()
+        self._visible(tmp_path, records[:3], "what is removed is what nobody sees")
+        again = [left for left in sink.leftovers(context) if left.fate == "removable"]
+        must(not again, "what was removed is gone", again)
+        self._open(tmp_path, 2, [first, second]).close()
+        self._visible(tmp_path, records[:6], "what was decided is never removed")
 
     def test_an_abort_leaves_nothing(self, tmp_path: Path) -> None:
         """Sealed, or prepared: discarded by ``abort``, and the next checkpoint is not disturbed."""

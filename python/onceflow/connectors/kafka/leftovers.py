@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator
 
 from onceflow.connectors.kafka.destination import transactional_id_of
@@ -13,6 +14,10 @@ from onceflow.connectors.kafka.transaction import TransactionalProducer
 from onceflow.leftovers import Leftover, LeftoverContext
 
 __all__ = ["left_transactions"]
+
+#: A transaction that is ending has ended by then.
+_ENDING_S = 2.0
+_PAUSE_S = 0.1
 
 
 def left_transactions(
@@ -25,17 +30,31 @@ def left_transactions(
         # No run has ever written.
         return
     for facts in found.values():
-        workers = range(facts.partitions)
-        shown, written = (admin.ends(facts.name, workers, committed=committed) for committed in (True, False))
-        held = [partition for partition in workers if shown[partition] < written[partition]]
+        held = _held(admin, facts)
         if held:
+            first = min(held)
             text = (
-                f"in {len(held)} of its partitions, since offset {shown[held[0]]} of partition {held[0]}. One of this "
+                f"in {len(held)} of its partitions, since offset {held[first]} of partition {first}. One of this "
                 "job's ids is ended, and its output, where it was decided, is sent by the next run; another program's "
                 "is not touched, and ends by its timeout"
             )
             end = functools.partial(_end, settings, found[markers], timeout_s, context)
             yield Leftover("removable", f"open transaction in topic {facts.name!r} of {settings.bootstrap}", text, end)
+
+
+def _held(admin: Admin, facts: TopicFacts) -> dict[int, int]:
+    """Partitions with an open transaction, and where it begins.
+
+    The broker answers a commit before it has ended the transaction everywhere, so what ends in a moment is not open.
+    """
+    until = time.monotonic() + _ENDING_S
+    while True:
+        workers = range(facts.partitions)
+        shown, written = (admin.ends(facts.name, workers, committed=committed) for committed in (True, False))
+        held = {partition: shown[partition] for partition in workers if shown[partition] < written[partition]}
+        if not held or time.monotonic() > until:
+            return held
+        time.sleep(_PAUSE_S)
 
 
 def _end(settings: KafkaSettings, markers: TopicFacts, timeout_s: float, context: LeftoverContext) -> None:
