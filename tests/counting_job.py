@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from outbox_table import rows_sink, shown_rows
+from outbox_table import rows_sink, shown_rows, sql_sink
 from upserts import UpsertSink, upserted
 
 import onceflow as of
@@ -45,6 +45,7 @@ KINDS: dict[str, tuple[Callable[[Path], Sink], Callable[[Path], object]]] = {
     "parquet": (lambda root: ParquetSink(root / "out"), _shown_in_parquet),
     "log": (lambda root: LogSink(root / "out", "out", key="user", partitions=2), _shown_in_log),
     "outbox": (lambda root: rows_sink(root / "out", ("user", "id", "nth")), lambda root: shown_rows(root / "out")),
+    "sql": (lambda root: sql_sink(root / "out", ("user", "id", "nth")), lambda root: shown_rows(root / "out")),
     "sqlite": (lambda root: UpsertSink(root / "out", ("user", "id", "nth")), lambda root: upserted(root / "out")),
 }
 

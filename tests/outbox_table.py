@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from onceflow.connectors.outbox import Marker, OutboxSink, OutboxTarget
+from onceflow.connectors.sql import SqlSink
 
-__all__ = ["RowsTable", "rows_sink", "shown_rows"]
+__all__ = ["RowsTable", "rows_sink", "shown_rows", "sql_sink"]
 
 
 class RowsTable(OutboxTarget):
@@ -64,6 +65,13 @@ class RowsTable(OutboxTarget):
 def rows_sink(path: Path, columns: tuple[str, ...]) -> OutboxSink:
     """A sink into such a table."""
     return OutboxSink(functools.partial(RowsTable, path, columns))
+
+
+def sql_sink(path: Path, columns: tuple[str, ...]) -> SqlSink:
+    """The sink that onceflow has for such tables; the table is made where it is missing."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(f"create table if not exists written ({columns[0]} text, {' integer, '.join(columns[1:])} integer)")
+    return SqlSink(f"sqlite:///{path}", "written")
 
 
 def shown_rows(path: Path) -> list[tuple]:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from counting_job import run
 
-import onceflow.runtime.run  # noqa: F401 - loaded late otherwise
+import onceflow.connectors.sql.target
+import onceflow.runtime.run  # noqa: F401
 from onceflow import crash
 
 WAYS = ("exception", "exit", "_exit", "exec", "outlive")

@@ -52,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("crash_points")
 
 
 @pytest.mark.parametrize("where", ["python", "core"])
-@pytest.mark.parametrize("kind", ["csv", "log", "outbox", "sqlite"])
+@pytest.mark.parametrize("kind", ["csv", "log", "outbox", "sql", "sqlite"])
 def test_children_at_each_point_change_nothing(tmp_path, kind, where):
     write_input(tmp_path)
     calm, root = tmp_path / "calm", tmp_path / "job"
@@ -78,9 +78,16 @@ def test_children_at_each_point_change_nothing(tmp_path, kind, where):
 
 def python_points(kind: str) -> set[str]:
     """Points of the Python side that such a job passes."""
-    own = {"csv": "file.", "log": "log.", "outbox": "outbox.", "sqlite": "sink.mid_write"}
-    listed = {name for section in ("points", "elsewhere", "log", "outbox") for name in POINTS[section]}
-    return {name for name in listed if name.startswith(own[kind]) or not name.startswith(tuple(own.values()))}
+    own = {
+        "csv": ("file.",),
+        "log": ("log.",),
+        "outbox": ("outbox.",),
+        "sql": ("outbox.", "sql."),
+        "sqlite": ("sink.mid_write",),
+    }
+    others = tuple(prefix for prefixes in own.values() for prefix in prefixes)
+    listed = {name for section in ("points", "elsewhere", "log", "outbox", "sql") for name in POINTS[section]}
+    return {name for name in listed if name.startswith(own[kind]) or not name.startswith(others)}
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import time
 import tomllib
 import warnings
@@ -20,7 +21,7 @@ from lives import Life, killed_until_done, no_survivors
 
 import onceflow as of
 from onceflow.connectors.files import CsvSource
-from onceflow.connectors.sql import SqlSink
+from onceflow.connectors.sql import SqlSink, target
 from onceflow.connectors.sql.dialect import Dialect
 from onceflow.exceptions import FinishedJobWarning, SinkError
 from onceflow.runtime.run import run as run_flow
@@ -197,6 +198,32 @@ def test_a_server_that_does_not_answer(job, server):
     finally:
         os.kill(server.pid, signal.SIGCONT)
     job.come_through()
+
+
+@no_survivors()
+@pytest.mark.parametrize("way", ["exception", "exit", "return"])
+@pytest.mark.parametrize("db", ["sqlite", "postgresql", "mariadb"], indirect=True)
+def test_a_child_that_leaves_within_the_transaction(job, way, monkeypatch):
+    """Kind: the child's cleanup rolls the transaction back, which its parent then takes for committed."""
+    forked = []
+
+    def fork(name):
+        if name != "sql.pre_commit" or len(forked) == 3:
+            return
+        forked.append(os.fork())
+        if forked[-1] == 0:
+            forked.extend([0, 0, 0])
+            if way == "exception":
+                raise RuntimeError
+            if way == "exit":
+                sys.exit(5)
+            return
+        time.sleep(0.2)
+
+    monkeypatch.setattr(target, "crash_point", fork)
+    life = job.life()
+    assert life.wait() == "done", life.error
+    job.check()
 
 
 @pytest.mark.parametrize("committed", [True, False])

@@ -36,6 +36,7 @@ from onceflow.connectors.sql.sqlite import SqliteDialect
 from onceflow.connectors.sql.table import Row, Shape, Target, Wanted
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, SinkError
+from onceflow.process import HomeProcess
 
 __all__ = ["MARKERS", "SqlTarget"]
 
@@ -73,6 +74,7 @@ class SqlTarget(OutboxTarget):
     """
 
     def __init__(self, make_engine: Callable[[], Engine], wanted: Wanted, retry_s: float) -> None:
+        self._home = HomeProcess()
         self._wanted = wanted
         self._retry_s = retry_s
         #: What to do about an error that does not pass.
@@ -176,7 +178,7 @@ class SqlTarget(OutboxTarget):
         self._written(records, rehearse, commits=False)
 
     def close(self) -> None:
-        self._base.dispose()
+        self._base.dispose(close=not self._home.is_left)
 
     # -- the table -----------------------------------------------------------------------------
 
@@ -277,13 +279,21 @@ class SqlTarget(OutboxTarget):
     @contextmanager
     def _transaction(self, *, writes: bool, commits: bool = True) -> Iterator[Connection]:
         with self._engine.connect() as connection:
-            if writes:
-                self._dialect.begin(connection)
-            yield connection
-            if commits:
-                connection.commit()
-            else:
-                connection.rollback()
+            try:
+                if writes:
+                    self._dialect.begin(connection)
+                yield connection
+                self._home.check()
+                if commits:
+                    connection.commit()
+                else:
+                    connection.rollback()
+            except BaseException:
+                if self._home.is_left:
+                    # A rollback would be one of the parent's transaction, and it would not know. So the session ends
+                    # with the child: the parent loses its connection, and repeats the transaction.
+                    connection.invalidate()
+                raise
 
     def _repeated(self, work: Callable[[Connection], Any], *, writes: bool = True, commits: bool = True) -> Any:
         """What work gives, done in one transaction, which is repeated where it fails for a reason that may pass."""
