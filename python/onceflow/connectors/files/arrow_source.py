@@ -27,10 +27,10 @@ from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.content import Content
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections
 from onceflow.connectors.files.names import check_names
-from onceflow.connectors.files.partitions import FileSource, Paths, open_file
+from onceflow.connectors.files.partitions import FileSource, NotYetReader, Paths, open_file
 from onceflow.connectors.files.record_times import EventTime, times_of_columns
 from onceflow.exceptions import SourceChangedError, SourceError
-from onceflow.sources import SourceBatch, SourceReader
+from onceflow.sources import SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
 
 __all__ = ["ArrowIpcSource", "ParquetSource"]
@@ -73,6 +73,15 @@ class _ArrowFileSource(FileSource):
 
     #: Its last bytes say what is in it: one that has grown is another file.
     grows: ClassVar[bool] = False
+
+    def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
+        """See ``Source``: of a file without a byte nothing was written yet."""
+        if position is None and context.until == "caught_up":
+            file = open_file(partition)
+            if os.fstat(file.fileno()).st_size == 0:
+                return NotYetReader(file.close)
+            file.close()
+        return self.open(partition, position)
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""

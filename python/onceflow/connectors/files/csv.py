@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import repeat, zip_longest
 from typing import Any
@@ -15,11 +15,11 @@ from onceflow.columns import Columns
 from onceflow.connectors.event_time import EventTimeParser, out_of_range
 from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.csv_records import PARTS, CsvRecords, CsvRows
-from onceflow.connectors.files.csv_types import COLUMN_TYPES, ColumnType, TypeGuess, convert
+from onceflow.connectors.files.csv_types import COLUMN_TYPES, Agreed, ColumnType, TypeGuess, convert
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, check_encoding
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_record_bytes
 from onceflow.connectors.files.names import check_names, check_texts
-from onceflow.connectors.files.partitions import FileSource, Paths
+from onceflow.connectors.files.partitions import FileSource, NotYetReader, Paths
 from onceflow.connectors.files.record_times import EventTime, times_of_columns, times_of_records
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.sources import SourceBatch, SourceContext, SourceReader
@@ -54,10 +54,10 @@ class CsvSource(FileSource):
     """Rows of CSV files as dicts, or as columns. Blank lines are passed over.
 
     The types of columns are those of ``types``. Others are inferred, once when the job begins, from the first 1,000
-    rows of each file that is there then: int (64 bits), float, bool or str; int and float only if each of these values
-    comes back as it is written. They are the same for all files, also for one that comes later, and are kept in the
-    positions. A value behind these rows that is no number of its column's inferred type, or would lose something as
-    one (``01234``), is malformed.
+    rows of each file that is there then (in a run until caught up that finds no row, by the next one): int (64 bits),
+    float, bool or str; int and float only if each of these values comes back as it is written. They are the same for
+    all files, also for one that comes later, and are kept in the positions. A value behind these rows that is no number
+    of its column's inferred type, or would lose something as one (``01234``), is malformed.
 
     Args:
         paths: A file, a pattern, or several; each file is a partition. All have the same columns, in any order.
@@ -101,7 +101,7 @@ class CsvSource(FileSource):
         self._max_record_bytes = check_record_bytes(max_record_bytes)
         self._encoding = check_encoding(encoding)
         self._delimiter = delimiter
-        self._agreed: _Agreed | None = None
+        self._agreed: Agreed | None = None
         self._time_column = event_time if isinstance(event_time, str) else None
         self.types = _checked_types({} if types is None else types)
         self.columns = None if columns is None else check_names("columns", columns)
@@ -132,10 +132,12 @@ class CsvSource(FileSource):
                 "the checkpoint has positions of another kind of source, such as a TextSource, and not of a CsvSource; "
                 "put the former back, or start over with resume_from='none'"
             )
-        if known:
+        if not all(position.get("untyped") for position in known):
             self._agreed = self._kept(known)
 
-    def _kept(self, known: list[dict[str, Any]]) -> _Agreed:
+    def _kept(self, known: list[dict[str, Any]]) -> Agreed:
+        # Where no file had a row yet, nothing was agreed on.
+        known = [position for position in known if not position.get("untyped")] or known
         types: dict[str, str] = {}
         exact: set[str] = set()
         for position in known:
@@ -153,14 +155,15 @@ class CsvSource(FileSource):
             # Of the version before: it read each value as its own text said.
             seen = self._looked_at(times).types
             types |= {name: seen.get(name, kind) for name, kind in times.items()}
-        return _Agreed(types, exact - set(self.types), None if self.columns is not None else known[0]["header"])
+        return Agreed(types, exact - set(self.types), None if self.columns is not None else known[0]["header"])
 
     def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
         """See ``Source``."""
         start: dict[str, Any] = position if isinstance(position, dict) else {}
         whole_lines = context.until == "caught_up"
         if self._agreed is None:
-            self._agreed = self._kept([start]) if start else self._looked_at(self.types, whole_lines=whole_lines)
+            is_kept = start and not start.get("untyped")
+            self._agreed = self._kept([start]) if is_kept else self._looked_at(self.types, whole_lines=whole_lines)
         agreed = self._agreed
         lines = LineReader(partition, position, self._encoding, self._max_record_bytes, whole_lines=whole_lines)
         try:
@@ -178,7 +181,10 @@ class CsvSource(FileSource):
                         "start over with resume_from='none'"
                     )
             else:
-                header = self._header(lines, records)
+                named = self._header(lines, records)
+                if named is None:
+                    return NotYetReader(lines.close)
+                header = named
                 agreed.check_header(partition, header)
             agreed.check_types(
                 partition, {*(self.columns or header), *([self._time_column] if self._time_column else [])}
@@ -193,8 +199,8 @@ class CsvSource(FileSource):
     def _records(self, lines: LineReader) -> CsvRecords:
         return CsvRecords(lines, self._delimiter, self._encoding, self._max_record_bytes)
 
-    def _header(self, lines: LineReader, records: CsvRecords) -> list[str]:
-        """The names of the columns, read if the file has them."""
+    def _header(self, lines: LineReader, records: CsvRecords) -> list[str] | None:
+        """The names of the columns, read if the file has them; None if that line is still to be written."""
         if self.names is not None:
             return self.names
         while (rows := records.peek(1)).lines:
@@ -213,6 +219,8 @@ class CsvSource(FileSource):
                     )
                 self._check_named(lines.path, header)
                 return header
+        if lines.whole_lines:
+            return None
         raise SourceError(f"{lines.path} is empty; a CSV file begins with the names of its columns")
 
     def _check_named(self, where: str, header: list[str]) -> None:
@@ -223,63 +231,36 @@ class CsvSource(FileSource):
                 f"{where} has no column {missing}; it has {header}"
             )
 
-    def _looked_at(self, said: Mapping[str, str], *, whole_lines: bool = False) -> _Agreed:
+    def _looked_at(self, said: Mapping[str, str], *, whole_lines: bool = False) -> Agreed:
         """Types of all columns, by a look at the beginning of each file."""
         guesses: dict[str, TypeGuess] = {}
         first: tuple[str, list[str]] | None = None
+        untyped = True
         for path in super().partitions():
             lines = LineReader(path, None, self._encoding, self._max_record_bytes, whole_lines=whole_lines)
             try:
                 records = self._records(lines)
                 header = self._header(lines, records)
-                rows = records.peek(_SAMPLE_ROWS).fields
+                rows = [] if header is None else records.peek(_SAMPLE_ROWS).fields
             finally:
                 lines.close()
+            if header is None:
+                continue
             first = first or (path, header)
             if self.columns is None and set(header) != set(first[1]):
                 raise SourceError(
                     f"{path} has the columns {header}, and {first[0]} has {first[1]}: files of one source have the "
                     "same columns. Give columns=[...] to read those that all have"
                 )
-            columns = zip(*(row for row in rows if len(row) == len(header)), strict=True)
+            whole = [row for row in rows if len(row) == len(header)]
+            untyped &= not whole
+            columns = zip(*whole, strict=True)
             for name, texts in zip_longest(header, columns, fillvalue=()):
                 if isinstance(name, str):
                     guesses.setdefault(name, TypeGuess(said.get(name))).add(texts, self.null_values)
         types = {name: guess.kind for name, guess in guesses.items()}
-        return _Agreed(types, set(types) - set(said), None if self.columns is not None or first is None else first[1])
-
-
-@dataclass(frozen=True, slots=True)
-class _Agreed:
-    """What holds for all files of a source.
-
-    Attributes:
-        types: Of columns, by name.
-        exact: The columns whose type was inferred.
-        header: The columns that all files have, in some order; None if they may differ in those that are not read.
-    """
-
-    types: dict[str, str]
-    exact: set[str]
-    header: list[str] | None
-
-    def check_header(self, path: str, header: list[str]) -> None:
-        """Raises ``SourceError`` for a file with other columns."""
-        if self.header is not None and set(header) != set(self.header):
-            raise SourceError(
-                f"{path} has the columns {header}, and the files that the job began with {self.header}: files of one "
-                "source have the same columns. Take it away, or start over with columns=[...] to read those that all "
-                "have"
-            )
-
-    def check_types(self, path: str, wanted: set[str]) -> None:
-        """Raises ``SourceError`` if a column is read now that was not there when the types were agreed on."""
-        unknown = sorted(wanted - set(self.types))
-        if unknown:
-            raise SourceError(
-                f"{path}: the job has begun without the columns {unknown}; say their types by types={{...}}, or start "
-                "over with resume_from='none'"
-            )
+        header = None if self.columns is not None or first is None else first[1]
+        return Agreed(types, set(types) - set(said), header, untyped)
 
 
 class _CsvReader(SourceReader):
@@ -290,7 +271,7 @@ class _CsvReader(SourceReader):
         lines: LineReader,
         records: CsvRecords,
         header: list[str],
-        agreed: _Agreed,
+        agreed: Agreed,
         record: int,
     ) -> None:
         self._policy = policy
@@ -299,6 +280,7 @@ class _CsvReader(SourceReader):
         self._header = header
         self._types = {name: agreed.types[name] for name in header if name in agreed.types}
         self._exact = agreed.exact & set(header)
+        self._untyped = agreed.untyped
         self._record = record
         self._nulls = source.null_values
         self._as_columns = source.as_columns
@@ -432,6 +414,7 @@ class _CsvReader(SourceReader):
             "types": dict(self._types),
             "exact": [*sorted(self._exact)],
             "open_quote_at": self._records.open_quote_at,
+            **({"untyped": True} if self._untyped and not self._record else {}),
         }
 
     def close(self) -> None:

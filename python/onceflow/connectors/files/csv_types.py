@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeAlias
@@ -18,8 +19,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from onceflow.connectors.event_time import iso_moment
+from onceflow.exceptions import SourceError
 
-__all__ = ["COLUMN_TYPES", "ColumnType", "TypeGuess", "convert"]
+__all__ = ["COLUMN_TYPES", "Agreed", "ColumnType", "TypeGuess", "convert"]
 
 _INT64 = range(-(1 << 63), 1 << 63)
 _INT64_DIGITS = 20
@@ -143,6 +145,41 @@ class TypeGuess:
         if kinds in ({"float"}, {"float", "int"}):
             return "str" if self._large else "float"
         return "bool" if kinds == {"bool"} else "str"
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What holds for all files of a source.
+
+    Attributes:
+        types: Of columns, by name.
+        exact: The columns whose type was inferred.
+        header: The columns that all files have, in some order; None if they may differ in those that are not read.
+        untyped: No file had a row: until one is handed out, types are inferred anew by each run.
+    """
+
+    types: dict[str, str]
+    exact: set[str]
+    header: list[str] | None
+    untyped: bool = False
+
+    def check_header(self, path: str, header: list[str]) -> None:
+        """Raises ``SourceError`` for a file with other columns."""
+        if self.header is not None and set(header) != set(self.header):
+            raise SourceError(
+                f"{path} has the columns {header}, and the files that the job began with {self.header}: files of one "
+                "source have the same columns. Take it away, or start over with columns=[...] to read those that all "
+                "have"
+            )
+
+    def check_types(self, path: str, wanted: set[str]) -> None:
+        """Raises ``SourceError`` if a column is read now that was not there when the types were agreed on."""
+        unknown = sorted(wanted - set(self.types))
+        if unknown:
+            raise SourceError(
+                f"{path}: the job has begun without the columns {unknown}; say their types by types={{...}}, or start "
+                "over with resume_from='none'"
+            )
 
 
 def _zone_of(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -15,10 +15,10 @@ from onceflow.connectors.files.inspection import look_at_files
 from onceflow.connectors.files.malformed import MalformedPolicy, check_policy
 from onceflow.connectors.files.record_times import EventTime, check_event_time
 from onceflow.exceptions import ConfigurationError, SourceError
-from onceflow.sources import Source, SourceContext, SourceReader
+from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
 
-__all__ = ["FileSource", "Paths", "open_file"]
+__all__ = ["FileSource", "NotYetReader", "Paths", "open_file"]
 
 #: One path, a pattern such as ``"in/*.csv"``, or several of them.
 Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
@@ -95,6 +95,22 @@ class FileSource(Source):
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Source``."""
         return look_at_files(self.partitions())
+
+
+class NotYetReader(SourceReader):
+    """Of a file in which nothing can be read yet; a later run opens it at its beginning."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self._close = close
+
+    def read(self, max_records: int) -> SourceBatch | None:
+        return None
+
+    def position(self) -> Plain:
+        return None
+
+    def close(self) -> None:
+        self._close()
 
 
 def _check_directories(pattern: str) -> None:
