@@ -78,3 +78,14 @@ def test_a_parquet_file_without_a_byte_is_to_be_written(tmp_path):
     pq.write_table(pa.Table.from_pylist(ROWS), path)
     assert caught_up(tmp_path, ParquetSource(path)) == ROWS
     assert caught_up(tmp_path, ParquetSource(path)) == []
+
+
+@pytest.mark.parametrize("text", ["1e400", "-1e400", "9" * 400])
+def test_a_number_beyond_a_float_is_refused(tmp_path, text):
+    """A number that becomes infinite without a word."""
+    (tmp_path / "a.csv").write_text(f"v\n{text}\n2.5\ninf\n-Infinity\n")
+    out = TransactionalTestingSink()
+    flow = Dataflow("flow")
+    flow.source("in", CsvSource(tmp_path / "a.csv", types={"v": "float"}, on_malformed="skip")).sink("out", out)
+    assert run(flow, tmp_path / "state").skipped == 1
+    assert out.records == [{"v": 2.5}, {"v": float("inf")}, {"v": float("-inf")}]

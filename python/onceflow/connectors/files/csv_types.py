@@ -53,7 +53,10 @@ def _int(text: str) -> int:
 def _float(text: str) -> float:
     if not _ANY_NUMBER.fullmatch(text):
         raise ValueError(f"{text!r} is no number")
-    return float(text)
+    value = float(text)
+    if math.isinf(value) and any(digit in text for digit in "0123456789"):
+        raise ValueError(f"{text!r} is beyond a float")
+    return value
 
 
 def _exact_int(text: str) -> int:
