@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from onceflow.connectors.event_time import micros
 from onceflow.connectors.files.malformed import MalformedPolicy
+from onceflow.connectors.kafka.codecs import Codec, CodecName, decoder_of
 from onceflow.connectors.kafka.feed import Feed, out_of_range
 from onceflow.connectors.kafka.group import GroupOffsets
 from onceflow.connectors.kafka.position import Position
@@ -81,6 +82,9 @@ class KafkaSource(Source):
             consumer could read to, so that no transaction is cut in two; or a datetime (UTC without a zone): at the
             first record of each partition whose timestamp is not below it.
         isolation: ``"read_committed"``: nothing of open and aborted transactions.
+        key_codec: What the bytes of keys mean: ``"bytes"``, ``"str"``, ``"json"``, ``"msgpack"``, an ``AvroCodec`` or
+            ``ProtobufCodec`` of ``onceflow.connectors.kafka``. A null stays None; what cannot be read is malformed.
+        value_codec: The same for values.
         group: The offsets of each complete checkpoint are committed for this consumer group, for tools that show its
             lag. Nothing is ever read from there. What fails is told by a ``GroupOffsetsWarning``.
         config: Settings of librdkafka, such as ``{"security.protocol": "SASL_SSL", …}``.
@@ -106,6 +110,8 @@ class KafkaSource(Source):
         on_malformed: MalformedPolicy = "fail",
         start: Literal["earliest", "latest"] | datetime = "earliest",
         isolation: Isolation = "read_committed",
+        key_codec: CodecName | Codec = "bytes",
+        value_codec: CodecName | Codec = "bytes",
         group: str | None = None,
         config: Mapping[str, Any] | None = None,
         connect_timeout_s: float = 30.0,
@@ -114,7 +120,15 @@ class KafkaSource(Source):
         client_library()
         self._settings = KafkaSettings(bootstrap, config)
         self._topic_name = topic_of(topic)
-        self._reading = MessageReading(self._topic_name, decode, as_columns, event_time, on_malformed)
+        key_of = decoder_of(key_codec, self._topic_name, "key")
+        value_of = decoder_of(value_codec, self._topic_name, "value")
+        has_codec = key_of is not None or value_of is not None
+        if has_codec and (as_columns or decode == "json"):
+            given = "as_columns=True" if as_columns else "decode='json'"
+            raise ConfigurationError(f"{given} takes keys and values as bytes: leave out key_codec and value_codec")
+        self._reading = MessageReading(
+            self._topic_name, decode, as_columns, event_time, on_malformed, key_of=key_of, value_of=value_of
+        )
         self.deterministic = self._reading.is_deterministic
         self.has_event_time = event_time is not None
         self.has_dead_letters = on_malformed == "dead_letter"

@@ -197,6 +197,9 @@ class MessageReading:
         for row, offset in enumerate(found.offsets.tolist()):
             try:
                 made, time = self._made(partition, found, slice(row, row + 1))
+            except SourceError:
+                # It is not the record that is at fault.
+                raise
             except Exception as error:
                 rejections.add(offset, described(error), found.values[row] or b"")
                 continue
