@@ -10,7 +10,7 @@ from lives import Life
 
 from onceflow import Dataflow, run
 from onceflow.checks import CheckContext
-from onceflow.connectors.kafka import KafkaSink
+from onceflow.connectors.kafka import KafkaSink, KafkaSource
 from onceflow.connectors.kafka.destination import transactional_id_of
 from onceflow.connectors.kafka.facts import TopicFacts
 from onceflow.connectors.kafka.inspection import look_at_replicas
@@ -141,3 +141,31 @@ def test_the_next_run_is_exact(kafka, tmp_path, point):
         # The broker answers a commit before readers of what is committed are told everywhere.
         time.sleep(0.1)
     job.check()
+
+
+def test_a_topic_that_can_be_read(kafka):
+    """A topic that forgets while a job is down, or whose records an open transaction holds back, and nobody is told."""
+
+    def of_source(topic, **settings):
+        source = KafkaSource(kafka.bootstrap, topic, **settings)
+        found = [(one.level, one.text) for one in source.check(CheckContext("looked", "in"))]
+        return [each for each in found if "one replica" not in each[1]]
+
+    assert [level for level, _ in of_source(topics.name("missing"))] == ["ok", "error"]
+    topic = topics.name("read")
+    topics.create(kafka.bootstrap, topic, 2, retention_ms=-1)
+    assert of_source(topic) == [("ok", "can be reached"), ("ok", "can be read: 2 partitions, 1 replicas")]
+    short = topics.name("short")
+    topics.create(kafka.bootstrap, short, retention_ms=7_200_000, retention_bytes=1000)
+    assert "are older than 2 hours or lie beyond 1,000 bytes" in of_source(short)[1][1]
+    compacted = topics.name("compacted")
+    topics.create(kafka.bootstrap, compacted, cleanup_policy="compact")
+    assert "is compacted" in of_source(compacted)[1][1]
+    open_one = topics.producer(kafka.bootstrap, topics.name("open"))
+    open_one.init_transactions(30)
+    open_one.begin_transaction()
+    open_one.produce(topic, b"x", partition=1)
+    open_one.flush(30)
+    assert "an open transaction holds partition 1 back at offset 0" in of_source(topic)[1][1]
+    assert len(of_source(topic, isolation="read_uncommitted")) == 2
+    open_one.abort_transaction(30)

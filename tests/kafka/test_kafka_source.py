@@ -13,10 +13,11 @@ from kafka_topics import Topics, read, written
 
 import onceflow as of
 from onceflow._native import Log, LogProducer
+from onceflow.checks import CheckContext
 from onceflow.connectors.files import JsonLinesSink
 from onceflow.connectors.kafka import KafkaSource
 from onceflow.connectors.log import LogSource
-from onceflow.exceptions import ConfigurationError, MalformedRecordError
+from onceflow.exceptions import ConfigurationError, MalformedRecordError, SinkError
 from onceflow.sources import SourceContext
 from onceflow.testing import SourceContract
 from onceflow.windows import Tumbling
@@ -319,12 +320,11 @@ def test_a_source_travels_with_its_dataflow(topics):
     assert rest(pickle.loads(pickle.dumps(source)))[0] == [b"1"]
 
 
-def test_description_holds_no_secret(topics):
-    """What explain shows has address and topic, and nothing of the configuration."""
-    source = KafkaSource("localhost:9092", "t", config={"sasl.password": "swordfish"})
-    assert source.describe() == {
-        "type": "KafkaSource",
-        "bootstrap": "localhost:9092",
-        "topic": "t",
-        "isolation": "read_committed",
-    }
+def test_a_look_holds_no_secret(topics):
+    """What explain --check shows of a cluster that cannot be reached has its address, and no secret of the settings."""
+    settings = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "me"}
+    config = {**settings, "sasl.password": "swordfish"}
+    source = KafkaSource("127.0.0.1:1", "t", config=config, connect_timeout_s=1)
+    with pytest.raises(SinkError, match=r"127\.0\.0\.1:1") as refused:
+        list(source.check(CheckContext("job", "in")))
+    assert "swordfish" not in str(refused.value)

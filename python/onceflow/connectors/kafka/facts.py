@@ -62,6 +62,8 @@ class TopicFacts:
         min_insync: ``min.insync.replicas``.
         unclean: ``unclean.leader.election.enable``.
         log_append_time: The broker sets the timestamps.
+        retention_ms: ``retention.ms``; -1: records are kept for ever.
+        retention_bytes: ``retention.bytes`` of a partition; -1: they may be as many as they are.
     """
 
     name: str
@@ -75,6 +77,8 @@ class TopicFacts:
     min_insync: int
     unclean: bool
     log_append_time: bool
+    retention_ms: int = -1
+    retention_bytes: int = -1
 
 
 class Admin:
@@ -282,4 +286,6 @@ def _facts(name: str, described: Any, config: Any) -> TopicFacts:
         min_insync=whole("min.insync.replicas", 1),
         unclean=config["unclean.leader.election.enable"].value == "true",
         log_append_time=config["message.timestamp.type"].value == "LogAppendTime",
+        retention_ms=whole("retention.ms", -1),
+        retention_bytes=whole("retention.bytes", -1),
     )

@@ -15,10 +15,11 @@ from onceflow.connectors.kafka.settings import KafkaSettings
 from onceflow.connectors.kafka.transaction import TRANSACTION_MS
 from onceflow.exceptions import SinkError
 
-__all__ = ["look_at_replicas", "look_at_target"]
+__all__ = ["look_at_replicas", "look_at_source", "look_at_target"]
 
 #: A look waits no longer for an answer.
 _TIMEOUT_S = 10.0
+_HOUR_MS = 3_600_000
 
 
 def look_at_target(
@@ -70,6 +71,48 @@ def look_at_target(
     newest = max((each[topic].standing.checkpoint for each in kept if topic in each), default=0)
     holds = f"output of this sink up to checkpoint {newest}" if newest else "no output of this sink"
     yield Finding("ok", f"topic {markers!r}", f"tells of {holds}")
+
+
+def look_at_source(settings: KafkaSettings, topic: str, *, committed: bool, timeout_s: float) -> Iterator[Finding]:
+    """Whether a topic can be read, and will still have what a job that was down comes back to.
+
+    Args:
+        settings: Of the cluster.
+        topic: Its name.
+        committed: Whether only what is committed is read.
+        timeout_s: Of the source.
+    """
+    shown, subject = f"Kafka {settings.bootstrap}", f"topic {topic!r}"
+    admin = Admin(settings, min(timeout_s, _TIMEOUT_S))
+    admin.cluster()
+    yield Finding("ok", shown, "can be reached")
+    facts = admin.topics([topic]).get(topic)
+    if facts is None:
+        yield Finding("error", subject, "there is none", "make it, or see whether this user may know of it")
+        return
+    operations = admin.operations(topic)
+    if "READ" not in operations:
+        allowed = ", ".join(sorted(operations)) or "nothing"
+        yield Finding("error", subject, f"this user may not read it, but {allowed}", "allow READ and DESCRIBE")
+    bounds = [f"are older than {facts.retention_ms / _HOUR_MS:.4g} hours"] if facts.retention_ms >= 0 else []
+    bounds += [f"lie beyond {facts.retention_bytes:,} bytes of a partition"] if facts.retention_bytes >= 0 else []
+    if "delete" in facts.cleanup and bounds:
+        text = f"records that {' or '.join(bounds)} are removed, whether the job has read them or not"
+        advice = "keep them for longer than the job may be down; what was removed unread is refused when it resumes"
+        yield Finding("warning", subject, text, advice)
+    if "compact" in facts.cleanup:
+        text = "is compacted: of each key only the newest record is kept, so the job may never see the others"
+        yield Finding("warning", subject, text, "read it where only the newest value of a key counts")
+    workers = range(facts.partitions)
+    shows, ends = (admin.ends(topic, workers, committed=each) for each in (True, False))
+    held = [partition for partition in workers if shows[partition] < ends[partition]]
+    if committed and held:
+        text = (
+            f"an open transaction holds partition {held[0]} back at offset {shows[held[0]]}: nothing behind it is read"
+        )
+        yield Finding("warning", subject, text, "wait for it, or have it ended")
+    yield from look_at_replicas(facts)
+    yield Finding("ok", subject, f"can be read: {facts.partitions} partitions, {facts.replicas} replicas")
 
 
 def look_at_replicas(facts: TopicFacts) -> Iterator[Finding]:

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Literal, get_args
 
+from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.event_time import micros
 from onceflow.connectors.files.malformed import MalformedPolicy
 from onceflow.connectors.kafka.codecs import Codec, CodecName, decoder_of
 from onceflow.connectors.kafka.feed import Feed, out_of_range
 from onceflow.connectors.kafka.group import GroupOffsets
+from onceflow.connectors.kafka.inspection import look_at_source
 from onceflow.connectors.kafka.position import Position
 from onceflow.connectors.kafka.reader import KafkaReader
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, topic_of
@@ -269,10 +271,14 @@ class KafkaSource(Source):
         # Behind the last checkpoint of a run nobody comes to look whether it worked.
         self._offsets.commit(offsets, wait=id(context) not in self._runs)
 
-    def describe(self) -> dict[str, Any]:
+    def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Source``."""
-        found = {"type": "KafkaSource", "bootstrap": self._settings.bootstrap, "topic": self._topic_name}
-        return {**found, "isolation": self._isolation, **({} if self._group is None else {"group": self._group})}
+        return look_at_source(
+            self._settings,
+            self._topic_name,
+            committed=self._isolation == "read_committed",
+            timeout_s=self._connect_timeout_s,
+        )
 
     def _topic(self) -> Topic:
         if self._process != os.getpid():
