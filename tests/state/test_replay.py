@@ -238,10 +238,10 @@ def test_or_outputs_are_written_again_from_a_checkpoint_of_choice(state):
 
 
 class Telling(TransactionalTestingSink):
-    """Knows what it has made visible. The third commit fails: the second one is a recovery's."""
+    """Knows what it has made visible. The third commit fails, unless told otherwise: the second one is a recovery's."""
 
-    def __init__(self):
-        super().__init__(fail={"commit": 3})
+    def __init__(self, commit=3):
+        super().__init__(fail={"commit": commit})
 
     def open(self, context):
         writer = super().open(context)
@@ -326,6 +326,37 @@ def test_a_checkpoint_without_output_needs_no_answer_of_the_sinks(state):
     with pytest.warns(DamagedCheckpointWarning, match="Nothing newer had reached an output"):
         assert job.run(state).finished
     assert [n for n, _ in job.sink.records] == list(range(40))
+
+
+def test_of_two_damaged_checkpoints_the_newer_one_counts(state):
+    """The kind of fault: a sink has both, is taken to have the older one only, and gets the rest once more."""
+    sink = Telling(commit=100)
+    items = [*range(10), EOF, *range(10, 20), EOF, *range(20, 30), EOF, *range(30, 40)]
+    job = Job(sink, TestingSource(items), deterministic=True)
+    for _ in range(3):
+        newest = job.run(state, retain=10).last_checkpoint
+    with_changes = sorted({disk.checkpoint_of("chunks", key) for key in disk.values(state, "chunks")})
+    assert with_changes[-1] == newest
+    for number in with_changes[-2:]:
+        disk.damage(state, "chunks", number)
+    with pytest.warns(DamagedCheckpointWarning, match=f"Up to checkpoint {newest} the input is processed again"):
+        assert job.run(state, retain=10).finished
+    assert job.sink.records == EXACT
+
+
+def test_a_record_that_cannot_be_read_and_that_no_sink_has_applied_is_given_up(state):
+    """The kind of fault: it stays where it is, and each later start finds it again."""
+    job = Job(Telling())
+    job.run(state)
+    with pytest.raises(SinkError, match="a fault was asked for at commit"):
+        job.run(state)
+    newest = known(state)[-1]
+    disk.damage(state, "records", newest)
+    with pytest.warns(DamagedCheckpointWarning, match="Nothing newer had reached an output"):
+        assert job.run(state).finished
+    with StateBackend.open(state, job="replay", read_only=True, resume_from="none") as backend:
+        assert newest not in [info.id for info in backend.checkpoints()]
+    assert job.sink.records == EXACT
 
 
 class Upserts(IdempotentSink, SinkWriter):
