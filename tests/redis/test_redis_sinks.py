@@ -16,6 +16,7 @@ from onceflow import run as run_flow
 from onceflow.checks import CheckContext
 from onceflow.connectors.redis import RedisSink, RedisStreamSink, RedisUpsertSink
 from onceflow.exceptions import ConfigurationError, SinkError
+from onceflow.leftovers import LeftoverContext
 from onceflow.testing import TestingSource
 
 SECRET = "s3cr3t-p4ss"
@@ -208,6 +209,22 @@ def test_a_server_that_was_put_back(tmp_path):
         for _ in range(3):
             with pytest.raises(SinkError, match="is older than the job's state"):
                 run(tmp_path, server.url, "stream", **flow_settings)
+
+
+def test_markers_that_nobody_needs(redis_url, tmp_path):
+    """Kind: markers that stay for ever; markers of somebody else that are removed."""
+    for name in ("one", "two"):
+        write(tmp_path / name, RedisStreamSink(redis_url, "s"), [1], name)
+    sink = RedisStreamSink(redis_url, "s")
+    with connected(redis_url) as client:
+        state = json.loads(client.hget("onceflow:markers:one/out", "fence"))["state"]
+    known = LeftoverContext("one", "other", state, 2, known_sinks=frozenset({"other"}))
+    (left,) = sink.leftovers(known)
+    assert (left.fate, left.subject) == ("removable", "2 markers of 'one/out' in the target of sink 'other'")
+    left.resolve()
+    assert list(sink.leftovers(known)) == []
+    with connected(redis_url) as client:
+        assert list(client.scan_iter(match="onceflow:*")) == [b"onceflow:markers:two/out"]
 
 
 def test_another_state_directory(redis_url, tmp_path):

@@ -117,6 +117,16 @@ class RedisTarget(OutboxTarget):
         if keys:
             self._told_types(self._run(MARKERS, "", "", "", "", list(keys)))
 
+    def owners(self) -> list[str]:
+        with self._address.told(SinkError):
+            return [
+                key.decode().removeprefix(MARKERS) for key in self._client.scan_iter(match=f"{MARKERS}*", count=1000)
+            ]
+
+    def forget(self, owner: str) -> None:
+        with self._address.told(SinkError):
+            self._client.delete(MARKERS + owner)
+
     def close(self) -> None:
         self._client.close()
 
