@@ -251,6 +251,17 @@ def test_requests_of_a_key_keep_their_order(server):
         send(server.url, [{"user": []}, {"user": []}], key="user")
 
 
+def test_where_one_fails_the_others_come_to_their_answers(server):
+    """Kind: requests that are cut off and connections that are left; or a failure that waits for all others."""
+    server.script({"delay_s": 0.3}, {"delay_s": 0.3}, {"status": 403}, always={"status": 503})
+    began = time.monotonic()
+    with pytest.raises(SinkError, match="403"):
+        send(server.url, list(range(50)), concurrency=4, backoff_s=100, max_backoff_s=100)
+    assert time.monotonic() - began < 30
+    assert len(server.effects()) == 2
+    assert len(server.requests()) < 10
+
+
 def test_in_order_one_at_a_time(server):
     """Kind: an order that one request at a time should have."""
     send(server.url, list(range(30)), concurrency=1)
@@ -381,7 +392,7 @@ def test_effectively_once_needs_a_key_of_the_record(server, tmp_path):
     # What the message advises.
     other = Dataflow("orders")
     other.source("rows", TestingSource([{"id": "a"}, {"id": "a"}, {"id": "b"}])).sink(
-        "out", HttpSink(server.url, idempotency_key="id")
+        "out", HttpSink(server.url, idempotency_key="id", concurrency=1)
     )
     run(other, tmp_path / "state", guarantee="effectively_once")
     assert server.effects() == [{"id": "a"}, {"id": "b"}]

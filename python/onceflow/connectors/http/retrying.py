@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import tenacity
 
-__all__ = ["AgainError", "retrying", "wanted_wait_s"]
+__all__ = ["AgainError", "retrying", "unless_failed", "wanted_wait_s"]
 
 
 class AgainError(Exception):
@@ -42,6 +44,19 @@ def retrying(*, backoff_s: float, max_backoff_s: float, deadline_s: float) -> te
         stop=tenacity.stop_before_delay(deadline_s),
         reraise=True,
     )
+
+
+def unless_failed(retry: tenacity.AsyncRetrying, failed: asyncio.Event) -> tenacity.AsyncRetrying:
+    """The same, but nothing is waited for, or tried again, once an event is set."""
+
+    async def sleep(seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(failed.wait(), seconds)
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        return failed.is_set() or bool(retry.stop(state))
+
+    return retry.copy(sleep=sleep, stop=stop)
 
 
 def wanted_wait_s(headers: Mapping[str, str], now: datetime) -> float:

@@ -21,7 +21,7 @@ from onceflow.connectors.dead_letters import DeadLetter, DeadLetters
 from onceflow.connectors.http.client import THREAD, Client, RefusedError
 from onceflow.connectors.http.key import key_of_output
 from onceflow.connectors.http.request import RequestMaker, field_of, hashable
-from onceflow.connectors.http.retrying import AgainError
+from onceflow.connectors.http.retrying import AgainError, unless_failed
 from onceflow.crash import crash_point
 from onceflow.exceptions import RefusedRecordsWarning, SinkError
 from onceflow.sinks import OutputId, SinkContext, SinkWriter
@@ -157,19 +157,30 @@ class HttpWriter(SinkWriter):
         sent = asyncio.run_coroutine_threadsafe(self._send_all(items), self._loop)
         try:
             return sent.result()
-        except BaseExceptionGroup as group:
-            # The first one has cancelled the others.
-            error = group.exceptions[0]
-            raise error from error.__cause__
         finally:
             sent.cancel()
 
     async def _send_all(self, items: list[_Item]) -> list[tuple[_Item, str]]:
-        """Sends all of them; returns those that were refused, with the reason."""
+        """Sends all of them; returns those that were refused, with the reason.
+
+        Where one fails no further ones are begun, but those under way come to their answers: a client that is cancelled
+        within its own clean-up leaves connections behind.
+        """
         refused: list[tuple[_Item, str]] = []
-        async with asyncio.TaskGroup() as group:
-            for lane in self._lanes(items):
-                group.create_task(self._send_each(lane, refused))
+        failed = asyncio.Event()
+        errors: list[BaseException] = []
+        retry = unless_failed(self._retry, failed)
+
+        async def send(lane: Iterator[_Item]) -> None:
+            try:
+                await self._send_each(lane, refused, retry, failed)
+            except Exception as error:
+                errors.append(error)
+                failed.set()
+
+        await asyncio.gather(*map(send, self._lanes(items)))
+        if errors:
+            raise errors[0]
         return refused
 
     def _lanes(self, items: list[_Item]) -> Iterable[Iterator[_Item]]:
@@ -182,14 +193,22 @@ class HttpWriter(SinkWriter):
             lanes[hash(hashable(field_of(item.record, self._key, "key"))) % number].append(item)
         return [iter(lane) for lane in lanes if lane]
 
-    async def _send_each(self, lane: Iterator[_Item], refused: list[tuple[_Item, str]]) -> None:
+    async def _send_each(
+        self,
+        lane: Iterator[_Item],
+        refused: list[tuple[_Item, str]],
+        retry: tenacity.AsyncRetrying,
+        failed: asyncio.Event,
+    ) -> None:
         if self._client is None:
             self._client = self._connect()
         client = self._client
         for item in lane:
+            if failed.is_set():
+                return
             request = self._maker.request(client.http, item.record, item.key)
             try:
-                await self._retry.copy()(client.attempt, request)
+                await retry.copy()(client.attempt, request)
             except RefusedError as answer:
                 if self._refused_is_failure:
                     raise SinkError(
