@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import psycopg
 import pytest
 
@@ -21,6 +23,9 @@ class _Tables(TransactionalSinkContract):
     @pytest.fixture(autouse=True)
     def _database(self, postgres_dsn):
         self.dsn = postgres_dsn
+        yield
+        # Here, where it is expected, and not while another test runs.
+        gc.collect()
 
     def make_sink(self, directory):
         schema = f"d_{directory.name.lower()}"[:60].replace("-", "_")
