@@ -293,19 +293,18 @@ class PostgresDestination(Destination[Part]):
     def _write(
         self, connection: psycopg.Connection[Any], merge: Merge, part: Part, checkpoint_id: int, *, find: bool
     ) -> None:
-        lines = part.lines()
         if not find:
             try:
                 with connection.cursor() as cursor:
                     if part.keys:
                         cursor.execute(merge.create)
-                    merge.write(cursor, lines)
+                    merge.write(cursor, *part.text())
             except psycopg.Error as error:
                 if is_violation(error):
                     raise _RowRefused from error
                 raise
             return
-        violations = merge.write_most(connection, lines, stop_at=1 if self._rejected is None else None)
+        violations = merge.write_most(connection, part.lines(), stop_at=1 if self._rejected is None else None)
         if violations and self._rejected is None:
             first = violations[0]
             raise SinkError(

@@ -58,7 +58,8 @@ class Encode:
         deleted = self._deleted(records)
         if not self._key:
             lines = self._lines(records, self._columns)
-            part.rows += lines
+            # One text of all of them takes a third of the time of many on the way to the server.
+            part.rows.append("\n".join(lines))
             return sum(map(len, lines))
         keys = self._lines(records, self._key)
         rest: list[str | None]

@@ -89,8 +89,13 @@ class Merge:
         )
         self._has_rest = bool(rest)
 
-    def write(self, cursor: psycopg.Cursor[Any], lines: Sequence[str]) -> None:
+    def write(self, cursor: psycopg.Cursor[Any], lines: Sequence[str], count: int) -> None:
         """Writes all of the lines, after ``create``; or raises, and the transaction is to be rolled back.
+
+        Args:
+            cursor: Within the transaction.
+            lines: Of rows that are appended there may be several in each text.
+            count: How many there are.
 
         Raises:
             psycopg.Error: The server's own.
@@ -99,7 +104,7 @@ class Merge:
         copy = sql.SQL("copy {} ({}) from stdin (encoding 'UTF8')")
         if not self._part.keys:
             self._send(cursor, copy.format(self._table, self._columns), lines)
-            self._check(cursor.rowcount, len(lines))
+            self._check(cursor.rowcount, count)
             return
         self._send(cursor, copy.format(_INCOMING, self._incoming), lines)
         deletes = 0
@@ -109,7 +114,7 @@ class Merge:
             self._check_deleted(cursor)
         cursor.execute(self._insert)
         if self._has_rest:
-            self._check(cursor.rowcount, len(lines) - deletes)
+            self._check(cursor.rowcount, count - deletes)
 
     def write_most(
         self, session: psycopg.Connection[Any], lines: Sequence[str], *, stop_at: int | None = None
@@ -131,7 +136,7 @@ class Merge:
                 with session.transaction(), session.cursor() as cursor:
                     if self._part.keys:
                         cursor.execute(self.create)
-                    self.write(cursor, part)
+                    self.write(cursor, part, len(part))
                     if self._part.keys:
                         cursor.execute(sql.SQL("drop table {}").format(_INCOMING))
             except psycopg.Error as error:

@@ -14,7 +14,7 @@ class Part(msgspec.Struct, array_like=True):
         schema, table: Where they go.
         columns: In the order of each row; those of the key come first.
         types: Of the columns, as the server's catalogue said them.
-        rows: Rows to append; unused with a key.
+        rows: Lines to append, some in each text; unused with a key.
         keys: How many columns the key has; 0: rows are appended.
         keyed: Text of the key → text of the other columns, None where the row is to be deleted. The last one wins.
     """
@@ -31,10 +31,18 @@ class Part(msgspec.Struct, array_like=True):
         """Whether any row is to be deleted."""
         return None in self.keyed.values()
 
+    def text(self) -> tuple[list[str], int]:
+        """The lines, some in each text, and how many there are."""
+        if self.keys:
+            lines = self.lines()
+            return lines, len(lines)
+        # What ends a line within a value is escaped.
+        return self.rows, sum(text.count("\n") + 1 for text in self.rows)
+
     def lines(self) -> list[str]:
         """Lines for COPY; where rows are deleted, too, each begins with whether it is to be."""
         if not self.keys:
-            return self.rows
+            return "\n".join(self.rows).split("\n")
         if not self.deletes():
             return [f"{key}{rest}" for key, rest in self.keyed.items()]
         nothing = "\t\\N" * (len(self.columns) - self.keys)
