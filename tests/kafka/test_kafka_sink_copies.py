@@ -1,0 +1,63 @@
+"""A job whose state was put back from an older copy, while the topic has gone on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+import topics
+from counting_kafka import Job
+from lives import Life
+
+pytestmark = pytest.mark.usefixtures("crash_points")
+
+
+def test_an_older_state_is_refused_until_it_is_meant(kafka, tmp_path):
+    """Kind (Q4, Q12): output that is written a second time without a word; advice that is refused when followed."""
+    job = Job.make(kafka.bootstrap, tmp_path / "job")
+    # Slowly, so that it is not through by then.
+    assert Life(lambda: job.run(pace_s=0.3), CRASH_AT="sink.post_commit:2").wait() == "killed"
+    copy = tmp_path / "copy"
+    shutil.copytree(job.root / "state", copy)
+    before = job.shown()
+    assert 0 < len(before) < job.rows
+    whole = Life(job.run)
+    assert whole.wait() == "done", whole.error
+    job.check()
+    shutil.rmtree(job.root / "state")
+    shutil.copytree(copy, job.root / "state")
+    for _ in range(3):
+        refused = Life(job.run)
+        assert refused.wait() == "SinkError", refused.error
+        assert "holds the output of checkpoint" in refused.error
+    advice = re.search(r"resume_from=(\d+)", refused.error)
+    assert advice is not None
+    number = int(advice[1])
+    meant = Life(lambda: job.run(resume_from=number))
+    assert meant.wait() == "done", meant.error
+    shown = job.shown()
+    # What came after the checkpoint stays, and is written again; nothing is lost, and nothing before it is repeated.
+    assert len(set(shown)) == job.rows
+    assert all(shown.count(record) == 1 for record in before)
+    assert all(shown.count(record) == 2 for record in set(shown) - set(before))
+    # Once more: the new timeline is the job's now.
+    again = Life(job.run)
+    assert again.wait() == "done", again.error
+    assert job.shown() == shown
+
+
+def test_all_of_it_is_written_again_on_purpose(kafka, tmp_path):
+    """Kind (Q12): a way to start over that the error names, and that does not work."""
+    job = Job.make(kafka.bootstrap, tmp_path / "job")
+    first = Life(job.run)
+    assert first.wait() == "done", first.error
+    shutil.rmtree(job.root / "state")
+    refused = Life(job.run)
+    assert refused.wait() == "SinkError"
+    named = re.search(r"or only the topic '(onceflow-markers-[^']+)'", refused.error)
+    assert named is not None, refused.error
+    topics.delete(kafka.bootstrap, named[1])
+    second = Life(job.run)
+    assert second.wait() == "done", second.error
+    assert sorted(job.shown()) == sorted(2 * list(set(job.shown())))
