@@ -77,6 +77,8 @@ class SqlTarget(OutboxTarget):
         self._home = HomeProcess()
         self._wanted = wanted
         self._retry_s = retry_s
+        #: Whether the table of the markers was seen.
+        self._are_made = False
         #: What to do about an error that does not pass.
         self._hint = ""
         with self._errors():
@@ -175,7 +177,7 @@ class SqlTarget(OutboxTarget):
             self._check_unchanged(connection)
 
         self._hint = _NOT_DECIDED
-        self._written(records, rehearse, commits=False)
+        self._written(records, rehearse, writes=self._rehearses, commits=False)
 
     def close(self) -> None:
         self._base.dispose(close=not self._home.is_left)
@@ -212,13 +214,18 @@ class SqlTarget(OutboxTarget):
         return target
 
     def _written(
-        self, records: list[Any], work: Callable[[Connection, list[Row]], None], *, commits: bool = True
+        self,
+        records: list[Any],
+        work: Callable[[Connection, list[Row]], None],
+        *,
+        writes: bool = True,
+        commits: bool = True,
     ) -> None:
         """Has rows written, checked against the columns that the table has when they are."""
         while True:
             rows = self._target.rows(records)
             try:
-                self._repeated(lambda connection: work(connection, rows), commits=commits)  # noqa: B023 - called here
+                self._repeated(lambda connection: work(connection, rows), writes=writes, commits=commits)  # noqa: B023 - called here
                 return
             except (SinkError, _TableChangedError):
                 # What a table refuses, too, may be because of what it has become.
@@ -241,7 +248,11 @@ class SqlTarget(OutboxTarget):
     # -- the markers ---------------------------------------------------------------------------
 
     def _has_markers(self, connection: Connection) -> bool:
-        return bool(self._dialect.shape(connection, replace(self._wanted, table=MARKERS)).columns)
+        # Asked of the catalogue until it is there: each checkpoint reads markers a few times.
+        self._are_made = self._are_made or bool(
+            self._dialect.shape(connection, replace(self._wanted, table=MARKERS)).columns
+        )
+        return self._are_made
 
     def _kept(self, connection: Connection, owner: str, *, locks: bool = False) -> dict[str, str]:
         columns = self._markers.columns
