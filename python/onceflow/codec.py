@@ -1,10 +1,10 @@
 """How values of user state become bytes.
 
 msgpack is the default: compact, safe to read from anywhere, the same on every machine. It knows None, bool, int, float,
-str, bytes, lists, tuples, dicts, sets, datetimes (naive, of a ``ZoneInfo`` or a ``timezone``), dates, timedeltas and
-Decimals, and each comes back as what it was; anything else, subclasses of these too, is refused when it is written,
-since a job whose state changes its type by a restart is not exact. Pickle can run code when it is read, so it is used
-only where it is asked for by name.
+str, bytes, lists, tuples, dicts, sets, datetimes (naive, of a ``ZoneInfo`` or a ``timezone``), dates, times of day,
+timedeltas, Decimals and UUIDs, and each comes back as what it was; anything else, subclasses of these too, is refused
+when it is written, since a job whose state changes its type by a restart is not exact. Pickle can run code when it is
+read, so it is used only where it is asked for by name.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import enum
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from datetime import date, datetime, timedelta, timezone, tzinfo
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, TypeAlias
+from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -36,6 +37,8 @@ _TIMEDELTA = 7
 _DECIMAL = 8
 _DICT = 9
 _ZONED = 10
+_TIME = 11
+_UUID = 12
 
 #: What msgpack writes and reads as it is; and integers in between.
 _PLAIN = frozenset({type(None), bool, float, str, bytes})
@@ -200,6 +203,17 @@ def _datetime(value: datetime) -> tuple[int, bytes]:
     return _ZONED, _ENCODER.encode([value.replace(tzinfo=None).isoformat(), value.fold, _zone_mark(zone)])
 
 
+def _time(value: time) -> tuple[int, bytes]:
+    zone = value.tzinfo
+    mark = None if zone is None else _zone_mark(zone)
+    return _TIME, _ENCODER.encode([value.replace(tzinfo=None).isoformat(), value.fold, mark])
+
+
+def _timed(parts: list[Any]) -> time:
+    text, fold, zone = parts
+    return time.fromisoformat(text).replace(fold=fold, tzinfo=_zone(zone))
+
+
 def _zone_mark(zone: tzinfo | None) -> Any:
     if zone is None:
         return None
@@ -276,6 +290,8 @@ _EXTENSIONS: dict[type, Callable[[Any], tuple[int, bytes]]] = {
     int: lambda value: (_BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)),
     datetime: _datetime,
     date: lambda value: (_DATE, value.isoformat().encode()),
+    time: _time,
+    UUID: lambda value: (_UUID, value.hex.encode()),
     timedelta: lambda value: (_TIMEDELTA, _ENCODER.encode([value.days, value.seconds, value.microseconds])),
     Decimal: lambda value: (_DECIMAL, str(value).encode()),
 }
@@ -288,6 +304,7 @@ _PARTS: dict[int, Callable[[list[Any]], Any]] = {
     _TIMEDELTA: lambda parts: timedelta(*parts),
     _DICT: lambda parts: dict(zip(parts[::2], parts[1::2], strict=True)),
     _ZONED: _zoned,
+    _TIME: _timed,
 }
 
 #: Extensions whose data is text, and what reads it.
@@ -295,6 +312,7 @@ _TEXTS: dict[int, Callable[[str], Any]] = {
     _DATETIME: datetime.fromisoformat,
     _DATE: date.fromisoformat,
     _DECIMAL: Decimal,
+    _UUID: UUID,
 }
 
 

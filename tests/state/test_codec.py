@@ -258,8 +258,6 @@ def test_nanoseconds_are_to_be_rounded():
         Colour.RED,
         Level.LOW,
         Record(1),
-        time(12),
-        UUID(int=1),
         bytearray(b"x"),
         datetime(2024, 1, 1, tzinfo=Elsewhere()),
         {math.nan: 1},
@@ -327,3 +325,26 @@ def test_one_of_many_values_that_cannot_be_written_is_refused():
         MsgpackCodec().encode_all([1, object()])
     with pytest.raises(SerializationError):
         MsgpackCodec().encode_all(["\ud800", 2])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        time(12),
+        time(1, 2, 3, 4, fold=1),
+        time(12, tzinfo=UTC),
+        time(12, tzinfo=ZoneInfo("Europe/Berlin"), fold=1),
+        time(12, tzinfo=timezone(timedelta(hours=-5), "there")),
+        UUID(int=1),
+        UUID("12345678-1234-5678-1234-567812345678"),
+    ],
+    ids=stable,
+)
+def test_times_of_day_and_uuids_come_back(value):
+    """A zone, a fold or a type that is lost on the way."""
+    codec = MsgpackCodec()
+    [back] = codec.decode(codec.encode([value]))
+    assert back == value
+    assert type(back) is type(value)
+    if isinstance(value, time):
+        assert (back.fold, back.tzinfo, back.tzname()) == (value.fold, value.tzinfo, value.tzname())

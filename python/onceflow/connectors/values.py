@@ -37,6 +37,7 @@ __all__ = [
     "json_line",
     "json_lines",
     "plain_columns",
+    "plain_value",
 ]
 
 #: Scalars of which the encoder makes texts as they are meant; of datetimes if they are in UTC.
@@ -221,6 +222,28 @@ def _plain_json(value: Any, nan_is_null: bool) -> Any:
     if isinstance(plain, float) and not isfinite(plain) and not nan_is_null:
         raise NotFiniteError(f"{plain!r} is no value of JSON: map it to None, or to a text")
     return plain if type(plain) in _EXACT else _plain_json(plain, nan_is_null)
+
+
+def plain_value(value: Any) -> Any:
+    """The value, and all that is in it, as of the types themselves; containers stay what they are.
+
+    Raises:
+        TypeError, ValueError: Something in it is no value that sinks take.
+    """
+    if isinstance(value, Mapping):
+        return {plain_value(name): plain_value(item) for name, item in value.items()}
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return kind(map(plain_value, value))
+    if isinstance(value, np.ndarray) and value.ndim:
+        return [plain_value(item) for item in value]
+    try:
+        return base_value(value)
+    except TypeError:
+        plain = msgspec.to_builtins(value, builtin_types=_BUILTINS, enc_hook=base_value)
+        if type(plain) is type(value):
+            raise
+        return plain_value(plain)
 
 
 def _plain_members(value: Mapping[Any, Any], nan_is_null: bool) -> dict[Any, Any]:

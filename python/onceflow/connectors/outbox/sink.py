@@ -18,8 +18,9 @@ from onceflow.connectors.outbox.marker import FENCE, Marker, Slot, Standing, wor
 from onceflow.connectors.outbox.staged import Place, Staged
 from onceflow.connectors.outbox.target import OutboxTarget
 from onceflow.connectors.outbox.writer import MAX_STAGED_BYTES, OutboxWriter, with_run
+from onceflow.connectors.values import plain_value
 from onceflow.crash import crash_point
-from onceflow.exceptions import ConfigurationError, SerializationError, SinkError
+from onceflow.exceptions import ConfigurationError, SerializationError, SinkError, described
 from onceflow.leftovers import Leftover, LeftoverContext
 from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
 from onceflow.types import Batch
@@ -141,12 +142,26 @@ class _TargetDestination(Destination[bytes]):
 
     def write(self, parts: list[bytes], records: Batch) -> int:
         # Bytes at once: user code may change a record later, such as a state that it also returned as a result.
+        rows = rows_of(records)
         try:
-            part = self._codec.encode(rows_of(records))
-        except SerializationError as error:
-            raise SinkError(f"a record cannot be staged: {error}") from error
+            part = self._codec.encode(rows)
+        except SerializationError:
+            part = self._codec.encode([self._plain(row) for row in rows])
         parts.append(part)
         return len(part)
+
+    def _plain(self, record: Any) -> Any:
+        """A record with values of types that sinks take and the codec does not know, as those that it knows."""
+        try:
+            plain = plain_value(record)
+            self._codec.encode(plain)
+        except (SerializationError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            reason = error.__cause__ if isinstance(error, SerializationError) else error
+            raise SinkError(
+                f"a record cannot be staged: {described(reason or error)}. It is a {type(record).__qualname__}; map it "
+                "to plain values: None, numbers, texts, bytes, times, Decimals, UUIDs, and lists and dicts of these"
+            ) from error
+        return plain
 
     def wall_ms(self) -> int:
         return int(time.time() * 1000)
