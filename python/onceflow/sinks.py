@@ -190,6 +190,9 @@ class TransactionalSinkWriter(ABC):
     #: nothing. None: it does not count, so the memory of all that it is given is estimated.
     held: int | None = None
     held_bytes: int | None = None
+    #: So many bytes may be held for one checkpoint: with more of them the next one begins early. None: only the bound
+    #: of the whole job holds.
+    max_held_bytes: int | None = None
 
     def applied(self, checkpoint_id: int) -> bool | None:
         """Whether the output of a checkpoint of this lineage is visible; None if it cannot be told. Changes nothing."""

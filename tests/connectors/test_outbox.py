@@ -286,3 +286,14 @@ def test_a_marker_says_what_it_is_about():
 def test_a_target_needs_three_methods():
     """Kind: a target that lacks one is found when the job is at its first commit."""
     assert OutboxTarget.__abstractmethods__ == {"read_markers", "fence", "apply"}
+
+
+def test_a_checkpoint_begins_before_what_is_staged_is_too_much(tmp_path):
+    """Kind: a bound below the one of the job, which nobody looks at until the run has failed by it."""
+    rows = [{"id": number, "text": "x" * 100} for number in range(2_000)]
+    flow = of.Dataflow("bounded")
+    sink = OutboxSink(functools.partial(RowsTable, tmp_path / "rows.db", COLUMNS), max_staged_bytes=20_000)
+    flow.source("in", TestingSource(rows, batch_size=50)).sink("out", sink)
+    result = of.run(flow, tmp_path / "state", batch_size=50, checkpoint_interval_s=3600)
+    assert result.checkpoints >= 2_000 * 100 // 20_000
+    assert numbers(tmp_path / "rows.db") == list(range(2_000))

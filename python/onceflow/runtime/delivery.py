@@ -71,8 +71,16 @@ class Delivery(ABC):
     sealed_bytes = 0
     #: See ``SinkWriter.max_waiting``.
     max_waiting: int | None = None
+    #: See ``TransactionalSinkWriter.max_held_bytes``.
+    max_held_bytes: int | None = None
     #: What it makes visible is staged in the decision record before.
     stages = False
+
+    @property
+    def holds_much(self) -> bool:
+        """Whether it holds more than its sink has room for."""
+        waits = self.max_waiting is not None and self.held + self.sealed > self.max_waiting
+        return waits or (self.max_held_bytes is not None and self.held_bytes > self.max_held_bytes)
 
     def applied(self, checkpoint_id: int) -> bool | None:
         """Whether the sink has made a checkpoint's output visible; None if it cannot tell."""
@@ -122,6 +130,7 @@ class _TransactionalDelivery(Delivery):
 
     def __init__(self, writer: TransactionalSinkWriter) -> None:
         self._writer = writer
+        self.max_held_bytes = writer.max_held_bytes
 
     def applied(self, checkpoint_id: int) -> bool | None:
         return self._writer.applied(checkpoint_id)

@@ -99,9 +99,8 @@ class Job:
         self._told_stopping = False
         self._untold: Exception | None = None
         self._replay: Replay | None = None
-        #: What was done about state of another dataflow.
+        #: What was done about state of another dataflow; what of the setting for that has been, by earlier runs too.
         self._changes: tuple[StateChange, ...] = ()
-        #: What of the setting for that has been done, now or by earlier runs.
         self._done: list[str] = []
         self._last_start = self._clock.monotonic()
         self._last_progress = self._last_epoch_check = self._last_start
@@ -358,7 +357,7 @@ class Job:
         """Whether sinks hold more, for the checkpoint under way and for the next one, than one of them or all may."""
         deliveries = self._deliveries.values()
         return (
-            any(each.max_waiting is not None and each.held + each.sealed > each.max_waiting for each in deliveries)
+            any(delivery.holds_much for delivery in deliveries)
             or sum(delivery.held + delivery.sealed for delivery in deliveries) > _MAX_HELD_RECORDS
             or sum(delivery.held_bytes + delivery.sealed_bytes for delivery in deliveries) > _MAX_HELD_BYTES
         )

@@ -42,6 +42,7 @@ class OutboxSink(TransactionalSink):
         connect: Gives an ``OutboxTarget`` of its own each time it is called, once for each worker of a run: such as
             ``functools.partial(OrdersTable, "orders.db")``.
         max_staged_bytes: Of one checkpoint, as the codec writes it; it must fit in memory and in the decision record.
+            With half of it a checkpoint begins early, so the output of a batch must be smaller than that.
 
     Raises:
         ConfigurationError: Settings that cannot be.

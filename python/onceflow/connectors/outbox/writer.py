@@ -84,6 +84,8 @@ class OutboxWriter(TransactionalSinkWriter, Generic[Part]):
         self._destination = destination
         self._context = context
         self._max_staged_bytes = max_staged_bytes
+        # What comes until the barrier fits in the rest.
+        self.max_held_bytes = max_staged_bytes // 2
         self._checks = Checks(context, destination)
         self._parts: list[Part] = []
         #: The checkpoint that was sealed last, if it has output, and the newest of this worker that is visible.
