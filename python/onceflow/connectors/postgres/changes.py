@@ -171,7 +171,7 @@ class _Reader(SourceReader):
         import psycopg2  # noqa: PLC0415 - an extra
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((psycopg2.OperationalError, psycopg2.InterfaceError)),
+            retry=tenacity.retry_if_exception(_passes),
             wait=tenacity.wait_random_exponential(multiplier=0.05, max=1.0),
             stop=tenacity.stop_after_delay(self._source._retry_for_s),
             before_sleep=lambda state: self._drop(),
@@ -251,6 +251,15 @@ class _Reader(SourceReader):
         if stream is not None:
             with contextlib.suppress(Exception):
                 stream.connection.close()
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether a new stream may help: what ends within COPY has no code, and the class of any error."""
+    import psycopg2  # noqa: PLC0415 - an extra
+
+    if isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)):
+        return True
+    return isinstance(error, psycopg2.DatabaseError) and error.pgcode is None
 
 
 def _whole(position: dict[str, Plain], name: str) -> int:
