@@ -154,22 +154,21 @@ def test_each_row_of_many_writers_is_read_once_by_a_job_that_is_killed(dsn, tabl
     for thread in threads:
         thread.start()
 
-    def run():
+    def run(until):
         flow = of.Dataflow("reading")
         flow.source("rows", source(dsn, table, follow=True)).sink("out", JsonLinesSink(tmp_path / "out"))
-        until = "caught_up" if not any(thread.is_alive() for thread in threads) else "end"
         of.run(flow, tmp_path / "state", checkpoint_interval_s=0.005, until=until)
 
     kills = 0
     while any(thread.is_alive() for thread in threads):
-        life = Life(run)
+        life = Life(lambda: run("end"))
         assert life.step(0.25) is None, life.error
         assert life.kill() == "killed"
         kills += 1
     for thread in threads:
         thread.join()
     assert kills
-    life = Life(run)
+    life = Life(lambda: run("caught_up"))
     assert life.wait() == "done", life.error
     with psycopg.connect(dsn) as session:
         there = sorted(text for (text,) in session.execute(f"select text from {table}"))
