@@ -65,26 +65,27 @@ def build(out: Path) -> Dataflow:
 flow = build(Path("out"))
 
 
-def job(state: str, out: str) -> None:
-    """One run of the job; says on standard output how far it is, a JSON object a line."""
+def say(event: object) -> None:
+    """Says on standard output how far a job is, a JSON object a line."""
+    if isinstance(event, Recovered):
+        line: dict[str, Any] = {"recovered": event.duration_s, "rows": event.rows, "from": event.checkpoint_id}
+    elif isinstance(event, CheckpointCompleted):
+        stats = event.stats
+        line = {
+            "records": event.records_in,
+            "durable": stats.durable_s,
+            "bytes": stats.bytes_written,
+            "pause": stats.longest_pause_s,
+        }
+    else:
+        return
+    print(json.dumps(line), flush=True)
 
-    def say(event: object) -> None:
-        if isinstance(event, Recovered):
-            line: dict[str, Any] = {"recovered": event.duration_s, "rows": event.rows, "from": event.checkpoint_id}
-        elif isinstance(event, CheckpointCompleted):
-            stats = event.stats
-            line = {
-                "records": event.records_in,
-                "durable": stats.durable_s,
-                "bytes": stats.bytes_written,
-                "pause": stats.longest_pause_s,
-            }
-        else:
-            return
-        print(json.dumps(line), flush=True)
 
+def live_once(dataflow: Dataflow, state: str) -> None:
+    """One life of a job, told line by line."""
     start = time.perf_counter()
-    result = run(build(Path(out)), state, checkpoint_interval_s=INTERVAL_S, batch_size=BATCH, on_event=say)
+    result = run(dataflow, state, checkpoint_interval_s=INTERVAL_S, batch_size=BATCH, on_event=say)
     elapsed = time.perf_counter() - start
     print(json.dumps({"finished": result.finished, "records": result.records_in, "seconds": elapsed}), flush=True)
 
@@ -216,16 +217,21 @@ def main() -> int:
             "nothing lost": all(flown.get(dest, 0) >= number for dest, number in wanted_flown.items()),
             "nothing twice": all(number <= wanted_flown.get(dest, 0) for dest, number in flown.items()),
         }
-    report(screen.console, calm, rough, checks)
+    verdict(screen.console, checks)
+    report(screen.console, calm, rough)
     return 0 if all(checks.values()) else 1
 
 
-def report(console: Console, calm: Story, rough: Story, checks: dict[str, bool]) -> None:
-    """Verdicts and figures."""
+def verdict(console: Console, checks: dict[str, bool]) -> None:
+    """What is true and what is not."""
     table = Table(show_header=False, box=None)
     for text, true in checks.items():
         table.add_row("[green]true[/]" if true else "[red]FALSE[/]", text)
     console.print(table)
+
+
+def report(console: Console, calm: Story, rough: Story) -> None:
+    """Figures."""
     durations = sorted(checkpoint["durable"] for checkpoint in calm.checkpoints)
     sizes = [checkpoint["bytes"] for checkpoint in calm.checkpoints]
     pauses = [checkpoint["pause"] for checkpoint in calm.checkpoints]
@@ -238,7 +244,12 @@ def report(console: Console, calm: Story, rough: Story, checks: dict[str, bool])
         f"longest pause {max(pauses) * 1000:.2f} ms",
         highlight=False,
     )
-    for number, recovery in enumerate(rough.recoveries[1:], 1):
+    tell_recoveries(console, rough)
+
+
+def tell_recoveries(console: Console, story: Story) -> None:
+    """How long each took."""
+    for number, recovery in enumerate(story.recoveries[1:], 1):
         console.print(
             f"recovery {number}: from checkpoint {recovery['from']}, {recovery['rows']:,} rows in "
             f"{recovery['recovered'] * 1000:.1f} ms",
@@ -248,6 +259,6 @@ def report(console: Console, calm: Story, rough: Story, checks: dict[str, bool])
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["job"]:
-        job(*sys.argv[2:4])
+        live_once(build(Path(sys.argv[3])), sys.argv[2])
     else:
         sys.exit(main())
