@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -31,6 +32,8 @@ _PASSING = (
     "_RESOLVE",
     "_ALL_BROKERS_DOWN",
     "_WAIT_COORD",
+    # No leader is known of a partition.
+    "_NOENT",
     "LEADER_NOT_AVAILABLE",
     "NOT_LEADER_FOR_PARTITION",
     "REPLICA_NOT_AVAILABLE",
@@ -38,6 +41,7 @@ _PASSING = (
     "REQUEST_TIMED_OUT",
     "NETWORK_EXCEPTION",
     "NOT_CONTROLLER",
+    "COORDINATOR_LOAD_IN_PROGRESS",
     "KAFKA_STORAGE_ERROR",
     "FENCED_LEADER_EPOCH",
     "UNKNOWN_LEADER_EPOCH",
@@ -252,6 +256,7 @@ class Admin:
                     text = self._settings.redacted(error_text(error))
                     raise SinkError(f"could not {doing} at {self._settings.bootstrap}: {text}") from None
             time.sleep(_PAUSE_S)
+            refresh_leaders(self._client)
 
     def _passes(self, error: Exception, waited_s: float) -> bool:
         known, names = kafka_error(error), self._library.KafkaError
@@ -261,6 +266,13 @@ class Admin:
             # Not every broker knows at once of a topic that was made just now.
             return waited_s < _NEW_TOPIC_S
         return known is None or is_passing(known)
+
+
+def refresh_leaders(client: AdminClient) -> None:
+    """Has a client look anew who leads the partitions: of a broker that was started again it keeps an older epoch,
+    which it sends, and which is refused, for minutes."""
+    with contextlib.suppress(client_library().KafkaException):
+        client.list_topics(timeout=_PAUSE_S * 10)
 
 
 def is_passing(error: KafkaError) -> bool:

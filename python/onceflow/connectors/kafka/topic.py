@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from onceflow.connectors.extras import require
+from onceflow.connectors.kafka.facts import is_passing, refresh_leaders
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
 from onceflow.exceptions import SourceError
 
@@ -175,6 +176,7 @@ class Topic:
             if time.monotonic() > deadline:
                 break
             time.sleep(_PAUSE_S)
+            refresh_leaders(self._admin)
         raise SourceError(
             f"no broker at {self._settings.bootstrap!r} gives the {what} of topic {self.name!r}: {self._reason(None)}"
             f"{'' if self._trouble is not None else '; ' + reason}. Check bootstrap=, config= and that the brokers run"
@@ -193,20 +195,7 @@ class Topic:
         """Whether a broker has answered, and would answer the same again."""
         found = kafka_error(error)
         # The client's own kinds are below zero: nobody has answered.
-        return found is not None and found.code() > 0 and not self._is_passing(found)
-
-    def _is_passing(self, error: KafkaError) -> bool:
-        kinds = self._library.KafkaError
-        return error.retriable() or error.code() in (
-            kinds.LEADER_NOT_AVAILABLE,
-            kinds.NOT_LEADER_FOR_PARTITION,
-            kinds.BROKER_NOT_AVAILABLE,
-            kinds.REPLICA_NOT_AVAILABLE,
-            kinds.REQUEST_TIMED_OUT,
-            kinds.NETWORK_EXCEPTION,
-            kinds.COORDINATOR_LOAD_IN_PROGRESS,
-            kinds.KAFKA_STORAGE_ERROR,
-        )
+        return found is not None and found.code() > 0 and not is_passing(found)
 
     def _final_text(self, error: Exception, reason: str) -> str:
         found = kafka_error(error)
