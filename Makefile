@@ -1,4 +1,5 @@
 # make demo    the main job over real flights, killed again and again
+# make demo-services  from a real Kafka into a real PostgreSQL and Kafka, with job, broker and database killed
 # make test    everything that must hold: Rust and Python tests, lint, types, stubs
 # make bench   figures, as ratios measured side by side (make bench-long: ten minutes of one file)
 # make crash   kill the demo job N times at random moments (make crash N=5000)
@@ -15,10 +16,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
 
-.PHONY: demo test bench bench-long bench-log bench-services crash crash-mixed zombies soak-log mutants wheel lint rust-test python-test release-build test-build clean
+.PHONY: demo demo-services test bench bench-long bench-log bench-services crash crash-mixed zombies soak-log mutants wheel lint rust-test python-test release-build test-build clean
 
 demo: release-build
 	$(BIN)/python examples/flights.py
+
+demo-services: release-build
+	$(BIN)/python examples/flights_services.py
 
 test: test-build lint rust-test python-test
 	@echo "all tests passed"
