@@ -7,12 +7,14 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 __all__ = ["admin", "create", "delete", "name", "producer", "read"]
 
 _QUIET = {"log_level": 0, "error_cb": lambda error: None}
+#: What a transaction that stays open holds back is not there for who reads what is committed.
+_HELD_BACK_S = 3.0
 _NUMBERS = itertools.count(1)
 
 
@@ -49,15 +51,24 @@ def delete(bootstrap: str, topic: str) -> None:
 
 
 def read(bootstrap: str, topic: str, *, isolation: str = "read_committed") -> list[Message]:
-    """All records, partition after partition, in order; nothing if there is no such topic."""
-    metadata = admin(bootstrap).list_topics(timeout=30).topics.get(topic)
+    """All records, partition after partition, in order; nothing if there is no such topic.
+
+    A broker answers a commit before readers of what is committed come to its records. So what an open transaction holds
+    back is waited for, but not for long.
+    """
+    client = admin(bootstrap)
+    metadata = client.list_topics(timeout=30).topics.get(topic)
     if metadata is None:
         return []
-    partitions = sorted(metadata.partitions)
-    return [message for partition in partitions for message in _records(bootstrap, topic, partition, isolation)]
+    places = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in sorted(metadata.partitions)}
+    asked = client.list_offsets(places, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=30)
+    ends = {place.partition: future.result(30).offset for place, future in asked.items()}
+    return [
+        message for partition, end in ends.items() for message in _records(bootstrap, topic, partition, isolation, end)
+    ]
 
 
-def _records(bootstrap: str, topic: str, partition: int, isolation: str) -> Iterator[Message]:
+def _records(bootstrap: str, topic: str, partition: int, isolation: str, end: int) -> Iterator[Message]:
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -72,16 +83,20 @@ def _records(bootstrap: str, topic: str, partition: int, isolation: str) -> Iter
     try:
         consumer.assign([TopicPartition(topic, partition, 0)])
         until = time.monotonic() + 60
+        ended_s = None
         while time.monotonic() < until:
-            message = consumer.poll(1)
+            message = consumer.poll(0.1)
             if message is None:
-                continue
-            if message.error() is None:
+                if ended_s is not None and time.monotonic() > ended_s + _HELD_BACK_S:
+                    return
+            elif message.error() is None:
                 yield message
-            elif message.error().code() == KafkaError._PARTITION_EOF:
-                return
-            else:
+            elif message.error().code() != KafkaError._PARTITION_EOF:
                 raise AssertionError(message.error())
+            elif message.offset() >= end:
+                return
+            elif ended_s is None:
+                ended_s = time.monotonic()
         raise AssertionError(f"{topic} has no end")
     finally:
         consumer.close()
