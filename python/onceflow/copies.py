@@ -19,6 +19,8 @@ _FIXED = frozenset(
     {type(None), bool, int, float, complex, str, bytes, Decimal, datetime, date, time, timedelta, UUID, type(...)}
 )
 
+_are_fixed = _FIXED.issuperset
+
 
 def is_fixed(value: Any) -> bool:
     """True for a value of a type that cannot be changed and holds nothing that can; False where that is not known."""
@@ -30,8 +32,12 @@ def own_copy(value: Any) -> Any:
 
     What cannot be copied, such as a lock or a list that contains itself, is returned as it is: no codec takes it.
     """
-    if type(value) in _FIXED:
+    kind = type(value)
+    if kind in _FIXED:
         return value
+    if kind is dict and _are_fixed(map(type, value.values())):
+        # Most records are flat.
+        return value.copy()
     try:
         return _copied(value)
     except Exception:
