@@ -12,8 +12,6 @@ from counting_kafka import Job
 from lives import Life, no_survivors
 
 from onceflow.connectors.kafka.destination import transactional_id_of
-from onceflow.connectors.kafka.facts import Admin
-from onceflow.connectors.kafka.settings import KafkaSettings
 
 pytestmark = pytest.mark.usefixtures("crash_points")
 
@@ -62,19 +60,6 @@ def test_the_broker_is_killed_while_a_transaction_commits(kafka, job):
     assert life.step(1) is None, life.error
     kafka.start()
     came_through(job, life)
-
-
-def test_a_client_looks_anew_for_the_leaders_of_a_broker_that_was_started_again(kafka):
-    """Kind: what was an answer before a broker's end (an epoch of a leader) goes with each question after it, and is
-    refused until the client forgets it, minutes later: the job stopped instead of going on."""
-    admin = Admin(KafkaSettings(kafka.bootstrap), timeout_s=30)
-    led = topics.name("led")
-    topics.create(kafka.bootstrap, led, partitions=4)
-    assert set(admin.ends(led, range(4), committed=False).values()) == {0}
-    for _ in range(2):
-        kafka.kill()
-        kafka.start()
-        assert set(admin.ends(led, range(4), committed=False).values()) == {0}
 
 
 @no_survivors()
