@@ -149,7 +149,7 @@ def test_what_cannot_be_read_is_said(tmp_path, log):
     with pytest.raises(ConfigurationError, match="event_time"):
         LogSource(log, "t", event_time="at")
     log.create_topic("t")
-    with pytest.raises(SourceError, match="no position"):
+    with pytest.raises(SourceError, match="not a position"):
         LogSource(log, "t").open("0", 5)
 
 

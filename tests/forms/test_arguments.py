@@ -94,7 +94,7 @@ def test_duplicates_by_what_is_no_key(stream, given):
 
 @pytest.mark.parametrize("given", [None, 5, [], {}, "other", OBJECT])
 def test_sides_of_what_is_no_step(given):
-    with pytest.raises(ConfigurationError, match="no window step"):
+    with pytest.raises(ConfigurationError, match="not a window step"):
         Dataflow("arguments").late(given)
     with pytest.raises(ConfigurationError, match="no dead letters"):
         Dataflow("arguments").dead_letters(given)

@@ -8,9 +8,12 @@ import time
 
 from onceflow.log import Consumer, Log, Producer, TopicPartition
 
+#: Threads of the log; other tests of the process may have left some of other things.
+OURS = ("onceflow-producer", "onceflow-commits", "onceflow-heartbeat", "onceflow-log-upkeep")
+
 
 def names():
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("onceflow"))
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith(OURS))
 
 
 def forgotten():

@@ -62,7 +62,7 @@ def test_totals_come_out_in_parts(state):
     totals = stream.key_by(lambda n: (n % 1000, n)).aggregate("t", emit="final", n=count())
     totals.map_batch(lambda batch: sizes.append((type(batch), len(batch))) or batch).sink("out", sink)
     run(flow, state, batch_size=50_000)
-    assert sizes == [(Columns, 65_536), (Columns, 65_536), (Columns, 18_928)]
+    assert sizes == [(Columns, 16_384)] * 9 + [(Columns, 2_544)]
     assert [row["key"] for row in sink.records] == sorted((n % 1000, n) for n in range(150_000))
 
 
