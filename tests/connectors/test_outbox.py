@@ -12,7 +12,7 @@ from outbox_table import RowsTable, rows_sink, shown_rows
 
 import onceflow as of
 from onceflow.connectors.outbox import Marker, OutboxSink, OutboxTarget
-from onceflow.exceptions import ConfigurationError, FencedError, SinkError
+from onceflow.exceptions import ConfigurationError, FencedError, RepeatedOutputWarning, SinkError
 from onceflow.sinks import Committable, SinkContext
 from onceflow.testing import EOF, TestingSource, TransactionalSinkContract
 
@@ -299,3 +299,27 @@ def test_a_checkpoint_begins_before_what_is_staged_is_too_much(tmp_path):
     result = of.run(flow, tmp_path / "state", batch_size=50, checkpoint_interval_s=3600)
     assert result.checkpoints >= 2_000 * 100 // 20_000
     assert numbers(tmp_path / "rows.db") == list(range(2_000))
+
+
+def test_markers_that_were_deleted_after_one_checkpoint_are_missed(tmp_path):
+    """Kind: what is not there was never there. The output of the first checkpoint was written a second time."""
+    path, lines = tmp_path / "rows.db", TestingSource([{"id": 1, "text": "one"}])
+
+    def run(**settings):
+        flow = of.Dataflow("job")
+        flow.source("in", lines).sink("out", rows_sink(path, COLUMNS))
+        return of.run(flow, tmp_path / "state", until="caught_up", **settings)
+
+    run()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("delete from markers")
+    for _ in range(2):
+        with pytest.raises(SinkError, match=r"before checkpoint 1 was decided, and has none now.*resume_from=1 "):
+            run()
+    assert numbers(path) == [1]
+    # As advised: here it was there, and that is told.
+    with pytest.warns(RepeatedOutputWarning, match="nobody can tell"):
+        run(resume_from=1)
+    assert numbers(path) == [1, 1]
+    run()
+    assert numbers(path) == [1, 1]

@@ -103,6 +103,12 @@ class Checks:
             there = visible.get(output.slot, 0)
             if checkpoint_id <= there:
                 continue
+            if not any(place == output.place for place, _ in standings):
+                # Whoever staged it had shut older runs out before, which leaves a marker.
+                error = self._without_markers(output.place, checkpoint_id)
+                if output.lineage == mine.lineage:
+                    raise error
+                warnings.warn(RepeatedOutputWarning(str(error)), stacklevel=3)
             if output.after is not None and there < output.after:
                 error = self.older_target(output.place, output.after, there)
                 if output.lineage == mine.lineage:
@@ -147,6 +153,16 @@ class Checks:
             f"to {there or 'none'} now: {store} is older than the job's state, as when a backup was put back. Put the "
             f"newest one of {store} back; or resume from a checkpoint whose output is there in full with "
             f"resume_from (--resume-from); or, to go on without what is lost, from {number}"
+        )
+
+    def _without_markers(self, place: str, checkpoint_id: int) -> SinkError:
+        """Nobody can tell whether an output is there."""
+        return SinkError(
+            f"{self._where(place)} had markers of job {self._context.job!r} before checkpoint {checkpoint_id} was "
+            f"decided, and has none now: they were deleted, or {self._words.store} is older than the job's state, as "
+            f"when a backup was put back. Whether the output of checkpoint {checkpoint_id} is there nobody can tell. "
+            f"Put the newest one of {self._words.store} back; or, if that output is missing or may be written again, "
+            f"run the job once with resume_from={checkpoint_id} (--resume-from {checkpoint_id})"
         )
 
     def _is_anew(self, known: Written) -> bool:
