@@ -104,6 +104,40 @@ def test_a_row_that_is_committed_late_is_read(dsn, table):
         reader.close()
 
 
+@pytest.mark.parametrize("kind", ["inherits (parent)", "partition of parts for values from (0) to (100)"])
+def test_writers_of_tables_below_hold_the_reader_back(dsn, kind):
+    """Kind: a lock on what the rows lie in is none on what is read: a late row of an inheriting table was left out."""
+    columns = "id bigserial not null, text text"
+    execute(dsn, f"create table parent ({columns})")
+    execute(dsn, f"create table parts ({columns}) partition by range (id)")
+    child, table = ("()", "parent") if "inherits" in kind else ("", "parts")
+    execute(dsn, f"create table child {child} {kind}")
+    reader = PostgresSource(dsn, table, key="id", every=SOON, follow=True).open("0", None)
+    try:
+        with psycopg.connect(dsn) as late:
+            late.execute(f"insert into child values (nextval(pg_get_serial_sequence('{table}', 'id')), 'late')")
+            execute(dsn, f"insert into {table} (text) values ('soon')")
+            for _ in range(30):
+                assert not reader.read(10).records
+                time.sleep(0.01)
+            late.commit()
+            assert read(reader, until="soon") == ["late", "soon"]
+    finally:
+        reader.close()
+
+
+def test_floats_are_exact_however_the_database_is_set_up(dsn):
+    """Kind: a setting of the database or the role rounds what is read, without a word."""
+    execute(dsn, "create table floats (id bigserial not null, d float8, r real)")
+    execute(dsn, "insert into floats (d, r) values (0.1234567890123456789, 0.1234567)")
+    execute(dsn, f"alter database {psycopg.conninfo.conninfo_to_dict(dsn)['dbname']} set extra_float_digits = 0")
+    reader = PostgresSource(dsn, "floats", key="id", every=SOON).open("0", None)
+    try:
+        assert reader.read(10).records == [{"id": 1, "d": 0.12345678901234568, "r": 0.1234567}]
+    finally:
+        reader.close()
+
+
 def test_a_number_that_is_drawn_before_its_transaction_has_an_identity_is_read(dsn):
     """Kind: a writer that has its key and nothing else yet, so that no snapshot knows it."""
     with psycopg.connect(dsn, autocommit=True) as session:
@@ -249,12 +283,14 @@ def test_a_server_that_is_away_is_waited_for(dsn, postgres):
         ({"table": "plain", "key": "none"}, "there is no column 'none'; there are 'id', 'at'"),
         ({"table": "nowhere", "key": "id"}, "there is no table nowhere"),
         ({"query": "select 1 as id", "key": "id"}, "may be committed later"),
+        ({"table": "given", "key": ("tx", "id")}, "'tx' has no default pg_current_xact_id"),
     ],
-    ids=["any key", "null", "no column", "no table", "query"],
+    ids=["any key", "null", "no column", "no table", "query", "no default"],
 )
 def test_keys_by_which_rows_would_be_left_out_are_refused(dsn, settings, reason):
     """Kind: nothing says when all rows up to a key are there."""
     execute(dsn, "create table plain (id int primary key, at timestamptz)")
+    execute(dsn, "create table given (tx xid8 not null, id bigserial)")
     with pytest.raises(SourceError, match=reason):
         PostgresSource(dsn, **settings).open_with_context("0", None, SourceContext())
 

@@ -94,13 +94,14 @@ class Numbered(Settled):
             raise _older(f"key {position[0]}", f"key {row[0]}")
 
     def _writing(self, session: psycopg.Connection[Any]) -> set[str]:
-        """Transactions that may have rows of the table, or of its partitions, under way."""
+        """Transactions that may have rows of the table, its partitions, or tables that inherit from it, under way."""
         rows = session.execute(
-            "select distinct l.virtualtransaction from pg_locks l where l.locktype = 'relation' and l.granted "
-            "and l.database = (select oid from pg_database where datname = current_database()) and l.pid is distinct "
-            "from pg_backend_pid() and l.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', "
-            "'AccessExclusiveLock') and (l.relation = %s or l.relation in (select relid from pg_partition_tree(%s)))",
-            (self._oid, self._oid),
+            "with recursive tree (oid) as (select %s::oid union select i.inhrelid from pg_inherits i join tree on "
+            "i.inhparent = tree.oid) select distinct l.virtualtransaction from pg_locks l where l.locktype = "
+            "'relation' and l.granted and l.database = (select oid from pg_database where datname = "
+            "current_database()) and l.pid is distinct from pg_backend_pid() and l.mode in ('RowExclusiveLock', "
+            "'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') and l.relation in (select oid from tree)",
+            (self._oid,),
         ).fetchall()
         return {transaction for (transaction,) in rows}
 

@@ -27,12 +27,15 @@ __all__ = ["PostgresSource"]
 #: Rows of one query.
 _ROWS = 10_000
 _PARTITION = "0"
-#: So that times with a zone are the same records on any machine.
-_BEGIN = "begin isolation level read committed read only; set local timezone = 'UTC'"
+#: So that times with a zone are the same records on any machine, and floats are what they are, however it is set up.
+_BEGIN = "begin isolation level read committed read only; set local timezone = 'UTC'; set local extra_float_digits = 1"
+_OF_THE_TRANSACTION = "pg_current_xact_id()"
 _KEYS = """
 select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
-       pg_catalog.pg_get_serial_sequence(%(table)s, a.attname) is not null
+       pg_catalog.pg_get_serial_sequence(%(table)s, a.attname) is not null,
+       pg_catalog.pg_get_expr(d.adbin, d.adrelid)
   from pg_catalog.pg_attribute a
+  left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
  where a.attrelid = pg_catalog.to_regclass(%(table)s) and a.attnum > 0 and not a.attisdropped
 """
 
@@ -171,7 +174,7 @@ class _Rows:
             if oid is None:
                 raise SourceError(f"there is no table {mine._table}; name its schema: 'schema.table'")
             rows = session.execute(_KEYS, {"table": quoted}).fetchall()
-            types = {name: kind for name, kind, _, _ in rows}
+            types = {name: kind for name, kind, *_ in rows}
             self._from: sql.Composable = table
         else:
             assert mine._query is not None
@@ -187,15 +190,22 @@ class _Rows:
         for name in (*self._keys, *(mine._columns or ())):
             if name not in types:
                 raise SourceError(f"there is no column {name!r}; there are {', '.join(map(repr, types))}")
-        nullable = [name for name, _, is_filled, _ in rows if name in self._keys and not is_filled]
+        nullable = [name for name, _, is_filled, _, _ in rows if name in self._keys and not is_filled]
         if nullable:
             raise SourceError(
                 f"column {nullable[0]!r} of the key can be null, and rows without a key would be left out"
             )
         self._types = [types[name] for name in self._keys]
         first = self._keys[0]
-        is_numbered = len(self._keys) == 1 and any(name == first and numbered for name, _, _, numbered in rows)
+        is_numbered = len(self._keys) == 1 and any(name == first and numbered for name, _, _, numbered, _ in rows)
         if self._types[0] == "xid8":
+            for name, _, _, _, default in rows:
+                if name == first and default != _OF_THE_TRANSACTION:
+                    raise SourceError(
+                        f"column {first!r} has no default {_OF_THE_TRANSACTION}, so its values need not be of the "
+                        "transactions that write the rows, and rows with lower ones would be left out: alter table … "
+                        f"alter column … set default {_OF_THE_TRANSACTION}"
+                    )
             self._settled: Settled = Transactions(first)
         elif mine._lag is not None:
             self._settled = Lagging(first, mine._lag)
