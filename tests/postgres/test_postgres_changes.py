@@ -17,7 +17,7 @@ from lives import Life, no_survivors
 import onceflow as of
 from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.postgres import PostgresChanges
-from onceflow.connectors.postgres.decoding import change_of
+from onceflow.connectors.postgres.decoding import changes_of
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.sources import SourceContext
 
@@ -108,7 +108,39 @@ def test_changes_are_records(dsn, slot):
     assert delete == {"table": name, "action": "delete", "row": None, "key": {"id": 2}}
     assert truncate == {"table": name, "action": "truncate", "row": None, "key": None}
     with pytest.raises(SourceError, match="its plugin must be test_decoding"):
-        change_of('{"change": []}')
+        changes_of('{"change": []}')
+
+
+def test_one_statement_may_empty_several_tables(dsn, slot):
+    """Kind: a line of another form stopped the job for ever, at each start again."""
+    execute(dsn, "create table below (id int references things)", 'create table "of, another" (id int)')
+    reader = opened(PostgresChanges(dsn, slot))
+    try:
+        execute(dsn, "truncate things cascade", 'truncate below, "of, another" restart identity')
+        found = read(reader, 4)
+    finally:
+        reader.close()
+    assert [change["table"] for change in found] == [
+        "public.things",
+        "public.below",
+        "public.below",
+        "public.of, another",
+    ]
+    assert {change["action"] for change in found} == {"truncate"}
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("public.Things", "has no table 'public.Things': give names with their schema"),
+        ("public.parts", "is partitioned"),
+    ],
+)
+def test_tables_of_which_no_change_would_come_are_refused(dsn, slot, table, reason):
+    """Kind: a name that is spelt otherwise, or whose rows lie elsewhere, gave nothing for ever and no word."""
+    execute(dsn, "create table parts (id int) partition by range (id)")
+    with pytest.raises(SourceError, match=reason):
+        opened(PostgresChanges(dsn, slot, tables=["public.things", table]))
 
 
 def test_a_position_resumes_exactly(dsn, slot):

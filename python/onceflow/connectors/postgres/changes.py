@@ -11,17 +11,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tenacity
 
 from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.extras import require
-from onceflow.connectors.postgres.decoding import SESSION_OPTIONS, change_of
+from onceflow.connectors.postgres.decoding import SESSION_OPTIONS, changes_of
 from onceflow.connectors.postgres.server import Server
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
+
+if TYPE_CHECKING:
+    import psycopg
 
 __all__ = ["PostgresChanges"]
 
@@ -34,6 +37,10 @@ select s.plugin, s.confirmed_flush_lsn - '0/0'::pg_lsn, coalesce(s.wal_status, '
        (select system_identifier::text from pg_control_system())
   from pg_catalog.pg_replication_slots s where s.slot_name = %s and s.database = current_database()
 """
+_KIND = """
+select c.relkind::text from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where n.nspname || '.' || c.relname = %s and c.relkind in ('r', 'p')
+"""
 _LSN = "select pg_current_wal_lsn() - '0/0'::pg_lsn"
 
 
@@ -41,7 +48,7 @@ class PostgresChanges(Source):
     """Inserts, updates, deletes and truncations of a database's tables, in the order of commits: change data capture.
 
     Needs ``wal_level = logical``, a user with REPLICATION, and the extra ``postgres-changes``. A record is a dict with
-    ``table``, ``action``, ``row`` and ``key``: see ``onceflow.connectors.postgres.decoding.change_of``. Updates and
+    ``table``, ``action``, ``row`` and ``key``: see ``onceflow.connectors.postgres.decoding.changes_of``. Updates and
     deletes tell the old key only where the table has a primary key, or REPLICA IDENTITY says more.
 
     Args:
@@ -131,6 +138,8 @@ class _Reader(SourceReader):
         try:
             with mine._server.connect("onceflow changes") as session:
                 row = session.execute(_SLOT, (mine._slot,)).fetchone()
+                if make:
+                    self._check_tables(session)
                 if row is None and make:
                     session.execute("select pg_create_logical_replication_slot(%s, %s)", (mine._slot, _PLUGIN))
                     row = session.execute(_SLOT, (mine._slot,)).fetchone()
@@ -201,12 +210,25 @@ class _Reader(SourceReader):
                 self._brought += 1
                 if self._brought > self._taken:
                     self._taken = self._brought
-                    change = change_of(message.payload)
-                    if change is not None and self._is_wanted(change):
-                        records.append(change)
+                    records.extend(filter(self._is_wanted, changes_of(message.payload)))
         self._tell()
         is_at_end = self._end is not None and max(self._lsn, self._stream.wal_end) >= self._end
         return None if is_at_end and not records and not self._taken else SourceBatch(records)
+
+    def _check_tables(self, session: psycopg.Connection[Any]) -> None:
+        """At the first start: later a table may have been dropped, with changes of it still to be read."""
+        for name in sorted(self._source._tables or ()):
+            (kind,) = session.execute(_KIND, (name,)).fetchone() or (None,)
+            if kind is None:
+                raise SourceError(
+                    f"PostgreSQL {self._source._server.shown} has no table {name!r}: give names with their schema, as "
+                    "the catalogue has them (public.orders, in small letters unless they were quoted)"
+                )
+            if kind == "p":
+                raise SourceError(
+                    f"table {name!r} is partitioned, and its changes come under the names of its partitions: give "
+                    "those, or tables=None for all tables"
+                )
 
     def _is_wanted(self, change: dict[str, Any]) -> bool:
         return self._source._tables is None or change["table"] in self._source._tables

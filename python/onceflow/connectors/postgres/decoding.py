@@ -17,7 +17,7 @@ import msgspec
 
 from onceflow.exceptions import SourceError
 
-__all__ = ["SESSION_OPTIONS", "UNCHANGED", "change_of"]
+__all__ = ["SESSION_OPTIONS", "UNCHANGED", "changes_of"]
 
 #: Of the session that decodes, so that texts have one form.
 SESSION_OPTIONS = (
@@ -26,8 +26,11 @@ SESSION_OPTIONS = (
 #: A large value that an update did not touch is not in the server's log.
 UNCHANGED = "unchanged-toast-datum"
 
-_NAME = r'(?:"(?:[^"]|"")+"|[^".\s\[]+)'
-_TABLE = re.compile(rf"table ({_NAME})\.({_NAME}): (INSERT|UPDATE|DELETE|TRUNCATE): ?")
+_NAME = r'(?:"(?:[^"]|"")+"|[^".,:\s\[]+)'
+_TABLE = re.compile(rf"table ({_NAME})\.({_NAME}): (INSERT|UPDATE|DELETE): ?")
+#: One statement empties several tables, also by CASCADE.
+_TRUNCATE = re.compile(rf"table ((?:{_NAME}\.{_NAME}(?:, )?)+): TRUNCATE: ")
+_TRUNCATED = re.compile(rf"({_NAME})\.({_NAME})(?:, )?")
 _COLUMN = re.compile(rf"({_NAME})\[(.+?)\]:(null|{UNCHANGED}|B?'(?:[^']|'')*'|[^ ]+)(?: |$)", re.DOTALL)
 _OLD, _NEW = "old-key: ", "new-tuple: "
 
@@ -67,42 +70,43 @@ _VALUES: dict[str, Callable[[str], Any]] = {
 }
 
 
-def change_of(line: str) -> dict[str, Any] | None:
-    """A change as a record; None for a line that is none, such as the beginning of a transaction.
+def changes_of(line: str) -> list[dict[str, Any]]:
+    """Changes as records: one, several where a statement empties several tables, or none, such as where a transaction
+    begins.
 
     Returns:
-        ``table`` ("public.orders"), ``action`` ("insert", "update", "delete", "truncate"), ``row``: columns and values
-        after it, None where there is none; ``key``: columns of the old key of an update that changes it, or of a
-        delete. A large value that an update did not touch is left out of ``row``.
+        Dicts of ``table`` ("public.orders"), ``action`` ("insert", "update", "delete", "truncate"), ``row``: columns
+        and values after it, None where there is none; ``key``: columns of the old key of an update that changes it, or
+        of a delete. A large value that an update did not touch is left out of ``row``.
 
     Raises:
         SourceError: The line is none of the plugin.
     """
     if line.startswith(("BEGIN", "COMMIT")):
-        return None
+        return []
+    if (truncated := _TRUNCATE.match(line)) is not None:
+        tables = _TRUNCATED.findall(truncated[1])
+        return [_change(schema, table, "truncate") for schema, table in tables]
     found = _TABLE.match(line)
     if found is None:
         raise SourceError(f"a change of the slot cannot be read: {line[:200]!r}: its plugin must be test_decoding")
     schema, table, action = found.groups()
     rest = line[found.end() :]
-    change: dict[str, Any] = {
-        "table": f"{_unquoted(schema)}.{_unquoted(table)}",
-        "action": action.lower(),
-        "row": None,
-        "key": None,
-    }
-    if action == "TRUNCATE":
-        return change
+    change = _change(schema, table, action.lower())
     if rest.startswith(_OLD):
         change["key"], at = _columns(rest, len(_OLD))
         rest = rest[at:].removeprefix(_NEW)
     if rest == "(no-tuple-data)":
-        return change
+        return [change]
     columns, at = _columns(rest, 0)
     if at != len(rest):
         raise SourceError(f"a change of the slot cannot be read from {rest[at : at + 100]!r} on: {line[:200]!r}")
     change["key" if action == "DELETE" else "row"] = columns
-    return change
+    return [change]
+
+
+def _change(schema: str, table: str, action: str) -> dict[str, Any]:
+    return {"table": f"{_unquoted(schema)}.{_unquoted(table)}", "action": action, "row": None, "key": None}
 
 
 def _columns(text: str, at: int) -> tuple[dict[str, Any], int]:
