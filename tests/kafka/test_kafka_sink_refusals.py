@@ -120,7 +120,7 @@ def test_the_topic_of_markers_is_deleted(target):
     with pytest.raises(SinkError):
         writer.commit(target.decided[-1])
     writer.close()
-    refused(target.open, "has it up to none now", "Put the newest one")
+    refused(target.open, "has none now", "Put the newest one")
     assert target.shown() == [1]
 
 

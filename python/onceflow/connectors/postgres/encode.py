@@ -139,7 +139,7 @@ class Encode:
             unknown = [name for record in records for name in record if name not in known]
         if unknown:
             why = (
-                "and the table has no such column: leave it out by map() or select()"
+                "and the table has no such column: leave it out by map()"
                 if unknown[0] not in self._table.columns
                 else "which the table fills in itself: leave it out, or name all columns that are written in columns="
             )
