@@ -235,6 +235,43 @@ def test_each_change_comes_once_through_kills_of_job_and_server(dsn, slot, postg
     assert found == there
 
 
+def test_no_change_is_lost_with_its_connection(dsn, slot):
+    """Kind: what was read before an error is dropped with the attempt, and the position stays behind it: a batch was
+    lost each time that a connection ended."""
+    reader = opened(PostgresChanges(dsn, slot))
+    ended = 0
+    try:
+        for first in range(0, 900, 9):
+            execute(dsn, f"insert into things select n, '' from generate_series({first}, {first + 8}) n")
+        found = read(reader, 1)
+        with psycopg.connect(dsn, autocommit=True) as session:
+            for after in range(100, 900, 100):
+                found += read(reader, after - len(found))
+                # The reader has more in its buffer, and then finds the end of the connection.
+                ended += session.execute(
+                    "select count(pg_terminate_backend(active_pid)) from pg_replication_slots where slot_name = %s "
+                    "and active_pid is not null",
+                    (slot,),
+                ).fetchone()[0]
+        found += read(reader, 900 - len(found))
+    finally:
+        reader.close()
+    assert [change["row"]["id"] for change in found] == list(range(900))
+    assert ended
+
+
+def test_words_of_others_in_the_log_are_no_changes(dsn, slot):
+    """Kind: a line of a form that nobody thought of stops the job for ever."""
+    reader = opened(PostgresChanges(dsn, slot))
+    try:
+        execute(dsn, "insert into things values (1, '')", "select pg_logical_emit_message(true, 'theirs', 'words')")
+        execute(dsn, "select pg_logical_emit_message(false, 'theirs', 'words')", "insert into things values (2, '')")
+        found = read(reader, 2)
+    finally:
+        reader.close()
+    assert [change["row"]["id"] for change in found] == [1, 2]
+
+
 def test_the_server_is_told_when_a_checkpoint_is_complete(dsn, slot):
     """Kind: told before, the server forgets changes that a resumed job asks for; never told, its disk fills."""
     source = PostgresChanges(dsn, slot)

@@ -197,23 +197,40 @@ class _Reader(SourceReader):
             ) from None
 
     def _read(self, max_records: int) -> SourceBatch | None:
-        if self._stream is None:
-            self._begin()
+        import psycopg2  # noqa: PLC0415 - an extra
+
         records: list[Any] = []
-        while len(records) < max_records and (message := self._stream.read_message()) is not None:
-            if message.payload.startswith("BEGIN"):
-                self._brought = 0
-            elif message.payload.startswith("COMMIT"):
-                # The end of the commit's record: a stream from there on begins with the next transaction.
-                self._lsn, self._taken = message.data_start, 0
-            else:
-                self._brought += 1
-                if self._brought > self._taken:
-                    self._taken = self._brought
-                    records.extend(filter(self._is_wanted, changes_of(message.payload)))
-        self._tell()
+        try:
+            if self._stream is None:
+                self._begin()
+            while len(records) < max_records and (message := self._stream.read_message()) is not None:
+                self._take(message, records)
+            self._tell()
+        except psycopg2.Error:
+            if not records:
+                raise
+            # They are behind the position already; the next stream begins there.
+            self._drop()
+            return SourceBatch(records)
         is_at_end = self._end is not None and max(self._lsn, self._stream.wal_end) >= self._end
         return None if is_at_end and not records and not self._taken else SourceBatch(records)
+
+    def _take(self, message: Any, records: list[Any]) -> None:
+        """A line of the stream: moves the position on, and appends the records that are new."""
+        line = message.payload
+        if line.startswith("message: "):
+            # Somebody's words in the log, which are no change.
+            return
+        if line.startswith("BEGIN"):
+            self._brought = 0
+        elif line.startswith("COMMIT"):
+            # The end of the commit's record: a stream from there on begins with the next transaction.
+            self._lsn, self._taken = message.data_start, 0
+        else:
+            self._brought += 1
+            if self._brought > self._taken:
+                self._taken = self._brought
+                records.extend(filter(self._is_wanted, changes_of(line)))
 
     def _check_tables(self, session: psycopg.Connection[Any]) -> None:
         """At the first start: later a table may have been dropped, with changes of it still to be read."""
