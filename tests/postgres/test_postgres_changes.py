@@ -285,11 +285,27 @@ def test_the_server_is_told_when_a_checkpoint_is_complete(dsn, slot):
     with psycopg.connect(dsn, autocommit=True) as session:
         assert session.execute(confirmed).fetchone() == (begun["lsn"],)
         source.on_checkpoint_complete(1, {"0": reader.position()}, SourceContext("job", "changes"))
-        while session.execute(confirmed).fetchone() != (reader.position()["lsn"],):
+        while session.execute(confirmed).fetchone() != (reader.position()["lsn"] - 1,):
             reader.read(1)
     reader.close()
     with pytest.raises(SourceChangedError, match=r"was told up to .* what lies between is lost"):
         opened(source, begun)
+
+
+def test_a_quiet_stream_leaves_the_slot_where_the_checkpoint_is(dsn, slot):
+    """Kind: a client that knows better: it told the server of a place beyond the state while nothing was written, and
+    the job was refused ever after."""
+    source = PostgresChanges(dsn, slot)
+    for _ in range(3):
+        begun = opened(source).position()
+        reader = opened(source, begun, until="caught_up")
+        execute(dsn, "checkpoint")
+        until_s = time.monotonic() + 5
+        while time.monotonic() < until_s and reader.read(10) is not None:
+            time.sleep(0.01)
+        source.on_checkpoint_complete(1, {"0": reader.position()}, SourceContext("job", "changes"))
+        reader.close()
+        opened(source, begun).close()
 
 
 def test_a_slot_that_was_lost_or_is_another_ones_is_refused(dsn, slot):

@@ -253,6 +253,7 @@ class _Reader(SourceReader):
     def _begin(self) -> None:
         import psycopg2.extras  # noqa: PLC0415 - an extra
 
+        self._write_first_line()
         settings: dict[str, Any] = {**self._source._server.settings(), "options": SESSION_OPTIONS}
         factory = psycopg2.extras.LogicalReplicationConnection
         connection = psycopg2.connect(connection_factory=factory, **settings)
@@ -261,6 +262,18 @@ class _Reader(SourceReader):
             slot_name=self._source._slot, decode=True, start_lsn=self._lsn, status_interval=_FEEDBACK_S
         )
         self._brought = 0
+
+    def _write_first_line(self) -> None:
+        """A word of ours in the log, which is the first line of the stream, or follows it.
+
+        Where a stream has brought no line after the place that it confirms, the client moves that place on with the
+        server's, further than any checkpoint has come; and a job that is killed then finds the slot ahead of its state.
+        On a standby, or without the right, nothing is written, and that may happen while nobody writes.
+        """
+        import psycopg  # noqa: PLC0415 - not before the extra is known to be there
+
+        with contextlib.suppress(psycopg.Error), self._source._server.connect("onceflow changes") as session:
+            session.execute("select pg_logical_emit_message(false, 'onceflow', '')")
 
     def confirm(self, lsn: int) -> None:
         """A checkpoint with this place is complete."""
@@ -272,7 +285,9 @@ class _Reader(SourceReader):
             self._told_s = time.monotonic()
             # The answer says how far the server has come, also where there was no change.
             asks = self._end is not None
-            self._stream.send_feedback(flush_lsn=self._confirmed, apply_lsn=self._confirmed, reply=asks, force=True)
+            # Right before the end of the last transaction: see ``_write_first_line``.
+            place = max(self._confirmed - 1, 0)
+            self._stream.send_feedback(flush_lsn=place, apply_lsn=place, reply=asks, force=True)
 
     def position(self) -> Plain:
         return {"lsn": self._lsn, "taken": self._taken, "system": self._system}
