@@ -14,6 +14,8 @@ the job.
 from __future__ import annotations
 
 import hashlib
+import time
+import warnings
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -30,6 +32,7 @@ from onceflow.connectors.log.inspection import look_at_source
 from onceflow.connectors.topics.messages import Decode, EventTime, Headers, MessageReading, pyarrow
 from onceflow.exceptions import (
     LogError,
+    NewPartitionsWarning,
     OffsetOutOfRangeError,
     SourceChangedError,
     SourceError,
@@ -44,7 +47,7 @@ __all__ = ["LogSource"]
 class LogSource(Source):
     """Records of a topic; each of its partitions is a partition.
 
-    Partitions that the topic gets while a job runs are read from its next run on.
+    Partitions that the topic gets while a job runs are read from its next run on; a ``NewPartitionsWarning`` says so.
 
     Args:
         log: Directory of the log, or an open log.
@@ -197,6 +200,10 @@ _REMOVED = (
 )
 
 
+#: How often a reader that follows a topic looks for new partitions.
+_LOOK_EVERY_S = 2.0
+
+
 class _Found:
     """The first records of what was read."""
 
@@ -254,8 +261,13 @@ class _LogReader(SourceReader):
         self._kept_end = kept_end
         #: Offset and digest of the record that was read last.
         self._last = last
+        #: How many partitions the topic has, as far as it is told; the reader of the first one looks for all.
+        self._partitions = log.topic(reading.topic).partitions if end is None and partition == 0 else None
+        self._looked_s = time.monotonic()
 
     def read(self, max_records: int) -> SourceBatch | None:
+        if self._partitions is not None:
+            self._look_for_partitions(self._partitions)
         end = self._end
         if end is not None:
             if self._offset >= end:
@@ -275,6 +287,23 @@ class _LogReader(SourceReader):
             self._note_last(messages, count - 1)
         self._offset = found.next_offset if end is None else min(found.next_offset, end)
         return batch
+
+    def _look_for_partitions(self, known: int) -> None:
+        """Tells of partitions that have come: windows close without what is in them."""
+        now_s = time.monotonic()
+        if now_s < self._looked_s + _LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        self._partitions = self._log.topic(self._reading.topic).partitions
+        if self._partitions > known:
+            warnings.warn(
+                NewPartitionsWarning(
+                    f"topic {self._reading.topic!r} has got {self._partitions - known} more partitions, and now has "
+                    f"{self._partitions}. They are read from the next run of the job on, from their first records: "
+                    "stop it and run it again"
+                ),
+                stacklevel=2,
+            )
 
     def _note_last(self, messages: _Found, row: int) -> None:
         if self._reading.as_columns:
