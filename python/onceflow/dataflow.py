@@ -308,7 +308,8 @@ class Stream:
         Args:
             step_id: Names the state for ever.
             key: What makes records equal: a function, or names of columns.
-            horizon: How long a key is remembered.
+            horizon: How long a key is remembered, in event time where records have it. A record that is late by more
+                than ``max_out_of_orderness`` of its source may find its key forgotten, and passes again.
         """
         selector = KeySelector([key] if isinstance(key, str) else key)
         micros = micros_of(f"step {step_id!r}: the horizon", horizon)
