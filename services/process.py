@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 _STOP_TIMEOUT_S = 30.0
+#: So often a server is started on other ports.
+_TRIES = 3
 
 
 class ServerUnavailableError(Exception):
@@ -112,6 +114,24 @@ class ServerProcess(ABC):
                 self.kill()
                 raise ServerStartError(f"{self.called} {'ended' if ended else 'is not ready'}:\n{text[-3000:]}")
             time.sleep(0.02)
+
+    def _start_on_free_ports(self, configure: Callable[[], None]) -> None:
+        """Configures it for ports that are free, and starts it; again on others where somebody took one meanwhile.
+
+        Args:
+            configure: Chooses ports by ``free_ports``, and writes them to where the server finds them.
+
+        Raises:
+            ServerStartError: It did not become ready.
+        """
+        for left in reversed(range(_TRIES)):
+            try:
+                configure()
+                self.start()
+                return
+            except ServerStartError as error:
+                if not left or "Address already in use" not in str(error):
+                    raise
 
     def kill(self) -> None:
         """Ends it by SIGKILL, with all processes of its own, and keeps the data; ``start`` brings it back."""

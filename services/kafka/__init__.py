@@ -56,7 +56,6 @@ PROPERTIES = {
 
 _CLUSTER_ID = "b25jZWZsb3ctdGVzdHMhIQ"
 _READY = "Kafka Server started"
-_TRIES = 3
 
 
 def install() -> Path:
@@ -125,15 +124,7 @@ class KafkaBroker(ServerProcess):
         self.bootstrap = ""
         self.behind_proxy = 0
         self._proxy_port = proxy_port
-        for left in reversed(range(_TRIES)):
-            try:
-                self._configure()
-                self.start()
-                return
-            except ServerStartError as error:
-                # Somebody took a port between our look and the broker's.
-                if not left or "Address already in use" not in str(error):
-                    raise
+        self._start_on_free_ports(self._configure)
 
     def _configure(self) -> None:
         broker, controller, self.behind_proxy = free_ports(3)

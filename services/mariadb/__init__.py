@@ -34,7 +34,6 @@ SETTINGS = {
 
 _PACKAGES = ("mariadb-server-core", "mariadb-client-core")
 _READY = "ready for connections"
-_TRIES = 3
 #: Owns the data where this is root, which the server refuses to run as: nobody, and the group of the same number.
 _USER = 65534
 
@@ -82,15 +81,7 @@ class MariaDBServer(ServerProcess):
         self.port = 0
         try:
             self._create()
-            for left in reversed(range(_TRIES)):
-                try:
-                    (self.port,) = free_ports(1)
-                    self.start()
-                    return
-                except ServerStartError as error:
-                    # Somebody took the port between our look and the server's.
-                    if not left or "Address already in use" not in str(error):
-                        raise
+            self._start_on_free_ports(self._choose_port)
         except BaseException:
             self._delete_data()
             raise
@@ -118,6 +109,9 @@ class MariaDBServer(ServerProcess):
 
         with pymysql.connect(host="127.0.0.1", port=self.port, user="root") as session, session.cursor() as cursor:
             cursor.execute(statement)
+
+    def _choose_port(self) -> None:
+        (self.port,) = free_ports(1)
 
     def _create(self) -> None:
         self._directory.chmod(0o755)

@@ -39,7 +39,6 @@ SETTINGS = {
 }
 
 _READY = "database system is ready to accept connections"
-_TRIES = 3
 _CLIENTS = """
 host all guarded 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
@@ -111,15 +110,7 @@ class PostgresServer(ServerProcess):
         self.dsn = ""
         try:
             self._create()
-            for left in reversed(range(_TRIES)):
-                try:
-                    self._configure()
-                    self.start()
-                    return
-                except ServerStartError as error:
-                    # Somebody took the port between our look and the server's.
-                    if not left or "Address already in use" not in str(error):
-                        raise
+            self._start_on_free_ports(self._configure)
         except BaseException:
             self._delete_data()
             raise

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.process import ServerProcess, ServerStartError, ServerUnavailableError, apt_install, free_ports
+from services.process import ServerProcess, ServerUnavailableError, apt_install, free_ports
 
 __all__ = ["RedisServer", "install"]
 
@@ -30,7 +30,6 @@ SETTINGS = {
 }
 
 _READY = "Ready to accept connections"
-_TRIES = 3
 
 
 def install() -> str:
@@ -73,15 +72,7 @@ class RedisServer(ServerProcess):
         self.url = ""
         self._databases = itertools.count(1)
         try:
-            for left in reversed(range(_TRIES)):
-                try:
-                    self._configure()
-                    self.start()
-                    return
-                except ServerStartError as error:
-                    # Somebody took the port between our look and the server's.
-                    if not left or "Address already in use" not in str(error):
-                        raise
+            self._start_on_free_ports(self._configure)
         except BaseException:
             self._delete_data()
             raise
