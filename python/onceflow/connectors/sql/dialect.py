@@ -62,9 +62,12 @@ class Dialect(ABC):
     def insert(self, table: sa.Table) -> Any:
         """An insert with the upsert of this dialect."""
 
-    @abstractmethod
     def upsert(self, insert: Any, key: Sequence[str], others: Sequence[str]) -> sa.Executable:
-        """The insert, which replaces the other columns where the key is there."""
+        """The insert, which replaces the other columns where the key is there; as most databases have it."""
+        changed = {name: insert.excluded[name] for name in others}
+        if not changed:
+            return insert.on_conflict_do_nothing(index_elements=list(key))  # type: ignore[no-any-return]
+        return insert.on_conflict_do_update(index_elements=list(key), set_=changed)  # type: ignore[no-any-return]
 
     def write(self, connection: Connection, statement: Any, rows: list[Row]) -> None:
         """Executes what ``statement`` gave for rows, one at least."""

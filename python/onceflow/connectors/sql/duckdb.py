@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +81,6 @@ class DuckdbDialect(Dialect):
 
     def insert(self, table: sa.Table) -> Any:
         return postgresql.insert(table)
-
-    def upsert(self, insert: Any, key: Sequence[str], others: Sequence[str]) -> sa.Executable:
-        changed = {name: insert.excluded[name] for name in others}
-        if not changed:
-            return insert.on_conflict_do_nothing(index_elements=list(key))  # type: ignore[no-any-return]
-        return insert.on_conflict_do_update(index_elements=list(key), set_=changed)  # type: ignore[no-any-return]
 
     def write(self, connection: Connection, statement: Any, rows: list[Row]) -> None:
         # One statement for many rows: with one each it takes a hundred times as long.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -102,12 +101,6 @@ class PostgresqlDialect(Dialect):
 
     def insert(self, table: sa.Table) -> Any:
         return postgresql.insert(table)
-
-    def upsert(self, insert: Any, key: Sequence[str], others: Sequence[str]) -> sa.Executable:
-        changed = {name: insert.excluded[name] for name in others}
-        if not changed:
-            return insert.on_conflict_do_nothing(index_elements=list(key))  # type: ignore[no-any-return]
-        return insert.on_conflict_do_update(index_elements=list(key), set_=changed)  # type: ignore[no-any-return]
 
     def nothing(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
         return sa.cast(sa.null(), column.type).label(column.name)

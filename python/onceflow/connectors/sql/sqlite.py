@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +117,6 @@ class SqliteDialect(Dialect):
 
     def insert(self, table: sa.Table) -> Any:
         return sqlite.insert(table)
-
-    def upsert(self, insert: Any, key: Sequence[str], others: Sequence[str]) -> sa.Executable:
-        changed = {name: insert.excluded[name] for name in others}
-        if not changed:
-            return insert.on_conflict_do_nothing(index_elements=list(key))  # type: ignore[no-any-return]
-        return insert.on_conflict_do_update(index_elements=list(key), set_=changed)  # type: ignore[no-any-return]
 
     def is_transient(self, error: sa.exc.DBAPIError) -> bool:
         return "is locked" in str(error.orig)
