@@ -9,27 +9,16 @@ from typing import Any, Literal, TypeAlias
 import httpx
 
 from onceflow.connectors.http.key import quoted
+from onceflow.connectors.record_fields import field_of
 from onceflow.connectors.values import json_line
-from onceflow.exceptions import SinkError, described
+from onceflow.exceptions import SinkError
 
-__all__ = ["Method", "RequestMaker", "field_of", "hashable", "origin"]
+__all__ = ["Method", "RequestMaker", "hashable", "origin"]
 
 #: Bytes that no header has.
 _FORBIDDEN = set(b"\r\n\0")
 
 Method: TypeAlias = Literal["POST", "PUT", "PATCH", "DELETE"]
-
-
-def field_of(record: Any, field: str | Callable[[Any], Any], name: str) -> Any:
-    """What a record has under the name of a field, or a function says of it.
-
-    Raises:
-        SinkError: It has no such field, or the function raises.
-    """
-    try:
-        return field(record) if callable(field) else record[field]
-    except Exception as error:
-        raise SinkError(f"{name} of a record: {described(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from onceflow.columns import rows_of
 from onceflow.connectors.dead_letters import DeadLetter, DeadLetters
 from onceflow.connectors.http.client import THREAD, Client, RefusedError
 from onceflow.connectors.http.key import key_of_output
-from onceflow.connectors.http.request import RequestMaker, field_of, hashable
+from onceflow.connectors.http.request import RequestMaker, hashable
 from onceflow.connectors.http.retrying import AgainError, unless_failed
+from onceflow.connectors.record_fields import field_of
 from onceflow.crash import crash_point
 from onceflow.exceptions import RefusedRecordsWarning, SinkError
 from onceflow.sinks import OutputId, SinkContext, SinkWriter

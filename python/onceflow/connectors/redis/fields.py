@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 from onceflow.connectors.redis.target import MARKERS
 from onceflow.connectors.values import json_line
-from onceflow.exceptions import ConfigurationError, SinkError, described
+from onceflow.exceptions import ConfigurationError, SinkError
 
-__all__ = ["Field", "check_field", "field_of", "hash_words", "key_word", "value_word"]
-
-#: Name of a field of the record, or a function of the record.
-Field: TypeAlias = str | Callable[[Any], Any]
+__all__ = ["check_field", "hash_words", "key_word", "value_word"]
 
 
 def check_field(name: str, field: Any, *, optional: bool = True) -> Any:
@@ -20,18 +17,6 @@ def check_field(name: str, field: Any, *, optional: bool = True) -> Any:
     if (field is None and optional) or isinstance(field, str) or callable(field):
         return field
     raise ConfigurationError(f"{name}={field!r}: give the name of a field, or a function of a record")
-
-
-def field_of(record: Any, field: Field, name: str) -> Any:
-    """What a record has under the name of a field, or a function says of it.
-
-    Raises:
-        SinkError: It has no such field, or the function raises.
-    """
-    try:
-        return field(record) if callable(field) else record[field]
-    except Exception as error:
-        raise SinkError(f"{name} of a record: {described(error)}") from error
 
 
 def key_word(key: Any, prefix: bytes) -> bytes:

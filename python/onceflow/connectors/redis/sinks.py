@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias, get_args
 from onceflow.checks import CheckContext, Finding
 from onceflow.columns import rows_of
 from onceflow.connectors.outbox import OutboxSink
-from onceflow.connectors.redis.fields import Field, check_field, field_of, hash_words, key_word, value_word
+from onceflow.connectors.record_fields import Field, field_of
+from onceflow.connectors.redis.fields import check_field, hash_words, key_word, value_word
 from onceflow.connectors.redis.server import Durability, RedisAddress, RedisClient, check_durability
 from onceflow.connectors.redis.target import MAX_WORDS, Command, RedisTarget
 from onceflow.exceptions import ConfigurationError, SinkError
