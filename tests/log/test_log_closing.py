@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-import threading
 from pathlib import Path
 
 import pytest
+from log_threads import names
 
 from onceflow.exceptions import BackendClosedError, LogTimeoutError, OnceflowError
 from onceflow.log import Consumer, Log, Producer, TopicPartition
@@ -25,12 +25,6 @@ def held(directory):
     return maps + [link for link in links if inside in link]
 
 
-def threads():
-    """Of the log; other tests of the process may have left some of other things."""
-    ours = ("onceflow-producer", "onceflow-commits", "onceflow-heartbeat", "onceflow-log-upkeep")
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(ours)]
-
-
 def test_a_closed_log_and_producer_hold_nothing(directory):
     """``Producer.close()`` and ``Log.close()`` left the log open until the objects died."""
     log = Log.open(directory, upkeep_interval_s=5)
@@ -47,7 +41,7 @@ def test_a_closed_log_and_producer_hold_nothing(directory):
     for each in (consumer, producer, transactional, log):
         each.close()
     assert held(directory) == []
-    assert threads() == []
+    assert names() == []
     # A copy that takes the name is not written by anything that is left of the log.
     manifest = (directory / "manifest.json").read_bytes()
     (directory / "manifest.json").unlink()

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
 
+from log_threads import names
+
 from onceflow.log import Consumer, Log, Producer, TopicPartition
-
-#: Threads of the log; other tests of the process may have left some of other things.
-OURS = ("onceflow-producer", "onceflow-commits", "onceflow-heartbeat", "onceflow-log-upkeep")
-
-
-def names():
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith(OURS))
 
 
 def forgotten():
