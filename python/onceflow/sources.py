@@ -19,7 +19,7 @@ handle of its context when there are some, from whatever thread; any other is as
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -59,6 +59,7 @@ class SourceContext:
         until: ``"end"``: a reader hands out what its partition holds to the end, if it has one. ``"caught_up"``: it
             ends with what was there when it was opened, and comes back to that position in a later run. A source that
             has no end and does not look at this keeps such a run going.
+        resumed: The run goes on from a checkpoint that knows the source: a partition that is not in it has come since.
     """
 
     job: str = ""
@@ -67,6 +68,7 @@ class SourceContext:
     clock: Clock = field(default_factory=SystemClock)
     wake: Wake = field(default_factory=_NobodyWaits)
     until: Until = "end"
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,23 @@ class Source(ABC):
 
         Names are text that UTF-8 can write: checkpoints hold positions by name.
         """
+
+    def new_partitions(self, known: Set[str], context: SourceContext) -> list[str] | None:
+        """Partitions that have come since ``partitions`` was called: the job reads them from then on, each from its
+        beginning.
+
+        Asked for now and then while the job runs, between two rounds; so it must be quick, or look seldom. What it
+        returns is opened with no position, like any other partition that the checkpoint does not know.
+
+        Args:
+            known: All that the job has.
+            context: Who reads.
+
+        Returns:
+            None, which is the default, if none ever come in this run: then it ends when those that there are have
+            ended, and nobody asks again.
+        """
+        return None
 
     @property
     def positions_of(self) -> dict[str, str]:

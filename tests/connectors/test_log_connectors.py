@@ -20,7 +20,7 @@ import onceflow as of
 import onceflow.runtime.job
 from onceflow._native import Log, LogProducer, WakeHandle
 from onceflow.clock import ManualClock
-from onceflow.connectors.log import LogSink, LogSource, destination, source
+from onceflow.connectors.log import LogSink, LogSource, destination
 from onceflow.connectors.outbox.writer import OutboxWriter
 from onceflow.connectors.topics.staged import arrow_column
 from onceflow.embed import StateBackend
@@ -28,7 +28,6 @@ from onceflow.exceptions import (
     ConfigurationError,
     FencedError,
     MalformedRecordError,
-    NewPartitionsWarning,
     ProducerFencedError,
     RepeatedOutputWarning,
     SinkError,
@@ -240,20 +239,6 @@ def test_a_commit_wakes_who_reads_several_partitions(log):
 
 
 # -- the sink --------------------------------------------------------------------------------------
-
-
-def test_partitions_that_come_while_a_job_follows_are_told_of(log, monkeypatch):
-    """Kind: what is not read is not told of either: windows closed without a new partition, whose records were late."""
-    monkeypatch.setattr(source, "_LOOK_EVERY_S", 0.0)
-    log.create_topic("t")
-    reader = LogSource(log, "t", stop_at_end=False).open("0", None)
-    reader.read(10)
-    log.alter_topic("t", partitions=3)
-    with pytest.warns(NewPartitionsWarning, match="has got 2 more partitions, and now has 3"):
-        reader.read(10)
-    # Once.
-    reader.read(10)
-    reader.close()
 
 
 def test_what_becomes_of_a_record(log, tmp_path):

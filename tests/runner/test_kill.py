@@ -39,7 +39,19 @@ def test_the_list_of_crash_points_is_complete():
     named = set()
     for path in SOURCES.rglob("*.py"):
         named |= set(re.findall(r'crash_point\("([a-z_.]+)"\)', path.read_text()))
-    sections = ("points", "elsewhere", "dead_letters", "log", "outbox", "http", "kafka", "postgres", "sql", "redis")
+    sections = (
+        "points",
+        "elsewhere",
+        "growth",
+        "dead_letters",
+        "log",
+        "outbox",
+        "http",
+        "kafka",
+        "postgres",
+        "sql",
+        "redis",
+    )
     assert named == {name for section in sections for name in POINTS[section]}
 
 

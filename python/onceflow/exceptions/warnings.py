@@ -54,7 +54,7 @@ class FinishedJobWarning(UserWarning):
 
 
 class NewPartitionsWarning(UserWarning):
-    """A topic has got partitions while a job runs, which reads them from its next run on."""
+    """A topic has got partitions during a run that ends with what was there when it began: it reads nothing of them."""
 
 
 class SourceWaitingWarning(UserWarning):

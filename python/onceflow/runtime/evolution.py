@@ -131,6 +131,11 @@ def agreed_without(
     return left
 
 
+def known_steps(job: JobRecord | None, changes: Iterable[StateChange]) -> frozenset[str]:
+    """The steps that a checkpoint knows and that do not begin with nothing."""
+    return frozenset() if job is None else frozenset(job.steps) - _whole(changes)
+
+
 def _whole(changes: Iterable[StateChange]) -> set[str]:
     return {change.step_id for change in changes if change.result is None}
 

@@ -20,7 +20,7 @@ from onceflow.graph.compatibility import fingerprint, has_been_done, settings_of
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.checkpoints import Checkpoints
-from onceflow.runtime.evolution import agreed_without, evolve, without
+from onceflow.runtime.evolution import agreed_without, evolve, known_steps, without
 from onceflow.runtime.job_record import JobRecord
 from onceflow.runtime.late import warn_of_late
 from onceflow.runtime.messages import (
@@ -148,7 +148,7 @@ class Job:
         if job is not None:
             tally = Tally(job.counts, job.late, job.waited, agreed_without(job.agreed, self._changes))
         blobs = {} if restored is None else without(restored.blobs, self._changes)
-        start = Start(blobs, tally, self._options.until, self._options.max_drift_us)
+        start = Start(blobs, tally, self._options.until, self._options.max_drift_us, known_steps(job, self._changes))
         self._worker = Worker(
             graph,
             backend,

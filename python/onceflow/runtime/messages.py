@@ -62,12 +62,14 @@ class Start:
         tally: As of it.
         until: How far sources are read.
         max_drift_us: See ``Turns``.
+        resumed: Sources that the checkpoint knows.
     """
 
     blobs: Mapping[str, bytes]
     tally: Tally
     until: Until = "end"
     max_drift_us: int | None = None
+    resumed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,10 @@ class _TimestampsNode(_OperatorNode):
         self._live = dict.fromkeys(partitions, False)
         self._caught_up: dict[str, CaughtUp] = {}
 
+    def join(self, partition: str) -> None:
+        """A partition has come."""
+        self._live[partition] = False
+
     def take_from(self, partition: str) -> None:
         """What comes next comes from this partition."""
         self._times.partition = partition
@@ -305,6 +309,11 @@ class Pipeline:
         for node in self._timestamps[source_id]:
             node.end(partition, caught_up)
             node.settle()
+
+    def join_partition(self, source_id: str, partition: str) -> None:
+        """A source has got a partition."""
+        for node in self._timestamps[source_id]:
+            node.join(partition)
 
     def reject(self, source_id: str, records: list[Any]) -> None:
         """Dead letters of a source."""

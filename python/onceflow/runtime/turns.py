@@ -58,6 +58,10 @@ class Turns:
         caught_up = self._caught_up.get(step_id)
         return [*self._live[step_id], *caught_up] if caught_up else self._live[step_id]
 
+    def join(self, task: SourceTask) -> None:
+        """A task of a partition that has come."""
+        self._live[task.step.step_id].append(task)
+
     def ended(self, task: SourceTask) -> None:
         """A task has read its partition to the end; it is left out once the round is over."""
         self._some_ended.add(task.step.step_id)

@@ -23,6 +23,7 @@ from onceflow.process import HomeProcess, closing
 from onceflow.runtime import snapshots
 from onceflow.runtime.channel import BarrierEvent, BatchEvent, Event
 from onceflow.runtime.delivery import Delivery, Sealed, seal
+from onceflow.runtime.growth import Growth
 from onceflow.runtime.messages import (
     Acknowledged,
     Committed,
@@ -97,14 +98,20 @@ class Worker:
         self._fell_idle = False
         self._counts = dict(start.tally.counts)
         self._contexts = {
-            step.step_id: SourceContext(graph.name, step.step_id, clock=clock, wake=wake, until=start.until)
+            step.step_id: SourceContext(
+                graph.name, step.step_id, 0, clock, wake, start.until, step.step_id in start.resumed
+            )
             for step in graph.sources()
         }
         self._tasks = open_partitions(graph, blobs, batch_size, self._contexts, resources)
         self._by_source = {
             step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
         }
+        self._sources = {step.step_id: step.source for step in graph.sources()}
         self._turns = Turns(self._by_source, start.max_drift_us)
+        self._growth = Growth(graph.sources(), self._contexts, batch_size, clock, resources)
+        #: Until everything is where a replay ends, nothing comes besides.
+        self._is_replay = False
         self._numbers = {task.name: number for number, task in enumerate(self._tasks)}
         #: Numbers of the tasks with something in their channels.
         self._filled: set[int] = set()
@@ -191,6 +198,7 @@ class Worker:
 
         A partition that has come since is not read; where the job had finished it has ended.
         """
+        self._is_replay = True
         for task in self._tasks:
             blob = positions.get(f"source/{task.name}")
             here = {**task.snapshot(), "ended": task.ended or to_end}
@@ -198,6 +206,7 @@ class Worker:
 
     def end_replay(self) -> None:
         """Source tasks read on."""
+        self._is_replay = False
         for task in self._tasks:
             task.aim(None)
 
@@ -213,13 +222,14 @@ class Worker:
         try:
             self._stopping = False
             self._go_back()
+            self._grow()
             self._fell_idle = False
             progressed = self._turns.take(self._read)
             self._looks = 0 if progressed else self._looks + 1
             if self._stopping:
                 yield StopAsked()
             yield from self._consume()
-            if self._turns.all_ended:
+            if self._turns.all_ended and not self._growth.may_come:
                 yield Ended()
             elif not progressed and not self._fell_idle and not self._stopping:
                 yield Idle()
@@ -234,6 +244,28 @@ class Worker:
         for task in self._tasks:
             if task.is_behind:
                 task.go_back()
+
+    def _grow(self) -> None:
+        """Opens the partitions that have come; no barrier is under way."""
+        if self._is_replay or self._cutting is not None:
+            return
+        come = list(self._growth.come(self._by_source))
+        if not come:
+            return
+        for task in come:
+            self._numbers[task.name] = len(self._tasks)
+            self._tasks.append(task)
+            self._by_source[task.step.step_id].append(task)
+            self._turns.join(task)
+            self._pipeline.join_partition(task.step.step_id, task.name)
+            self._positions[task.name] = task.snapshot()
+        self._aligner = BarrierAligner(len(self._tasks))
+        for number, task in enumerate(self._tasks):
+            if task.ended:
+                self._aligner.end(number, now_s=self._clock.monotonic())
+        for step_id in dict.fromkeys(task.step.step_id for task in come):
+            self._advance(step_id)
+        crash_point("task.joined")
 
     @property
     def is_stopped(self) -> bool:
@@ -274,9 +306,10 @@ class Worker:
             for delivery in self._deliveries.values():
                 delivery.committed()
             for step_id, tasks in self._by_source.items():
-                positions = {task.partition: self._cut_positions[task.name]["position"] for task in tasks}
+                known = [task for task in tasks if task.name in self._cut_positions]
+                positions = {task.partition: self._cut_positions[task.name]["position"] for task in known}
                 with source_errors(step_id):
-                    source = tasks[0].step.source
+                    source = self._sources[step_id]
                     source.on_checkpoint_complete(message.checkpoint_id, positions, self._contexts[step_id])
         except Exception as error:
             yield Failed(error)

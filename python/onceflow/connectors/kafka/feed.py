@@ -90,9 +90,10 @@ class Feed:
         self._settings = settings
         self._topic = topic
         self._topic_id = state.id
-        #: Partitions that are known of; and how many have come that nobody was told of.
-        self._known = len(state.partitions)
-        self._come = 0
+        #: As of the newest look.
+        self.partitions = state.partitions
+        #: So many a user knows of.
+        self._told = len(state.partitions)
         self._wake = wake
         self._deadline_s = deadline_s
         self._lock = threading.Condition()
@@ -184,15 +185,6 @@ class Feed:
         """
         if self._failure is not None:
             raise self._failure
-        if self._come:
-            come, self._come = self._come, 0
-            warnings.warn(
-                NewPartitionsWarning(
-                    f"topic {self._topic.name!r} has got {come} more partitions, and now has {self._known}. They are "
-                    "read from the next run of the job on, from their first records: stop it and run it again"
-                ),
-                stacklevel=2,
-            )
         since_s = self._away_since_s
         if since_s is None:
             return True
@@ -211,6 +203,21 @@ class Feed:
                 stacklevel=2,
             )
         return False
+
+    def tell_growth(self) -> None:
+        """Warns of partitions that have come, of which this run reads nothing."""
+        there = len(self.partitions)
+        if there <= self._told:
+            return
+        come, self._told = there - self._told, there
+        warnings.warn(
+            NewPartitionsWarning(
+                f"topic {self._topic.name!r} has got {come} more partitions, and now has {there}. This run ends with "
+                "what was there when it began, so nothing of them is in it; a run that follows the topic "
+                "(stop_at_end=False), or a later one until='caught_up', reads them from their first records"
+            ),
+            stacklevel=2,
+        )
 
     def verify(self) -> None:
         """What was taken until now is of the topic that was opened, as far as a broker can be asked.
@@ -387,9 +394,8 @@ class Feed:
             self._check_identity(found)
             self._suspect = self._told_away = False
             self._away_since_s = None
-            if len(found.partitions) > self._known:
-                self._come += len(found.partitions) - self._known
-                self._known = len(found.partitions)
+            if len(found.partitions) > len(self.partitions):
+                self.partitions = found.partitions
                 self._wake.set()
         else:
             self._suspect = True

@@ -104,8 +104,10 @@ class KafkaReader(SourceReader):
     def read(self, max_records: int) -> SourceBatch | None:
         answers = self._feed.check()
         end = self._end
-        if end is not None and self._offset >= end:
-            return None
+        if end is not None:
+            self._feed.tell_growth()
+            if self._offset >= end:
+                return None
         messages, reached = self._lane.take(max_records)
         if messages and self._expected is not None:
             messages = self._checked(messages, self._expected)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import datetime
 from typing import Any, ClassVar, Literal, get_args
 
@@ -62,8 +62,8 @@ _DEFAULTS = {
 class KafkaSource(Source):
     """Records of a topic; each of its partitions is a partition.
 
-    Takes what ``LogSource`` takes, by the same names. Partitions that the topic gets while a job runs are read from its
-    next run on, from their beginning.
+    Takes what ``LogSource`` takes, by the same names. Partitions that the topic gets while a job follows it are read
+    from their beginning, without a restart.
 
     Args:
         bootstrap: ``"host:port"``, several with commas between them.
@@ -190,6 +190,19 @@ class KafkaSource(Source):
                 partition=missing[0],
             )
 
+    def new_partitions(self, known: Set[str], context: SourceContext) -> list[str] | None:
+        """See ``Source``: where it follows the topic. The feed looks at it every five seconds."""
+        if self._stop_at_end or context.until == "caught_up":
+            return None
+        with self._lock:
+            run = self._runs[id(context)]
+        if run.feed is None or len(run.feed.partitions) == len(known):
+            return []
+        come = [str(number) for number in run.feed.partitions if str(number) not in known]
+        # Not of what was there when the run began.
+        run.come |= set(come)
+        return come
+
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
         return self.open_with_context(partition, position, SourceContext())
@@ -205,7 +218,7 @@ class KafkaSource(Source):
             run.opened += 1
         try:
             bounds = run.bounds.pop(number, None) or topic.bounds([number])[number]
-            found, end = self._placed(run.state, partition, position, bounds, context)
+            found, end = self._placed(run, partition, position, bounds)
             if run.feed is None:
                 run.feed = Feed(self._settings, self._config, topic, run.state, context.wake, self._max_unavailable_s)
             return KafkaReader(run.feed, self._reading, number, found, bounds.start, end, lambda: self._closed(context))
@@ -213,13 +226,12 @@ class KafkaSource(Source):
             self._closed(context)
             raise
 
-    def _placed(
-        self, state: TopicState, partition: str, position: Plain, bounds: Bounds, context: SourceContext
-    ) -> tuple[Position, int | None]:
+    def _placed(self, run: _Run, partition: str, position: Plain, bounds: Bounds) -> tuple[Position, int | None]:
         """Where a reader goes on, and where it ends in this run."""
+        state, context = run.state, run.context
         last_end = bounds.end if self._stop_at_end else None
         if position is None:
-            found = Position(state.id, self._first(partition, bounds), last_end, None)
+            found = Position(state.id, self._first(run, partition, bounds), last_end, None)
         else:
             kept = Position.of(position)
             self._check(partition, kept, state, bounds)
@@ -230,9 +242,10 @@ class KafkaSource(Source):
             return Position(state.id, found.offset, None, found.last), reached
         return found, found.end
 
-    def _first(self, partition: str, bounds: Bounds) -> int:
+    def _first(self, run: _Run, partition: str, bounds: Bounds) -> int:
         # What has come while a job was running, or was stopped, is new from its beginning.
-        is_new = bool(self._resumed) and partition not in self._resumed
+        has_begun = run.context.resumed or bool(self._resumed)
+        is_new = partition in run.come or (has_begun and partition not in self._resumed)
         if self._start == "earliest" or is_new:
             return bounds.start
         latest = bounds.stable_end if self._isolation == "read_committed" else bounds.end
@@ -320,6 +333,8 @@ class _Run:
         #: As of the beginning; each is used once.
         self.bounds = bounds
         self.feed = feed
+        #: Partitions that have come since.
+        self.come: set[str] = set()
         self.opened = 0
 
 

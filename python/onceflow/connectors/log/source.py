@@ -14,9 +14,7 @@ the job.
 from __future__ import annotations
 
 import hashlib
-import time
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -32,7 +30,6 @@ from onceflow.connectors.log.inspection import look_at_source
 from onceflow.connectors.topics.messages import Decode, EventTime, Headers, MessageReading, pyarrow
 from onceflow.exceptions import (
     LogError,
-    NewPartitionsWarning,
     OffsetOutOfRangeError,
     SourceChangedError,
     SourceError,
@@ -47,7 +44,7 @@ __all__ = ["LogSource"]
 class LogSource(Source):
     """Records of a topic; each of its partitions is a partition.
 
-    Partitions that the topic gets while a job runs are read from its next run on; a ``NewPartitionsWarning`` says so.
+    Partitions that the topic gets while a job follows it are read from their beginning, without a restart.
 
     Args:
         log: Directory of the log, or an open log.
@@ -100,6 +97,12 @@ class LogSource(Source):
         """``"0"``, ``"1"`` and so on."""
         with self._open() as log:
             return [str(number) for number in range(self._known(log).partitions)]
+
+    def new_partitions(self, known: Set[str], context: SourceContext) -> list[str] | None:
+        """See ``Source``: where it follows the topic."""
+        if self._stop_at_end or context.until == "caught_up":
+            return None
+        return [partition for partition in self.partitions() if partition not in known]
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
@@ -200,10 +203,6 @@ _REMOVED = (
 )
 
 
-#: How often a reader that follows a topic looks for new partitions.
-_LOOK_EVERY_S = 2.0
-
-
 class _Found:
     """The first records of what was read."""
 
@@ -261,13 +260,8 @@ class _LogReader(SourceReader):
         self._kept_end = kept_end
         #: Offset and digest of the record that was read last.
         self._last = last
-        #: How many partitions the topic has, as far as it is told; the reader of the first one looks for all.
-        self._partitions = log.topic(reading.topic).partitions if end is None and partition == 0 else None
-        self._looked_s = time.monotonic()
 
     def read(self, max_records: int) -> SourceBatch | None:
-        if self._partitions is not None:
-            self._look_for_partitions(self._partitions)
         end = self._end
         if end is not None:
             if self._offset >= end:
@@ -287,23 +281,6 @@ class _LogReader(SourceReader):
             self._note_last(messages, count - 1)
         self._offset = found.next_offset if end is None else min(found.next_offset, end)
         return batch
-
-    def _look_for_partitions(self, known: int) -> None:
-        """Tells of partitions that have come: windows close without what is in them."""
-        now_s = time.monotonic()
-        if now_s < self._looked_s + _LOOK_EVERY_S:
-            return
-        self._looked_s = now_s
-        self._partitions = self._log.topic(self._reading.topic).partitions
-        if self._partitions > known:
-            warnings.warn(
-                NewPartitionsWarning(
-                    f"topic {self._reading.topic!r} has got {self._partitions - known} more partitions, and now has "
-                    f"{self._partitions}. They are read from the next run of the job on, from their first records: "
-                    "stop it and run it again"
-                ),
-                stacklevel=2,
-            )
 
     def _note_last(self, messages: _Found, row: int) -> None:
         if self._reading.as_columns:

@@ -1,0 +1,200 @@
+"""A topic of the embedded log gets partitions while a job follows it: their records come once, without a restart."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import msgspec
+import pytest
+from lives import Life, no_survivors
+
+import onceflow as of
+from onceflow import Log, Producer
+from onceflow.connectors.files import JsonLinesSink, read_parts
+from onceflow.connectors.log import LogSource
+from onceflow.runtime import growth
+from onceflow.windows import Tumbling
+
+KEYS = 5
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch):
+    """Lives are forked, so they have it too."""
+    monkeypatch.setattr(growth, "_EVERY_S", 0.02)
+    with no_survivors():
+        yield
+
+
+@pytest.fixture
+def topic(tmp_path):
+    """Writes numbers from the next one on, to each of the topic's partitions in turn."""
+    with Log.open(tmp_path / "log") as log:
+        log.create_topic("numbers", partitions=1)
+    return Numbers(tmp_path)
+
+
+class Numbers:
+    def __init__(self, root):
+        self.root, self.next, self.partitions = root, 0, 1
+
+    def write(self, count):
+        with Log.open(self.root / "log") as log, Producer(log) as producer:
+            for n in range(self.next, self.next + count):
+                value = msgspec.json.encode({"n": n, "key": f"k{n % KEYS}"})
+                producer.produce("numbers", value, partition=n % self.partitions)
+        self.next += count
+
+    def grow(self):
+        self.partitions += 1
+        with Log.open(self.root / "log") as log:
+            log.alter_topic("numbers", partitions=self.partitions)
+
+    def seen(self):
+        lines = read_parts(self.root / "each").splitlines() if (self.root / "each").exists() else []
+        return sorted(msgspec.json.decode(line)["n"] for line in lines)
+
+    def totals(self):
+        """The last one of each key."""
+        lines = read_parts(self.root / "totals").splitlines() if (self.root / "totals").exists() else []
+        return {total["key"]: total["total"] for total in map(msgspec.json.decode, lines)}
+
+    def await_all(self, life):
+        """Until both sinks show all that was written; one commits after the other."""
+        until = time.monotonic() + 30
+        while len(self.seen()) < self.next or sum(self.totals().values()) < sum(range(self.next)):
+            assert life.step(0.01) is None, life.error
+            assert time.monotonic() < until, (len(self.seen()), self.next)
+
+    def check(self):
+        """Each number once, and totals of all of them."""
+        assert self.seen() == list(range(self.next))
+        assert self.totals() == {f"k{key}": sum(range(key, self.next, KEYS)) for key in range(KEYS)}
+
+
+def job(root, **arguments):
+    flow = of.Dataflow("growing")
+    numbers = flow.source("numbers", LogSource(root / "log", "numbers", decode="json", stop_at_end=False))
+    numbers.sink("each", JsonLinesSink(root / "each"))
+    numbers.key_by("key").aggregate("by-key", total=of.sum("n")).sink("totals", JsonLinesSink(root / "totals"))
+    of.run(flow, state=root / "state", checkpoint_interval_s=0.02, **arguments)
+
+
+def test_partitions_that_come_are_read_without_a_restart(topic, tmp_path):
+    """Kind: what nobody looks for is lost to a job that runs for months: records of a new partition waited for the
+    next run."""
+    topic.write(20)
+    life = Life(lambda: job(tmp_path))
+    topic.await_all(life)
+    for _ in range(3):
+        topic.grow()
+        topic.write(20)
+        topic.await_all(life)
+    life.kill()
+    topic.check()
+
+
+@pytest.mark.usefixtures("crash_points")
+@pytest.mark.parametrize(
+    "point",
+    ["task.joined:1", "barrier.mid_inject:1", "task.post_snapshot:1", "decide.post_wait:1", "sink.pre_commit:1"],
+)
+def test_killed_around_a_partition_that_comes(topic, tmp_path, point):
+    """Kind: a partition that is half in a checkpoint: with its records and without its position, or the other way."""
+    topic.write(20)
+    life = Life(lambda: job(tmp_path))
+    topic.await_all(life)
+    life.kill()
+    # The next life knows one partition, and finds the other one, which has come with records in it.
+    topic.grow()
+    topic.write(20)
+    assert (
+        Life(lambda: job(tmp_path), CRASH_AT=point.replace("task.joined:1", "task.pre_snapshot:1")).wait() == "killed"
+    )
+    life = Life(lambda: job(tmp_path), CRASH_AT=point)
+    # And one comes while it runs.
+    if point.startswith("task.joined"):
+        topic.await_all(life)
+    topic.grow()
+    topic.write(20)
+    assert life.wait() == "killed"
+    life = Life(lambda: job(tmp_path))
+    topic.await_all(life)
+    life.kill()
+    topic.check()
+
+
+def test_killed_at_random_while_partitions_come(topic, tmp_path):
+    """Kind: the moment that nobody thought of."""
+    moments = random.Random(5)
+    for _ in range(8):
+        life = Life(lambda: job(tmp_path))
+        topic.write(10)
+        topic.grow()
+        topic.write(10)
+        life.step(moments.uniform(0.0, 0.4))
+        assert life.kill() == "killed"
+    life = Life(lambda: job(tmp_path))
+    topic.await_all(life)
+    life.kill()
+    topic.check()
+
+
+@pytest.mark.usefixtures("crash_points")
+def test_replaced_where_a_partition_has_just_come_and_woken(topic, tmp_path):
+    """Kind: a run that was paused with a partition which its successor reads as well writes it a second time."""
+    topic.write(20)
+    paused = Life(lambda: job(tmp_path), STOP_AT="task.joined:1")
+    topic.await_all(paused)
+    topic.grow()
+    topic.write(20)
+    assert paused.step(30) == "stopped"
+    successor = Life(lambda: job(tmp_path, take_over=True))
+    topic.await_all(successor)
+    paused.wake()
+    assert paused.wait() == "FencedError"
+    topic.grow()
+    topic.write(20)
+    topic.await_all(successor)
+    successor.kill()
+    topic.check()
+
+
+@pytest.mark.parametrize("begins", ["at the source", "at a step"])
+def test_windows_wait_for_a_partition_that_has_come(topic, tmp_path, begins):
+    """Kind: event time goes on by the old partitions alone, and what the new one holds is late."""
+
+    def time_of(record):
+        return record["n"] * 3600
+
+    def windows():
+        flow = of.Dataflow("windows")
+        times = {"event_time": time_of} if begins == "at the source" else {}
+        source = LogSource(tmp_path / "log", "numbers", decode="json", stop_at_end=False, **times)
+        numbers = flow.source("numbers", source)
+        if begins == "at a step":
+            numbers = numbers.assign_timestamps("times", time_of)
+        daily = numbers.key_by("key").window("daily", Tumbling(days=1)).aggregate(total=of.sum("n"))
+        daily.sink("out", JsonLinesSink(tmp_path / "each"))
+        flow.late("daily").sink("late", JsonLinesSink(tmp_path / "late"))
+        of.run(flow, state=tmp_path / "state", checkpoint_interval_s=0.02)
+
+    life = Life(windows)
+    topic.write(10)
+    time.sleep(0.3)
+    topic.grow()
+    time.sleep(0.3)
+    # Partition 0 goes on by days before anything is in partition 1; then that has the same days, hour by hour.
+    for partition in (0, 1):
+        with Log.open(tmp_path / "log") as log, Producer(log) as producer:
+            for n in range(10 + partition, 240, 2):
+                producer.produce("numbers", msgspec.json.encode({"n": n, "key": "k"}), partition=partition)
+        time.sleep(0.5)
+    until = time.monotonic() + 20
+    # Of the first day one by key, of each of the eight others that are over one.
+    while not (tmp_path / "each").exists() or read_parts(tmp_path / "each").count(b"\n") < KEYS + 1 + 8:
+        assert life.step(0.02) is None, life.error
+        assert time.monotonic() < until, read_parts(tmp_path / "each")
+    life.kill()
+    assert read_parts(tmp_path / "late") == b""
