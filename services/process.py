@@ -95,6 +95,11 @@ class ServerProcess(ABC):
         Raises:
             ServerStartError: It did not become ready.
         """
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Begins to start it, for those that come up only together with others."""
         # It must not outlive a caller that is killed. The user comes before that, or the system forgets it.
         as_user = self._as_user or (["setpriv"] if shutil.which("setpriv") else [])
         leash = [*as_user, "--pdeathsig", "KILL"] if as_user else []
@@ -107,9 +112,19 @@ class ServerProcess(ABC):
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def wait_until_ready(self) -> None:
+        """Waits for what ``launch`` has begun.
+
+        Raises:
+            ServerStartError: It did not become ready.
+        """
+        process = self._process
+        if process is None:
+            raise ServerStartError(f"{self.called} is not running")
         deadline = time.monotonic() + self.start_timeout_s
         while not self._is_ready(text := self.log.read_text(errors="replace")):
-            ended = self._process.poll() is not None
+            ended = process.poll() is not None
             if ended or time.monotonic() > deadline:
                 self.kill()
                 raise ServerStartError(f"{self.called} {'ended' if ended else 'is not ready'}:\n{text[-3000:]}")

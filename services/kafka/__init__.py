@@ -18,7 +18,7 @@ from pathlib import Path
 
 from services.process import ServerProcess, ServerStartError, ServerUnavailableError, free_ports
 
-__all__ = ["KafkaBroker", "install"]
+__all__ = ["KafkaBroker", "KafkaNode", "install"]
 
 POM = Path(__file__).with_name("pom.xml")
 CACHE = Path(__file__).resolve().parents[2] / ".data" / "kafka"
@@ -86,66 +86,62 @@ def install() -> Path:
     return target
 
 
-class KafkaBroker(ServerProcess):
-    """A running broker; a context manager.
+def listeners(broker: int, controller: int, behind_proxy: int, proxy_port: int | None) -> dict[str, str]:
+    """Settings of a node's ports, on loopback.
+
+    Args:
+        broker: For clients.
+        controller: For the other controllers.
+        behind_proxy: For a proxy.
+        proxy_port: Where clients that ask at the one before are told to come to; None: there is no proxy.
+    """
+    own = f"PLAINTEXT://127.0.0.1:{broker}"
+    settings = {"listeners": f"{own},CONTROLLER://127.0.0.1:{controller}", "advertised.listeners": own}
+    if proxy_port is not None:
+        settings["listeners"] += f",PROXIED://127.0.0.1:{behind_proxy}"
+        settings["advertised.listeners"] += f",PROXIED://127.0.0.1:{proxy_port}"
+        settings["listener.security.protocol.map"] = f"{PROPERTIES['listener.security.protocol.map']},PROXIED:PLAINTEXT"
+    return settings
+
+
+class KafkaNode(ServerProcess):
+    """A broker, a controller, or both in one process; whoever makes it calls ``configure`` and ``start``.
 
     Args:
         directory: For its data and its log file; made if missing. ``stop`` deletes the data, the log file stays.
-        options: Of the Java machine: ``QUICK_START`` or ``THROUGHPUT``.
-        properties: Settings of the broker besides those in ``PROPERTIES``.
-        proxy_port: Clients that ask at ``behind_proxy``, as those of a proxy do, are told to come to this port.
+        options: Of the Java machine.
 
     Attributes:
         bootstrap: Address for clients.
-        behind_proxy: Port for a proxy.
-
-    Raises:
-        ServerUnavailableError: See ``install``.
-        ServerStartError: It did not start.
     """
 
     called = "the broker"
     start_timeout_s = 90.0
 
-    def __init__(
-        self,
-        directory: str | Path,
-        *,
-        options: tuple[str, ...] = QUICK_START,
-        properties: Mapping[str, str] | None = None,
-        proxy_port: int | None = None,
-    ) -> None:
+    def __init__(self, directory: str | Path, options: tuple[str, ...]) -> None:
         self._directory = Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._data = self._directory / "data"
         super().__init__(self._directory / "broker.log")
         self._java = ["java", *options, "-Dorg.apache.logging.log4j.level=INFO", "-cp", f"{install()}/*"]
-        self._properties = dict(properties or {})
         self.bootstrap = ""
-        self.behind_proxy = 0
-        self._proxy_port = proxy_port
-        self._start_on_free_ports(self._configure)
-
-    def _configure(self) -> None:
-        broker, controller, self.behind_proxy = free_ports(3)
-        self.bootstrap = f"127.0.0.1:{broker}"
-        properties = {
-            **PROPERTIES,
-            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker}",
-            "log.dirs": str(self._data),
-            **self._properties,
-        }
-        if self._proxy_port is not None:
-            properties["listeners"] += f",PROXIED://127.0.0.1:{self.behind_proxy}"
-            properties["advertised.listeners"] += f",PROXIED://127.0.0.1:{self._proxy_port}"
-            properties["listener.security.protocol.map"] += ",PROXIED:PLAINTEXT"
         self._config = self._directory / "server.properties"
-        self._config.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
-        shutil.rmtree(self._data, ignore_errors=True)
+
+    def configure(self, properties: Mapping[str, str], *, records: tuple[str, ...] = ()) -> None:
+        """Writes its settings, and makes an empty data directory.
+
+        Args:
+            properties: Besides those in ``PROPERTIES``, or instead of them.
+            records: Arguments of the storage tool: users and features that the cluster begins with.
+
+        Raises:
+            ServerStartError: The settings are refused.
+        """
+        merged = {**PROPERTIES, "log.dirs": str(self._data), **properties}
+        self._config.write_text("".join(f"{name}={value}\n" for name, value in merged.items()))
+        self._delete_data()
         formatted = subprocess.run(
-            [*self._java, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._config)],
+            [*self._java, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._config), *records],
             check=False,
             capture_output=True,
             text=True,
@@ -166,3 +162,51 @@ class KafkaBroker(ServerProcess):
 
     def _delete_data(self) -> None:
         shutil.rmtree(self._data, ignore_errors=True)
+
+
+class KafkaBroker(KafkaNode):
+    """A running broker that is its own controller; a context manager.
+
+    Args:
+        directory: For its data and its log file; made if missing. ``stop`` deletes the data, the log file stays.
+        options: Of the Java machine: ``QUICK_START`` or ``THROUGHPUT``.
+        properties: Settings of the broker besides those in ``PROPERTIES``.
+        records: What it begins with: see ``KafkaNode.configure``.
+        proxy_port: Clients that ask at ``behind_proxy``, as those of a proxy do, are told to come to this port.
+
+    Attributes:
+        bootstrap: Address for clients.
+        behind_proxy: Port for a proxy.
+
+    Raises:
+        ServerUnavailableError: See ``install``.
+        ServerStartError: It did not start.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        options: tuple[str, ...] = QUICK_START,
+        properties: Mapping[str, str] | None = None,
+        records: tuple[str, ...] = (),
+        proxy_port: int | None = None,
+    ) -> None:
+        super().__init__(directory, options)
+        self._properties = dict(properties or {})
+        self._records = records
+        self.behind_proxy = 0
+        self._proxy_port = proxy_port
+        self._start_on_free_ports(self._configure)
+
+    def _configure(self) -> None:
+        broker, controller, self.behind_proxy = free_ports(3)
+        self.bootstrap = f"127.0.0.1:{broker}"
+        self.configure(
+            {
+                "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+                **listeners(broker, controller, self.behind_proxy, self._proxy_port),
+                **self._properties,
+            },
+            records=self._records,
+        )

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that cuts connections, and delays what goes through them.
+"""A TCP proxy on loopback that cuts connections, and holds back or delays what goes through them.
 
 For tests: what a network may do between two bytes.
 """
@@ -9,6 +9,7 @@ import contextlib
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 __all__ = ["Proxy"]
@@ -19,6 +20,9 @@ _CHUNK = 1 << 16
 class Proxy:
     """Carries bytes between clients and a server; a context manager.
 
+    Args:
+        messages: A client's bytes go on as whole messages, for which see ``before``; False: as they come.
+
     Attributes:
         port: Where clients connect, on loopback.
         target: Port of the server, on loopback.
@@ -27,12 +31,16 @@ class Proxy:
         cuts: How many connections were cut.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, messages: bool = True) -> None:
         self.target = 0
+        self._messages = messages
         self.before: Callable[[bytes], None] | None = None
         self.cuts = 0
         self._moments: random.Random | None = None
         self._bytes = (0, 0)
+        self._delays: tuple[random.Random, float] | None = None
+        self._flows = threading.Event()
+        self._flows.set()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -43,9 +51,18 @@ class Proxy:
         """From now on new connections are cut, after so many bytes in a direction, anew for each."""
         self._moments, self._bytes = moments, (least, most)
 
+    def delay(self, moments: random.Random, longest_s: float) -> None:
+        """From now on whatever is carried waits before it goes on, for up to so long, anew each time."""
+        self._delays = (moments, longest_s)
+
+    def hold(self) -> None:
+        """From now on nothing goes through, and nothing is cut: as if a cable were pulled."""
+        self._flows.clear()
+
     def heal(self) -> None:
-        """New connections are no longer cut."""
-        self._moments = None
+        """New connections are no longer cut, and all goes through at once."""
+        self._moments = self._delays = None
+        self._flows.set()
 
     def __enter__(self) -> Proxy:
         return self
@@ -55,6 +72,7 @@ class Proxy:
             self._listener.close()
             for each in self._open:
                 _end(each)
+        self.heal()
 
     def _accept(self) -> None:
         while True:
@@ -89,6 +107,7 @@ class Proxy:
     def _to_client(self, client: socket.socket, server: socket.socket, left: int | None) -> bool:
         """Whether it was cut."""
         while data := server.recv(_CHUNK):
+            self._wait()
             client.sendall(data[:left])
             if left is not None and (left := left - len(data)) <= 0:
                 return True
@@ -97,7 +116,11 @@ class Proxy:
     def _to_server(self, client: socket.socket, server: socket.socket, left: int | None) -> bool:
         waiting = b""
         while data := client.recv(_CHUNK):
-            waiting += data[:left]
+            self._wait()
+            if not self._messages:
+                server.sendall(data[:left])
+            else:
+                waiting += data[:left]
             while len(waiting) >= 4 and len(waiting) >= (size := 4 + int.from_bytes(waiting[:4], "big")):
                 if self.before is not None:
                     self.before(waiting[:size])
@@ -107,6 +130,12 @@ class Proxy:
                 server.sendall(waiting)
                 return True
         return False
+
+    def _wait(self) -> None:
+        if self._delays is not None:
+            moments, longest_s = self._delays
+            time.sleep(moments.uniform(0, longest_s))
+        self._flows.wait()
 
 
 def _end(which: socket.socket) -> None:

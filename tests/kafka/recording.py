@@ -17,10 +17,10 @@ QUIET = {"log_level": 0, "error_cb": lambda error: None}
 
 
 def create_topics(bootstrap: str, **partitions: int) -> None:
-    """Topics with so many partitions."""
+    """Topics with so many partitions, and as many replicas as the cluster gives by itself."""
     # Its answers are lost if the client goes before they come.
     admin = AdminClient({"bootstrap.servers": bootstrap, **QUIET})
-    for future in admin.create_topics([NewTopic(topic, number, 1) for topic, number in partitions.items()]).values():
+    for future in admin.create_topics([NewTopic(topic, number) for topic, number in partitions.items()]).values():
         future.result(30)
 
 
@@ -32,9 +32,11 @@ def definite(error: BaseException) -> bool:
 class RecordingProducer:
     """An idempotent producer, with an id also a transactional one."""
 
-    def __init__(self, bootstrap: str, directory: Path, name: str, *, transactional_id: str | None = None) -> None:
+    def __init__(
+        self, bootstrap: str, directory: Path, name: str, *, transactional_id: str | None = None, **config: object
+    ) -> None:
         self.recorder = Recorder(directory, name, definite=definite)
-        settings = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, **QUIET}
+        settings = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, **QUIET, **config}
         if transactional_id is not None:
             settings |= {"transactional.id": transactional_id, "transaction.timeout.ms": 10_000}
         self._producer = Producer(settings)
@@ -77,7 +79,10 @@ class RecordingProducer:
 
 
 class RecordingConsumer:
-    """Reads partitions that it chose itself, from their beginning or where its group had come to."""
+    """Reads partitions that it chose itself, from their beginning or where its group had come to.
+
+    ``value_of``: what of a record stands in the history.
+    """
 
     def __init__(
         self,
@@ -87,8 +92,10 @@ class RecordingConsumer:
         *,
         group: str | None = None,
         isolation: Isolation = Isolation.READ_COMMITTED,
+        value_of: Callable[[bytes], str] = bytes.decode,
     ) -> None:
         self.group = group or recorder.client
+        self._value_of = value_of
         self.recorder = recorder
         self.isolation = isolation
         self.consumer = Consumer(
@@ -130,7 +137,7 @@ class RecordingConsumer:
         for message in [] if first is None else [first, *self.consumer.consume(limit - 1, 0)]:
             place = (message.topic(), message.partition())
             if message.error() is None:
-                records.append(Record(*place, message.offset(), message.value().decode()))
+                records.append(Record(*place, message.offset(), self._value_of(message.value())))
                 self._positions[place] = message.offset() + 1
                 self.ended.discard(place)
             elif message.error().code() == KafkaError._PARTITION_EOF:
@@ -151,3 +158,31 @@ class RecordingConsumer:
 
     def close(self) -> None:
         self.consumer.close()
+
+
+class Promises:
+    """What a job promises of a topic, in the words of the history checker: each value is there once, in the order of
+    its partition, as if one client a partition had sent it and had it acknowledged.
+
+    How often and by whom it is sent in truth is the job's affair.
+
+    Args:
+        directory: Of the history.
+        topic: The job's output.
+        partitions: Of it.
+    """
+
+    def __init__(self, directory: Path, topic: str, partitions: int) -> None:
+        self._topic = topic
+        self._recorders = [Recorder(directory, f"promise-of-{topic}-{number}") for number in range(partitions)]
+        self._calls: list[tuple[Recorder, int]] = []
+
+    def made(self, partition: int, value: str) -> None:
+        """Before the input of it is there."""
+        recorder = self._recorders[partition]
+        self._calls.append((recorder, recorder.send(self._topic, value, partition)))
+
+    def due(self) -> None:
+        """When the job is through."""
+        for recorder, call in self._calls:
+            recorder.sent(call)
