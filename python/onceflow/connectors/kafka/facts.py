@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -100,6 +100,8 @@ class Admin:
         self._library = client_library()
         self._admin = require("confluent_kafka.admin", extra="kafka", purpose="Kafka")
         self._client: AdminClient = settings.admin()
+        #: Topics that were made or have grown just now: so many partitions, and until when not all brokers may know it.
+        self._made: dict[str, tuple[int, float]] = {}
 
     def cluster(self) -> str:
         """Identity of the cluster."""
@@ -146,6 +148,9 @@ class Admin:
         """Those that exist."""
         names = list(names)
         described = self._asked(f"look at {names}", lambda: self._describe(names))
+        while self._is_behind(names, described):
+            time.sleep(_PAUSE_S)
+            described = self._asked(f"look at {names}", lambda: self._describe(names))
         kind = self._admin.ResourceType.TOPIC
         resources = [self._admin.ConfigResource(kind, name) for name in described]
         if not resources:
@@ -160,6 +165,15 @@ class Admin:
             },
         )
         return {name: _facts(name, described[name], configs[name]) for name in described}
+
+    def _is_behind(self, names: Iterable[str], described: Mapping[str, Any]) -> bool:
+        """Whether the broker that has answered does not know yet of what was made just now."""
+        for name in names:
+            partitions, until = self._made.get(name, (0, 0.0))
+            known = len(described[name].partitions) if name in described else 0
+            if known < partitions and time.monotonic() < until:
+                return True
+        return False
 
     def topic_to_write(self, name: str, partitions: int | None) -> TopicFacts:
         """A topic, which is made if it does not exist and ``partitions`` says of how many.
@@ -227,6 +241,8 @@ class Admin:
         while True:
             found = self._asked(f"look at {name!r}", lambda: self._describe([name])).get(name)
             if found is not None and len(found.partitions) >= partitions and all(p.leader for p in found.partitions):
+                # By one of the brokers: the next one that is asked may be behind it.
+                self._made[name] = (partitions, time.monotonic() + _NEW_TOPIC_S)
                 return
             if time.monotonic() > until:
                 raise SinkError(f"topic {name!r} of {self._settings.bootstrap} was made and does not come up")

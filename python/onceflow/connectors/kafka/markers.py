@@ -147,6 +147,11 @@ class MarkerTopic:
         else:
             return
         self.notice(self._admin.topics([self.name]).get(self.name))
+        if self.partitions < workers:
+            raise SinkError(
+                f"topic {self.name!r}, which was made for the markers of this sink, does not show with its {workers} "
+                "partitions; run the job again"
+            )
 
     # -- markers ---------------------------------------------------------------------------------
 
