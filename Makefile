@@ -6,6 +6,7 @@
 # make crash-mixed   kill, stop, replace, wake a job with five kinds of sinks, and its producers (N=2000 lives)
 # make zombies   stop a run at each of its points, replace it at each point of another, wake it: all pairs
 # make soak-log   the embedded log under kills at full size: copiers, bank transfers, two jobs in a chain
+# make soak-services   many real servers and a job that writes to all, killed, cut off and delayed (MINUTES=30)
 # make bench-services  what sinks on real servers cost
 # make bench-log  what the embedded log costs, beside a real Kafka and what people embed today
 # make mutants   what tests notice when a line of the protocol is changed (checkpoint/, align/, backend/recovery.rs)
@@ -15,8 +16,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
+MINUTES ?= 30
 
-.PHONY: demo demo-services test bench bench-long bench-log bench-services crash crash-mixed zombies soak-log mutants wheel lint rust-test python-test release-build test-build clean
+.PHONY: demo demo-services test bench bench-long bench-log bench-services crash crash-mixed zombies soak-log soak-services mutants wheel lint rust-test python-test release-build test-build clean
 
 demo: release-build
 	$(BIN)/python examples/flights.py
@@ -90,6 +92,9 @@ zombies: test-build
 
 soak-log: release-build
 	$(BIN)/python tests/log/soak/soak.py
+
+soak-services: release-build
+	$(BIN)/python tests/systems/soak_services.py $(MINUTES)
 
 wheel: $(VENV)/installed
 	$(BIN)/maturin build --quiet --release --out dist

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-__all__ = ["Request", "ServerProcess"]
+__all__ = ["Request", "ServerProcess", "effects_in"]
 
 PROGRAM = Path(__file__).with_name("http_server.py")
 
@@ -65,7 +65,7 @@ class ServerProcess:
 
     def effects(self) -> list[Any]:
         """The bodies of requests that had an effect, in order."""
-        return [json.loads(body) for (body,) in self._rows("select body from effects order by number")]
+        return effects_in(self._database)
 
     def requests(self) -> list[Request]:
         """All that came."""
@@ -73,5 +73,14 @@ class ServerProcess:
         return [Request(path, key, json.loads(headers), body, under) for path, key, headers, body, under in rows]
 
     def _rows(self, query: str) -> list[Any]:
-        with contextlib.closing(sqlite3.connect(self._database, timeout=30)) as db:
-            return db.execute(query).fetchall()
+        return _rows(self._database, query)
+
+
+def effects_in(database: Path) -> list[Any]:
+    """The same of a server that is somewhere else."""
+    return [json.loads(body) for (body,) in _rows(database, "select body from effects order by number")]
+
+
+def _rows(database: Path, query: str) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as db:
+        return db.execute(query).fetchall()
