@@ -94,6 +94,34 @@ def test_protobuf(topics):
     assert [message.n for message in values(source)] == [7]
 
 
+def test_fields_of_values_as_columns(topics):
+    """Of Avro, Protobuf and msgpack alike: typed columns, and nulls for a null value."""
+    registry = SchemaRegistryClient.new_client({"url": "mock://"})
+    click = click_class()
+    cases = {
+        "avro": (AvroCodec(registry), AvroSerializer(registry, SCHEMA), {"user": "ada", "n": 3}),
+        "protobuf": (
+            ProtobufCodec(click, registry),
+            ProtobufSerializer(click, registry, {"use.deprecated.format": False}),
+            click(n=3),
+        ),
+        "msgpack": ("msgpack", lambda record, _: msgspec.msgpack.encode(record), {"n": 3}),
+    }
+    for codec, write, record in cases.values():
+        name = topics.create()
+        topics.write(name, [write(record, SerializationContext(name, MessageField.VALUE)), None], key=b"k")
+        source = KafkaSource(
+            topics.bootstrap, name, as_columns=True, types={"n": "int"}, key_codec="str", value_codec=codec
+        )
+        reader = source.open("0", None)
+        while not len(batch := reader.read(100).records):
+            pass
+        reader.close()
+        assert batch.names == ("partition", "offset", "timestamp_ms", "key", "n")
+        assert (batch["key"].to_pylist(), batch["n"].to_pylist()) == (["k", "k"], [3, None])
+        assert str(batch["n"].type) == "int64"
+
+
 def test_registry_that_does_not_answer(topics):
     """Records are sound and nobody says what they are: passing them by as malformed ones would lose them."""
     name = topics.create()
@@ -119,7 +147,7 @@ def test_text_that_is_none(topics, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"value_codec": "xml"}, {"key_codec": AvroCodec}, {"value_codec": "str", "as_columns": True}],
+    [{"value_codec": "xml"}, {"key_codec": AvroCodec}, {"value_codec": "json", "as_columns": True}],
     ids=["unknown", "class", "columns"],
 )
 def test_codecs_that_cannot_be(arguments):

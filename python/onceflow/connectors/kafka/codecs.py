@@ -1,4 +1,4 @@
-"""What the bytes of keys and values mean: text, JSON, msgpack, and what a schema registry knows (Avro, Protobuf).
+"""What bytes of keys and values mean that a schema registry knows: Avro and Protobuf.
 
 The client of the registry, and what it makes of bytes, are confluent-kafka's (extra ``schema-registry``).
 """
@@ -6,49 +6,14 @@ The client of the registry, and what it makes of bytes, are confluent-kafka's (e
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
-
-import msgspec
+from typing import Any
 
 from onceflow.connectors.extras import require
-from onceflow.exceptions import ConfigurationError, SourceError
+from onceflow.connectors.topics.codecs import Field
+from onceflow.connectors.topics.messages import FromBytes
+from onceflow.exceptions import SourceError
 
-__all__ = ["AvroCodec", "Codec", "CodecName", "FromBytes", "ProtobufCodec", "decoder_of"]
-
-FromBytes: TypeAlias = Callable[[bytes], Any]
-Field: TypeAlias = Literal["key", "value"]
-CodecName: TypeAlias = Literal["bytes", "str", "json", "msgpack"]
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """Anything that decodes the keys or the values of a topic."""
-
-    def decoder(self, topic: str, field: Field) -> FromBytes:
-        """What makes a value of bytes; it raises for what it cannot read."""
-
-
-_NAMED: dict[str, FromBytes | None] = {
-    "bytes": None,
-    "str": lambda data: data.decode("utf-8"),
-    "json": msgspec.json.Decoder().decode,
-    "msgpack": msgspec.msgpack.Decoder().decode,
-}
-
-
-def decoder_of(codec: CodecName | Codec, topic: str, field: Field) -> FromBytes | None:
-    """What makes a value of bytes; None: they stay bytes.
-
-    Raises:
-        ConfigurationError: There is no such codec.
-    """
-    if isinstance(codec, str) and codec in _NAMED:
-        return _NAMED[codec]
-    if isinstance(codec, Codec) and not isinstance(codec, type):
-        return codec.decoder(topic, field)
-    raise ConfigurationError(
-        f"{field}_codec={codec!r}: give {', '.join(map(repr, _NAMED))}, an AvroCodec or a ProtobufCodec"
-    )
+__all__ = ["AvroCodec", "ProtobufCodec"]
 
 
 class AvroCodec:

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal, get_args
 from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.event_time import micros
 from onceflow.connectors.files.malformed import MalformedPolicy
-from onceflow.connectors.kafka.codecs import Codec, CodecName, decoder_of
 from onceflow.connectors.kafka.feed import Feed, out_of_range
 from onceflow.connectors.kafka.group import GroupOffsets
 from onceflow.connectors.kafka.inspection import look_at_source
@@ -28,7 +27,9 @@ from onceflow.connectors.kafka.position import Position
 from onceflow.connectors.kafka.reader import KafkaReader
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, topic_of
 from onceflow.connectors.kafka.topic import Bounds, Isolation, Topic, TopicState
-from onceflow.connectors.topics.messages import Decode, EventTime, MessageReading
+from onceflow.connectors.topics.codecs import Codec, CodecName, reading_of
+from onceflow.connectors.topics.messages import Decode, EventTime
+from onceflow.connectors.topics.typed import FieldType
 from onceflow.exceptions import ConfigurationError, SourceChangedError
 from onceflow.sources import Source, SourceContext, SourceReader
 from onceflow.types import Plain
@@ -72,7 +73,10 @@ class KafkaSource(Source):
             ``headers``. ``"json"``: the value, read as JSON (None for a null value). ``"value"``: the value. Or a
             function of that dict.
         as_columns: Batches are columns ``partition``, ``offset``, ``timestamp_ms`` (numpy), ``key`` and ``value``
-            (Arrow arrays of binary). Needs ``onceflow[arrow]``.
+            (Arrow arrays of binary, or of text by a codec ``"str"``). Needs ``onceflow[arrow]``.
+        types: With ``as_columns``: fields of values (JSON, msgpack, Avro, Protobuf) that are columns in place of
+            ``value``, and their types: ``"int"`` (64 bits), ``"float"``, ``"bool"``, ``"str"`` or ``"bytes"``. Arrow
+            arrays; a field that is missing, and any of a null value, is null. A value of another type is malformed.
         event_time: ``"timestamp"``: the timestamps of the records. Or a function that gives the time of a record (ISO
             text, a datetime, or seconds since 1970); with ``as_columns`` a function that gives an int64 array of
             microseconds for a batch of columns.
@@ -107,6 +111,7 @@ class KafkaSource(Source):
         *,
         decode: Literal["json", "value"] | Decode | None = None,
         as_columns: bool = False,
+        types: Mapping[str, FieldType] | None = None,
         event_time: Literal["timestamp"] | EventTime | None = None,
         stop_at_end: bool = True,
         on_malformed: MalformedPolicy = "fail",
@@ -122,14 +127,15 @@ class KafkaSource(Source):
         client_library()
         self._settings = KafkaSettings(bootstrap, config)
         self._topic_name = topic_of(topic)
-        key_of = decoder_of(key_codec, self._topic_name, "key")
-        value_of = decoder_of(value_codec, self._topic_name, "value")
-        has_codec = key_of is not None or value_of is not None
-        if has_codec and (as_columns or decode == "json"):
-            given = "as_columns=True" if as_columns else "decode='json'"
-            raise ConfigurationError(f"{given} takes keys and values as bytes: leave out key_codec and value_codec")
-        self._reading = MessageReading(
-            self._topic_name, decode, as_columns, event_time, on_malformed, key_of=key_of, value_of=value_of
+        self._reading = reading_of(
+            self._topic_name,
+            decode=decode,
+            as_columns=as_columns,
+            types=types,
+            event_time=event_time,
+            on_malformed=on_malformed,
+            key_codec=key_codec,
+            value_codec=value_codec,
         )
         self.deterministic = self._reading.is_deterministic
         self.has_event_time = event_time is not None

@@ -14,7 +14,7 @@ the job.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -27,7 +27,9 @@ from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.files.malformed import MalformedPolicy
 from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_of
 from onceflow.connectors.log.inspection import look_at_source
+from onceflow.connectors.topics.codecs import Codec, CodecName, reading_of
 from onceflow.connectors.topics.messages import Decode, EventTime, Headers, MessageReading, pyarrow
+from onceflow.connectors.topics.typed import FieldType
 from onceflow.exceptions import (
     LogError,
     OffsetOutOfRangeError,
@@ -53,7 +55,11 @@ class LogSource(Source):
             ``headers``. ``"json"``: the value, read as JSON (None for a null value). ``"value"``: the value. Or a
             function of that dict.
         as_columns: Batches are columns ``partition``, ``offset``, ``timestamp_ms`` (numpy), ``key`` and ``value``
-            (Arrow arrays of binary): no Python object for a record. Needs ``onceflow[arrow]``.
+            (Arrow arrays of binary: no Python object for a record; or of text by a codec ``"str"``). Needs
+            ``onceflow[arrow]``.
+        types: With ``as_columns``: fields of values (JSON, msgpack) that are columns in place of ``value``, and their
+            types: ``"int"`` (64 bits), ``"float"``, ``"bool"``, ``"str"`` or ``"bytes"``. Arrow arrays; a field that
+            is missing, and any of a null value, is null. A value of another type is malformed.
         event_time: ``"timestamp"``: the timestamps of the records. Or a function that gives the time of a record (ISO
             text, a datetime, or seconds since 1970); with ``as_columns`` a function that gives an int64 array of
             microseconds for a batch of columns.
@@ -62,6 +68,9 @@ class LogSource(Source):
             when that run opened it.
         on_malformed: What to do with a record that ``decode`` or ``event_time`` raises for: ``"fail"``, ``"skip"`` (and
             count it), or ``"dead_letter"``.
+        key_codec: What the bytes of keys mean: ``"bytes"``, ``"str"``, ``"json"``, ``"msgpack"``, or a codec of your
+            own. A null stays None; what cannot be read is malformed.
+        value_codec: The same for values.
 
     Raises:
         ConfigurationError: Settings that cannot be.
@@ -76,13 +85,25 @@ class LogSource(Source):
         *,
         decode: Literal["json", "value"] | Decode | None = None,
         as_columns: bool = False,
+        types: Mapping[str, FieldType] | None = None,
         event_time: Literal["timestamp"] | EventTime | None = None,
         stop_at_end: bool = True,
         on_malformed: MalformedPolicy = "fail",
+        key_codec: CodecName | Codec = "bytes",
+        value_codec: CodecName | Codec = "bytes",
     ) -> None:
         self._directory = directory_of(log)
         self._topic = topic_of(topic)
-        self._reading = MessageReading(self._topic, decode, as_columns, event_time, on_malformed)
+        self._reading = reading_of(
+            self._topic,
+            decode=decode,
+            as_columns=as_columns,
+            types=types,
+            event_time=event_time,
+            on_malformed=on_malformed,
+            key_codec=key_codec,
+            value_codec=value_codec,
+        )
         self.deterministic = self._reading.is_deterministic
         self._stop_at_end = stop_at_end
         self.has_event_time = event_time is not None

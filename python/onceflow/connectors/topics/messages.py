@@ -18,10 +18,11 @@ from onceflow.columns import Columns
 from onceflow.connectors.event_time import in_range, micros, millis_to_micros
 from onceflow.connectors.extras import require
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
+from onceflow.connectors.topics.typed import TypedFields
 from onceflow.exceptions import ConfigurationError, SourceError, described
 from onceflow.sources import SourceBatch
 
-__all__ = ["Decode", "EventTime", "Headers", "MessageReading", "Messages", "pyarrow"]
+__all__ = ["Decode", "EventTime", "FromBytes", "Headers", "MessageReading", "Messages", "pyarrow"]
 
 #: Makes a record of a message: of a dict, see ``LogSource``.
 Decode: TypeAlias = Callable[[dict[str, Any]], Any]
@@ -64,8 +65,9 @@ class MessageReading:
 
     Args:
         topic: For messages.
-        key_of: Makes a key of its bytes; a key that is None stays so. None: bytes stay bytes.
+        key_of: Makes a key of its bytes; a key that is None stays so. None: bytes stay bytes. Of columns: makes text.
         value_of: The same for values.
+        fields: Makes columns of the fields of values.
 
     Raises:
         ConfigurationError: Settings that cannot be.
@@ -79,6 +81,7 @@ class MessageReading:
     policy: MalformedPolicy = "fail"
     key_of: FromBytes | None = None
     value_of: FromBytes | None = None
+    fields: TypedFields | None = None
 
     def __post_init__(self) -> None:
         check_policy(self.policy)
@@ -105,20 +108,26 @@ class MessageReading:
         return self._columns(partition, found) if self.as_columns else self._rows(partition, found)
 
     def _columns(self, partition: int, found: Messages) -> SourceBatch:
-        offsets, timestamps = found.offsets, found.timestamps
+        rejections = Rejections(self.policy, str(partition))
+        offsets, timestamps, values = found.offsets, found.timestamps, found.values
+        try:
+            arrays = self._arrays(found)
+        except SourceError:
+            raise
+        except Exception:
+            arrays, taken = self._each_in_arrays(found, rejections)
+            offsets, timestamps, values = offsets[taken], timestamps[taken], [values[row] for row in taken.tolist()]
         count = len(offsets)
-        keys, values = found.arrow()
         columns = Columns(
             {
                 "partition": np.full(count, partition, dtype=np.int32),
                 "offset": offsets,
                 "timestamp_ms": timestamps,
-                "key": keys,
-                "value": values,
+                **arrays,
             }
         )
         if self.event_time is None:
-            return SourceBatch(columns)
+            return SourceBatch(columns, None, rejections.records, rejections.skipped)
         if isinstance(self.event_time, str):
             times, valid = millis_to_micros(timestamps)
         else:
@@ -129,12 +138,45 @@ class MessageReading:
                     f"1970 for a batch of columns, not {times!r}"
                 )
             valid = in_range(times)
-        rejections = Rejections(self.policy, str(partition))
         for row in np.flatnonzero(~valid).tolist():
-            self._reject_time(rejections, int(offsets[row]), int(timestamps[row]), found.values[row])
+            self._reject_time(rejections, int(offsets[row]), int(timestamps[row]), values[row])
         if not valid.all():
             columns, times = columns.filter(valid), times[valid]
         return SourceBatch(columns, times, rejections.records, rejections.skipped)
+
+    def _arrays(self, found: Messages) -> dict[str, Any]:
+        """Keys and values, or their fields, as columns. Raises what the decoders do."""
+        if self.key_of is None and self.value_of is None and self.fields is None:
+            keys, values = found.arrow()
+            return {"key": keys, "value": values}
+        value_of = self.value_of if self.fields is None else self.fields.row_of
+        return self._in_arrays(_each(self.key_of, found.keys), _each(value_of, found.values))
+
+    def _each_in_arrays(self, found: Messages, rejections: Rejections) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+        """The same without those that are refused, and which messages are left."""
+        value_of = self.value_of if self.fields is None else self.fields.row_of
+        keys, values, taken = [], [], []
+        for row, (key, value) in enumerate(zip(found.keys, found.values, strict=True)):
+            try:
+                made = _each(self.key_of, [key]), _each(value_of, [value])
+            except SourceError:
+                # It is not the record that is at fault.
+                raise
+            except Exception as error:
+                rejections.add(int(found.offsets[row]), described(error), value or b"")
+                continue
+            keys += made[0]
+            values += made[1]
+            taken.append(row)
+        return self._in_arrays(keys, values), np.array(taken, dtype=np.int64)
+
+    def _in_arrays(self, keys: list[Any], values: list[Any]) -> dict[str, Any]:
+        arrow = pyarrow()
+        binary, text = arrow.large_binary(), arrow.large_string()
+        made = {"key": arrow.array(keys, binary if self.key_of is None else text)}
+        if self.fields is not None:
+            return made | self.fields.arrays(values)
+        return made | {"value": arrow.array(values, binary if self.value_of is None else text)}
 
     def _reject_time(self, rejections: Rejections, offset: int, timestamp: int, value: bytes | None) -> None:
         shown = f"the timestamp {timestamp} ms" if self.event_time == "timestamp" else "an event time"
