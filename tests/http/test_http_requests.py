@@ -6,10 +6,12 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 
 import httpx
 import numpy as np
 import pytest
+from waits import check_tells
 
 from onceflow import Columns, Dataflow, run
 from onceflow.checks import CheckContext
@@ -442,3 +444,13 @@ def test_settings_that_cannot_be(settings):
     """Kind: a setting that is passed over."""
     with pytest.raises(ConfigurationError):
         HttpSink("http://127.0.0.1/", **settings)
+
+
+def test_a_server_that_is_away_is_told(monkeypatch, server):
+    """Kind: a job that stands still without a word."""
+    writer = opened(f"{server.url}?token=s3cr3t", timeout_s=0.5)
+    try:
+        work = partial(writer.write_output, [{"id": 1}], FIRST)
+        check_tells(monkeypatch, server, "sink 'job/out'", work)
+    finally:
+        writer.close()

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import closing
 
 import pytest
 import topics
 from counting_kafka import Job
 from lives import Life, no_survivors
+from waits import CONTEXT, said
 
+from onceflow.connectors import waiting
+from onceflow.connectors.kafka import KafkaSink, facts
 from onceflow.connectors.kafka.destination import transactional_id_of
+from onceflow.exceptions import SinkWaitingWarning
+from onceflow.sinks import Committable
 
 pytestmark = pytest.mark.usefixtures("crash_points")
 
@@ -127,3 +133,30 @@ def test_a_broker_that_is_gone_for_good(kafka, tmp_path):
     life = Life(job.run)
     assert life.wait() == "SinkError"
     assert "127.0.0.1:1" in life.error
+
+
+@no_survivors()
+def test_a_broker_that_is_away_is_told(monkeypatch, kafka):
+    """Kind: a job that stands still without a word."""
+
+    sink = KafkaSink(kafka.bootstrap, topics.name("told"), partitions=1)
+    # Of one request, so long a client waits by itself.
+    monkeypatch.setattr(facts, "_REQUEST_S", 0.5)
+    monkeypatch.setattr(waiting, "_PATIENCE_S", 0.1)
+
+    def tell():
+        with closing(sink.open(CONTEXT)) as writer:
+            writer.recover([])
+            writer.write(["a"])
+            output = Committable(1, writer.prepare(1, writer.seal(1)))
+            with pytest.warns(SinkWaitingWarning) as told:
+                writer.commit(output)
+        said(told, "sink 'job/out'")
+
+    life = Life(tell, STOP_AT="kafka.pre_commit:2")
+    assert life.step(60) == "stopped", life.error
+    kafka.kill()
+    life.wake()
+    assert life.step(1.5) is None, life.error
+    kafka.start()
+    assert life.wait(120) == "done", life.error

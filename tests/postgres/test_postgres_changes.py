@@ -9,16 +9,18 @@ import threading
 import time
 import uuid
 from decimal import Decimal
+from functools import partial
 
 import psycopg
 import pytest
 from lives import Life, no_survivors
+from waits import check_tells
 
 import onceflow as of
 from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.postgres import PostgresChanges
 from onceflow.connectors.postgres.decoding import changes_of
-from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
+from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError, SourceWaitingWarning
 from onceflow.sources import SourceContext
 
 JSON = '{"a": "x"}'
@@ -336,3 +338,14 @@ def test_settings_that_cannot_be_are_refused(settings):
     """Kind: a mistake that is found at the first change, or never."""
     with pytest.raises(ConfigurationError, match="PostgresChanges: "):
         PostgresChanges(**{"dsn": "", "slot": "a", **settings})
+
+
+def test_a_server_that_is_away_is_told(monkeypatch, dsn, slot, postgres):
+    """Kind: a job that stands still without a word."""
+    reader = opened(PostgresChanges(dsn, slot))
+    try:
+        work = partial(reader.read, 1)
+        assert work().records == []
+        check_tells(monkeypatch, postgres, "source 'job/changes'", work, SourceWaitingWarning)
+    finally:
+        reader.close()

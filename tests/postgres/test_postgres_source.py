@@ -6,15 +6,17 @@ import json
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 
 import psycopg
 import pytest
 from lives import Life, no_survivors
+from waits import check_tells
 
 import onceflow as of
 from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.postgres import PostgresSource
-from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
+from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError, SourceWaitingWarning
 from onceflow.sources import SourceContext
 from onceflow.testing import SourceContract
 
@@ -303,3 +305,14 @@ def test_settings_that_cannot_be_are_refused(settings):
     """Kind: a mistake that is found at the first row, or never."""
     with pytest.raises(ConfigurationError, match="PostgresSource: "):
         PostgresSource("", **{"key": "id", **settings})
+
+
+def test_a_server_that_is_away_is_told(monkeypatch, dsn, postgres):
+    """Kind: a job that stands still without a word."""
+    reader = source(dsn, "numbered", follow=True).open_with_context("0", None, SourceContext("job", "in"))
+    try:
+        execute(dsn, "insert into numbered (text) values ('a')")
+        work = partial(read, reader, until="a")
+        check_tells(monkeypatch, postgres, "source 'job/in'", work, SourceWaitingWarning)
+    finally:
+        reader.close()

@@ -12,6 +12,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+from waits import check_sink_tells
 from writing import commit, opened, rows, write
 
 import onceflow as of
@@ -243,3 +244,10 @@ def test_tables_that_do_not_keep_what_is_written_are_refused(dsn):
     for name, reason in (("forgets", "is unlogged"), ("shows", "is no table"), ("nowhere", "there is no table")):
         with pytest.raises(SinkError, match=reason), opened(PostgresSink(dsn, name)):
             pass
+
+
+def test_a_server_that_is_away_is_told(monkeypatch, postgres, postgres_dsn):
+    """Kind: a job that stands still without a word."""
+    with psycopg.connect(postgres_dsn) as session:
+        session.execute("create table t (id int)")
+    check_sink_tells(monkeypatch, postgres, PostgresSink(postgres_dsn, "t"), [{"id": 1}])

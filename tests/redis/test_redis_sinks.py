@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from contextlib import closing
+from functools import partial
 
 import pytest
 from redis_job import connected, is_exact, run, shown, write_input
 from services.process import free_ports
 from services.redis import RedisServer
+from waits import CONTEXT, check_sink_tells, check_tells
 
 from onceflow import Dataflow
 from onceflow import run as run_flow
@@ -297,3 +300,13 @@ def test_urls_that_are_none(url):
     for settings in ({"stream": ""}, {"stream": 3}, {"stream": "s", "maxlen": 0}, {"stream": "s", "fields": 3}):
         with pytest.raises(ConfigurationError):
             RedisStreamSink("redis://127.0.0.1/0", **settings)
+
+
+@pytest.mark.parametrize("sink", ["stream", "upserts"])
+def test_a_server_that_is_away_is_told(monkeypatch, redis, redis_url, sink):
+    """Kind: a job that stands still without a word."""
+    if sink == "stream":
+        check_sink_tells(monkeypatch, redis, RedisStreamSink(redis_url, "s"), [1])
+        return
+    with closing(RedisUpsertSink(redis_url, key="k").open(CONTEXT)) as writer:
+        check_tells(monkeypatch, redis, "sink 'job/out'", partial(writer.write, [{"k": 1}]))

@@ -11,11 +11,19 @@ import pytest
 from lives import Life, killed_until_done
 from redis_job import connected
 from services.redis import RedisServer
+from waits import check_tells
 
 from onceflow import Dataflow
 from onceflow.connectors.redis import RedisStreamSink, RedisStreamSource
-from onceflow.exceptions import ConfigurationError, MalformedRecordError, SourceChangedError, SourceError
+from onceflow.exceptions import (
+    ConfigurationError,
+    MalformedRecordError,
+    SourceChangedError,
+    SourceError,
+    SourceWaitingWarning,
+)
 from onceflow.runtime.run import run
+from onceflow.sources import SourceContext
 from onceflow.testing import TransactionalTestingSink
 
 
@@ -246,3 +254,13 @@ def test_until_caught_up(redis_url, client, state):
         add(client, "s", [number])
         assert run(flow, state, until="caught_up").caught_up
         assert sink.records == list(range(number + 1))
+
+
+def test_a_server_that_is_away_is_told(monkeypatch, redis, redis_url):
+    """Kind: a job that stands still without a word."""
+    with connected(redis_url) as client:
+        add(client, "s", range(2))
+    reader = RedisStreamSource(redis_url, "s", decode="json").open_with_context("s", None, SourceContext("job", "in"))
+    work = partial(read_all, reader)
+    check_tells(monkeypatch, redis, "source 'job/in'", work, SourceWaitingWarning)
+    reader.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import sqlite3
+import threading
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -12,8 +15,9 @@ from databases import database
 
 import onceflow as of
 from onceflow.checks import CheckContext, collected
+from onceflow.connectors import waiting
 from onceflow.connectors.sql import SqlSink
-from onceflow.exceptions import ConfigurationError, SinkError
+from onceflow.exceptions import ConfigurationError, SinkError, SinkWaitingWarning
 from onceflow.sinks import Committable, SinkContext
 from onceflow.testing import EOF, TestingSource, TransactionalSinkContract
 
@@ -577,3 +581,26 @@ def test_wrong_settings_are_refused_by_name():
         SqlSink(lambda: other, "t").open(context())
     with pytest.raises(ConfigurationError, match="has given a int, no Engine"):
         SqlSink(lambda: 5, "t").open(context())
+
+
+def test_a_database_that_others_hold_is_told(monkeypatch, tmp_path, request):
+    """Kind: a job that stands still without a word."""
+    monkeypatch.setattr(waiting, "_PATIENCE_S", 0.1)
+    with database("sqlite", tmp_path, request) as db:
+        db.run("create table t (number int)")
+        writer = SqlSink(f"{db.url}?timeout=0.1", "t").open(context())
+        writer.recover([])
+        writer.write([{"number": 1}])
+        output = Committable(1, writer.prepare(1, writer.seal(1)))
+        holder = sqlite3.connect(sa.make_url(db.url).database, check_same_thread=False)
+        holder.execute("begin immediate")
+        end = threading.Timer(1.0, holder.rollback)
+        end.start()
+        with pytest.warns(SinkWaitingWarning) as told:
+            writer.commit(output)
+        end.join()
+        holder.close()
+        writer.close()
+        assert re.match("sink 'job/out' waits for .*locked.*retry_for=120 s", str(told[0].message))
+        assert str(told[-1].message).startswith("sink 'job/out' goes on")
+        assert db.rows() == [(1,)]

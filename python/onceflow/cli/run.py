@@ -28,6 +28,8 @@ from onceflow.exceptions import (
     OnceflowError,
     RefusedRecordsWarning,
     RepeatedOutputWarning,
+    SinkWaitingWarning,
+    SourceWaitingWarning,
     StoreLockedError,
     StoreMissingError,
 )
@@ -55,7 +57,14 @@ _OPTIONS = {
 
 
 #: Warnings that are lines of their own.
-_TOLD = (LateRecordsWarning, MissingOutputWarning, RefusedRecordsWarning, RepeatedOutputWarning)
+_TOLD = (
+    LateRecordsWarning,
+    MissingOutputWarning,
+    RefusedRecordsWarning,
+    RepeatedOutputWarning,
+    SinkWaitingWarning,
+    SourceWaitingWarning,
+)
 
 
 class _Until(StrEnum):

@@ -60,7 +60,7 @@ known is None. Errors can be pickled and copied.
 Each class has a stable ``kind``, under which the Rust core and logs know it. Warnings are for what a user must hear of
 while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``GroupOffsetsWarning``,
 ``LateRecordsWarning``, ``MissingOutputWarning``, ``NewPartitionsWarning``, ``RefusedRecordsWarning``,
-``RepeatedOutputWarning``, ``SourceWaitingWarning``.
+``RepeatedOutputWarning``, ``SinkWaitingWarning``, ``SourceWaitingWarning``.
 """
 
 from __future__ import annotations
@@ -137,6 +137,7 @@ from onceflow.exceptions.warnings import (
     NewPartitionsWarning,
     RefusedRecordsWarning,
     RepeatedOutputWarning,
+    SinkWaitingWarning,
     SourceWaitingWarning,
     UnknownTopicWarning,
 )
@@ -178,6 +179,7 @@ __all__ = [
     "SchemaMismatchError",
     "SerializationError",
     "SinkError",
+    "SinkWaitingWarning",
     "SourceChangedError",
     "SourceError",
     "SourceWaitingWarning",

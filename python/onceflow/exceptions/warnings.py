@@ -11,6 +11,7 @@ __all__ = [
     "NewPartitionsWarning",
     "RefusedRecordsWarning",
     "RepeatedOutputWarning",
+    "SinkWaitingWarning",
     "SourceWaitingWarning",
     "UnknownTopicWarning",
 ]
@@ -59,6 +60,11 @@ class NewPartitionsWarning(UserWarning):
 
 class SourceWaitingWarning(UserWarning):
     """A source has been waiting for a while: nobody answers, or something holds back what it reads."""
+
+
+class SinkWaitingWarning(UserWarning):
+    """A sink has been waiting for a while for its target to answer; nothing is lost meanwhile. Said again now and then,
+    and when the target is back."""
 
 
 class GroupOffsetsWarning(UserWarning):

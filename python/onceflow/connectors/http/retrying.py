@@ -10,6 +10,8 @@ from email.utils import parsedate_to_datetime
 
 import tenacity
 
+from onceflow.connectors.waiting import Waiting
+
 __all__ = ["AgainError", "retrying", "unless_failed", "wanted_wait_s"]
 
 
@@ -46,8 +48,8 @@ def retrying(*, backoff_s: float, max_backoff_s: float, deadline_s: float) -> te
     )
 
 
-def unless_failed(retry: tenacity.AsyncRetrying, failed: asyncio.Event) -> tenacity.AsyncRetrying:
-    """The same, but nothing is waited for, or tried again, once an event is set."""
+def unless_failed(retry: tenacity.AsyncRetrying, failed: asyncio.Event, waiting: Waiting) -> tenacity.AsyncRetrying:
+    """The same, but nothing is waited for, or tried again, once an event is set; and it is told."""
 
     async def sleep(seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -56,7 +58,10 @@ def unless_failed(retry: tenacity.AsyncRetrying, failed: asyncio.Event) -> tenac
     def stop(state: tenacity.RetryCallState) -> bool:
         return failed.is_set() or bool(retry.stop(state))
 
-    return retry.copy(sleep=sleep, stop=stop)
+    def missed(state: tenacity.RetryCallState) -> None:
+        waiting.missed(state.outcome.exception() if state.outcome else "", state.start_time)
+
+    return retry.copy(sleep=sleep, stop=stop, before_sleep=missed)
 
 
 def wanted_wait_s(headers: Mapping[str, str], now: datetime) -> float:

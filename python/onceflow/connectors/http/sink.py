@@ -180,6 +180,7 @@ class HttpSink(IdempotentSink):
             concurrency=self._concurrency,
             max_waiting=self._max_waiting,
             deadline_s=self._retry["deadline_s"],
+            where=f"the server {self._where}",
             refused_is_failure=self._on_refused == "fail",
             dead_letters=self._dead_letters,
         )

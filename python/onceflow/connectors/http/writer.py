@@ -23,6 +23,7 @@ from onceflow.connectors.http.key import key_of_output
 from onceflow.connectors.http.request import RequestMaker, hashable
 from onceflow.connectors.http.retrying import AgainError, unless_failed
 from onceflow.connectors.record_fields import field_of
+from onceflow.connectors.waiting import Waiting
 from onceflow.crash import crash_point
 from onceflow.exceptions import RefusedRecordsWarning, SinkError
 from onceflow.sinks import OutputId, SinkContext, SinkWriter
@@ -54,6 +55,7 @@ class HttpWriter(SinkWriter):
         concurrency: int,
         max_waiting: int,
         deadline_s: float,
+        where: str,
         refused_is_failure: bool,
         dead_letters: str | PathLike[str] | None,
     ) -> None:
@@ -65,6 +67,7 @@ class HttpWriter(SinkWriter):
         self._concurrency = concurrency
         self.max_waiting = max_waiting
         self._deadline_s = deadline_s
+        self._waiting = Waiting(f"sink '{context.job}/{context.sink}'", where, f"deadline_s={deadline_s:g} of a record")
         self._refused_is_failure = refused_is_failure
         self._letters = None if dead_letters is None else DeadLetters(dead_letters)
         self._connect = connect
@@ -170,7 +173,7 @@ class HttpWriter(SinkWriter):
         refused: list[tuple[_Item, str]] = []
         failed = asyncio.Event()
         errors: list[BaseException] = []
-        retry = unless_failed(self._retry, failed)
+        retry = unless_failed(self._retry, failed, self._waiting)
 
         async def send(lane: Iterator[_Item]) -> None:
             try:
@@ -210,7 +213,9 @@ class HttpWriter(SinkWriter):
             request = self._maker.request(client.http, item.record, item.key)
             try:
                 await retry.copy()(client.attempt, request)
+                self._waiting.answered()
             except RefusedError as answer:
+                self._waiting.answered()
                 if self._refused_is_failure:
                     raise SinkError(
                         f"{answer}. To go on without such records, give on_refused='dead_letter' (or 'skip'); what a "

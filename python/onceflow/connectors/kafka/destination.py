@@ -79,7 +79,7 @@ class KafkaDestination(Destination[Part]):
         self._fields = fields
         self._context = context
         self._timeout_s = timeout_s
-        self._admin = Admin(settings, timeout_s)
+        self._admin = Admin(settings, timeout_s, f"sink '{context.job}/{context.sink}'")
         self._cluster = self._admin.cluster()
         self._markers = MarkerTopic(settings, self._admin, context.job, context.sink, timeout_s)
         self._producer = self._producer_of(context.worker)
@@ -357,7 +357,8 @@ class KafkaDestination(Destination[Part]):
 
     def _producer_of(self, worker: int) -> TransactionalProducer:
         mine = self._context
-        return TransactionalProducer(self._settings, transactional_id_of(mine.job, mine.sink, worker), self._timeout_s)
+        name = transactional_id_of(mine.job, mine.sink, worker)
+        return TransactionalProducer(self._settings, name, self._timeout_s, self._admin.waiting)
 
     def _standing(self, checkpoint_id: int) -> Standing:
         mine = self._context

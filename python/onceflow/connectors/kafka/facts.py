@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from onceflow.connectors.extras import require
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
+from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import SinkError
 
 if TYPE_CHECKING:
@@ -91,11 +92,16 @@ class Admin:
     Args:
         settings: Of the cluster.
         timeout_s: So long the cluster may give no answer before ``SinkError`` is raised.
+        who: Asks, for people.
+
+    Attributes:
+        waiting: What tells that the cluster gives none.
     """
 
-    def __init__(self, settings: KafkaSettings, timeout_s: float) -> None:
+    def __init__(self, settings: KafkaSettings, timeout_s: float, who: str = "a look at Kafka") -> None:
         self._settings = settings
         self._timeout_s = timeout_s
+        self.waiting = Waiting(who, f"Kafka at {settings.bootstrap}", f"timeout_s={timeout_s:g}")
         self._request_s = min(_REQUEST_S, timeout_s)
         self._library = client_library()
         self._admin = require("confluent_kafka.admin", extra="kafka", purpose="Kafka")
@@ -266,11 +272,14 @@ class Admin:
         start = time.monotonic()
         while True:
             try:
-                return ask()
+                found = ask()
+                self.waiting.answered()
+                return found
             except (self._library.KafkaException, TimeoutError) as error:
+                text = self._settings.redacted(error_text(error))
                 if not self._passes(error, time.monotonic() - start):
-                    text = self._settings.redacted(error_text(error))
                     raise SinkError(f"could not {doing} at {self._settings.bootstrap}: {text}") from None
+            self.waiting.missed(text, start)
             time.sleep(_PAUSE_S)
             refresh_leaders(self._client)
 

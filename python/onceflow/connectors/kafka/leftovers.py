@@ -38,7 +38,7 @@ def left_transactions(
                 "job's ids is ended, and its output, where it was decided, is sent by the next run; another program's "
                 "is not touched, and ends by its timeout"
             )
-            end = functools.partial(_end, settings, found[markers], timeout_s, context)
+            end = functools.partial(_end, settings, admin, found[markers], timeout_s, context)
             yield Leftover("removable", f"open transaction in topic {facts.name!r} of {settings.bootstrap}", text, end)
 
 
@@ -57,10 +57,14 @@ def _held(admin: Admin, facts: TopicFacts) -> dict[int, int]:
         time.sleep(_PAUSE_S)
 
 
-def _end(settings: KafkaSettings, markers: TopicFacts, timeout_s: float, context: LeftoverContext) -> None:
+def _end(
+    settings: KafkaSettings, admin: Admin, markers: TopicFacts, timeout_s: float, context: LeftoverContext
+) -> None:
     """Takes the ids of all workers, as the next run does."""
     for worker in range(markers.partitions):
-        producer = TransactionalProducer(settings, transactional_id_of(context.job, context.sink, worker), timeout_s)
+        producer = TransactionalProducer(
+            settings, transactional_id_of(context.job, context.sink, worker), timeout_s, admin.waiting
+        )
         try:
             producer.take(markers)
         finally:

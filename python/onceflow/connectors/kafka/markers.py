@@ -207,6 +207,7 @@ class MarkerTopic:
                     "Find it with kafka-transactions.sh find-hanging, or describe-producers, and abort it; then run "
                     "the job again"
                 )
+            self._admin.waiting.missed(f"a transaction is open in partition {worker} of {self.name!r}")
             time.sleep(_PAUSE_S)
         return end
 
@@ -220,7 +221,9 @@ class MarkerTopic:
             while time.monotonic() < until:
                 message = consumer.poll(_POLL_S)
                 if message is None:
+                    self._admin.waiting.missed(f"no answer of partition {worker} of {self.name!r}")
                     continue
+                self._admin.waiting.answered()
                 error, offset = message.error(), message.offset() or 0
                 if error is None:
                     if offset < end and message.key() == KEY:

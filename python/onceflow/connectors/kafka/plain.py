@@ -12,7 +12,7 @@ from onceflow.connectors.kafka.producing import check_part, check_times, choose_
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.topics.fields import Fields
 from onceflow.exceptions import SinkError
-from onceflow.sinks import SinkWriter
+from onceflow.sinks import SinkContext, SinkWriter
 from onceflow.types import Batch
 
 if TYPE_CHECKING:
@@ -25,13 +25,21 @@ class PlainWriter(SinkWriter):
     """The settings are those of ``KafkaPlainSink``."""
 
     def __init__(
-        self, settings: KafkaSettings, topic: str, partitions: int | None, fields: Fields, timeout_s: float
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        partitions: int | None,
+        fields: Fields,
+        timeout_s: float,
+        context: SinkContext,
     ) -> None:
         self._settings = settings
         self._where = f"topic {topic!r} at {settings.bootstrap}"
         self._fields = fields
         self._timeout_s = timeout_s
-        self._facts = Admin(settings, timeout_s).topic_to_write(topic, partitions)
+        admin = Admin(settings, timeout_s, f"sink '{context.job}/{context.sink}'")
+        self._waiting = admin.waiting
+        self._facts = admin.topic_to_write(topic, partitions)
         self._failed: list[KafkaError] = []
         self._producer = settings.producer(settings_of(settings, self._facts, self._delivered))
         self._turn = 0
@@ -45,13 +53,13 @@ class PlainWriter(SinkWriter):
         check_part(part, facts)
         check_times(part, facts, now_ms)
         with self._errors():
-            produce(self._producer, facts.name, part, now_ms, time.monotonic() + self._timeout_s)
+            produce(self._producer, facts.name, part, now_ms, time.monotonic() + self._timeout_s, self._waiting)
         self._check()
 
     def flush(self) -> None:
         until = time.monotonic() + self._timeout_s
         with self._errors():
-            left = flush(self._producer, self._check, until)
+            left = flush(self._producer, self._check, until, self._waiting)
         if left:
             raise SinkError(f"{left} records to {self._where} were not accepted within {self._timeout_s:g} s")
 

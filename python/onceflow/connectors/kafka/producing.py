@@ -10,6 +10,7 @@ from onceflow._native import _kafka_partitions
 from onceflow.connectors.kafka.facts import TopicFacts
 from onceflow.connectors.kafka.settings import KafkaSettings
 from onceflow.connectors.topics.staged import ArrowColumn, Part, Strings
+from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import SinkError
 
 if TYPE_CHECKING:
@@ -149,25 +150,34 @@ def check_times(part: Part, facts: TopicFacts, now_ms: int) -> None:
         raise SinkError(f"a record has the timestamp {min(part.timestamps)} ms, and Kafka takes them from 1 on")
 
 
-def flush(producer: Producer, check: Callable[[], None], until: float) -> int:
+def flush(producer: Producer, check: Callable[[], None], until: float, waiting: Waiting) -> int:
     """Waits until everything was accepted, or not.
 
     Args:
         producer: Of the client.
         check: Raises when something was not.
         until: By the monotonic clock.
+        waiting: Is told when no more records are accepted.
 
     Returns:
         How many records have no answer yet.
     """
     # In small steps: without a report of success nothing wakes the client when the last record was accepted.
+    before = -1
     while (left := producer.flush(_FLUSH_S)) and time.monotonic() < until:
         check()
+        if left == before:
+            waiting.missed(f"{left} records have no answer")
+        else:
+            waiting.answered()
+        before = left
     check()
+    if not left:
+        waiting.answered()
     return left
 
 
-def produce(producer: Producer, topic: str, part: Part, staged_ms: int, until: float) -> None:
+def produce(producer: Producer, topic: str, part: Part, staged_ms: int, until: float, waiting: Waiting) -> None:
     """Hands records to a producer; waits while its queue is full.
 
     Args:
@@ -176,6 +186,7 @@ def produce(producer: Producer, topic: str, part: Part, staged_ms: int, until: f
         part: Its partitions are chosen.
         staged_ms: The timestamp of records that have none.
         until: By the monotonic clock; ``BufferError`` is raised if the queue stays full so long.
+        waiting: Is told when it does.
     """
     values = bytes_of(part.values)
     count = len(values)
@@ -193,5 +204,10 @@ def produce(producer: Producer, topic: str, part: Part, staged_ms: int, until: f
             except BufferError:
                 if time.monotonic() > until:
                     raise
+                waits = len(producer)
                 poll(_WAIT_S)
+                if len(producer) < waits:
+                    waiting.answered()
+                else:
+                    waiting.missed("the client's queue is full of records without an answer")
     poll(0)

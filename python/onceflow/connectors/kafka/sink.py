@@ -119,7 +119,7 @@ class KafkaPlainSink(_Topic, PlainSink):
 
     def open(self, context: SinkContext) -> SinkWriter:
         """See ``Sink``."""
-        return PlainWriter(self._settings, self._topic, self._partitions, self._fields, self._timeout_s)
+        return PlainWriter(self._settings, self._topic, self._partitions, self._fields, self._timeout_s, context)
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Sink``."""

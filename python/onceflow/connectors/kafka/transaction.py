@@ -17,6 +17,7 @@ from onceflow.connectors.kafka.facts import TopicFacts
 from onceflow.connectors.kafka.producing import flush, produce, settings_of
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
 from onceflow.connectors.topics.staged import Part
+from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import SinkError
 
 if TYPE_CHECKING:
@@ -40,12 +41,14 @@ class TransactionalProducer:
         settings: Of the cluster.
         transactional_id: Of the worker whose output it is.
         timeout_s: How long the broker may be away.
+        waiting: Is told that it is.
     """
 
-    def __init__(self, settings: KafkaSettings, transactional_id: str, timeout_s: float) -> None:
+    def __init__(self, settings: KafkaSettings, transactional_id: str, timeout_s: float, waiting: Waiting) -> None:
         self.id = transactional_id
         self._settings = settings
         self._timeout_s = timeout_s
+        self._waiting = waiting
         self._library = client_library()
         self._producer: Producer | None = None
         self._failed: list[KafkaError] = []
@@ -73,10 +76,12 @@ class TransactionalProducer:
         while True:
             try:
                 producer.init_transactions(_STEP_S)
+                self._waiting.answered()
                 return
             except self._library.KafkaException as error:
                 known = kafka_error(error)
                 if known is not None and known.retriable() and time.monotonic() < until:
+                    self._waiting.missed(self._text(error))
                     continue
                 self.drop()
                 text = self._text(error)
@@ -111,10 +116,10 @@ class TransactionalProducer:
             producer.begin_transaction()
             for name, parts in outputs.items():
                 for part in parts:
-                    produce(producer, name, part, staged_ms, until)
+                    produce(producer, name, part, staged_ms, until, self._waiting)
                     self._check()
             producer.produce(topic, value, key, partition)
-            if flush(producer, self._check, until):
+            if flush(producer, self._check, until, self._waiting):
                 raise UnsureError(f"records were not accepted within {self._timeout_s:g} s")
 
     def commit(self) -> None:
@@ -129,12 +134,14 @@ class TransactionalProducer:
             while True:
                 try:
                     producer.commit_transaction(_STEP_S)
+                    self._waiting.answered()
                     return
                 except self._library.KafkaException as error:
                     # Repeated, and never aborted: the broker may have begun to commit.
                     known = kafka_error(error)
                     if known is None or not known.retriable() or time.monotonic() > until:
                         raise
+                    self._waiting.missed(self._text(error))
 
     def drop(self) -> None:
         """Lets go of the producer, and of what it has not sent."""

@@ -19,7 +19,8 @@ from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.extras import require
 from onceflow.connectors.postgres.decoding import SESSION_OPTIONS, changes_of
 from onceflow.connectors.postgres.server import Server
-from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
+from onceflow.connectors.waiting import Waiting
+from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError, SourceWaitingWarning
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
 
@@ -94,7 +95,13 @@ class PostgresChanges(Source):
     def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
         """See ``Source``."""
         who = (context.job, context.step_id, context.worker)
-        reader = _Reader(self, position, caught_up=context.until == "caught_up")
+        waiting = Waiting(
+            f"source '{context.job}/{context.step_id}'",
+            f"PostgreSQL {self._server.shown}",
+            f"retry_for_s={self._retry_for_s:g}",
+            SourceWaitingWarning,
+        )
+        reader = _Reader(self, position, waiting, caught_up=context.until == "caught_up")
         self._readers[who] = reader
         return reader
 
@@ -115,8 +122,9 @@ class PostgresChanges(Source):
 
 
 class _Reader(SourceReader):
-    def __init__(self, source: PostgresChanges, position: Plain, *, caught_up: bool) -> None:
+    def __init__(self, source: PostgresChanges, position: Plain, waiting: Waiting, *, caught_up: bool) -> None:
         self._source = source
+        self._waiting = waiting
         self._stream: Any = None
         self._confirmed = 0
         self._told_s = 0.0
@@ -183,11 +191,12 @@ class _Reader(SourceReader):
             retry=tenacity.retry_if_exception(_passes),
             wait=tenacity.wait_random_exponential(multiplier=0.05, max=1.0),
             stop=tenacity.stop_after_delay(self._source._retry_for_s),
-            before_sleep=lambda state: self._drop(),
+            before_sleep=self._missed,
             reraise=True,
         )
         try:
             found: SourceBatch | None = retrying(self._read, max_records)
+            self._waiting.answered()
             return found
         except psycopg2.Error as error:
             self._drop()
@@ -195,6 +204,11 @@ class _Reader(SourceReader):
                 f"PostgreSQL {self._source._server.shown}: {self._source._server.told(error)}; nothing is lost: run "
                 "the job again"
             ) from None
+
+    def _missed(self, attempt: tenacity.RetryCallState) -> None:
+        self._drop()
+        error = attempt.outcome.exception() if attempt.outcome else None
+        self._waiting.missed("" if error is None else self._source._server.told(error))
 
     def _read(self, max_records: int) -> SourceBatch | None:
         import psycopg2  # noqa: PLC0415 - an extra

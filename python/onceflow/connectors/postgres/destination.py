@@ -102,7 +102,9 @@ class PostgresDestination(Destination[Part]):
         self._histories = Histories.restored(context.restored_state)
         self._owner = self._marker(FENCE, 0).owner
         name = _session_name(self._owner)
-        self._session = Session(server, f"{name} {_digest(context.run)} {self._owner}"[:63], settings.retry_for_s)
+        self._session = Session(
+            server, f"{name} {_digest(context.run)} {self._owner}"[:63], settings.retry_for_s, f"sink {self._owner!r}"
+        )
         self._session.greet = self._greet
         #: What a transaction that is under way has read and locked.
         self._locked: dict[str, str] | None = None

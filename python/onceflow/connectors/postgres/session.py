@@ -11,7 +11,8 @@ import tenacity
 from psycopg import errors
 
 from onceflow.connectors.postgres.server import Server
-from onceflow.exceptions import SinkError, SourceError
+from onceflow.connectors.waiting import Waiting
+from onceflow.exceptions import SinkError, SinkWaitingWarning, SourceError, SourceWaitingWarning
 
 __all__ = ["Session"]
 
@@ -33,6 +34,7 @@ class Session:
         server: Where to.
         application_name: See ``Server.connect``.
         retry_for_s: How long a transaction is repeated.
+        who: Who waits while it is away, for people.
         error: What is raised.
     """
 
@@ -41,6 +43,7 @@ class Session:
         server: Server,
         application_name: str,
         retry_for_s: float,
+        who: str,
         error: type[SinkError] | type[SourceError] = SinkError,
     ) -> None:
         self.server = server
@@ -49,6 +52,8 @@ class Session:
         self._name = application_name
         self._retry_for_s = retry_for_s
         self._connection: psycopg.Connection[Any] | None = None
+        told = SinkWaitingWarning if error is SinkError else SourceWaitingWarning
+        self._waiting = Waiting(who, f"PostgreSQL {server.shown}", f"retry_for_s={retry_for_s:g}", told)
         #: Called with each new connection, before it is used.
         self.greet: Callable[[psycopg.Connection[Any]], None] = lambda connection: None
 
@@ -77,10 +82,12 @@ class Session:
             retry=tenacity.retry_if_exception(_passes),
             wait=tenacity.wait_random_exponential(multiplier=0.05, max=_LONGEST_PAUSE_S),
             stop=tenacity.stop_after_delay(self._retry_for_s),
+            before_sleep=self._missed,
             reraise=True,
         )
         try:
             done: T = retrying(self._attempt, transaction)
+            self._waiting.answered()
             return done
         except psycopg.Error as error:
             if not _passes(error):
@@ -94,6 +101,10 @@ class Session:
         """Ends the connection, and what it has begun."""
         self._is_closed = True
         self._drop()
+
+    def _missed(self, attempt: tenacity.RetryCallState) -> None:
+        error = attempt.outcome.exception() if attempt.outcome else None
+        self._waiting.missed("" if error is None else self.server.told(error))
 
     def _attempt(self, transaction: Callable[[psycopg.Connection[Any]], T]) -> T:
         connection = self._connected()

@@ -126,7 +126,10 @@ class PostgresSource(Source):
     def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
         """See ``Source``."""
         name = f"onceflow {context.job}/{context.step_id}"
-        rows = _Rows(Session(self._server, name, self._retry_for_s, SourceError), self)
+        rows = _Rows(
+            Session(self._server, name, self._retry_for_s, f"source '{context.job}/{context.step_id}'", SourceError),
+            self,
+        )
         try:
             rows.look()
             return _Reader(rows, self._polling(rows.poll).open_with_context(partition, position, context))
@@ -137,7 +140,7 @@ class PostgresSource(Source):
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Source``."""
         what = f"{'the query' if self._table is None else f'table {self._table}'} by {', '.join(self._keys)}"
-        rows = _Rows(Session(self._server, "onceflow check", 0.0, SourceError), self)
+        rows = _Rows(Session(self._server, "onceflow check", 0.0, "the check", SourceError), self)
         try:
             yield from look_at_rows(self._server, what, rows.look, context)
         finally:

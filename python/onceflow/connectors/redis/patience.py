@@ -9,6 +9,9 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError
 from redis.retry import Retry
 
+from onceflow.connectors.waiting import Waiting
+from onceflow.exceptions import described
+
 __all__ = ["Patience"]
 
 T = TypeVar("T")
@@ -30,11 +33,13 @@ class Patience(Retry):
 
     Args:
         attempts: Of one command.
+        waiting: Is told that it is repeated.
     """
 
-    def __init__(self, attempts: int) -> None:
+    def __init__(self, attempts: int, waiting: Waiting | None = None) -> None:
         super().__init__(ExponentialWithJitterBackoff(base=_FIRST_WAIT_S, cap=_LONGEST_WAIT_S), attempts - 1)
         self._within = False
+        self._waiting = waiting
 
     def call_with_retry(self, do: Callable[[], T], fail: Callable[..., Any], *more: Any, **settings: Any) -> T:
         """See ``redis.retry.Retry``."""
@@ -47,9 +52,17 @@ class Patience(Retry):
             except (AuthenticationError, AuthorizationError) as error:
                 raise _Refused(error) from None
 
+        def failed(error: Exception, *count: int) -> None:
+            fail(error, *count)
+            if self._waiting is not None:
+                self._waiting.missed(described(error))
+
         self._within = True
         try:
-            return super().call_with_retry(once, fail, *more, **settings)
+            done = super().call_with_retry(once, failed, *more, **settings)
+            if self._waiting is not None:
+                self._waiting.answered()
+            return done
         except _Refused as refused:
             raise refused.error from None
         finally:

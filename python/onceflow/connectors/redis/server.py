@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from onceflow.checks import Finding
 from onceflow.connectors.extras import require
-from onceflow.exceptions import ConfigurationError, OnceflowError, SinkError
+from onceflow.connectors.waiting import Waiting
+from onceflow.exceptions import ConfigurationError, OnceflowError, SinkError, SinkWaitingWarning, SourceWaitingWarning
 
 if TYPE_CHECKING:
     import redis
@@ -68,8 +69,12 @@ class RedisAddress:
         place = kwargs.get("path") or f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
         return f"Redis at {place}, database {kwargs.get('db', 0)}"
 
-    def connect(self) -> redis.Redis:
-        """A client, which connects when it is used first."""
+    def connect(self, waiting: Waiting | None = None) -> redis.Redis:
+        """A client, which connects when it is used first.
+
+        Args:
+            waiting: Is told when it has to wait for the server.
+        """
         import redis  # noqa: PLC0415 - an extra
 
         from onceflow.connectors.redis.patience import Patience  # noqa: PLC0415 - an extra
@@ -79,9 +84,13 @@ class RedisAddress:
             decode_responses=False,
             socket_timeout=self.timeout_s,
             socket_connect_timeout=min(self.timeout_s, _CONNECT_TIMEOUT_S),
-            retry=Patience(self.attempts),
+            retry=Patience(self.attempts, waiting),
             retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
         )
+
+    def waiting(self, who: str, warning: type[SinkWaitingWarning] | type[SourceWaitingWarning]) -> Waiting:
+        """What tells that somebody waits for this server."""
+        return Waiting(who, self.shown, f"attempts={self.attempts}", warning)
 
     @contextlib.contextmanager
     def told(self, error: type[OnceflowError]) -> Iterator[None]:

@@ -14,7 +14,8 @@ from onceflow.connectors.record_fields import Field, field_of
 from onceflow.connectors.redis.fields import check_field, hash_words, key_word, value_word
 from onceflow.connectors.redis.server import Durability, RedisAddress, RedisClient, check_durability
 from onceflow.connectors.redis.target import MAX_WORDS, Command, RedisTarget
-from onceflow.exceptions import ConfigurationError, SinkError
+from onceflow.connectors.waiting import Waiting
+from onceflow.exceptions import ConfigurationError, SinkError, SinkWaitingWarning
 from onceflow.sinks import IdempotentSink, SinkContext, SinkWriter
 from onceflow.types import Batch
 
@@ -184,7 +185,8 @@ class RedisUpsertSink(IdempotentSink):
 
     def open(self, context: SinkContext) -> SinkWriter:
         """See ``Sink``."""
-        return _UpsertWriter(self._address, self._durability, self._upserts)
+        waiting = self._address.waiting(f"sink '{context.job}/{context.sink}'", SinkWaitingWarning)
+        return _UpsertWriter(self._address, self._durability, self._upserts, waiting)
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Sink``: how the server is set."""
@@ -193,10 +195,10 @@ class RedisUpsertSink(IdempotentSink):
 
 
 class _UpsertWriter(SinkWriter):
-    def __init__(self, address: RedisAddress, durability: Durability, upserts: _Upserts) -> None:
+    def __init__(self, address: RedisAddress, durability: Durability, upserts: _Upserts, waiting: Waiting) -> None:
         self._address = address
         self._upserts = upserts
-        self._client: RedisClient = address.connect()
+        self._client: RedisClient = address.connect(waiting)
         try:
             address.refuse_unfit(self._client, durability)
         except BaseException:

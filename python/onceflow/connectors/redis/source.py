@@ -22,7 +22,7 @@ from onceflow.connectors.event_time import micros
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
 from onceflow.connectors.redis.server import RedisAddress, RedisClient
 from onceflow.connectors.redis.stream import Place, StreamInfo, digest_of, numbers_of, shown
-from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError, described
+from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError, SourceWaitingWarning, described
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import LAST_MICROS, Plain
 
@@ -102,7 +102,8 @@ class RedisStreamSource(Source):
 
     def open_with_context(self, partition: str, position: Plain, context: SourceContext) -> SourceReader:
         """See ``Source``."""
-        client = self._address.connect()
+        who = f"source '{context.job}/{context.step_id}'"
+        client = self._address.connect(self._address.waiting(who, SourceWaitingWarning))
         try:
             return self._reader(client, partition, position, caught_up=context.until == "caught_up")
         except BaseException:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from onceflow.connectors.outbox import Marker, OutboxTarget
 from onceflow.connectors.redis.server import Durability, RedisAddress, RedisClient
 from onceflow.crash import crash_point
-from onceflow.exceptions import SinkError
+from onceflow.exceptions import SinkError, SinkWaitingWarning
 
 __all__ = ["MARKERS", "MAX_WORDS", "Command", "RedisTarget"]
 
@@ -92,7 +92,8 @@ class RedisTarget(OutboxTarget):
     ) -> None:
         self._address = address
         self._commands = commands
-        self._client: RedisClient = address.connect()
+        self._waiting = address.waiting("RedisSink", SinkWaitingWarning)
+        self._client: RedisClient = address.connect(self._waiting)
         try:
             address.refuse_unfit(self._client, durability)
         except BaseException:
@@ -101,6 +102,7 @@ class RedisTarget(OutboxTarget):
         self._script = self._client.register_script(_SCRIPT)
 
     def read_markers(self, owner: str) -> dict[str, str]:
+        self._waiting.who = f"sink {owner!r}"
         with self._address.told(SinkError):
             kept = self._client.hgetall(MARKERS + owner)
         return {key.decode(): text.decode() for key, text in kept.items()}

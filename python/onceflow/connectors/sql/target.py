@@ -34,6 +34,7 @@ from onceflow.connectors.sql.mysql import MysqlDialect
 from onceflow.connectors.sql.postgresql import PostgresqlDialect
 from onceflow.connectors.sql.sqlite import SqliteDialect
 from onceflow.connectors.sql.table import Row, Shape, Target, Wanted
+from onceflow.connectors.waiting import Waiting
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.process import HomeProcess
@@ -77,6 +78,7 @@ class SqlTarget(OutboxTarget):
         self._home = HomeProcess()
         self._wanted = wanted
         self._retry_s = retry_s
+        self._waiting = Waiting("SqlSink", wanted.where, f"retry_for={retry_s:g} s")
         #: Whether the table of the markers was seen.
         self._are_made = False
         #: What to do about an error that does not pass.
@@ -117,6 +119,8 @@ class SqlTarget(OutboxTarget):
     # -- what the outbox asks for --------------------------------------------------------------
 
     def read_markers(self, owner: str) -> Mapping[str, str]:
+        self._waiting.who = f"sink {owner!r}"
+
         def read(connection: Connection) -> dict[str, str]:
             return self._kept(connection, owner) if self._has_markers(connection) else {}
 
@@ -312,6 +316,7 @@ class SqlTarget(OutboxTarget):
             retry=tenacity.retry_if_exception(self._may_pass),
             stop=tenacity.stop_after_delay(self._retry_s),
             wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0),
+            before_sleep=self._missed,
             reraise=True,
         )
         found = None
@@ -319,7 +324,11 @@ class SqlTarget(OutboxTarget):
             for attempt in attempts:
                 with attempt, self._transaction(writes=writes, commits=commits) as connection:
                     found = work(connection)
+        self._waiting.answered()
         return found
+
+    def _missed(self, attempt: tenacity.RetryCallState) -> None:
+        self._waiting.missed(self._told(attempt.outcome.exception() if attempt.outcome else None))
 
     def _may_pass(self, error: BaseException) -> bool:
         if isinstance(error, sa.exc.TimeoutError):
@@ -341,13 +350,17 @@ class SqlTarget(OutboxTarget):
         try:
             yield
         except sa.exc.DBAPIError as error:
-            what = f"{type(error.orig).__name__}: {error.orig}".strip()
             hint = "" if self._may_pass(error) else self._hint
-            raise SinkError(f"{self._wanted.where}: {self._without_password(what)}{hint}") from error.orig
+            raise SinkError(f"{self._wanted.where}: {self._told(error)}{hint}") from error.orig
         except sa.exc.SQLAlchemyError as error:
-            raise SinkError(f"{self._wanted.where}: {self._without_password(str(error))}") from None
+            raise SinkError(f"{self._wanted.where}: {self._told(error)}") from None
 
-    def _without_password(self, text: str) -> str:
+    def _told(self, error: BaseException | None) -> str:
+        """The text of an error, without values and passwords."""
+        if isinstance(error, sa.exc.DBAPIError):
+            text = f"{type(error.orig).__name__}: {error.orig}".strip()
+        else:
+            text = str(error)
         engine = getattr(self, "_base", None)
         password = None if engine is None else engine.url.password
         return text.replace(str(password), "***") if password else text
