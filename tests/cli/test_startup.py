@@ -64,7 +64,7 @@ def test_explain_looks_at_the_real_systems(home, onceflow):
     (home / "out").write_text("")
     lacking = onceflow("explain", "job.py:flow", "--check")
     assert lacking.returncode == 1
-    assert "  ERROR    CsvSource: " in lacking.stdout and f"{home}/out is no directory" in lacking.stdout
+    assert "  ERROR    CsvSource: " in lacking.stdout and f"{home}/out is not a directory" in lacking.stdout
     assert "  unknown  it has no check" in onceflow("explain", "job.py:printing", "--check").stdout
     assert onceflow("explain", "job.py:flow").returncode == 0
 

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from onceflow.cli import checkpoints, log, state
 from onceflow.cli.doctor import doctor
-from onceflow.cli.errors import errors_as_messages
+from onceflow.cli.errors import errors_as_messages, warnings_as_lines
 from onceflow.cli.explain import explain
 from onceflow.cli.run import run
 
@@ -17,10 +17,10 @@ __all__ = ["app"]
 
 
 class _Commands(TyperGroup):
-    """Errors of every command end in one place."""
+    """Errors and warnings of every command end in one place."""
 
     def invoke(self, ctx: Any) -> Any:
-        with errors_as_messages():
+        with errors_as_messages(), warnings_as_lines():
             return super().invoke(ctx)
 
 

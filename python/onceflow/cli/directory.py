@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onceflow.exceptions import OnceflowError
+from onceflow.exceptions import OnceflowError, StoreMissingError
 from onceflow.runtime.job_record import JOB_BLOB, JobRecord
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ def reader(directory: Path, resume_from: int | str = "none") -> Iterator[StateBa
     """Opens a directory for reading; ``"none"`` restores no state, which makes looking at records quick."""
     from onceflow._native import StateBackend  # noqa: PLC0415 - loads the extension
 
-    with StateBackend.open(directory, read_only=True, create=False, resume_from=resume_from) as backend:
+    try:
+        backend = StateBackend.open(directory, read_only=True, create=False, resume_from=resume_from)
+    except StoreMissingError as error:
+        error.add_note("onceflow run TARGET --state DIR makes a state directory")
+        raise
+    with backend:
         yield backend
 
 

@@ -1,4 +1,4 @@
-"""What an error becomes: one message on standard error, and an exit code.
+"""What an error becomes: one message on standard error, and an exit code; and what a warning does: one line there.
 
 ==== ============================================================================================
 code meaning
@@ -19,20 +19,23 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
+from typing import TextIO
 
 import typer
 
-from onceflow.cli.console import error, note
+from onceflow.cli.console import error, note, warning
 from onceflow.cli.target import TargetError
 from onceflow.exceptions import (
     CheckpointNotFoundError,
     ConfigurationError,
     FencedError,
     OnceflowError,
+    OnceflowWarning,
     ProducerFencedError,
     StoreCorruptError,
     StoreError,
@@ -41,9 +44,11 @@ from onceflow.exceptions import (
     UserFunctionError,
 )
 
-__all__ = ["ExitCode", "errors_as_messages"]
+__all__ = ["ExitCode", "errors_as_messages", "warnings_as_lines"]
 
 _PACKAGE = Path(__file__).parents[1]
+#: What a program can do, which says nothing to who calls a command.
+_FOR_PROGRAMS = (", or give create=True", ", or give take_over=True to fence it")
 
 
 class ExitCode(IntEnum):
@@ -83,6 +88,32 @@ def errors_as_messages() -> Iterator[None]:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Warnings are lines on standard error: ours without a place in the code, since they say what to do by themselves;
+    others, such as those of a user's module, with it."""
+    with warnings.catch_warnings():
+        # Also the second one of a place: which step or partition it is about is in its text.
+        warnings.simplefilter("always", OnceflowWarning)
+        warnings.showwarning = _show
+        yield
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    text = " ".join(str(message).split())
+    if issubclass(category, OnceflowWarning) or _is_ours(filename):
+        warning(text)
+    else:
+        warning(f"{text} ({category.__name__}, {filename}:{lineno})")
+
+
 def _code(failure: OnceflowError) -> ExitCode:
     usage = (ConfigurationError, CheckpointNotFoundError, TopicExistsError, UnknownTopicOrPartitionError)
     if isinstance(failure, usage):
@@ -95,7 +126,10 @@ def _code(failure: OnceflowError) -> ExitCode:
 
 
 def _explain(failure: OnceflowError) -> None:
-    error(str(failure))
+    text = str(failure)
+    for advice in _FOR_PROGRAMS:
+        text = text.replace(advice, "")
+    error(text)
     if isinstance(failure, UserFunctionError):
         note(f"  step      {failure.step_id}")
         if failure.position is not None:

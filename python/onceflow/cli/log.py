@@ -15,7 +15,7 @@ import typer
 from onceflow.cli.console import note, print_json, print_table
 from onceflow.cli.directory import reader
 from onceflow.cli.units import bytes_text, count_text, duration_s, duration_text, time_text
-from onceflow.exceptions import ConfigurationError
+from onceflow.exceptions import ConfigurationError, StoreMissingError
 
 if TYPE_CHECKING:
     from onceflow.log import Consumer, Log, LogGroup, LogProducerInfo, LogTopic, Message, TopicPartition
@@ -42,7 +42,12 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def _opened(directory: Path, *, write: bool = False, create: bool = False) -> Iterator[Log]:
     from onceflow.log import Log  # noqa: PLC0415 - loads the extension
 
-    with Log.open(directory, create=create, read_only=not write, upkeep_interval_s=None) as log:
+    try:
+        log = Log.open(directory, create=create, read_only=not write, upkeep_interval_s=None)
+    except StoreMissingError as error:
+        error.add_note("onceflow log create DIR TOPIC makes a log")
+        raise
+    with log:
         yield log
 
 
@@ -245,7 +250,7 @@ def groups(
     if not readers:
         note(f"{directory} has no consumer groups")
     else:
-        names = ["group", "topic", "partition", "offset", "behind", "member"]
+        names = ["group", "topic", "partition", "offset", "lag", "member"]
         cells = [
             [
                 row["group"],
@@ -257,12 +262,12 @@ def groups(
             ]
             for row in readers
         ]
-        print_table(names, cells, right=["partition", "offset", "behind"])
+        print_table(names, cells, right=["partition", "offset", "lag"])
     if sinks:
         cells = [[row["job"], row["sink"], row["topic"], str(row["checkpoint"])] for row in sinks]
         print_table(["job", "sink", "writes to", "up to checkpoint"], cells, right=["up to checkpoint"])
         if not state:
-            note(f"how far a job is behind: onceflow log groups {directory} --state STATE")
+            note(f"the lag of a job: onceflow log groups {directory} --state STATE")
 
 
 def _group_rows(log: Log, group: LogGroup) -> list[dict[str, Any]]:

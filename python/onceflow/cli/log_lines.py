@@ -74,7 +74,7 @@ def _parsed_json(number: int, text: bytes) -> dict[str, Any]:
         }
     except (msgspec.MsgspecError, ValueError) as error:
         raise MalformedRecordError(
-            f"line {number} is no JSON record: {error}",
+            f"line {number} is not a JSON record: {error}",
             position=number,
             text=text.decode("utf-8", "backslashreplace"),
         ) from error

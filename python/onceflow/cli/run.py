@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceflow.cli.console import note, warning
+from onceflow.cli.console import note
 from onceflow.cli.directory import job_record, reader
 from onceflow.cli.errors import ExitCode
 from onceflow.cli.target import GUARANTEE_HELP, TARGET_HELP, load_target
@@ -23,13 +23,7 @@ from onceflow.exceptions import (
     DamagedCheckpointWarning,
     DataflowChangedError,
     FinishedJobWarning,
-    LateRecordsWarning,
-    MissingOutputWarning,
     OnceflowError,
-    RefusedRecordsWarning,
-    RepeatedOutputWarning,
-    SinkWaitingWarning,
-    SourceWaitingWarning,
     StoreLockedError,
     StoreMissingError,
 )
@@ -54,17 +48,6 @@ _OPTIONS = {
     "until=": "--until",
     "max_drift_s=": "--max-drift",
 }
-
-
-#: Warnings that are lines of their own.
-_TOLD = (
-    LateRecordsWarning,
-    MissingOutputWarning,
-    RefusedRecordsWarning,
-    RepeatedOutputWarning,
-    SinkWaitingWarning,
-    SourceWaitingWarning,
-)
 
 
 class _Until(StrEnum):
@@ -153,12 +136,9 @@ def run(
     progress = JobProgress(flow.name)
     try:
         with _options_told(), progress, warnings.catch_warnings():
-            # What it says is told by the progress, as a line without a place in our code.
+            # The progress tells what they say.
             warnings.simplefilter("ignore", DamagedCheckpointWarning)
             warnings.simplefilter("ignore", FinishedJobWarning)
-            for category in _TOLD:
-                warnings.simplefilter("always", category)
-            warnings.showwarning = _told(warnings.showwarning)
             result = run_job(
                 flow,
                 state,
@@ -231,18 +211,6 @@ def _options_told() -> Iterator[None]:
         elif told:
             failure.add_note(f"on the command line: {', '.join(told)}")
         raise
-
-
-def _told(otherwise: Callable[..., None]) -> Callable[..., None]:
-    """Shows our own warnings as lines, without a place in our code; ``otherwise`` shows others."""
-
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, _TOLD):
-            warning(str(message))
-        else:
-            otherwise(message, category, *place, **more)
-
-    return show
 
 
 def _confirm_start_over(flow: Dataflow, state: Path, *, yes: bool) -> None:

@@ -69,7 +69,7 @@ def _load_file(path: Path) -> ModuleType:
         raise TargetError(f"{path.name} has the name of a module that Python or onceflow needs; rename the file")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise TargetError(f"{path} is no Python file; its name must end in .py")
+        raise TargetError(f"{path} is not a Python file; its name must end in .py")
     sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
     # Where the classes of pickled state are looked for.

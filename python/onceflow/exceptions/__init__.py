@@ -60,7 +60,8 @@ known is None. Errors can be pickled and copied.
 Each class has a stable ``kind``, under which the Rust core and logs know it. Warnings are for what a user must hear of
 while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``GroupOffsetsWarning``,
 ``LateRecordsWarning``, ``MissingOutputWarning``, ``NewPartitionsWarning``, ``RefusedRecordsWarning``,
-``RepeatedOutputWarning``, ``SinkWaitingWarning``, ``SourceWaitingWarning``.
+``RepeatedOutputWarning``, ``SinkWaitingWarning``, ``SourceWaitingWarning``, ``UnknownTopicWarning``; all of them are
+an ``OnceflowWarning``.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ from onceflow.exceptions.warnings import (
     LateRecordsWarning,
     MissingOutputWarning,
     NewPartitionsWarning,
+    OnceflowWarning,
     RefusedRecordsWarning,
     RepeatedOutputWarning,
     SinkWaitingWarning,
@@ -171,6 +173,7 @@ __all__ = [
     "NotANumberError",
     "OffsetOutOfRangeError",
     "OnceflowError",
+    "OnceflowWarning",
     "OutOfOrderSequenceError",
     "ProducerFencedError",
     "RecordTooLargeError",

@@ -32,7 +32,8 @@ class ConfigurationError(OnceflowError, ValueError):
     """An argument or a combination of settings that cannot be; the text says what can.
 
     Attributes:
-        setting: The name of the argument, where it is one alone.
+        setting: The name of the argument, where the text begins with it; None where several do not go together, or
+            where it is not an argument that cannot be.
         stored: What the job was started with, where that is not to change.
     """
 

@@ -206,7 +206,7 @@ pub(crate) fn locked(directory: &Path, holder: Option<u32>) -> Error {
     Error::new(
         ErrorKind::StoreLocked,
         format!(
-            "{} is owned by {owner}; stop it first, or open with take_over to fence it",
+            "{} is owned by {owner}; stop it first, or give take_over=True to fence it",
             directory.display()
         ),
     )

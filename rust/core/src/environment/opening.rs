@@ -77,11 +77,7 @@ fn check_directory(directory: &Path) -> Result<()> {
 fn missing(directory: &Path) -> Error {
     Error::new(
         ErrorKind::StoreMissing,
-        format!(
-            "{} holds no store, and this call must not create one; check the path, or open with \
-             create",
-            directory.display()
-        ),
+        format!("{} holds no store; check the path, or give create=True", directory.display()),
     )
 }
 
