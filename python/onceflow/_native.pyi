@@ -107,7 +107,7 @@ def _uncommon(values: list[Any]) -> list[Any] | None:
     Types are compared exactly: of a subclass, an encoder may write something else than the value.
 
     Returns:
-        These values in no particular order; None where a dict has a key that is no text, or where values are
+        These values in no particular order; None where a dict has a key that is not a text, or where values are
         nested more than a thousand deep.
     """
 
@@ -1112,13 +1112,13 @@ class Log:
 
         Raises:
             UnknownTopicOrPartitionError.
-            OffsetOutOfRangeError: Retention has removed it, or it lies behind the end.
+            OffsetOutOfRangeError: Retention has removed it, or it lies after the end.
             StoreCorruptError: The batch is damaged.
         """
     def offset_for_timestamp(self, topic: str, partition: int, timestamp_ms: int) -> int | None:
         """The first offset whose record is not older; None if all are older."""
     def wait(self, positions: Sequence[tuple[str, int, int]], timeout_s: float) -> bool:
-        """Waits until one of (topic, partition, offset) has a record at its offset or behind it.
+        """Waits until one of (topic, partition, offset) has a record at its offset or after it.
 
         Woken by commits of any process, without polling. False: the time is over.
         """

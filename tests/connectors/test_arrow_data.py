@@ -151,7 +151,7 @@ def test_wrong_settings_are_refused_by_name():
         ArrowSource(pa.table([[1], [2]], names=["a", "a"]))
     with pytest.raises(ConfigurationError, match="on_malformed"):
         ArrowSource(FRAME, on_malformed="ignore")
-    with pytest.raises(SourceError, match="no position in a table"):
+    with pytest.raises(SourceError, match="not a position in a table"):
         ArrowSource(FRAME).open("0", 5)
     with pytest.raises(SourceError, match="holds the event time and is large_string; make it a timestamp"):
         rows(ArrowSource(FRAME, event_time="name"))

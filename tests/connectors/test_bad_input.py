@@ -184,7 +184,7 @@ def test_empty_files(tmp_path):
     with pytest.raises(SourceError, match=r"in\.csv is empty; a CSV file begins with the names of its columns"):
         read(CsvSource(path))
     for kind, name in [(ParquetSource, "Parquet"), (ArrowIpcSource, "Arrow IPC")]:
-        with pytest.raises(SourceError, match=rf"in\.csv is no {name} file that can be read"):
+        with pytest.raises(SourceError, match=rf"in\.csv is not a readable {name} file"):
             read(kind(path))
 
 
@@ -204,7 +204,7 @@ def test_utf_16(tmp_path, kind):
 @pytest.mark.parametrize("kind", [CsvSource, TextSource])
 @pytest.mark.parametrize("encoding", ["utf-16", "cp037", "utf-7", "iso2022_jp"])
 def test_an_encoding_without_ascii(kind, encoding):
-    with pytest.raises(ConfigurationError, match="is no superset of ASCII; convert the files to utf-8 first"):
+    with pytest.raises(ConfigurationError, match="is not a superset of ASCII; convert the files to utf-8 first"):
         kind("in.csv", encoding=encoding)
 
 
@@ -325,14 +325,14 @@ CASES = {
         "has '1700000000000' as event time",
     ),
     "csv-encoding": (CsvSource, {}, b"a,b\n1,x\n2,\xfc\n3,y\n", 2, "is not utf-8 (invalid start byte)"),
-    "csv-quote": (CsvSource, {}, b'a,b\n1,2\n3,"x"y\n4,5\n', 2, "is no CSV (',' expected after '\"')"),
-    "csv-open-quote": (CsvSource, {}, b'a,b\n1,2\n3,"x\n4,5\n', 2, "is no CSV (unexpected end of data)"),
+    "csv-quote": (CsvSource, {}, b'a,b\n1,2\n3,"x"y\n4,5\n', 2, "is not CSV (',' expected after '\"')"),
+    "csv-open-quote": (CsvSource, {}, b'a,b\n1,2\n3,"x\n4,5\n', 2, "is not CSV (unexpected end of data)"),
     "csv-bare-return": (
         CsvSource,
         {},
         b"a,b\n1,2\n3,x\ry\n4,5\n",
         2,
-        "is no CSV (new-line character seen in unquoted field",
+        "is not CSV (new-line character seen in unquoted field",
     ),
     "csv-too-long": (
         CsvSource,
@@ -341,11 +341,11 @@ CASES = {
         2,
         "has 52 bytes, more than",
     ),
-    "jsonl-syntax": (JsonLinesSource, {}, b"1\n{nonsense}\n3\n", 2, "is no JSON (JSON is malformed"),
-    "jsonl-two": (JsonLinesSource, {}, b"1\n2 2\n3\n", 2, "is no JSON (JSON is malformed"),
-    "jsonl-cut": (JsonLinesSource, {}, b'1\n{"a":\n3\n', 2, "is no JSON (Input data was truncated)"),
-    "jsonl-nul": (JsonLinesSource, {}, b"1\n\0\0\0\n3\n", 2, "is no JSON (JSON is malformed"),
-    "jsonl-encoding": (JsonLinesSource, {}, b'1\n"\xfc"\n3\n', 2, "is no JSON ("),
+    "jsonl-syntax": (JsonLinesSource, {}, b"1\n{nonsense}\n3\n", 2, "is not JSON (JSON is malformed"),
+    "jsonl-two": (JsonLinesSource, {}, b"1\n2 2\n3\n", 2, "is not JSON (JSON is malformed"),
+    "jsonl-cut": (JsonLinesSource, {}, b'1\n{"a":\n3\n', 2, "is not JSON (Input data was truncated)"),
+    "jsonl-nul": (JsonLinesSource, {}, b"1\n\0\0\0\n3\n", 2, "is not JSON (JSON is malformed"),
+    "jsonl-encoding": (JsonLinesSource, {}, b'1\n"\xfc"\n3\n', 2, "is not JSON ("),
     "jsonl-deep": (JsonLinesSource, {}, b"1\n" + b"[" * 100_000 + b"\n3\n", 2, "is nested too deeply"),
     "jsonl-too-long": (
         JsonLinesSource,
@@ -462,7 +462,7 @@ def test_a_header_that_does_not_decode(tmp_path):
 
 
 def test_a_header_with_an_open_quote(tmp_path):
-    with pytest.raises(SourceError, match=r"in\.csv:1: the header is no CSV"):
+    with pytest.raises(SourceError, match=r"in\.csv:1: the header is not CSV"):
         read(CsvSource(written(tmp_path / "in.csv", b'a,"b\n1,2\n')))
 
 
@@ -628,10 +628,10 @@ def test_a_damaged_arrow_file(tmp_path, kind):
     data[len(data) // 4 : len(data) * 3 // 4] = os.urandom(len(data) * 3 // 4 - len(data) // 4)
     if kind is ParquetSource:
         written(path, bytes(data))
-        with pytest.raises(SourceError, match="is no Parquet file that can be read"):
+        with pytest.raises(SourceError, match="is not a readable Parquet file"):
             read(kind(path))
     written(path, bytes(data[:-20]))
-    with pytest.raises(SourceError, match="file that can be read"):
+    with pytest.raises(SourceError, match="is not a readable"):
         read(kind(path))
 
 

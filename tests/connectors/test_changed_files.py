@@ -239,7 +239,7 @@ def test_an_ipc_file_whose_offsets_point_nowhere(tmp_path):
     table = pa.table({"text": column})
     with pa.ipc.new_file(tmp_path / "in", table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(SourceError, match=r"in is no Arrow IPC file that can be read: .*out of bounds"):
+    with pytest.raises(SourceError, match=r"in is not a readable Arrow IPC file: .*out of bounds"):
         read(ArrowIpcSource(tmp_path / "in"))
 
 

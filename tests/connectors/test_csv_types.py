@@ -369,7 +369,7 @@ def test_names_that_cannot_be(tmp_path):
     """Typed errors that say what to give."""
     path = tmp_path / "in.csv"
     path.write_text("1,1\n2,y\n")
-    with pytest.raises(SourceError, match=r"names a column twice: \['1', '1'\]; if this is no header, give names=\["):
+    with pytest.raises(SourceError, match=r"twice: \['1', '1'\]; if this is not a header, give names=\["):
         read(CsvSource(path))
     position, _ = position_after(CsvSource(path, names=["n", "t"]), [1])
     with pytest.raises(ConfigurationError, match=r"names=\['n', 'u'\], and the job has begun with \['n', 't'\]"):

@@ -85,7 +85,11 @@ BAD = {
         "1700000000000 line\n",
         "has no event time by its event_time: ValueError: 1700000000000",
     ),
-    "iso-nanoseconds": (text_of_iso, "1970-01-01T00:00:00.123456789Z GET\n", "no ISO 8601 text, or has more than six"),
+    "iso-nanoseconds": (
+        text_of_iso,
+        "1970-01-01T00:00:00.123456789Z GET\n",
+        "not an ISO 8601 text, or has more than six",
+    ),
     "jsonl-member": (jsonl, '{"at": null}\n', "has no event time by its event_time: TypeError"),
     "jsonl-milliseconds": (jsonl, '{"at": {"s": 1e15}}\n', "has no event time by its event_time: "),
     "csv-null": (csv, "NA,1\n", "has no event time by its event_time: TypeError"),

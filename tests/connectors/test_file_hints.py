@@ -132,7 +132,7 @@ def test_give_names_if_this_is_no_header(tmp_path, state):
     path = tmp_path / "in.csv"
     path.write_text("1,1\n2,y\n")
     sink = TransactionalTestingSink()
-    with pytest.raises(SourceError, match=r"if this is no header, give names=\[\.\.\.\]"):
+    with pytest.raises(SourceError, match=r"if this is not a header, give names=\[\.\.\.\]"):
         run_into(sink, CsvSource(path), state)
     run_into(sink, CsvSource(path, names=["n", "t"]), state)
     assert sink.records == [{"n": 1, "t": "1"}, {"n": 2, "t": "y"}]

@@ -200,7 +200,7 @@ def test_wrong_settings_are_refused_by_name():
     for wrong in ({"event_time": 5}, {"on_malformed": "ignore"}, {"deterministic": "yes"}):
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):
             IterableSource([1], **wrong)
-    with pytest.raises(SourceError, match="no position in an iterable"):
+    with pytest.raises(SourceError, match="not a position in an iterable"):
         IterableSource([1]).open("0", 5)
 
 

@@ -469,7 +469,7 @@ def test_an_older_version_fences(former):
     with pytest.raises(FencedError, match="epoch 3 of job 'job' writes to"):
         opened(former, 2, [former_handle(1)])
     (former / ".onceflow" / "epoch").write_text("four")
-    with pytest.raises(SinkError, match="is damaged: 'four' is no epoch"):
+    with pytest.raises(SinkError, match="is damaged: 'four' is not an epoch"):
         opened(former, 9, [former_handle(1)])
 
 
@@ -495,7 +495,7 @@ def test_links_and_pipes_in_the_place_of_our_files(tmp_path):
     owner = tmp_path / "a" / ".onceflow" / "owner"
     owner.unlink()
     os.mkfifo(owner)
-    with pytest.raises(SinkError, match="is no regular file"):
+    with pytest.raises(SinkError, match="is not a regular file"):
         CsvSink(tmp_path / "a").open(context(2))
     owner.unlink()
     owner.symlink_to(tmp_path / "victim")

@@ -310,5 +310,5 @@ def test_wrong_settings_are_refused_by_name():
             PollingSource(**{**right, name: value})
     with pytest.raises(ConfigurationError, match="every"):
         PollingSource(paged(ROWS), every=timedelta(0))
-    with pytest.raises(SourceError, match="no position of a polled source"):
+    with pytest.raises(SourceError, match="not a position of a polled source"):
         PollingSource(**right).open("0", {"offset": 1})

@@ -370,11 +370,11 @@ def test_json_has_no_nan(tmp_path, value, capsys):
         Columns({"v": pa.array([float(value), None])}),
     ]
     for number, batch in enumerate(forms):
-        with pytest.raises(SinkError, match=r'is no value of JSON: map it to None.*nan="null"'):
+        with pytest.raises(SinkError, match=r'is not a value of JSON: map it to None.*nan="null"'):
             written(JsonLinesSink(tmp_path / str(number)), batch)
-        with pytest.raises(SinkError, match="is no value of JSON: map it to None"):
+        with pytest.raises(SinkError, match="is not a value of JSON: map it to None"):
             StdoutSink().open(SinkContext("job", "out", 1, 1)).write(batch)
-        with pytest.raises(SinkError, match="is no value of JSON: map it to None"):
+        with pytest.raises(SinkError, match="is not a value of JSON: map it to None"):
             Fields(None, None, None, None, None).part(batch)
     assert capsys.readouterr().out == ""
     asked = JsonLinesSink(tmp_path / "asked", nan="null")
@@ -412,7 +412,7 @@ def test_json_of_columns_is_that_of_their_rows(tmp_path):
     assert json_lines(Columns({"v": pa.array([], pa.float64())})) == b""
     with pytest.raises(SinkError, match="longdouble"):
         written(JsonLinesSink(tmp_path / "long double"), Columns({"v": np.array([1], "g")}))
-    with pytest.raises(SinkError, match="is no value of JSON"):
+    with pytest.raises(SinkError, match="is not a value of JSON"):
         written(JsonLinesSink(tmp_path / "nested"), Columns({"v": pa.array([[1.0, float("nan")]])}))
 
 

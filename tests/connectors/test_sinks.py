@@ -197,7 +197,7 @@ def test_parquet_gathers_small_batches_and_holds_no_part_in_memory(tmp_path):
     [
         (CsvSink, [{"a": 1}, {"b": 1}], r"a record has the fields \['b'\], and the file the columns \['a'\]"),
         (CsvSink, [{"a": 1}, 5], r"a record has the fields 5, and the file the columns \['a'\]"),
-        (CsvSink, [(1,)], r"records that are no dicts need CsvSink\(\.\.\., columns=\[\.\.\.\]\)"),
+        (CsvSink, [(1,)], r"records that are not dicts need CsvSink\(\.\.\., columns=\[\.\.\.\]\)"),
         (CsvSink, [{"a": b"x"}], "CSV cannot hold bytes"),
         (CsvSink, [{"a": "\ud800"}], "CSV cannot hold a record: .*surrogates"),
         (JsonLinesSink, [{"a": object()}], "JSON cannot hold a record: .*object"),

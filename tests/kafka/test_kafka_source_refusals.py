@@ -172,7 +172,7 @@ def test_k23_fewer_partitions(topics):
 def test_k23_position_of_something_else(topics):
     """A checkpoint of another source under the same step must not be read as one."""
     source = KafkaSource(topics.bootstrap, topics.create())
-    with pytest.raises(SourceError, match="no position in a topic of Kafka"):
+    with pytest.raises(SourceError, match="not a position in a topic of Kafka"):
         source.open("0", {"offset": "17"})
 
 

@@ -167,7 +167,7 @@ BAD = [("a", 0), ("a", "soon"), ("a",), ("a", 10**12), ("a", 1)]
 
 def test_records_without_a_valid_time_end_the_run_by_name(state):
     job = Job(BAD, batch_size=10)
-    with pytest.raises(UserFunctionError, match=r"'times'.*'soon' is no ISO.*record 1 of the batch is \('a', 'soon'\)"):
+    with pytest.raises(UserFunctionError, match=r"'times'.*'soon' is not an ISO.*record 1 of the batch is \('a', 's"):
         run(job.flow, state)
 
 

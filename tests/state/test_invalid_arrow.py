@@ -91,9 +91,9 @@ class Lying:
 @pytest.mark.parametrize("values", [Broken(), Lying()])
 def test_an_object_that_gives_no_array(backend, values):
     table = backend.table("n", key="i64", columns=COLUMNS)
-    with pytest.raises(TypeMismatchError, match="no Arrow array that can be read"):
+    with pytest.raises(TypeMismatchError, match="not an Arrow array that can be read"):
         table.put(values, i=1)
-    with pytest.raises(TypeMismatchError, match="no Arrow array that can be read"):
+    with pytest.raises(TypeMismatchError, match="not an Arrow array that can be read"):
         table.put([1], i=values)
 
 

@@ -287,7 +287,7 @@ def test_a_table_that_would_pass_its_bound(state):
 @pytest.mark.parametrize(
     ("key", "columns", "match"),
     [
-        (5, {"v": "i64"}, "no key type"),
+        (5, {"v": "i64"}, "not a key type"),
         ("f64", {"v": "i64"}, "unknown key type"),
         ((), {"v": "i64"}, "0 elements"),
         (("i64", ("i64", "i64")), {"v": "i64"}, "tuple inside"),

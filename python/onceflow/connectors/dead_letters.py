@@ -156,7 +156,7 @@ def read_dead_letters(path: str | PathLike[str]) -> list[DeadLetter]:
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY_S)) as db:
             rows = db.execute("select key, job, sink, reason, record from dead_letters order by number").fetchall()
     except sqlite3.Error as error:
-        raise SinkError(f"{fspath(path)} is no file of dead letters: {error}") from error
+        raise SinkError(f"{fspath(path)} is not a file of dead letters: {error}") from error
     return [DeadLetter(key, job, sink, reason, codec.decode(record)) for key, job, sink, reason, record in rows]
 
 

@@ -108,7 +108,7 @@ def micros(value: Any) -> Micros:
         if not _FIRST_SECOND <= value < _LAST_SECOND + 1:
             raise ValueError(f"{value!r} seconds since 1970 are not in the years 1 to 9999")
         return min(round(value * _SECOND), LAST_MICROS)
-    raise ValueError(f"{value!r} is no time")
+    raise ValueError(f"{value!r} is not a time")
 
 
 def iso_moment(text: str) -> datetime:
@@ -119,7 +119,7 @@ def iso_moment(text: str) -> datetime:
     """
     usual = text[4:17:3] in _SEPARATORS and (len(text) <= _USUAL_LENGTH or not text[_USUAL_LENGTH].isdigit())
     if not usual and not _ISO.fullmatch(text):
-        raise ValueError(f"{text!r} is no ISO 8601 text, or has more than six digits of a second")
+        raise ValueError(f"{text!r} is not an ISO 8601 text, or has more than six digits of a second")
     return datetime.fromisoformat(text)
 
 

@@ -26,7 +26,7 @@ def look_at_directory(path: Path) -> Iterator[Finding]:
     """Whether files can be made in a directory, or the directory itself if it is missing; makes neither."""
     subject, there = f"directory {path}", _nearest(path)
     if not os.path.isdir(there):  # noqa: PTH112 - Path raises where the way there is closed
-        yield Finding("error", subject, f"{there} is no directory", "give another path, or move it away")
+        yield Finding("error", subject, f"{there} is not a directory", "give another path, or move it away")
     elif not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         yield Finding("error", subject, f"{there} cannot be written by this user", "allow it, or give another path")
     else:

@@ -94,7 +94,7 @@ class TimedBatches:
         if not isinstance(self._event_time, str):
             return "has an event time that is not in the years 1 to 9999"
         column = columns[self._event_time]
-        why = f"{column[row]!r} is no time" if isinstance(column, np.ndarray) else arrow_reason(column, row)
+        why = f"{column[row]!r} is not a time" if isinstance(column, np.ndarray) else arrow_reason(column, row)
         return f"column {self._event_time!r} holds the event time and {why}"
 
 

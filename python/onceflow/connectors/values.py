@@ -93,7 +93,7 @@ def base_value(value: Any) -> Any:
 
 def _micros_only(value: datetime | timedelta) -> datetime | timedelta:
     if value != value:  # noqa: PLR0124 - true of NaT alone
-        raise ValueError(f"{value!r} is no time: map it to None")
+        raise ValueError(f"{value!r} is not a time: map it to None")
     if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0):
         raise ValueError(f"{value!r} has parts below a microsecond: round it to microseconds")
     if isinstance(value, timedelta):
@@ -220,7 +220,7 @@ def _plain_json(value: Any, nan_is_null: bool) -> Any:
         text = plain.isoformat()
         return text.removesuffix("+00:00") + "Z" if plain.tzinfo is UTC else text
     if isinstance(plain, float) and not isfinite(plain) and not nan_is_null:
-        raise NotFiniteError(f"{plain!r} is no value of JSON: map it to None, or to a text")
+        raise NotFiniteError(f"{plain!r} is not a value of JSON: map it to None, or to a text")
     return plain if type(plain) in _EXACT else _plain_json(plain, nan_is_null)
 
 

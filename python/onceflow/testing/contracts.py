@@ -183,7 +183,7 @@ class SourceContract(ABC):
             expected = (seen.records[records:], seen.times[times:], seen.rejected[rejected:], seen.skipped - skipped)
             must(
                 rest.all == expected,
-                f"a reader opened at a position goes on behind the {records} records before it, with everything that "
+                f"a reader opened at a position goes on after the {records} records before it, with everything that "
                 "belongs to them",
                 position,
                 rest.all,

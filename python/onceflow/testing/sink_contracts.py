@@ -101,7 +101,7 @@ class PlainSinkContract(SinkContract):
         writer.write(records[8:])
         writer.flush()
         writer.close()
-        self._visible(tmp_path, records, "a writer goes on behind what it flushed")
+        self._visible(tmp_path, records, "a writer goes on after what it flushed")
 
     def test_another_writer_goes_on(self, tmp_path: Path) -> None:
         """A writer opened later adds to what is there."""

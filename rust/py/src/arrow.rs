@@ -54,7 +54,7 @@ pub(crate) fn read(values: &Bound<'_, PyAny>) -> PyResult<Option<ArrayRef>> {
 fn foreign(values: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     let py = values.py();
     if error.is_instance_of::<pyo3::exceptions::PyException>(py) {
-        type_mismatch(format!("this is no Arrow array that can be read: {}", error.value(py)))
+        type_mismatch(format!("this is not an Arrow array that can be read: {}", error.value(py)))
     } else {
         error
     }

@@ -143,12 +143,12 @@ fn scalar<'py>(column: ColumnType, value: &Bound<'py, PyAny>) -> PyResult<Option
             value
         };
     let wrong = |needed: &str| {
-        type_mismatch(format!("{value} is no {needed}, and one value for the batch was given"))
+        type_mismatch(format!("{value} was given for the whole batch, and is not {needed}"))
     };
     if let Ok(flag) = value.cast::<PyBool>() {
         return match column {
             ColumnType::Bool => Ok(Some(Values::Scalar(Scalar::Bool(flag.is_true())))),
-            _ => Err(wrong("number")),
+            _ => Err(wrong("a number")),
         };
     }
     if value.is_instance_of::<PyInt>() {
@@ -157,9 +157,9 @@ fn scalar<'py>(column: ColumnType, value: &Bound<'py, PyAny>) -> PyResult<Option
             ColumnType::U64 => value.extract().map(Scalar::U64),
             ColumnType::U32 => value.extract().map(Scalar::U32),
             ColumnType::F64 | ColumnType::F32 => {
-                let float: f64 = value.extract().map_err(|_| wrong("float"))?;
+                let float: f64 = value.extract().map_err(|_| wrong("a float"))?;
                 if !value.eq(float)? {
-                    return Err(wrong("integer that is exact as a float"));
+                    return Err(wrong("an integer that is exact as a float"));
                 }
                 if column == ColumnType::F64 {
                     Ok(Scalar::F64(float))
@@ -167,16 +167,16 @@ fn scalar<'py>(column: ColumnType, value: &Bound<'py, PyAny>) -> PyResult<Option
                     narrow(float).map(Scalar::F32)
                 }
             }
-            _ => return Err(wrong("value of this column")),
+            _ => return Err(wrong("a value of this column")),
         }
         .map(|scalar| Some(Values::Scalar(scalar)))
-        .map_err(|_| wrong("value of this column's range"));
+        .map_err(|_| wrong("a value within this column's range"));
     }
     if value.is_instance_of::<PyFloat>() {
         return match column {
             ColumnType::F64 => Ok(Some(Values::Scalar(Scalar::F64(value.extract()?)))),
             ColumnType::F32 => Ok(Some(Values::Scalar(Scalar::F32(narrow(value.extract()?)?)))),
-            _ => Err(wrong("value of this column")),
+            _ => Err(wrong("a value of this column")),
         };
     }
     if let Ok(text) = value.cast::<PyString>() {
@@ -184,20 +184,20 @@ fn scalar<'py>(column: ColumnType, value: &Bound<'py, PyAny>) -> PyResult<Option
             ColumnType::Bytes => {
                 let text = text
                     .to_str()
-                    .map_err(|error| type_mismatch(format!("this is no valid text: {error}")))?;
+                    .map_err(|error| type_mismatch(format!("this is not valid text: {error}")))?;
                 Ok(Some(Values::ScalarBytes(text.as_bytes().to_vec())))
             }
-            _ => Err(wrong("value of this column")),
+            _ => Err(wrong("a value of this column")),
         };
     }
     if let Ok(bytes) = value.cast::<PyBytes>() {
         return match column {
             ColumnType::Bytes => Ok(Some(Values::ScalarBytes(bytes.as_bytes().to_vec()))),
-            _ => Err(wrong("value of this column")),
+            _ => Err(wrong("a value of this column")),
         };
     }
     if value.is_none() {
-        return Err(type_mismatch("None is no value; filter such records out first"));
+        return Err(type_mismatch("None cannot be a value; filter such records out first"));
     }
     Ok(None)
 }

@@ -232,7 +232,7 @@ pub(crate) fn byte_strings(
             && let Ok(string) = item.cast::<PyString>()
         {
             let string = string.to_str().map_err(|error| {
-                type_mismatch(format!("item {index} of the {what} is no valid text: {error}"))
+                type_mismatch(format!("item {index} of the {what} is not valid text: {error}"))
             })?;
             data.extend_from_slice(string.as_bytes());
         } else if text != Some(true)
@@ -307,7 +307,7 @@ fn tuples(types: &[KeyType], keys: &Bound<'_, PyAny>) -> PyResult<KeysBuf> {
             .map(|row| {
                 let row = row?;
                 row.cast_into::<PyTuple>()
-                    .map_err(|_| type_mismatch("a key is no tuple and the key type is one"))
+                    .map_err(|_| type_mismatch("a key is not a tuple, as the key type is"))
             })
             .collect::<PyResult<_>>()?;
         if let Some(row) = rows.iter().find(|row| row.len() != types.len()) {

@@ -304,7 +304,7 @@ impl PyLog {
     ///
     /// Raises:
     ///     UnknownTopicOrPartitionError.
-    ///     OffsetOutOfRangeError: Retention has removed it, or it lies behind the end.
+    ///     OffsetOutOfRangeError: Retention has removed it, or it lies after the end.
     ///     StoreCorruptError: The batch is damaged.
     #[pyo3(signature = (
         topic,
@@ -349,7 +349,7 @@ impl PyLog {
         self.with(py, |log| log.offset_for_timestamp(topic, partition, timestamp_ms))
     }
 
-    /// Waits until one of (topic, partition, offset) has a record at its offset or behind it.
+    /// Waits until one of (topic, partition, offset) has a record at its offset or after it.
     ///
     /// Woken by commits of any process, without polling. False: the time is over.
     fn wait(

@@ -84,7 +84,7 @@ pub(crate) fn millis(what: &str, seconds: f64) -> PyResult<i64> {
     if millis.abs() <= MOST {
         return Ok(millis as i64);
     }
-    Err(invalid_argument(format!("{what} is {seconds}, which is no time in seconds")))
+    Err(invalid_argument(format!("{what} is {seconds}, which is not a time in seconds")))
 }
 
 /// A part of a request of the producers' protocol.

@@ -268,13 +268,13 @@ fn encode_headers(row: usize, item: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyR
             .call1((item,))
             .ok()
             .and_then(|list| list.cast_into::<PyList>().ok())
-            .ok_or_else(|| wrong("are no list"))?,
+            .ok_or_else(|| wrong("are not a list"))?,
     };
     let count = u16::try_from(pairs.len()).map_err(|_| wrong("are more than 65535"))?;
     out.extend(count.to_le_bytes());
     for pair in pairs.iter() {
         let (name, value): (String, Bound<'_, PyAny>) =
-            pair.extract().map_err(|_| wrong("are no pairs"))?;
+            pair.extract().map_err(|_| wrong("are not pairs"))?;
         let length =
             u16::try_from(name.len()).map_err(|_| wrong("have a name over 65535 bytes"))?;
         out.extend(length.to_le_bytes());

@@ -11,7 +11,7 @@ const MAX_DEPTH: usize = 1000;
 /// Types are compared exactly: of a subclass, an encoder may write something else than the value.
 ///
 /// Returns:
-///     These values in no particular order; None where a dict has a key that is no text, or where values are
+///     These values in no particular order; None where a dict has a key that is not a text, or where values are
 ///     nested more than a thousand deep.
 #[pyfunction]
 #[pyo3(name = "_uncommon")]

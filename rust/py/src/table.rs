@@ -344,7 +344,7 @@ impl PyTable {
         let end = args::optional("end_group", end_group)?.unwrap_or(all);
         if first > end || end > all {
             return Err(invalid_argument(format!(
-                "key groups {first} to {end} are no range of the {all} key groups"
+                "key groups {first} to {end} are not a range of the {all} key groups"
             )));
         }
         let groups = first..end;
@@ -504,7 +504,9 @@ pub(crate) fn key_type(key: &Bound<'_, PyAny>) -> PyResult<KeyType> {
         };
     }
     let elements: Vec<Bound<'_, PyAny>> = key.extract().map_err(|_| {
-        invalid_argument(format!("{key} is no key type: i64, u64, bytes, str, or a tuple of these"))
+        invalid_argument(format!(
+            "{key} is not a key type: i64, u64, bytes, str, or a tuple of these"
+        ))
     })?;
     Ok(KeyType::Tuple(elements.iter().map(key_type).collect::<PyResult<_>>()?))
 }

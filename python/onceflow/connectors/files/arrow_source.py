@@ -455,7 +455,7 @@ def _source_errors(path: str, kind: str) -> Iterator[None]:
     except PermissionError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     except (OSError, require_arrow().ArrowException) as error:
-        raise SourceError(f"{path} is no {kind} file that can be read: {error}") from error
+        raise SourceError(f"{path} is not a readable {kind} file: {error}") from error
 
 
 def _fingerprint(file: BinaryIO) -> bytes:

@@ -307,7 +307,7 @@ def _maps(values: Sequence[Any], agreed: Any) -> Any:
     ]
     flat = list(chain.from_iterable(pairs))
     if any(_kind_of(type(pair)) is not list or len(pair) != 2 for pair in flat):
-        raise MisfitError("what is no pair", agreed)
+        raise MisfitError("what is not a pair", agreed)
     missing = np.array([*(value is None for value in values), False])
     offsets = pa.array(np.cumsum([0, *map(len, pairs)]), pa.int32(), mask=missing)
     names = convert([name for name, _ in flat], agreed.key_type)
@@ -411,7 +411,7 @@ def _items(values: Iterable[Any]) -> Iterable[Any]:
 
 def _name(name: object) -> str:
     if not isinstance(name, str):
-        raise MisfitError(f"the member {name!r}, whose name is no text,", "a struct")
+        raise MisfitError(f"the member {name!r}, whose name is not a text,", "a struct")
     return name
 
 

@@ -189,7 +189,7 @@ class CsvRecords:
                 b"\n".join(used).decode(self._encoding)
             except csv.Error as error:
                 used = used[:1]
-                reason = f"is no CSV ({error})"
+                reason = f"is not CSV ({error})"
             except UnicodeDecodeError as error:
                 fields = []
                 reason = f"is not {self._encoding} ({error.reason})"

@@ -46,13 +46,13 @@ _read_floats = msgspec.json.Decoder(list[float | None]).decode
 def _int(text: str) -> int:
     value = int(text) if _ANY_NUMBER.fullmatch(text) else None
     if value is None or value not in _INT64:
-        raise ValueError(f"{text!r} is no whole number of 64 bits")
+        raise ValueError(f"{text!r} is not a whole number of 64 bits")
     return value
 
 
 def _float(text: str) -> float:
     if not _ANY_NUMBER.fullmatch(text):
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     value = float(text)
     if math.isinf(value) and any(digit in text for digit in "0123456789"):
         raise ValueError(f"{text!r} is beyond a float")

@@ -194,7 +194,9 @@ class PartDirectory:
         try:
             newest = int(text)
         except ValueError:
-            raise SinkError(f"{path} is damaged: {text!r} is no epoch. Delete it if no other process writes") from None
+            raise SinkError(
+                f"{path} is damaged: {text!r} is not an epoch. Delete it if no other process writes"
+            ) from None
         if newest > self._run.epoch:
             raise FencedError(
                 f"epoch {newest} of job {self._context.job!r} writes to {self.path}; this process has epoch "

@@ -117,7 +117,7 @@ class Client:
             raise AgainError(told, wanted_wait_s(answer.headers, datetime.now(UTC)))
         if outcome == "refuse":
             raise RefusedError(f"the record was refused: {told}")
-        raise SinkError(f"{told}; that is no fault of one record, so the job stops (see on_status)")
+        raise SinkError(f"{told}; that is not the fault of one record, so the job stops (see on_status)")
 
     async def _answer(self, request: httpx.Request) -> tuple[httpx.Response, str]:
         """The answer, with the beginning of its text."""

@@ -108,7 +108,7 @@ def look_at_source(settings: KafkaSettings, topic: str, *, committed: bool, time
     held = [partition for partition in workers if shows[partition] < ends[partition]]
     if committed and held:
         text = (
-            f"an open transaction holds partition {held[0]} back at offset {shows[held[0]]}: nothing behind it is read"
+            f"an open transaction holds partition {held[0]} back at offset {shows[held[0]]}: nothing after it is read"
         )
         yield Finding("warning", subject, text, "wait for it, or have it ended")
     yield from look_at_replicas(facts)

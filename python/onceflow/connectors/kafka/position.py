@@ -58,7 +58,7 @@ class Position:
             found = msgspec.convert(plain, _Kept)
         except msgspec.ValidationError:
             raise SourceError(
-                f"{plain!r} is no position in a topic of Kafka; start over with resume_from='none'"
+                f"{plain!r} is not a position in a topic of Kafka; start over with resume_from='none'"
             ) from None
         return cls(found.topic, found.offset, found.end, None if found.last is None else LastRecord(*found.last))
 

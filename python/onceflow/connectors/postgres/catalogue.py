@@ -178,7 +178,7 @@ def read_table(
             raise SinkError(f"there is no table {name}; make it, or name its schema: 'schema.table'")
         oid, schema, relname, kind, persistence, rules, security, may_insert, may_update, may_delete, may_select = row
         if kind not in ("r", "p"):
-            raise SinkError(f"{name} is no table, but a view or the like: write to a table")
+            raise SinkError(f"{name} is not a table, but a view or the like: write to a table")
         if persistence != "p":
             raise SinkError(
                 f"table {name} is unlogged or temporary: after a crash of the server it is empty, and the markers say "

@@ -136,7 +136,7 @@ def _numeric(kind: ColumnType) -> _Encode:
 
     def text(number: Decimal) -> str:
         if not number.is_finite():
-            raise ValueError(f"{number} is no number: map it to None, or make the column double precision")
+            raise ValueError(f"{number} is not a number: map it to None, or make the column double precision")
         if digits is not None and number:
             _, figures, exponent = number.normalize().as_tuple()
             assert isinstance(exponent, int)
@@ -184,7 +184,7 @@ def _escaped(texts: list[str]) -> list[str]:
     try:
         joined.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"a text holds half of a surrogate pair, which is no character: {error}") from error
+        raise ValueError(f"a text holds half of a surrogate pair, which is not a character: {error}") from error
     return [text.translate(_ESCAPED) for text in texts] if _NEEDS_ESCAPE.search(joined) else texts
 
 

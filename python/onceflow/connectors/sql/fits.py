@@ -88,7 +88,7 @@ def decimals(precision: int | None, scale: int | None, *, unsigned: bool = False
             significant, exponent = significant - 1, exponent + 1
         return -exponent <= behind and significant + exponent <= before
 
-    size = "any size" if precision is None else f"{before} digits before and {behind} behind the point"
+    size = "any size" if precision is None else f"{before} digits before and {behind} after the point"
     return Fit(types.Numeric(precision, scale), f"finite decimals of {size}, and whole numbers", accepts)
 
 

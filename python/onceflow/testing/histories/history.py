@@ -73,7 +73,7 @@ def _read(path: Path) -> list[Operation]:
         try:
             operations.append(_DECODER.decode(line))
         except msgspec.DecodeError as error:
-            raise HistoryError(f"line {number} of {path} is no operation: {error}") from error
+            raise HistoryError(f"line {number} of {path} is not an operation: {error}") from error
     if last:
         with contextlib.suppress(msgspec.DecodeError):
             operations.append(_DECODER.decode(last))

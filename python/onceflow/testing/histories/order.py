@@ -87,7 +87,7 @@ def _add_writes(edges: dict[Transaction, dict[Transaction, _Edge]], offsets: dic
         if before is not None and before.transaction is not None and before.transaction is not write.transaction:
             following = edges.setdefault(before.transaction, {})
             if write.transaction not in following:
-                text = f"{write.transaction.name} wrote {write} behind {before}, which {before.transaction.name} wrote"
+                text = f"{write.transaction.name} wrote {write} after {before}, which {before.transaction.name} wrote"
                 following[write.transaction] = _Edge(text, (before.send, before.placed_by, write.send, write.placed_by))
         before = write
 

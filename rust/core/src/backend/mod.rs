@@ -164,7 +164,7 @@ impl Backend {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
                 format!(
-                    "key groups {} to {} are no range of the {key_groups} key groups",
+                    "key groups {} to {} are not a range of the {key_groups} key groups",
                     options.groups.start, options.groups.end
                 ),
             ));

@@ -80,7 +80,7 @@ fn look_for_strangers(directory: &Path) -> Result<()> {
                 return Err(Error::new(
                     ErrorKind::StoreFormat,
                     format!(
-                        "{} is no onceflow state directory, but not empty either (it holds \
+                        "{} is not empty and not an onceflow state directory (it holds \
                          {name:?}); choose a new or an empty directory",
                         directory.display()
                     ),

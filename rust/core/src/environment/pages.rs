@@ -189,7 +189,7 @@ impl DataFile {
         let started = newer.transaction <= 1 && older.transaction == 0;
         if !started && newer.transaction != older.transaction.wrapping_add(1) {
             return Err(format!(
-                "its meta pages hold transactions {} and {}, which are no neighbours",
+                "its meta pages hold transactions {} and {}, which do not follow one another",
                 first.transaction, second.transaction
             ));
         }
@@ -202,7 +202,7 @@ impl DataFile {
             format!("meta page {number} cannot be read from {} bytes: {error}", self.length)
         })?;
         if u64_at(&page, 0)? != number || u16_at(&page, 10)? != META {
-            return Err(format!("page {number} is no meta page"));
+            return Err(format!("page {number} is not a meta page"));
         }
         let (magic, version) = (u32_at(&page, 16)?, u32_at(&page, 20)?);
         if magic != MAGIC || version != VERSION {
@@ -337,7 +337,7 @@ impl<'a> Walker<'a> {
                 Err(format!("page {number} is used in two places"))
             }
             _ => Err(format!(
-                "page {number} lies behind the end of the file of {} pages",
+                "page {number} lies after the end of the file of {} pages",
                 self.file_pages
             )),
         }
@@ -442,7 +442,7 @@ impl<'a> Walker<'a> {
         let pages = u64::from(u32_at(&header, 12)?);
         if number != first || flags != OVERFLOW {
             return Err(format!(
-                "page {first} is no overflow page (number {number}, flags {flags:#x})"
+                "page {first} is not an overflow page (number {number}, flags {flags:#x})"
             ));
         }
         // A value that was replaced by a shorter one keeps its pages.

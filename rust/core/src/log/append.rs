@@ -167,7 +167,7 @@ pub(super) fn count(head: &mut Partition, summary: &super::batch::Summary, bytes
 pub(super) fn summary(batch: &[u8]) -> Result<super::batch::Summary> {
     match Entry::parse(batch) {
         Ok(Entry::Records(batch)) => Ok(batch.summary()),
-        Ok(Entry::Reference(..)) => Err(damaged(Table::Batches, &[], "it is no batch")),
+        Ok(Entry::Reference(..)) => Err(damaged(Table::Batches, &[], "it is not a batch")),
         Err(reason) => Err(damaged(Table::Batches, &[], &reason)),
     }
 }

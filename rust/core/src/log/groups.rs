@@ -304,7 +304,7 @@ pub(super) fn member<'g>(group: &'g Group, name: &str, id: &str) -> Result<&'g M
 
 fn unknown_member(name: &str, id: &str) -> Error {
     let text = format!(
-        "{id:?} is no member of group {name:?} (any more): it left, or was declared dead because \
+        "{id:?} is not a member of group {name:?} (any more): it left, or was declared dead because \
          its heartbeats stopped. Its partitions are others' now; join again"
     );
     Error::new(ErrorKind::UnknownMember, text)

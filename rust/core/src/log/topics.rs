@@ -102,7 +102,7 @@ fn check_name(name: &str) -> Result<()> {
     Err(Error::new(
         ErrorKind::InvalidArgument,
         format!(
-            "{name:?} is no name for a topic: use 1 to {MAX_TOPIC_NAME_BYTES} ASCII letters, \
+            "{name:?} cannot be the name of a topic: use 1 to {MAX_TOPIC_NAME_BYTES} ASCII letters, \
              digits, '.', '_' and '-'"
         ),
     ))

@@ -469,7 +469,7 @@ fn staged(
             Ok(Entry::Reference(summary, reference)) => {
                 found.push((topic, partition, summary, reference));
             }
-            Ok(Entry::Records(_)) => return Err(wrong("it is no reference").into()),
+            Ok(Entry::Records(_)) => return Err(wrong("it is not a reference").into()),
             Err(reason) => return Err(wrong(&reason).into()),
         }
     }

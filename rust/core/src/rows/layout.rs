@@ -205,7 +205,7 @@ impl Layout {
                 if words.len() % width != 0 {
                     return Err(Error::new(
                         ErrorKind::LengthMismatch,
-                        format!("{} words are no whole number of keys of {width}", words.len()),
+                        format!("{} words are not a whole number of keys of {width}", words.len()),
                     ));
                 }
                 Ok(words.len() / width)
