@@ -61,7 +61,7 @@ class Dataflow:
 
     def __init__(self, name: str, deterministic: bool = False) -> None:
         if not isinstance(deterministic, bool):
-            raise ConfigurationError(f"deterministic is {deterministic!r}; give True or False")
+            raise ConfigurationError(f"deterministic is {deterministic!r}; give True or False", setting="deterministic")
         self._graph = Graph(_checked("a dataflow's name", name), deterministic=deterministic)
 
     @property
@@ -146,7 +146,7 @@ class Dataflow:
         if format in _PICTURES:
             return _PICTURES[format](explanation)
         if format != "text":
-            raise ConfigurationError(f"format is {format!r}; give 'text', 'json', 'mermaid' or 'svg'")
+            raise ConfigurationError(f"format is {format!r}; give 'text', 'json', 'mermaid' or 'svg'", setting="format")
         return str(explanation)
 
     def explanation(self, guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE) -> Explanation:
@@ -351,7 +351,7 @@ class KeyedStream:
             aggregates: What to compute, by the name of the result.
         """
         if emit not in ("changes", "final"):
-            raise ConfigurationError(f"emit={emit!r}: 'changes' or 'final'")
+            raise ConfigurationError(f"emit={emit!r}: 'changes' or 'final'", setting="emit")
         _check_aggregates(aggregates, self._key.selector)
         return self._stream._then(AggregateSpec(aggregates, emit), step_id, self._key)
 
@@ -423,6 +423,8 @@ def _check_aggregates(aggregates: dict[str, Aggregate], selector: KeySelector) -
         raise ConfigurationError("aggregate needs at least one result, such as flights=count()")
     for name, aggregate in aggregates.items():
         if not isinstance(aggregate, Aggregate):
-            raise ConfigurationError(f"{name}={aggregate!r} is not an aggregate; use count(), sum('column'), ...")
+            raise ConfigurationError(
+                f"{name}={aggregate!r} is not an aggregate; use count(), sum('column'), ...", setting=name
+            )
         if name in selector.fields or name in ("window_start", "window_end"):
             raise ConfigurationError(f"the result {name!r} has the name of the key or window; choose another")

@@ -83,7 +83,7 @@ class ArrowSource(Source):
         start = position or {"row": 0}
         row = start.get("row") if isinstance(start, dict) else None
         if not isinstance(start, dict) or not isinstance(row, int):
-            raise SourceError(f"{position!r} is no position in a table; start over with resume_from='none'")
+            raise SourceError(f"{position!r} is not a position in a table; start over with resume_from='none'")
         if self._digest is None:
             self._digest = _digest(self._table)
         if start.get("data", self._digest) != self._digest:
@@ -125,7 +125,8 @@ def _table(data: Any) -> Any:
     if not hasattr(data, "__arrow_c_stream__") and not hasattr(data, "__arrow_c_array__"):
         raise ConfigurationError(
             f"ArrowSource: data is a {type(data).__name__}: give what has the Arrow PyCapsule interface, such as a "
-            "polars, pandas or pyarrow table"
+            "polars, pandas or pyarrow table",
+            setting="data",
         )
     try:
         if isinstance(data, pa.Table):

@@ -59,7 +59,9 @@ class IterableSource(Source):
     ) -> None:
         _check_records(records)
         if deterministic not in (True, False, None):
-            raise ConfigurationError(f"IterableSource: deterministic={deterministic!r}: give True, False or None")
+            raise ConfigurationError(
+                f"IterableSource: deterministic={deterministic!r}: give True, False or None", setting="deterministic"
+            )
         self._records = records
         self.replayable = callable(records) or isinstance(records, Sequence)  # type: ignore[misc]
         self._event_time = check_event_time(event_time)
@@ -104,7 +106,7 @@ class IterableSource(Source):
         if digest_of(last) != digest:
             raise SourceChangedError(
                 f"the first record that {_named(self._records)}({start - 1}) gives is not the one that was read there "
-                "before the checkpoint: it must begin behind as many records as it is told, and give the same ones "
+                "before the checkpoint: it must begin after as many records as it is told, and give the same ones "
                 "again. If they are other ones each time on purpose, give deterministic=False; to begin anew, start "
                 "over with resume_from='none'",
                 position=start,
@@ -182,7 +184,7 @@ def _start(position: Plain) -> tuple[int, bytes | None]:
     if position is None:
         return 0, None
     if not isinstance(position, dict) or not isinstance(position.get("next"), int):
-        raise SourceError(f"{position!r} is no position in an iterable; start over with resume_from='none'")
+        raise SourceError(f"{position!r} is not a position in an iterable; start over with resume_from='none'")
     start, digest = position["next"], position.get("digest")
     assert isinstance(start, int)
     return start, digest if isinstance(digest, bytes) else None
@@ -198,7 +200,8 @@ def _check_records(records: Any) -> None:
     if isinstance(records, (str, bytes, bytearray, Mapping, Set)):
         raise ConfigurationError(
             f"IterableSource: records is a {type(records).__name__}: give a list, a function of the position, or an "
-            "iterator"
+            "iterator",
+            setting="records",
         )
     if callable(records):
         try:
@@ -215,5 +218,6 @@ def _check_records(records: Any) -> None:
     elif not isinstance(records, (Sequence, Iterator)):
         raise ConfigurationError(
             f"IterableSource: records is a {type(records).__name__}: give a list, a function of the position, or an "
-            "iterator"
+            "iterator",
+            setting="records",
         )

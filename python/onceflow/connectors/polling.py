@@ -95,13 +95,17 @@ class PollingSource(Source):
         deterministic: bool | None = None,
     ) -> None:
         if not callable(poll):
-            raise ConfigurationError(f"PollingSource: poll={poll!r}: give a function of the position")
+            raise ConfigurationError(f"PollingSource: poll={poll!r}: give a function of the position", setting="poll")
         if not isinstance(every, timedelta) or every <= timedelta(0):
-            raise ConfigurationError(f"PollingSource: every={every!r}: give a timedelta above 0")
+            raise ConfigurationError(f"PollingSource: every={every!r}: give a timedelta above 0", setting="every")
         if not isinstance(replayable, bool):
-            raise ConfigurationError(f"PollingSource: replayable={replayable!r}: give True or False")
+            raise ConfigurationError(
+                f"PollingSource: replayable={replayable!r}: give True or False", setting="replayable"
+            )
         if deterministic not in (True, False, None):
-            raise ConfigurationError(f"PollingSource: deterministic={deterministic!r}: give True, False or None")
+            raise ConfigurationError(
+                f"PollingSource: deterministic={deterministic!r}: give True, False or None", setting="deterministic"
+            )
         self._poll = poll
         self._every_s = every.total_seconds()
         self._start = _plain(start, "start")
@@ -125,7 +129,7 @@ class PollingSource(Source):
         """See ``Source``."""
         at = {"at": self._start, "record": 0} if position is None else position
         if not isinstance(at, dict) or "at" not in at or not isinstance(at.get("record"), int):
-            raise SourceError(f"{position!r} is no position of a polled source; start over with resume_from='none'")
+            raise SourceError(f"{position!r} is not a position of a polled source; start over with resume_from='none'")
         poller = _Poller(self._poll, self._every_s, context.clock, context.wake)
         timed = TimedBatches(self._event_time, self._policy, partition)
         caught_up = context.until == "caught_up"
@@ -253,7 +257,7 @@ class _PollingReader(SourceReader):
         if len(polled.records) and not self._is_whole and polled.position == self._at:
             raise SourceError(
                 f"a call with position {self._at!r} has given {len(polled.records)} records and the same position, so "
-                "they would come again: give the position behind the last record"
+                "they would come again: give the position after the last record"
             )
         self._polled = polled
         if self._taken >= len(polled.records):
@@ -334,5 +338,5 @@ def _plain(position: Any, what: str) -> Plain:
 
 def _whole(value: Plain) -> int:
     if not isinstance(value, int):
-        raise SourceError(f"{value!r} is no number of records; start over with resume_from='none'")
+        raise SourceError(f"{value!r} is not a number of records; start over with resume_from='none'")
     return value

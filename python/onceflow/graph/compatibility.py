@@ -108,7 +108,8 @@ def checked_on_change(value: OnChange) -> OnChange:
         return value
     raise ConfigurationError(
         f"on_change is {value!r}; give 'refuse', or by step id (or step id/result) what is done: 'drop', 'empty' or "
-        "'widen', such as {'totals/revenue': 'empty'}"
+        "'widen', such as {'totals/revenue': 'empty'}",
+        setting="on_change",
     )
 
 

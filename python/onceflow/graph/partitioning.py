@@ -80,7 +80,9 @@ def check_key_type(key_type: KeyType | None) -> None:
     """Raises ``ConfigurationError`` if there is no such key type."""
     elements = key_type if isinstance(key_type, tuple) else (key_type,)
     if key_type is not None and (key_type == () or not all(element in KEY_KINDS for element in elements)):
-        raise ConfigurationError(f"key_type={key_type!r}: choose from {', '.join(KEY_KINDS)}, or a tuple of these")
+        raise ConfigurationError(
+            f"key_type={key_type!r}: choose from {', '.join(KEY_KINDS)}, or a tuple of these", setting="key_type"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class TopicPartition:
     def __post_init__(self) -> None:
         for name, text in (("topic", self.topic), ("metadata", self.metadata)):
             if not isinstance(text, str):
-                raise ConfigurationError(f"TopicPartition: {name} is {text!r}; give a str")
+                raise ConfigurationError(f"TopicPartition: {name} is {text!r}; give a str", setting=name)
         check_number("TopicPartition: partition", self.partition)
         check_number("TopicPartition: offset", self.offset)
 

@@ -110,9 +110,9 @@ def run(
         StoreError: The state directory cannot be used.
     """
     if not isinstance(flow, Dataflow):
-        raise ConfigurationError(f"flow is a {type(flow).__name__}; give the Dataflow that is to run")
+        raise ConfigurationError(f"flow is a {type(flow).__name__}; give the Dataflow that is to run", setting="flow")
     if not isinstance(state, (str, PathLike)) or not fspath(state):
-        raise ConfigurationError(f"state is {state!r}; give the path of a directory")
+        raise ConfigurationError(f"state is {state!r}; give the path of a directory", setting="state")
     options = JobOptions.checked(
         checkpoint_interval_s=checkpoint_interval_s,
         guarantee=guarantee,

@@ -53,19 +53,23 @@ class ParquetSink(PartSink):
         super().__init__(directory)
         pa = require_arrow()
         if schema is not None and not isinstance(schema, pa.Schema):
-            raise ConfigurationError(f"schema={schema!r}: give a pyarrow.Schema")
+            raise ConfigurationError(f"schema={schema!r}: give a pyarrow.Schema", setting="schema")
         if schema is not None and len(set(schema.names)) != len(schema.names):
-            raise ConfigurationError(f"schema={schema.names}: give each field once")
+            raise ConfigurationError(f"schema={schema.names}: give each field once", setting="schema")
         if types is not None and not isinstance(types, Mapping):
-            raise ConfigurationError(f"types={types!r}: give names of fields and a pyarrow.DataType for each")
+            raise ConfigurationError(
+                f"types={types!r}: give names of fields and a pyarrow.DataType for each", setting="types"
+            )
         self._types = dict(types or {})
         for name, given in self._types.items():
             if not isinstance(name, str) or not isinstance(given, pa.DataType):
-                raise ConfigurationError(f"types={types!r}: give names of fields and a pyarrow.DataType for each")
+                raise ConfigurationError(
+                    f"types={types!r}: give names of fields and a pyarrow.DataType for each", setting="types"
+                )
         if schema is not None and types:
             raise ConfigurationError("give schema for all fields, or types for some of them, not both")
         if on_new_types not in ("refuse", "widen"):
-            raise ConfigurationError(f'on_new_types={on_new_types!r}: give "refuse" or "widen"')
+            raise ConfigurationError(f'on_new_types={on_new_types!r}: give "refuse" or "widen"', setting="on_new_types")
         self._schema = schema
         self._widens = on_new_types == "widen"
 

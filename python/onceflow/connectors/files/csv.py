@@ -43,7 +43,9 @@ def _arrow_type(kind: str) -> Any:
 
 def _checked_types(types: Any) -> dict[str, str]:
     if not isinstance(types, Mapping):
-        raise ConfigurationError(f"types={types!r}: give names of columns and their types, such as {{'n': 'int'}}")
+        raise ConfigurationError(
+            f"types={types!r}: give names of columns and their types, such as {{'n': 'int'}}", setting="types"
+        )
     unknown = {name: kind for name, kind in types.items() if not isinstance(kind, str) or kind not in COLUMN_TYPES}
     if unknown:
         raise ConfigurationError(f"unknown types {unknown}: choose from {', '.join(COLUMN_TYPES)}")
@@ -109,7 +111,9 @@ class CsvSource(FileSource):
         self.null_values = frozenset(check_texts("null_values", null_values))
         self.as_columns = as_columns
         if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
-            raise ConfigurationError(f"delimiter={delimiter!r}: give one character, no quote and no line end")
+            raise ConfigurationError(
+                f"delimiter={delimiter!r}: give one character, no quote and no line end", setting="delimiter"
+            )
         if self.names is not None:
             self._check_named("names", self.names)
         if as_columns:
@@ -147,7 +151,8 @@ class CsvSource(FileSource):
             if types.get(name, kind) != kind and (kind, types[name]) != ("datetime", "datetime_utc"):
                 raise ConfigurationError(
                     f"types={{{name!r}: {kind!r}}}, and the job has begun with {types[name]!r} for this column: give "
-                    "that, or start over with resume_from='none'"
+                    "that, or start over with resume_from='none'",
+                    setting="types",
                 )
             types.setdefault(name, kind)
         times = {name: kind for name, kind in types.items() if kind == "datetime"}
@@ -178,7 +183,8 @@ class CsvSource(FileSource):
                 if self.names is not None and self.names != header:
                     raise ConfigurationError(
                         f"names={self.names}, and the job has begun with {header} in {partition}: give these, or "
-                        "start over with resume_from='none'"
+                        "start over with resume_from='none'",
+                        setting="names",
                     )
             else:
                 named = self._header(lines, records)
@@ -215,7 +221,7 @@ class CsvSource(FileSource):
             if header:
                 if len(set(header)) != len(header):
                     raise SourceError(
-                        f"{lines.path} names a column twice: {header}; if this is no header, give names=[...]"
+                        f"{lines.path} names a column twice: {header}; if this is not a header, give names=[...]"
                     )
                 self._check_named(lines.path, header)
                 return header

@@ -51,7 +51,9 @@ class CsvSink(PartSink):
         self._columns = None if columns is None else _names(columns)
         self._delimiter = delimiter
         if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
-            raise ConfigurationError(f"delimiter={delimiter!r}: give one character, no quote and no line end")
+            raise ConfigurationError(
+                f"delimiter={delimiter!r}: give one character, no quote and no line end", setting="delimiter"
+            )
 
     def writer(self) -> PartWriter:
         """See ``PartSink``."""
@@ -64,7 +66,7 @@ def _names(columns: Sequence[str]) -> tuple[str, ...]:
         # The keys of dicts can be numbers, too.
         if all(isinstance(name, (str, int)) for name in names) and len(set(map(str, names))) == len(names):
             return names
-    raise ConfigurationError(f"columns={columns!r}: give a list of names, each once")
+    raise ConfigurationError(f"columns={columns!r}: give a list of names, each once", setting="columns")
 
 
 class _CsvWriter(PartWriter):
@@ -109,7 +111,7 @@ class _CsvWriter(PartWriter):
                     )
             return self._text(_plain([[record[name] for name in names] for record in records]))
         if self._columns is None:
-            raise SinkError("records that are no dicts need CsvSink(..., columns=[...])")
+            raise SinkError("records that are not dicts need CsvSink(..., columns=[...])")
         for record in records:
             if not isinstance(record, (tuple, list)) or len(record) != len(self._columns):
                 raise SinkError(f"a record is {record!r}, and the file has the columns {list(self._columns)}")

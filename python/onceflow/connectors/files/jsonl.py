@@ -102,7 +102,7 @@ class _JsonLinesReader(SourceReader):
                 rejections.add(number, "is nested too deeply", line)
                 continue
             except ValueError as error:
-                rejections.add(number, f"is no JSON ({error})", line)
+                rejections.add(number, f"is not JSON ({error})", line)
                 continue
             reason = self._why_no_time(record)
             if reason is None:
@@ -154,7 +154,7 @@ class JsonLinesSink(PartSink):
     def __init__(self, directory: str | PathLike[str], *, nan: Literal["refuse", "null"] = "refuse") -> None:
         super().__init__(directory)
         if nan not in ("refuse", "null"):
-            raise ConfigurationError(f'nan={nan!r}: give "refuse" or "null"')
+            raise ConfigurationError(f'nan={nan!r}: give "refuse" or "null"', setting="nan")
         self._nan_is_null = nan == "null"
 
     def writer(self) -> PartWriter:

@@ -55,16 +55,20 @@ def check_encoding(encoding: str) -> str:
         ConfigurationError: Unknown, or not a superset of ASCII, so that lines could not be told apart by bytes.
     """
     if not isinstance(encoding, str):
-        raise ConfigurationError(f"encoding={encoding!r}: give the name of an encoding, such as 'utf-8'")
+        raise ConfigurationError(
+            f"encoding={encoding!r}: give the name of an encoding, such as 'utf-8'", setting="encoding"
+        )
     try:
         name = codecs.lookup(encoding).name
         plain = _PLAIN.decode(name) == _PLAIN.decode("ascii")
     except (UnicodeDecodeError, TypeError):
         plain = False
     except (LookupError, ValueError):
-        raise ConfigurationError(f"encoding={encoding!r}: Python knows no such encoding") from None
+        raise ConfigurationError(f"encoding={encoding!r}: Python knows no such encoding", setting="encoding") from None
     if not plain:
-        raise ConfigurationError(f"encoding={encoding!r} is no superset of ASCII; convert the files to utf-8 first")
+        raise ConfigurationError(
+            f"encoding={encoding!r} is not a superset of ASCII; convert the files to utf-8 first", setting="encoding"
+        )
     return "utf-8" if name == "utf-8-sig" else name
 
 
@@ -290,7 +294,7 @@ class LineReader:
         try:
             return os.pread(self._file.fileno(), count, offset)
         except OSError as error:
-            raise SourceError(f"{self.path} cannot be read behind byte {offset}: {error.strerror}") from error
+            raise SourceError(f"{self.path} cannot be read after byte {offset}: {error.strerror}") from error
 
     def position(self) -> dict[str, Plain]:
         """Offset and line of what comes next, and what shows whether the file is the same before it."""

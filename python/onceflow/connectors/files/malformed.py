@@ -19,13 +19,16 @@ def check_policy(policy: MalformedPolicy) -> MalformedPolicy:
     """The policy, if there is one of this name."""
     if policy in get_args(MalformedPolicy):
         return policy
-    raise ConfigurationError(f"on_malformed={policy!r}: 'fail', 'skip' or 'dead_letter'")
+    raise ConfigurationError(f"on_malformed={policy!r}: 'fail', 'skip' or 'dead_letter'", setting="on_malformed")
 
 
 def check_record_bytes(max_record_bytes: int) -> int:
     """The bound, if it is one."""
     if not isinstance(max_record_bytes, int) or isinstance(max_record_bytes, bool) or max_record_bytes < 1:
-        raise ConfigurationError(f"max_record_bytes={max_record_bytes!r}: give a whole number of bytes, at least 1")
+        raise ConfigurationError(
+            f"max_record_bytes={max_record_bytes!r}: give a whole number of bytes, at least 1",
+            setting="max_record_bytes",
+        )
     return max_record_bytes
 
 

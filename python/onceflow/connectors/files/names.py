@@ -17,7 +17,7 @@ def check_texts(setting: str, texts: Any) -> list[str]:
         ConfigurationError: Something else.
     """
     if isinstance(texts, str) or not isinstance(texts, Collection) or not all(isinstance(text, str) for text in texts):
-        raise ConfigurationError(f"{setting}={texts!r}: give a list of str")
+        raise ConfigurationError(f"{setting}={texts!r}: give a list of str", setting=setting)
     return list(texts)
 
 
@@ -29,7 +29,9 @@ def check_names(setting: str, names: Any) -> list[str]:
     """
     listed = check_texts(setting, names)
     if not listed:
-        raise ConfigurationError(f"{setting}={names!r}: give at least one name, or leave {setting} away")
+        raise ConfigurationError(
+            f"{setting}={names!r}: give at least one name, or leave {setting} away", setting=setting
+        )
     if len(set(listed)) != len(listed):
-        raise ConfigurationError(f"{setting}={names!r} names a column twice")
+        raise ConfigurationError(f"{setting}={names!r} names a column twice", setting=setting)
     return listed

@@ -44,7 +44,9 @@ class FileSource(Source):
     def __init__(self, paths: Paths, event_time: EventTime | None, on_malformed: MalformedPolicy) -> None:
         given = [paths] if isinstance(paths, (str, PathLike)) else paths
         if not isinstance(given, Sequence) or not all(isinstance(path, (str, PathLike)) for path in given):
-            raise ConfigurationError(f"paths={paths!r}: give a path, a pattern such as 'in/*.csv', or a list of them")
+            raise ConfigurationError(
+                f"paths={paths!r}: give a path, a pattern such as 'in/*.csv', or a list of them", setting="paths"
+            )
         self._paths = [os.fsdecode(path) for path in given]
         if not self._paths:
             raise ConfigurationError("a file source needs at least one path")

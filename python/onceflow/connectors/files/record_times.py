@@ -23,7 +23,7 @@ def check_event_time(event_time: EventTime | None) -> EventTime | None:
     """The setting, if it is one."""
     if event_time is None or (isinstance(event_time, str) and event_time) or callable(event_time):
         return event_time
-    raise ConfigurationError(f"event_time={event_time!r}: give a name, or a function of a record")
+    raise ConfigurationError(f"event_time={event_time!r}: give a name, or a function of a record", setting="event_time")
 
 
 def times_of_records(

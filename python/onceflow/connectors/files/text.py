@@ -46,7 +46,7 @@ class TextSource(FileSource):
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         if event_time is not None and not callable(event_time):
-            raise ConfigurationError(f"event_time={event_time!r}: give a function of a line")
+            raise ConfigurationError(f"event_time={event_time!r}: give a function of a line", setting="event_time")
         super().__init__(paths, event_time, on_malformed)
         self._encoding = check_encoding(encoding)
         self._max_record_bytes = check_record_bytes(max_record_bytes)

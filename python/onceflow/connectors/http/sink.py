@@ -108,9 +108,11 @@ class HttpSink(IdempotentSink):
         require("httpx", extra="http", purpose="HttpSink")
         require("tenacity", extra="http", purpose="HttpSink")
         if method not in _METHODS:
-            raise ConfigurationError(f"method={method!r}: give one of {', '.join(_METHODS)}")
+            raise ConfigurationError(f"method={method!r}: give one of {', '.join(_METHODS)}", setting="method")
         if on_refused not in get_args(OnRefused):
-            raise ConfigurationError(f"on_refused={on_refused!r}: give one of {', '.join(get_args(OnRefused))}")
+            raise ConfigurationError(
+                f"on_refused={on_refused!r}: give one of {', '.join(get_args(OnRefused))}", setting="on_refused"
+            )
         if (on_refused == "dead_letter") != (dead_letters is not None):
             raise ConfigurationError(
                 "on_refused='dead_letter' and dead_letters, a path, go together: give both or none"
@@ -120,12 +122,14 @@ class HttpSink(IdempotentSink):
         _check_times({**times, "backoff_s": backoff_s})
         for name, field in (("idempotency_key", idempotency_key), ("key", key)):
             if field is not None and not isinstance(field, str) and not callable(field):
-                raise ConfigurationError(f"{name}={field!r}: give the name of a field, or a function of a record")
+                raise ConfigurationError(
+                    f"{name}={field!r}: give the name of a field, or a function of a record", setting=name
+                )
         if not key_header.isascii() or not key_header.replace("-", "").isalnum():
-            raise ConfigurationError(f"key_header={key_header!r}: give the name of a header")
+            raise ConfigurationError(f"key_header={key_header!r}: give the name of a header", setting="key_header")
         for name, function in (("body", body), ("client", client)):
             if function is not None and not callable(function):
-                raise ConfigurationError(f"{name} is a {type(function).__name__}: give a function")
+                raise ConfigurationError(f"{name} is a {type(function).__name__}: give a function", setting=name)
         self._statuses = StatusPolicy(on_status or {}, fixed_url=isinstance(url, str))
         self._url = url
         self._method = method
@@ -210,21 +214,21 @@ class HttpSink(IdempotentSink):
             parsed = httpx.URL()
         if parsed.scheme not in ("http", "https") or not parsed.host:
             # Not shown: it may hold a token.
-            raise ConfigurationError("url is no URL such as 'https://example.com/orders'")
+            raise ConfigurationError("url is not a URL such as 'https://example.com/orders'")
         return origin(parsed)
 
 
 def _check_numbers(numbers: Mapping[str, tuple[Any, int]]) -> None:
     for name, (number, most) in numbers.items():
         if not isinstance(number, int) or isinstance(number, bool) or not 0 < number <= most:
-            raise ConfigurationError(f"{name}={number!r}: give a whole number from 1 to {most}")
+            raise ConfigurationError(f"{name}={number!r}: give a whole number from 1 to {most}", setting=name)
 
 
 def _check_times(times: Mapping[str, Any]) -> None:
     for name, seconds in times.items():
         number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
         if not number or not math.isfinite(seconds) or seconds <= 0:
-            raise ConfigurationError(f"{name}={seconds!r}: give a number of seconds above 0")
+            raise ConfigurationError(f"{name}={seconds!r}: give a number of seconds above 0", setting=name)
 
 
 def _reached(url: str, where: str) -> Finding:

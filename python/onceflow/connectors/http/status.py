@@ -52,7 +52,8 @@ class StatusPolicy:
             if not (whole or status in _CLASSES) or outcome not in get_args(Outcome):
                 raise ConfigurationError(
                     f"on_status={{{status!r}: {outcome!r}}}: give a status from 200 to 599, or one of "
-                    f"{', '.join(_CLASSES)}, and one of {', '.join(get_args(Outcome))}"
+                    f"{', '.join(_CLASSES)}, and one of {', '.join(get_args(Outcome))}",
+                    setting="on_status",
                 )
         self._classes = _CLASSES | {status: each for status, each in given.items() if isinstance(status, str)}
         # A class that was given is meant before what is the default of one of its statuses.

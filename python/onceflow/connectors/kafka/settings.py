@@ -56,10 +56,14 @@ class KafkaSettings:
 
     def __init__(self, bootstrap: str, config: Mapping[str, Any] | None = None) -> None:
         if not isinstance(bootstrap, str) or not bootstrap.strip():
-            raise ConfigurationError(f"bootstrap={bootstrap!r}: give the address of a broker, such as 'localhost:9092'")
+            raise ConfigurationError(
+                f"bootstrap={bootstrap!r}: give the address of a broker, such as 'localhost:9092'", setting="bootstrap"
+            )
         if config is not None and not (isinstance(config, Mapping) and all(isinstance(name, str) for name in config)):
             # Without its values.
-            raise ConfigurationError(f"config is a {type(config).__name__}: give a dict of librdkafka's settings")
+            raise ConfigurationError(
+                f"config is a {type(config).__name__}: give a dict of librdkafka's settings", setting="config"
+            )
         self.bootstrap = bootstrap.strip()
         self._config = dict(config or {})
         for name in _OURS:
@@ -181,5 +185,5 @@ def topic_of(topic: object) -> str:
         ConfigurationError: It is no name.
     """
     if not isinstance(topic, str) or not topic:
-        raise ConfigurationError(f"topic={topic!r}: give the name of a topic")
+        raise ConfigurationError(f"topic={topic!r}: give the name of a topic", setting="topic")
     return topic

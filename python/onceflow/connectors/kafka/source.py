@@ -142,10 +142,12 @@ class KafkaSource(Source):
         self.has_dead_letters = on_malformed == "dead_letter"
         self._stop_at_end = stop_at_end
         if isolation not in get_args(Isolation):
-            raise ConfigurationError(f"isolation={isolation!r}: 'read_committed' or 'read_uncommitted'")
+            raise ConfigurationError(
+                f"isolation={isolation!r}: 'read_committed' or 'read_uncommitted'", setting="isolation"
+            )
         self._isolation: Isolation = isolation
         if group is not None and (not isinstance(group, str) or not group):
-            raise ConfigurationError(f"group={group!r}: give the name of a consumer group")
+            raise ConfigurationError(f"group={group!r}: give the name of a consumer group", setting="group")
         self._group = group
         self._start, self._start_ms = start, _start_ms(start)
         self._connect_timeout_s = _seconds("connect_timeout_s", connect_timeout_s)
@@ -351,13 +353,13 @@ def _start_ms(start: object) -> int | None:
             # The first whole millisecond that is not below it.
             return -(-micros(start) // 1000)
         except ValueError as error:
-            raise ConfigurationError(f"start={start!r}: {error}") from error
+            raise ConfigurationError(f"start={start!r}: {error}", setting="start") from error
     if start not in ("earliest", "latest"):
-        raise ConfigurationError(f"start={start!r}: 'earliest', 'latest' or a datetime")
+        raise ConfigurationError(f"start={start!r}: 'earliest', 'latest' or a datetime", setting="start")
     return None
 
 
 def _seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ConfigurationError(f"{name}={value!r}: give seconds, more than 0")
+        raise ConfigurationError(f"{name}={value!r}: give seconds, more than 0", setting=name)
     return float(value)

@@ -28,7 +28,9 @@ def directory_of(log: LogDirectory) -> Path:
     """
     path = fspath(log) if isinstance(log, (str, PathLike)) else getattr(log, "path", None)
     if not isinstance(path, str):
-        raise ConfigurationError(f"log={log!r}: give the directory of a log, such as 'events/', or an open log")
+        raise ConfigurationError(
+            f"log={log!r}: give the directory of a log, such as 'events/', or an open log", setting="log"
+        )
     return Path(path)
 
 
@@ -39,5 +41,5 @@ def topic_of(topic: object) -> str:
         ConfigurationError: It is not a name.
     """
     if not isinstance(topic, str) or not topic:
-        raise ConfigurationError(f"topic={topic!r}: give the name of a topic")
+        raise ConfigurationError(f"topic={topic!r}: give the name of a topic", setting="topic")
     return topic

@@ -52,13 +52,15 @@ class OutboxSink(TransactionalSink):
         if isinstance(connect, OutboxTarget) or not callable(connect):
             raise ConfigurationError(
                 f"OutboxSink: connect={connect!r}: give a function that connects to a target of its own each time it "
-                "is called, such as functools.partial(OrdersTable, 'orders.db')"
+                "is called, such as functools.partial(OrdersTable, 'orders.db')",
+                setting="connect",
             )
         whole = isinstance(max_staged_bytes, int) and not isinstance(max_staged_bytes, bool)
         if not whole or not 0 < max_staged_bytes <= MAX_STAGED_BYTES:
             raise ConfigurationError(
                 f"OutboxSink: max_staged_bytes={max_staged_bytes!r}: give a number from 1 to {MAX_STAGED_BYTES}, which "
-                "is what a decision record has room for"
+                "is what a decision record has room for",
+                setting="max_staged_bytes",
             )
         self._connect = connect
         self._max_staged_bytes = max_staged_bytes

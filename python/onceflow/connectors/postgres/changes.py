@@ -74,9 +74,13 @@ class PostgresChanges(Source):
         if not isinstance(dsn, str):
             raise ConfigurationError("PostgresChanges: give a DSN; a stream needs a connection of its own kind")
         if not isinstance(slot, str) or not slot or not slot.replace("_", "a").isalnum() or slot != slot.lower():
-            raise ConfigurationError(f"PostgresChanges: slot={slot!r}: give small letters, digits and _")
+            raise ConfigurationError(
+                f"PostgresChanges: slot={slot!r}: give small letters, digits and _", setting="slot"
+            )
         if isinstance(tables, str) or (tables is not None and not all("." in name for name in tables)):
-            raise ConfigurationError(f"PostgresChanges: tables={tables!r}: give names with their schema")
+            raise ConfigurationError(
+                f"PostgresChanges: tables={tables!r}: give names with their schema", setting="tables"
+            )
         self._server = Server(dsn)
         self._slot = slot
         self._tables = None if tables is None else frozenset(tables)
@@ -333,7 +337,7 @@ def _passes(error: BaseException) -> bool:
 def _whole(position: dict[str, Plain], name: str) -> int:
     value = position.get(name)
     if not isinstance(value, int):
-        raise SourceError(f"{position!r} is no position in a slot; start over with resume_from='none'")
+        raise SourceError(f"{position!r} is not a position in a slot; start over with resume_from='none'")
     return value
 
 

@@ -68,7 +68,7 @@ class PostgresSink(TransactionalSink):
         may_be_emptied: bool = False,
     ) -> None:
         if mode not in ("append", "upsert"):
-            raise ConfigurationError(f"PostgresSink: mode={mode!r}: give 'append' or 'upsert'")
+            raise ConfigurationError(f"PostgresSink: mode={mode!r}: give 'append' or 'upsert'", setting="mode")
         keys = () if key is None else (key,) if isinstance(key, str) else tuple(key)
         if (mode == "upsert") != bool(keys):
             raise ConfigurationError(
@@ -80,12 +80,16 @@ class PostgresSink(TransactionalSink):
         if delete is not None and mode != "upsert":
             raise ConfigurationError("PostgresSink: delete= needs mode='upsert' and a key, by which rows are found")
         if isinstance(columns, str):
-            raise ConfigurationError(f"PostgresSink: columns={columns!r}: give a list of names")
+            raise ConfigurationError(f"PostgresSink: columns={columns!r}: give a list of names", setting="columns")
         for name, value in (("table", table), ("rejected", rejected)):
             if value is not None and (not isinstance(value, str) or not value or value.count(".") > 1):
-                raise ConfigurationError(f"PostgresSink: {name}={value!r}: give 'table' or 'schema.table'")
+                raise ConfigurationError(
+                    f"PostgresSink: {name}={value!r}: give 'table' or 'schema.table'", setting=name
+                )
         if isinstance(retry_for_s, bool) or not isinstance(retry_for_s, (int, float)) or not retry_for_s >= 0:
-            raise ConfigurationError(f"PostgresSink: retry_for_s={retry_for_s!r}: give seconds, 0 or more")
+            raise ConfigurationError(
+                f"PostgresSink: retry_for_s={retry_for_s!r}: give seconds, 0 or more", setting="retry_for_s"
+            )
         self._server = Server(connect)
         chosen = None if columns is None else tuple(columns)
         self._settings = Settings(

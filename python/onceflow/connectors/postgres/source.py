@@ -93,13 +93,17 @@ class PostgresSource(Source):
             raise ConfigurationError("PostgresSource: give a table, or a query")
         self._keys = (key,) if isinstance(key, str) else tuple(key)
         if not self._keys or not all(isinstance(name, str) for name in self._keys):
-            raise ConfigurationError(f"PostgresSource: key={key!r}: give the name of a column, or several")
+            raise ConfigurationError(
+                f"PostgresSource: key={key!r}: give the name of a column, or several", setting="key"
+            )
         if table is not None and (not isinstance(table, str) or not table or table.count(".") > 1):
-            raise ConfigurationError(f"PostgresSource: table={table!r}: give 'table' or 'schema.table'")
+            raise ConfigurationError(
+                f"PostgresSource: table={table!r}: give 'table' or 'schema.table'", setting="table"
+            )
         if isinstance(columns, str):
-            raise ConfigurationError(f"PostgresSource: columns={columns!r}: give a list of names")
+            raise ConfigurationError(f"PostgresSource: columns={columns!r}: give a list of names", setting="columns")
         if lag is not None and (not isinstance(lag, timedelta) or lag < timedelta(0)):
-            raise ConfigurationError(f"PostgresSource: lag={lag!r}: give a timedelta")
+            raise ConfigurationError(f"PostgresSource: lag={lag!r}: give a timedelta", setting="lag")
         self._server = Server(connect)
         self._table = table
         self._query = query

@@ -16,7 +16,7 @@ def check_field(name: str, field: Any, *, optional: bool = True) -> Any:
     """The setting, if it is one."""
     if (field is None and optional) or isinstance(field, str) or callable(field):
         return field
-    raise ConfigurationError(f"{name}={field!r}: give the name of a field, or a function of a record")
+    raise ConfigurationError(f"{name}={field!r}: give the name of a field, or a function of a record", setting=name)
 
 
 def key_word(key: Any, prefix: bytes) -> bytes:

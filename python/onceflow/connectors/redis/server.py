@@ -50,14 +50,16 @@ class RedisAddress:
     def __post_init__(self) -> None:
         require("redis", extra="redis", purpose="a connector to Redis")
         if isinstance(self.timeout_s, bool) or not isinstance(self.timeout_s, (int, float)) or not self.timeout_s > 0:
-            raise ConfigurationError(f"timeout_s={self.timeout_s!r}: give a number of seconds above 0")
+            raise ConfigurationError(
+                f"timeout_s={self.timeout_s!r}: give a number of seconds above 0", setting="timeout_s"
+            )
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
-            raise ConfigurationError(f"attempts={self.attempts!r}: give a whole number from 1 on")
+            raise ConfigurationError(f"attempts={self.attempts!r}: give a whole number from 1 on", setting="attempts")
         try:
             self.connect().close()
         except Exception:
             # What it says may quote the URL, and so a password.
-            raise ConfigurationError("url is no URL of a Redis server, such as 'redis://127.0.0.1:6379/0'") from None
+            raise ConfigurationError("url is not a URL of a Redis server, such as 'redis://127.0.0.1:6379/0'") from None
 
     def __repr__(self) -> str:
         return self.shown
@@ -154,7 +156,9 @@ class RedisAddress:
 def check_durability(durability: Durability) -> Durability:
     """The setting, if it is one."""
     if durability not in get_args(Durability):
-        raise ConfigurationError(f"durability={durability!r}: give one of {', '.join(get_args(Durability))}")
+        raise ConfigurationError(
+            f"durability={durability!r}: give one of {', '.join(get_args(Durability))}", setting="durability"
+        )
     return durability
 
 

@@ -65,11 +65,13 @@ class _Upserts:
         expire_s: int | None,
     ) -> None:
         if mode not in get_args(Mode):
-            raise ConfigurationError(f"mode={mode!r}: give one of {', '.join(get_args(Mode))}")
+            raise ConfigurationError(f"mode={mode!r}: give one of {', '.join(get_args(Mode))}", setting="mode")
         if expire_s is not None and (isinstance(expire_s, bool) or not isinstance(expire_s, int) or expire_s < 1):
-            raise ConfigurationError(f"expire_s={expire_s!r}: give a whole number of seconds from 1 on")
+            raise ConfigurationError(
+                f"expire_s={expire_s!r}: give a whole number of seconds from 1 on", setting="expire_s"
+            )
         if not isinstance(prefix, str):
-            raise ConfigurationError(f"prefix={prefix!r}: give a text")
+            raise ConfigurationError(f"prefix={prefix!r}: give a text", setting="prefix")
         self._key = check_field("key", key, optional=False)
         self._value = check_field("value", value)
         self._delete = check_field("delete", delete)
@@ -254,9 +256,11 @@ class RedisStreamSink(_RedisOutbox):
         attempts: int = _ATTEMPTS,
     ) -> None:
         if not stream or not (isinstance(stream, str) or callable(stream)):
-            raise ConfigurationError(f"stream={stream!r}: give the key of a stream, or a function of a record")
+            raise ConfigurationError(
+                f"stream={stream!r}: give the key of a stream, or a function of a record", setting="stream"
+            )
         if maxlen is not None and (isinstance(maxlen, bool) or not isinstance(maxlen, int) or maxlen < 1):
-            raise ConfigurationError(f"maxlen={maxlen!r}: give a whole number from 1 on")
+            raise ConfigurationError(f"maxlen={maxlen!r}: give a whole number from 1 on", setting="maxlen")
         self._stream = stream
         self._fields = check_field("fields", fields)
         self._cut = () if maxlen is None else (b"MAXLEN", b"~", str(maxlen).encode())

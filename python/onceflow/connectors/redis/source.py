@@ -78,11 +78,15 @@ class RedisStreamSource(Source):
         self._address = RedisAddress(url, timeout_s, attempts)
         names = [streams] if isinstance(streams, str) else list(streams)
         if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
-            raise ConfigurationError(f"streams={streams!r}: give the key of a stream, or a list of different ones")
+            raise ConfigurationError(
+                f"streams={streams!r}: give the key of a stream, or a list of different ones", setting="streams"
+            )
         if decode is not None and decode != "json" and not callable(decode):
-            raise ConfigurationError(f"decode={decode!r}: give 'json' or a function of an entry")
+            raise ConfigurationError(f"decode={decode!r}: give 'json' or a function of an entry", setting="decode")
         if event_time is not None and event_time != "id" and not callable(event_time):
-            raise ConfigurationError(f"event_time={event_time!r}: give 'id' or a function of a record")
+            raise ConfigurationError(
+                f"event_time={event_time!r}: give 'id' or a function of a record", setting="event_time"
+            )
         self._streams = names
         self._decode: Decode | None = _json_value if decode == "json" else decode
         self._event_time = event_time
@@ -127,7 +131,7 @@ class RedisStreamSource(Source):
             try:
                 place = msgspec.convert(position, Place)
             except msgspec.ValidationError as error:
-                raise SourceError(f"{position!r} is no position in a stream: {error}") from error
+                raise SourceError(f"{position!r} is not a position in a stream: {error}") from error
             place.end = place.end if self._stop_at_end else None
         end = info.last if caught_up else place.end
         reader = _StreamReader(client, self._address, stream, place, end, self._decode, self._event_time, self._policy)
@@ -198,7 +202,7 @@ class _StreamReader(SourceReader):
         if info.removed > place.number:
             raise self._changed(
                 f"{where} was cut: {info.removed} entries of {info.added} are gone, and only {place.number} were read. "
-                f"Cut it (MAXLEN, MINID) behind the slowest reader; {start_over}"
+                f"Cut it (MAXLEN, MINID) before the slowest reader; {start_over}"
             )
         if not place.digest or info.removed == place.number:
             return

@@ -78,7 +78,9 @@ class SqlSink(OutboxSink):
         require("tenacity", extra="sql", purpose="SqlSink")
         wanted = _wanted(table, schema, mode, key, columns)
         if not isinstance(retry_for, timedelta) or retry_for < timedelta(0):
-            raise ConfigurationError(f"SqlSink: retry_for={retry_for!r}: give a timedelta of 0 or more")
+            raise ConfigurationError(
+                f"SqlSink: retry_for={retry_for!r}: give a timedelta of 0 or more", setting="retry_for"
+            )
         connect = partial(_connected, _engine_maker(database), wanted, retry_for.total_seconds())
         super().__init__(connect, max_staged_bytes=max_staged_bytes)
 
@@ -94,9 +96,9 @@ def _wanted(table: Any, schema: Any, mode: Any, key: Any, columns: Any) -> Wante
 
     for name, value in (("table", table), *((("schema", schema),) if schema is not None else ())):
         if not isinstance(value, str) or not value:
-            raise ConfigurationError(f"SqlSink: {name}={value!r}: give a name")
+            raise ConfigurationError(f"SqlSink: {name}={value!r}: give a name", setting=name)
     if mode not in ("append", "upsert"):
-        raise ConfigurationError(f"SqlSink: mode={mode!r}: give 'append' or 'upsert'")
+        raise ConfigurationError(f"SqlSink: mode={mode!r}: give 'append' or 'upsert'", setting="mode")
     if (mode == "upsert") != (key is not None):
         raise ConfigurationError(
             f"SqlSink: mode={mode!r} with key={key!r}: give key=[...] for 'upsert', and only for that"
@@ -108,9 +110,9 @@ def _wanted(table: Any, schema: Any, mode: Any, key: Any, columns: Any) -> Wante
 def _names(setting: str, names: Any) -> tuple[str, ...]:
     is_list = isinstance(names, Sequence) and not isinstance(names, str)
     if not is_list or not names or not all(isinstance(name, str) and name for name in names):
-        raise ConfigurationError(f"SqlSink: {setting}={names!r}: give a list of names")
+        raise ConfigurationError(f"SqlSink: {setting}={names!r}: give a list of names", setting=setting)
     if len(set(names)) != len(names):
-        raise ConfigurationError(f"SqlSink: {setting}={names!r}: a name is given twice")
+        raise ConfigurationError(f"SqlSink: {setting}={names!r}: a name is given twice", setting=setting)
     return tuple(names)
 
 
@@ -122,7 +124,8 @@ def _engine_maker(database: Any) -> Callable[[], Engine]:
         return made
     if not isinstance(database, (str, sa.URL)):
         raise ConfigurationError(
-            f"SqlSink: database is a {type(database).__name__}: give a URL, or a function that makes an Engine"
+            f"SqlSink: database is a {type(database).__name__}: give a URL, or a function that makes an Engine",
+            setting="database",
         )
     try:
         url = sa.make_url(database)
@@ -142,7 +145,7 @@ def _engine_maker(database: Any) -> Callable[[], Engine]:
     except (sa.exc.ArgumentError, ValueError):
         # Not the text: there may be a password in it.
         raise ConfigurationError(
-            "SqlSink: database is no URL of SQLAlchemy, such as 'postgresql+psycopg://user@host/name'"
+            "SqlSink: database is not a URL of SQLAlchemy, such as 'postgresql+psycopg://user@host/name'"
         ) from None
     except ImportError as error:
         raise ConfigurationError(f"SqlSink: the driver of {url.drivername} is not installed: {error}") from error

@@ -39,7 +39,9 @@ class Fields:
             field = getattr(self, name)
             fixed = name == "partition" and isinstance(field, int) and not isinstance(field, bool) and field >= 0
             if not (field is None or fixed or isinstance(field, str) or callable(field)):
-                raise ConfigurationError(f"{name}={field!r}: give the name of a field, or a function of a record")
+                raise ConfigurationError(
+                    f"{name}={field!r}: give the name of a field, or a function of a record", setting=name
+                )
 
     def part(self, records: Batch) -> Part:
         """The records as the log takes them.

@@ -86,11 +86,15 @@ class MessageReading:
     def __post_init__(self) -> None:
         check_policy(self.policy)
         if self.decode not in (None, "json", "value") and not callable(self.decode):
-            raise ConfigurationError(f"decode={self.decode!r}: give 'json', 'value' or a function of a message")
+            raise ConfigurationError(
+                f"decode={self.decode!r}: give 'json', 'value' or a function of a message", setting="decode"
+            )
         if self.as_columns and self.decode is not None:
             raise ConfigurationError("columns hold keys and values as they are: give as_columns=True or decode")
         if self.event_time not in (None, "timestamp") and not callable(self.event_time):
-            raise ConfigurationError(f"event_time={self.event_time!r}: give 'timestamp' or a function of a record")
+            raise ConfigurationError(
+                f"event_time={self.event_time!r}: give 'timestamp' or a function of a record", setting="event_time"
+            )
         if self.as_columns:
             pyarrow()
 

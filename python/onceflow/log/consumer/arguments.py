@@ -26,4 +26,6 @@ def check_partition(method: str, given: TopicPartition) -> None:
 def check_choice(name: str, given: str, choices: object) -> None:
     """Refuses what is not among the words of a ``Literal``."""
     if given not in get_args(choices):
-        raise ConfigurationError(f"{name} is {given!r}; it can be {', '.join(map(repr, get_args(choices)))}")
+        raise ConfigurationError(
+            f"{name} is {given!r}; it can be {', '.join(map(repr, get_args(choices)))}", setting=name
+        )

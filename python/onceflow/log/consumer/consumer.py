@@ -99,7 +99,9 @@ class Consumer(Subscription):
         check_callback("on_commit", on_commit)
         check_clock("clock", clock)
         if not isinstance(enable_auto_commit, bool):
-            raise ConfigurationError(f"enable_auto_commit is {enable_auto_commit!r}; give True or False")
+            raise ConfigurationError(
+                f"enable_auto_commit is {enable_auto_commit!r}; give True or False", setting="enable_auto_commit"
+            )
         if enable_auto_commit and group_id is None:
             raise ConfigurationError("enable_auto_commit needs a group_id to commit for")
         super().__init__(

@@ -128,7 +128,9 @@ class Offsets:
         if message is not None and offsets is not None:
             raise ConfigurationError("give message or offsets, not both")
         if message is not None and not isinstance(message, Message):
-            raise ConfigurationError(f"commit: message is {message!r}; give a Message, or a list as offsets=")
+            raise ConfigurationError(
+                f"commit: message is {message!r}; give a Message, or a list as offsets=", setting="message"
+            )
         if offsets is not None:
             offsets = checked_partitions("commit", offsets, "offsets")
         with self._lock:

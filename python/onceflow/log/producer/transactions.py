@@ -115,7 +115,8 @@ class Transactions:
         if group_metadata is not None and not isinstance(group_metadata, ConsumerGroupMetadata):
             raise ConfigurationError(
                 f"send_offsets_to_transaction: group_metadata is {group_metadata!r}; give what "
-                "Consumer.consumer_group_metadata() returns"
+                "Consumer.consumer_group_metadata() returns",
+                setting="group_metadata",
             )
         chosen = check_items(
             "send_offsets_to_transaction: positions", positions, TopicPartition, "consumer.positions()"
