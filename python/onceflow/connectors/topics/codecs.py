@@ -62,13 +62,16 @@ def reading_of(
             )
     else:
         if key_codec not in ("bytes", "str"):
-            raise ConfigurationError(f"key_codec={key_codec!r}: as a column keys are 'bytes' or 'str'")
+            raise ConfigurationError(
+                f"key_codec={key_codec!r}: as a column keys are 'bytes' or 'str'", setting="key_codec"
+            )
         if types is not None:
             fields, decode, value_of = TypedFields(types, _format(decode, value_codec, value_of)), None, None
         elif value_codec not in ("bytes", "str"):
             raise ConfigurationError(
                 f"value_codec={value_codec!r}: as one column values are 'bytes' or 'str'; for columns of their fields "
-                "give types=, such as types={'user': 'str', 'amount': 'float'}"
+                "give types=, such as types={'user': 'str', 'amount': 'float'}",
+                setting="value_codec",
             )
     return MessageReading(topic, decode, as_columns, event_time, on_malformed, key_of, value_of, fields)
 

@@ -43,7 +43,9 @@ class TypedFields:
 
     def __init__(self, types: Mapping[str, FieldType], values: Format | Callable[[bytes], Any]) -> None:
         if not isinstance(types, Mapping) or not types or not all(isinstance(name, str) for name in types):
-            raise ConfigurationError(f"types={types!r}: give names of fields and their types, such as {{'n': 'int'}}")
+            raise ConfigurationError(
+                f"types={types!r}: give names of fields and their types, such as {{'n': 'int'}}", setting="types"
+            )
         unknown = {name: kind for name, kind in types.items() if kind not in get_args(FieldType)}
         if unknown:
             raise ConfigurationError(f"unknown types {unknown}: choose from {', '.join(get_args(FieldType))}")
