@@ -321,6 +321,19 @@ SPECIAL = [
         {"mode": "upsert", "key": "id"},
         "no primary key",
     ),
+    ("sqlite", "create table t (id int primary key on conflict ignore)", {}, "ON CONFLICT IGNORE: of rows"),
+    (
+        "sqlite",
+        "create table T (id int, unique (id) On /* as */ Conflict\nReplace)",
+        {},
+        "ON CONFLICT REPLACE: of rows",
+    ),
+    (
+        "sqlite",
+        "create table t (id int not null on conflict ignore)",
+        {"mode": "append"},
+        "ON CONFLICT IGNORE: of rows",
+    ),
     ("postgresql", "create unlogged table t (id int)", {}, "is unlogged or temporary"),
     ("postgresql", "create table t (id int unique deferrable)", {"mode": "upsert", "key": "id"}, "no primary key"),
     (
@@ -581,6 +594,31 @@ def test_wrong_settings_are_refused_by_name():
         SqlSink(lambda: other, "t").open(context())
     with pytest.raises(ConfigurationError, match="has given a int, no Engine"):
         SqlSink(lambda: 5, "t").open(context())
+
+
+def test_words_about_conflicts_that_are_none_of_the_table(tmp_path, request):
+    """Kind: a table that is refused for a comment, or for a clause that drops nothing."""
+    with database("sqlite", tmp_path, request) as db:
+        db.run(
+            "create table t (id int unique on conflict abort, text text default 'on conflict ignore', "
+            "[on conflict replace] int -- on conflict ignore\n)"
+        )
+        writer = opened(db, columns=["id"])
+        committed(writer, 1, [{"id": 1}])
+        writer.close()
+        assert db.rows("select id from t") == [(1,)]
+
+
+def test_a_table_that_gets_a_clause_which_drops_rows_while_the_job_runs(tmp_path, request):
+    """Kind: what was looked at in the beginning only."""
+    with database("sqlite", tmp_path, request) as db:
+        db.run("create table t (id int)")
+        writer = opened(db)
+        db.run("drop table t", "create table t (id int unique on conflict ignore)")
+        writer.write([{"id": 1}, {"id": 1}])
+        with pytest.raises(SinkError, match="ON CONFLICT IGNORE"):
+            writer.prepare(1, writer.seal(1))
+        writer.close()
 
 
 def test_a_database_that_others_hold_is_told(monkeypatch, tmp_path, request):

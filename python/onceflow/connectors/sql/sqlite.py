@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ __all__ = ["SqliteDialect"]
 _WRITES = "onceflow_writes"
 #: Of hidden columns: computed ones, stored or not.
 _COMPUTED = (2, 3)
+#: What of a statement is no word of it: texts, names in quotes, comments.
+_NO_WORDS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+_DROPS_ROWS = re.compile(r"on\s+conflict\s+(ignore|replace)\b", re.IGNORECASE)
 
 
 class SqliteDialect(Dialect):
@@ -71,7 +75,7 @@ class SqliteDialect(Dialect):
             )
             for name, declared, notnull, _, hidden in rows
         ]
-        return Shape(tuple(columns), definition_of(rows))
+        return Shape(tuple(columns), definition_of([*rows, (_statement(connection, wanted),)]))
 
     def check(self, connection: Connection, wanted: Wanted) -> None:
         kinds = rows_of_query(
@@ -82,6 +86,12 @@ class SqliteDialect(Dialect):
         )
         if kinds and kinds[0][0] != "table":
             raise SinkError(f"{wanted.where} is a {kinds[0][0]}, no table of its own")
+        if found := _DROPS_ROWS.search(_NO_WORDS.sub(" ", _statement(connection, wanted))):
+            raise SinkError(
+                f"{wanted.where} has a constraint with ON CONFLICT {found[1].upper()}: of rows that violate it the "
+                "database would drop or replace some without a word. Make the table without that clause; to replace "
+                "rows by their key, give the sink mode='upsert'"
+            )
 
     def unique_keys(self, connection: Connection, wanted: Wanted) -> list[frozenset[str]]:
         names = {"table": wanted.table, "schema": wanted.schema or "main"}
@@ -120,6 +130,12 @@ class SqliteDialect(Dialect):
 
     def is_transient(self, error: sa.exc.DBAPIError) -> bool:
         return "is locked" in str(error.orig)
+
+
+def _statement(connection: Connection, wanted: Wanted) -> str:
+    """What the table was made by; empty if there is none."""
+    statement = f"select sql from {_master(connection, wanted)} where type = 'table' and name = :table collate nocase"  # noqa: S608
+    return "".join(sql for (sql,) in rows_of_query(connection, statement, table=wanted.table))
 
 
 def _master(connection: Connection, wanted: Wanted) -> str:
