@@ -340,6 +340,12 @@ def test_settings_that_cannot_be_are_refused(settings):
         PostgresChanges(**{"dsn": "", "slot": "a", **settings})
 
 
+def test_numbers_in_json_are_not_rounded():
+    """Kind: an amount in JSON that has become another one."""
+    (change,) = changes_of("table public.t: INSERT: j[jsonb]:'[12345678901234567890.15, 0.1]'")
+    assert change["row"] == {"j": [Decimal("12345678901234567890.15"), 0.1]}
+
+
 def test_a_server_that_is_away_is_told(monkeypatch, dsn, slot, postgres):
     """Kind: a job that stands still without a word."""
     reader = opened(PostgresChanges(dsn, slot))

@@ -13,8 +13,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
+from onceflow.connectors.postgres.exact import json_of
 from onceflow.exceptions import SourceError
 
 __all__ = ["SESSION_OPTIONS", "UNCHANGED", "changes_of"]
@@ -64,8 +63,8 @@ _VALUES: dict[str, Callable[[str], Any]] = {
     "date": _day,
     "time without time zone": time.fromisoformat,
     "uuid": UUID,
-    "json": msgspec.json.decode,
-    "jsonb": msgspec.json.decode,
+    "json": json_of,
+    "jsonb": json_of,
     "bytea": lambda text: bytes.fromhex(text.removeprefix("\\x")),
 }
 

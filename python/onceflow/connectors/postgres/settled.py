@@ -34,6 +34,10 @@ class Settled(ABC):
     def bound(self, session: psycopg.Connection[Any]) -> sql.Composable | None:
         """A condition on rows that are settled; None if there are none new."""
 
+    def table(self, session: psycopg.Connection[Any]) -> list[int] | None:
+        """Which table it is that has such keys; None where keys go on through whatever becomes of it."""
+        return None
+
     def check(self, session: psycopg.Connection[Any], position: list[str]) -> None:  # noqa: B027 - optional
         """Refuses a database that has not come as far as a position.
 
@@ -64,6 +68,7 @@ class Numbered(Settled):
 
     def __init__(self, oid: int, table: sql.Identifier, column: str) -> None:
         self._oid = oid
+        self._table = table
         self._newest = sql.SQL("select max({})::text from {}").format(sql.Identifier(column), table)
         self._column = sql.Identifier(column)
         self._name = column
@@ -92,6 +97,12 @@ class Numbered(Settled):
         # Without the right to read the sequence it is not told.
         if row is not None and row[0] is not None and row[0] < int(position[0]):
             raise _older(f"key {position[0]}", f"key {row[0]}")
+
+    def table(self, session: psycopg.Connection[Any]) -> list[int] | None:
+        # Numbers that begin anew have another file; what only rewrites the table (vacuum full) leaves it as it is.
+        name = self._table.as_string(session)
+        query = "select %s::regclass::oid::int8, pg_relation_filenode(pg_get_serial_sequence(%s, %s)::regclass)::int8"
+        return list(session.execute(query, (name, name, self._name)).fetchone() or ())
 
     def _writing(self, session: psycopg.Connection[Any]) -> set[str]:
         """Transactions that may have rows of the table, its partitions, or tables that inherit from it, under way."""

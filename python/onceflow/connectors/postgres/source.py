@@ -14,11 +14,12 @@ from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.files.malformed import MalformedPolicy
 from onceflow.connectors.files.record_times import EventTime
 from onceflow.connectors.polling import Polled, PollingSource
+from onceflow.connectors.postgres.exact import keep_exact
 from onceflow.connectors.postgres.inspection import look_at_rows
 from onceflow.connectors.postgres.server import Connect, Server
 from onceflow.connectors.postgres.session import Session
 from onceflow.connectors.postgres.settled import Lagging, Numbered, Settled, Transactions
-from onceflow.exceptions import ConfigurationError, SourceError
+from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
 
@@ -27,8 +28,11 @@ __all__ = ["PostgresSource"]
 #: Rows of one query.
 _ROWS = 10_000
 _PARTITION = "0"
-#: So that times with a zone are the same records on any machine, and floats are what they are, however it is set up.
-_BEGIN = "begin isolation level read committed read only; set local timezone = 'UTC'; set local extra_float_digits = 1"
+#: So that rows are the same records on any machine, however it is set up.
+_BEGIN = (
+    "begin isolation level read committed read only; set local timezone = 'UTC'; set local datestyle = 'ISO'; "
+    "set local intervalstyle = 'postgres'; set local extra_float_digits = 1"
+)
 _OF_THE_TRANSACTION = "pg_current_xact_id()"
 _KEYS = """
 select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -37,6 +41,10 @@ select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attno
   from pg_catalog.pg_attribute a
   left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
  where a.attrelid = pg_catalog.to_regclass(%(table)s) and a.attnum > 0 and not a.attisdropped
+"""
+_DEFAULT = """
+select pg_catalog.pg_get_expr(adbin, adrelid) from pg_catalog.pg_attrdef
+ where adrelid = %(table)s and adnum = %(column)s
 """
 
 
@@ -160,8 +168,11 @@ class _Rows:
     def __init__(self, session: Session, source: PostgresSource) -> None:
         self._session = session
         self._source = source
+        session.greet = keep_exact
         self._keys = source._keys
         self._is_checked = False
+        #: Which table was read last, as far as that matters.
+        self._known: list[int] | None = None
 
     def look(self) -> None:
         """Looks what the key is like.
@@ -193,6 +204,7 @@ class _Rows:
             )
             by_oid = dict(named.fetchall())
             types = {name: by_oid[code] for name, code in oids.items()}
+            default = self._default_of(cursor)
             self._from = sql.SQL("({})").format(sql.SQL(mine._query))
         for name in (*self._keys, *(mine._columns or ())):
             if name not in types:
@@ -202,17 +214,20 @@ class _Rows:
             raise SourceError(
                 f"column {nullable[0]!r} of the key can be null, and rows without a key would be left out"
             )
+        if mine._table is not None:
+            default = next((default for name, *_, default in rows if name == self._keys[0]), None)
         self._types = [types[name] for name in self._keys]
         first = self._keys[0]
         is_numbered = len(self._keys) == 1 and any(name == first and numbered for name, _, _, numbered, _ in rows)
         if self._types[0] == "xid8":
-            for name, _, _, _, default in rows:
-                if name == first and default != _OF_THE_TRANSACTION:
-                    raise SourceError(
-                        f"column {first!r} has no default {_OF_THE_TRANSACTION}, so its values need not be of the "
-                        "transactions that write the rows, and rows with lower ones would be left out: alter table … "
-                        f"alter column … set default {_OF_THE_TRANSACTION}"
-                    )
+            if default != _OF_THE_TRANSACTION:
+                wanted = "as it is, from a table and not a view or a union" if mine._table is None else ""
+                raise SourceError(
+                    f"column {first!r} has no default {_OF_THE_TRANSACTION}, so its values need not be of the "
+                    "transactions that write the rows, and rows with lower ones would be left out: alter table … "
+                    f"alter column … set default {_OF_THE_TRANSACTION}"
+                    f"{wanted and f'; and select the column {wanted}'}"
+                )
             self._settled: Settled = Transactions(first)
         elif mine._lag is not None:
             self._settled = Lagging(first, mine._lag)
@@ -225,16 +240,50 @@ class _Rows:
                 "say by lag= how long after its time a row is there at the latest"
             )
 
-    def poll(self, position: list[str] | None) -> Polled | None:
+    def _default_of(self, cursor: psycopg.Cursor[Any]) -> str | None:
+        """Of the column of a table that the first column of the key is in the query; None if it is none."""
+        found = cursor.pgresult
+        names = [column.name for column in cursor.description or ()]
+        if found is None or self._keys[0] not in names:
+            return None
+        number = names.index(self._keys[0])
+        place = {"table": found.ftable(number), "column": found.ftablecol(number)}
+        (default,) = cursor.execute(_DEFAULT, place).fetchone() or (None,)
+        return cast("str | None", default)
+
+    def poll(self, position: Plain) -> Polled | None:
         """The rows that follow; see ``PollingSource``."""
         return self._session.run(lambda session: self._read(session, position))
 
-    def _read(self, session: psycopg.Connection[Any], position: list[str] | None) -> Polled | None:
+    def _read(self, session: psycopg.Connection[Any], position: Any) -> Polled | None:
+        # A position of an older version is a key alone.
+        kept = position if isinstance(position, dict) else {"key": position, "table": None}
         session.execute(_BEGIN)
         try:
-            return self._rows(session, position)
+            polled = self._rows(session, kept["key"])
+            # The rows have locked the table that they are of.
+            table = self._settled.table(session)
         finally:
             session.rollback()
+        known = kept["table"] or self._known
+        if known is not None and known != table:
+            raise self._made_anew(kept["key"], is_other=known[:1] != (table or [])[:1])
+        self._known = table
+        if polled is None or polled.position is None or table is None:
+            return polled
+        return polled._replace(position={"key": polled.position, "table": cast("Plain", table)})
+
+    def _made_anew(self, key: list[str] | None, *, is_other: bool) -> SourceChangedError:
+        what = (
+            "was deleted and made anew, or replaced by another one"
+            if is_other
+            else "has begun its numbers anew (truncate … restart identity, alter sequence … restart)"
+        )
+        return SourceChangedError(
+            f"table {self._source._table} {what}"
+            f"{'' if key is None else f' since its rows were read up to key {key[0]}'}: what was not read before is "
+            "lost, and rows that have got such keys again would be left out. Start over with resume_from='none'"
+        )
 
     def _rows(self, session: psycopg.Connection[Any], position: list[str] | None) -> Polled | None:
         mine = self._source
