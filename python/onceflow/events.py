@@ -54,7 +54,7 @@ class Progress:
     """Now and then, at most ten times a second.
 
     Attributes:
-        records_in: Records read, those of earlier runs included.
+        records_in: See ``JobResult``, as the others; those of earlier runs included.
         records_out: Records that reached a sink.
         late: By window step, records that came too late for their windows.
     """
@@ -83,12 +83,17 @@ JobEvent: TypeAlias = Recovered | CheckpointCompleted | Progress | Stopping
 class JobResult:
     """How a run ended. Counts include earlier runs, up to the checkpoint that was resumed from.
 
+    They are the same for all sources. Every record that a source reads is counted once: among ``records_in`` if it is
+    handed to the dataflow; among ``rejected`` or ``skipped`` if it is malformed, which is to say that the source cannot
+    read it, or finds no valid event time in it, and is told not to stop. What is not a record, such as an empty line of
+    JSON Lines or the header of a CSV file, is not counted.
+
     Attributes:
         finished: All sources have ended and everything is committed; false if the job was stopped and can resume.
-        records_in: Records read.
-        records_out: Records that reached a sink.
-        rejected: Records handed to dead letters.
-        skipped: Records that could not be read and were only counted.
+        records_in: Records that sources have handed to the dataflow.
+        records_out: Records that reached a sink. One that reaches two sinks counts twice.
+        rejected: Malformed records, handed to dead letters of their sources.
+        skipped: Malformed records that were only counted.
         checkpoints: Completed in this run.
         last_checkpoint: Number of the newest checkpoint.
         resumed_from: Number of the checkpoint that this run began with.
@@ -99,6 +104,8 @@ class JobResult:
             stopped before.
         refused: By sink, records that its target has refused in this run, and that were skipped or put aside as dead
             letters, as the sink was told.
+        raised: Records for which the function of a step raised, or gave no valid event time, and that were handed to
+            dead letters of that step. Where they are records of a source they are among ``records_in`` too.
     """
 
     finished: bool
@@ -113,3 +120,4 @@ class JobResult:
     changes: tuple[StateChange, ...] = ()
     caught_up: bool = False
     refused: Mapping[str, int] = field(default_factory=dict)
+    raised: int = 0

@@ -97,8 +97,9 @@ class SourceBatch:
     Attributes:
         records: A list, or columns.
         event_times: int64 microseconds since 1970 UTC, one a record, if the source has them.
-        rejected: Records that were refused and belong to the dead-letter stream (in order).
-        skipped: Number of records that were refused and only counted.
+        rejected: Malformed records, which belong to the dead-letter stream (in order): neither among ``records`` nor
+            counted in ``skipped``.
+        skipped: Number of malformed records that are only counted.
         first_record: Number of the first record within the partition (from 0), for error messages.
     """
 

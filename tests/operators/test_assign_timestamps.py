@@ -175,7 +175,7 @@ def test_records_without_a_valid_time_end_the_run_by_name(state):
 def test_or_become_dead_letters(state, batch_size):
     job = Job(BAD, batch_size=batch_size, dead_letters=True)
     result = run(job.flow, state)
-    assert result.rejected == 3
+    assert (result.raised, result.rejected, result.records_in) == (3, 0, 5)
     assert [letter["record"] for letter in job.letters.records] == BAD[1:4]
     assert [letter["step"] for letter in job.letters.records] == ["times"] * 3
     assert "IndexError" in job.letters.records[1]["reason"]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 from support import ROWS, ids, life, write_input
 
 from onceflow import Dataflow, run
-from onceflow.exceptions import DeliveryGuaranteeError, SinkError
+from onceflow.exceptions import DeliveryGuaranteeError, FencedError, SinkError
+from onceflow.runtime import job
+from onceflow.sinks import PlainSink, SinkWriter
 from onceflow.testing import (
     ABORT,
+    EOF,
     AbortedError,
     IdempotentTestingSink,
     PlainTestingSink,
@@ -122,6 +127,57 @@ def test_a_sink_that_fails_loses_and_repeats_nothing(state, call, nth):
         run(flow, state, checkpoint_interval_s=1e-6)
     assert run(flow, state, checkpoint_interval_s=1e-6).finished
     assert sink.records == list(range(100))
+
+
+class AtOnce(PlainSink, SinkWriter):
+    """Shows records once they are flushed; ``after`` is called with the number of those that were written."""
+
+    def __init__(self, after=lambda count: None):
+        self.written, self.shown, self.after = [], [], after
+
+    def open(self, context):
+        self.written = list(self.shown)
+        return self
+
+    def write(self, records):
+        self.written += records
+        self.after(len(self.written))
+
+    def flush(self):
+        self.shown = list(self.written)
+
+    def close(self):
+        pass
+
+
+def test_what_is_written_at_once_is_flushed_before_the_decision(state):
+    """Kind: the positions of a checkpoint are after records that their sink still holds in memory."""
+    flow, sink = Dataflow("flushed"), AtOnce()
+    flow.source("in", TestingSource([1, 2, EOF, 3])).sink("out", sink)
+    run(flow, state, guarantee="at_least_once")
+    assert sink.shown == [1, 2]
+    assert run(flow, state, guarantee="at_least_once").finished
+    assert sink.shown == [1, 2, 3]
+
+
+def test_a_run_that_was_replaced_writes_nothing_more_at_once(state, monkeypatch):
+    """Kind: a process that was paused and replaced wakes up, and writes beside its successor."""
+    # What notices it otherwise comes once a second.
+    monkeypatch.setattr(job, "_EPOCH_EVERY_S", 1e9)
+    script = (
+        "import sys; from onceflow.embed import StateBackend; "
+        "StateBackend.open(sys.argv[1], job='replaced', take_over=True).close()"
+    )
+
+    def replace(count):
+        if count == 1:
+            subprocess.run([sys.executable, "-c", script, str(state)], check=True)
+
+    flow, sink = Dataflow("replaced"), AtOnce(replace)
+    flow.source("in", TestingSource([1, 2, 3], batch_size=1)).sink("out", sink)
+    with pytest.raises(FencedError):
+        run(flow, state, guarantee="at_least_once", checkpoint_interval_s=1e9)
+    assert sink.written == [1]
 
 
 def test_an_idempotent_sink_that_fails_is_written_again(state):

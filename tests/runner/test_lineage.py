@@ -251,6 +251,25 @@ def test_what_a_plain_sink_writes_again_is_told(state):
     assert sink.records == [1, 2, 3, 2, 3]
 
 
+def test_a_sink_is_told_what_is_left_by_going_back(state):
+    """Kind: output is there twice without a word, since only who keeps the checkpoints knows how far it had come."""
+    told = []
+
+    class Told(Output):
+        def open(self, context):
+            told.append((context.restored_checkpoint, context.newest_left))
+            return super().open(context)
+
+    sink = Told()
+    first = run(flow([1, EOF, 2, 3], sink), state, savepoint="one", retain=9).last_checkpoint
+    last = run(flow([1, EOF, 2, 3], sink), state, retain=9).last_checkpoint
+    run(flow([1, EOF, 2, EOF, 3], sink), state, resume_from="one", retain=9)
+    run(flow([1, EOF, 2, EOF, 3], sink), state, retain=9)
+    assert told[:3] == [(None, None), (first, None), (first, last)]
+    # It goes on in the new lineage and leaves nothing.
+    assert told[3][1] is None
+
+
 @pytest.mark.parametrize(("old", "new"), [({"fresh": True}, "none"), ({"from_checkpoint": 1}, 1)])
 def test_the_old_names_of_resume_from_still_do_what_they_did(state, old, new):
     """A hint that is followed: who uses the old names is told the new one."""

@@ -359,6 +359,36 @@ def test_a_record_that_cannot_be_read_and_that_no_sink_has_applied_is_given_up(s
     assert job.sink.records == EXACT
 
 
+class Learning(TransactionalTestingSink):
+    """Learns how often it was sealed, and notes what it is given of that."""
+
+    def __init__(self):
+        super().__init__()
+        self.given, self.sealed = [], 0
+
+    def open(self, context):
+        self.given.append(context.restored_state)
+        writer = super().open(context)
+        writer.snapshot = self.learn
+        return writer
+
+    def learn(self):
+        self.sealed += 1
+        return self.sealed
+
+
+def test_a_sink_goes_on_from_what_it_has_written_also_where_that_state_is_damaged(state):
+    """The kind of fault: it learns anew what its output of a damaged checkpoint already has, such as its columns."""
+    job = Job(Learning(), deterministic=True)
+    _, newest = job.twice(state)
+    learnt = job.sink.sealed
+    disk.damage(state, "chunks", newest)
+    with pytest.warns(DamagedCheckpointWarning, match=f"Up to checkpoint {newest} the input is processed again"):
+        job.run(state)
+    assert job.sink.given[-1] == learnt
+    assert None is job.sink.given[0] and job.sink.given[1] < learnt
+
+
 class Upserts(IdempotentSink, SinkWriter):
     """Written at once where the guarantee is effectively once; stages nothing then."""
 

@@ -187,6 +187,8 @@ class JobProgress:
         note(f"  in all     {count_text(result.records_in)} in, {count_text(result.records_out)} out")
         if result.rejected or result.skipped:
             note(f"  malformed  {count_text(result.rejected)} to dead letters, {count_text(result.skipped)} skipped")
+        if result.raised:
+            note(f"  raised     {count_text(result.raised)} to dead letters of the steps whose functions raised")
         for step_id, refused in result.refused.items():
             note(f"  refused    {count_text(refused)} by the target of {step_id}")
         for step_id, late in result.late.items():

@@ -67,7 +67,7 @@ _EPOCH_EVERY_S = 1.0
 _LONGEST_WAIT_S = 0.1
 #: From ``Job.run`` up to who called ``run``.
 _STACK_OF_RUN = 3
-_NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0}
+_NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0, "raised": 0}
 
 
 class Job:

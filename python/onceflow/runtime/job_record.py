@@ -28,7 +28,7 @@ class JobRecord:
         guarantee, codec, batch_size: What it was started with, and must be resumed with.
         steps: The planner's fingerprint of its dataflow.
         finished: All sources had ended: the job is over.
-        counts: ``records_in``, ``records_out``, ``rejected``, ``skipped`` of all runs.
+        counts: ``records_in``, ``records_out``, ``rejected``, ``skipped``, ``raised`` of all runs.
         late: By window step, the records of all runs that came too late.
         waited: Partitions were passed over because they had nothing to read: in which order the worker took the records
             of several partitions was a matter of time.

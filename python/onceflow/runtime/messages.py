@@ -38,7 +38,7 @@ class Tally:
     """What the job's record says of its work from the beginning to a cut.
 
     Attributes:
-        counts: ``records_in``, ``records_out``, ``rejected`` and ``skipped``.
+        counts: ``records_in``, ``records_out``, ``rejected``, ``skipped`` and ``raised``.
         late: By window step, the records that came too late.
         waited: The order between partitions was, or may have been, a matter of time: one had nothing to read.
         agreed: By step, what the job has agreed on.

@@ -380,8 +380,13 @@ class Pipeline:
 
     @property
     def rejected(self) -> int:
-        """Records that were handed to dead letters."""
-        return sum(node.rejected for node in (*self._sources.values(), *self._operators.values()))
+        """Records that sources refused, and that were handed to dead letters."""
+        return sum(node.rejected for node in self._sources.values())
+
+    @property
+    def raised(self) -> int:
+        """Records for which functions of steps raised, handed to dead letters of those steps."""
+        return sum(node.rejected for node in self._operators.values())
 
     @property
     def records_out(self) -> int:

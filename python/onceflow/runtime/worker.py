@@ -162,7 +162,7 @@ class Worker:
 
     @property
     def records_in(self) -> int:
-        """Records read."""
+        """Records that the sources have handed out."""
         return self._counts["records_in"]
 
     @property
@@ -171,9 +171,11 @@ class Worker:
         return self._before.counts["records_out"] + self._pipeline.records_out
 
     def counts(self) -> dict[str, int]:
-        """Records in, out, rejected and skipped, those of earlier runs included."""
+        """Those of ``JobResult``, of earlier runs too."""
         rejected = self._before.counts["rejected"] + self._pipeline.rejected
-        return {**self._counts, "records_out": self.records_out, "rejected": rejected}
+        # Earlier versions had these among the rejected ones.
+        raised = self._before.counts.get("raised", 0) + self._pipeline.raised
+        return {**self._counts, "records_out": self.records_out, "rejected": rejected, "raised": raised}
 
     def late(self) -> dict[str, int]:
         """By window step, the records that came too late for their windows, those of earlier runs included."""
