@@ -231,7 +231,7 @@ class Worker:
             if self._stopping:
                 yield StopAsked()
             yield from self._consume()
-            if self._turns.all_ended and not self._growth.may_come:
+            if self._turns.all_ended and (self._is_replay or not self._growth.may_come):
                 yield Ended()
             elif not progressed and not self._fell_idle and not self._stopping:
                 yield Idle()
