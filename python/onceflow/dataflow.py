@@ -13,6 +13,7 @@ from onceflow.aggregates import Aggregate
 from onceflow.checks import Checked
 from onceflow.clock import SystemClock
 from onceflow.exceptions import ConfigurationError
+from onceflow.graph.division import divided
 from onceflow.graph.explanation import Explanation
 from onceflow.graph.graph import Edge, Graph, OperatorStep, SinkStep, SourceStep, StreamRef
 from onceflow.graph.guarantees import explained
@@ -36,6 +37,7 @@ from onceflow.graph.steps import (
     UnionSpec,
     WindowSpec,
 )
+from onceflow.instances import Instance
 from onceflow.sinks import IdempotentSink, PlainSink, Sink, TransactionalSink
 from onceflow.sources import Source
 from onceflow.state import Processor
@@ -127,6 +129,7 @@ class Dataflow:
         guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE,
         *,
         format: Literal["text", "json", "mermaid", "svg"] = "text",
+        instance: tuple[int, int] | None = None,
     ) -> str:
         """Path by path, which guarantee holds and what it stands on; names what is missing, and what could be done.
 
@@ -136,11 +139,13 @@ class Dataflow:
             guarantee: What is to be promised.
             format: ``"text"`` for people; ``"json"``: what ``Explanation.as_dict`` gives; ``"mermaid"``: a flowchart;
                 ``"svg"``: the same as a picture, drawn by Graphviz.
+            instance: Of one of several runs that divide its topics among them; see ``run``.
 
         Raises:
-            ConfigurationError: The dataflow is not whole, there is no such format, or Graphviz is not there.
+            ConfigurationError: The dataflow is not whole, or cannot be divided, there is no such format, or Graphviz is
+                not there.
         """
-        explanation = self.explanation(guarantee)
+        explanation = self.explanation(guarantee, instance=instance)
         if format == "json":
             return json.dumps(explanation.as_dict(), indent=2)
         if format in _PICTURES:
@@ -149,22 +154,35 @@ class Dataflow:
             raise ConfigurationError(f"format is {format!r}; give 'text', 'json', 'mermaid' or 'svg'", setting="format")
         return str(explanation)
 
-    def explanation(self, guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE) -> Explanation:
+    def explanation(
+        self,
+        guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE,
+        *,
+        instance: tuple[int, int] | None = None,
+    ) -> Explanation:
         """What ``explain`` says, as data.
 
         Raises:
-            ConfigurationError: The dataflow is not whole.
+            ConfigurationError: The dataflow is not whole, or cannot be divided.
         """
-        return explained(self._graph, Guarantee(guarantee))
+        return explained(self._divided(instance), Guarantee(guarantee))
 
-    def check(self, guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE) -> list[Checked]:
+    def check(
+        self,
+        guarantee: Guarantee | GuaranteeName = Guarantee.EXACTLY_ONCE,
+        *,
+        instance: tuple[int, int] | None = None,
+    ) -> list[Checked]:
         """Looks at the real systems that sources and sinks reach, and changes nothing there.
 
         Returns:
             Of each source, then of each sink, what it found. A job whose findings have no error may start; what
             happens to the systems meanwhile nobody knows.
         """
-        return list(inspected(self._graph, Guarantee(guarantee), SystemClock()))
+        return list(inspected(self._divided(instance), Guarantee(guarantee), SystemClock()))
+
+    def _divided(self, instance: tuple[int, int] | None) -> Graph:
+        return divided(self._graph, None if instance is None else Instance.checked("instance", instance))
 
     def _step(self, step_id: str) -> SourceStep | OperatorStep | SinkStep | None:
         return self._graph.steps.get(step_id) if isinstance(step_id, str) else None

@@ -19,7 +19,7 @@ handle of its context when there are some, from whatever thread; any other is as
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -29,6 +29,8 @@ import numpy.typing as npt
 from onceflow.checks import CheckContext, Finding
 from onceflow.clock import Clock, SystemClock
 from onceflow.columns import Columns
+from onceflow.exceptions import ConfigurationError
+from onceflow.instances import Instance
 from onceflow.types import Batch, Plain, Until
 
 __all__ = ["RejectedRecord", "Source", "SourceBatch", "SourceContext", "SourceReader", "StopRun", "Wake"]
@@ -155,6 +157,11 @@ class Source(ABC):
     #: So many partitions are read at a time; where one ends the next one, in the order of ``partitions``, begins. For
     #: partitions that end and cost descriptors or memory while they are open. None: all of them at once.
     max_open_partitions: ClassVar[int | None] = None
+    #: Of a source that reads a share: of which instance of the job; how many partitions all instances have together, as
+    #: of the last ``partitions``; and the name of the function that puts keys into them.
+    instance: Instance | None = None
+    all_partitions: int | None = None
+    partitioner: str | None = None
 
     @abstractmethod
     def partitions(self) -> list[str]:
@@ -188,6 +195,26 @@ class Source(ABC):
         beginning of what it reads now. By default nothing, where the names of partitions say it.
         """
         return {}
+
+    def shared(self, instance: Instance, keys: Sequence[tuple[str, frozenset[str]]]) -> Source:
+        """This source as one of several runs of a job reads it, which divide its partitions among them.
+
+        Each partition is read by one instance, always the same; there may be none for an instance. By default it is
+        refused: each run would read all of it.
+
+        Args:
+            instance: Which one.
+            keys: The steps that have state by a key of these records, and which fields of them, unchanged, it has.
+
+        Raises:
+            ConfigurationError: It cannot be divided, or not by the key of a step: then one run would have only a part
+                of a key's records.
+        """
+        raise ConfigurationError(
+            f"a {type(self).__name__} cannot be divided among several runs of a job, so each of them would read all of "
+            "it: of sources KafkaSource and LogSource can. Put its records into a topic first, by a job of its own",
+            setting="instance",
+        )
 
     def restore(self, positions: Mapping[str, Plain]) -> None:  # noqa: B027 - optional
         """What the job agreed on when it began still holds for partitions that have come since.

@@ -14,7 +14,7 @@ from onceflow.connectors.kafka import KafkaSource, feed
 from onceflow.runtime import growth
 
 # Tests do not wait for seconds.
-feed._LOOK_S = 0.2
+feed.LOOK_S = 0.2
 growth._EVERY_S = 0.05
 
 

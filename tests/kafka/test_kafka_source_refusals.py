@@ -104,7 +104,7 @@ def test_k23_recreated_topic_is_refused_at_the_next_checkpoint(topics):
 
 def test_k23_recreated_topic_is_found_where_nothing_comes(topics, monkeypatch):
     """The new topic is empty: nothing would ever be read from it, and nobody told."""
-    monkeypatch.setattr(feed, "_LOOK_S", 0.2)
+    monkeypatch.setattr(feed, "LOOK_S", 0.2)
     name = topics.create()
     topics.write(name, [b"old"])
     reader, take = followed(topics, name)
@@ -178,7 +178,7 @@ def test_k23_position_of_something_else(topics):
 
 def test_k23_partitions_that_come_in_a_run_to_the_end(topics, tmp_path, monkeypatch):
     """What a run to the end does not read, since it was not there at its beginning, must be told."""
-    monkeypatch.setattr(feed, "_LOOK_S", 0.1)
+    monkeypatch.setattr(feed, "LOOK_S", 0.1)
     name = topics.create()
     producer = topics.producer(name)
     producer.begin_transaction()

@@ -10,7 +10,7 @@ import typer
 
 from onceflow.cli.console import print_json
 from onceflow.cli.errors import ExitCode
-from onceflow.cli.target import GUARANTEE_HELP, TARGET_HELP, load_target
+from onceflow.cli.target import GUARANTEE_HELP, INSTANCE_HELP, TARGET_HELP, instance_of, load_target
 from onceflow.types import Guarantee
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def explain(
     format: Annotated[
         _Format, typer.Option(help="mermaid is a flowchart as text; svg is drawn by Graphviz.")
     ] = _Format.TEXT,
+    instance: Annotated[str | None, typer.Option(metavar="INDEX/COUNT", help=INSTANCE_HELP)] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Also look at the real systems that it reads and writes; changes nothing.")
     ] = False,
@@ -43,9 +44,11 @@ def explain(
     if check and format not in (_Format.TEXT, _Format.JSON):
         raise typer.BadParameter(f"what --check finds is told as text or json, not as {format}")
     flow = load_target(target)
-    explanation = flow.explanation(guarantee)
-    told = flow.explain(guarantee, format=format.value)
-    checked = flow.check(guarantee) if check else []
+    one_of = instance_of(instance)
+    share = None if one_of is None else (one_of.index, one_of.count)
+    explanation = flow.explanation(guarantee, instance=share)
+    told = flow.explain(guarantee, format=format.value, instance=share)
+    checked = flow.check(guarantee, instance=share) if check else []
     if check and format is _Format.JSON:
         print_json({**explanation.as_dict(), "checks": [asdict(one) for one in checked]})
     else:

@@ -16,7 +16,7 @@ import typer
 from onceflow.cli.console import note
 from onceflow.cli.directory import job_record, reader
 from onceflow.cli.errors import ExitCode
-from onceflow.cli.target import GUARANTEE_HELP, TARGET_HELP, load_target
+from onceflow.cli.target import GUARANTEE_HELP, INSTANCE_HELP, TARGET_HELP, instance_of, load_target
 from onceflow.cli.units import checked_duration, count_text, duration_s
 from onceflow.exceptions import (
     ConfigurationError,
@@ -27,6 +27,7 @@ from onceflow.exceptions import (
     StoreLockedError,
     StoreMissingError,
 )
+from onceflow.graph.division import divided
 from onceflow.runtime.resume_from import checkpoint_of
 from onceflow.types import Guarantee
 
@@ -47,6 +48,7 @@ _OPTIONS = {
     "codec=": "--codec",
     "until=": "--until",
     "max_drift_s=": "--max-drift",
+    "instance=": "--instance",
 }
 
 
@@ -89,6 +91,7 @@ def run(
             help="How far in event time one partition may read on ahead of another that has nothing yet: 10m, 2h.",
         ),
     ] = None,
+    instance: Annotated[str | None, typer.Option(metavar="INDEX/COUNT", help=INSTANCE_HELP)] = None,
     savepoint: Annotated[
         str | None, typer.Option(metavar="NAME", help="Keep the last checkpoint of this run for ever, under this name.")
     ] = None,
@@ -124,16 +127,18 @@ def run(
     Progress goes to standard error: standard output is for sinks.
     """
     flow = load_target(target)
+    one_of = instance_of(instance)
+    job = divided(flow.graph, one_of).name
     resume_from = _renamed(resume_from, from_checkpoint, fresh=fresh)
     if resume_from == "none":
-        _confirm_start_over(flow, state, yes=yes)
+        _confirm_start_over(job, state, yes=yes)
     elif resume_from != "newest":
-        _tell_repeated_output(flow, state, _checkpoint(resume_from))
+        _tell_repeated_output(flow, job, state, _checkpoint(resume_from))
 
     from onceflow.cli.progress import JobProgress  # noqa: PLC0415 - loads the extension
     from onceflow.runtime.run import run as run_job  # noqa: PLC0415 - loads numpy and the extension
 
-    progress = JobProgress(flow.name)
+    progress = JobProgress(job)
     try:
         with _options_told(), progress, warnings.catch_warnings():
             # The progress tells what they say.
@@ -154,11 +159,12 @@ def run(
                 on_event=progress.on_event,
                 until=until.value,
                 max_drift_s=None if max_drift is None else duration_s(max_drift),
+                instance=None if one_of is None else (one_of.index, one_of.count),
             )
     except KeyboardInterrupt:
         newest = progress.last_checkpoint
         note(
-            f"{flow.name}: interrupted at once; the next run "
+            f"{job}: interrupted at once; the next run "
             + ("begins anew" if newest is None else f"resumes from checkpoint {newest} or a later one")
         )
         raise typer.Exit(ExitCode.INTERRUPTED) from None
@@ -213,7 +219,7 @@ def _options_told() -> Iterator[None]:
         raise
 
 
-def _confirm_start_over(flow: Dataflow, state: Path, *, yes: bool) -> None:
+def _confirm_start_over(job: str, state: Path, *, yes: bool) -> None:
     """Asks before a job with checkpoints starts over.
 
     Raises:
@@ -223,16 +229,16 @@ def _confirm_start_over(flow: Dataflow, state: Path, *, yes: bool) -> None:
     try:
         with reader(state) as backend:
             # What belongs to another job is refused by the run, not asked about.
-            known = [] if backend.job != flow.name else backend.checkpoints()
+            known = [] if backend.job != job else backend.checkpoints()
     except StoreMissingError:
         return
     if not known:
         return
     newest = known[-1]
-    job = job_record(newest)
-    after = "" if job is None else f" after {count_text(job.counts['records_in'])} records"
+    record = job_record(newest)
+    after = "" if record is None else f" after {count_text(record.counts['records_in'])} records"
     note(
-        f"{state} holds the job {flow.name!r} up to checkpoint {newest.id}{after}. --resume-from none starts over in "
+        f"{state} holds the job {job!r} up to checkpoint {newest.id}{after}. --resume-from none starts over in "
         "a new lineage: all input is read again and all outputs are written again, besides those that are there. The "
         "old checkpoints go as new ones come."
     )
@@ -247,10 +253,10 @@ def _confirm_start_over(flow: Dataflow, state: Path, *, yes: bool) -> None:
         raise typer.Exit(ExitCode.USAGE)
 
 
-def _tell_repeated_output(flow: Dataflow, state: Path, wanted: int | str) -> None:
+def _tell_repeated_output(flow: Dataflow, job: str, state: Path, wanted: int | str) -> None:
     """Says what resuming from this checkpoint writes again."""
     with reader(state) as backend:
-        if backend.job != flow.name:
+        if backend.job != job:
             return  # The run refuses it.
         chosen = checkpoint_of(backend, wanted)
         newest = backend.checkpoints()[-1]

@@ -10,16 +10,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from onceflow.instances import Instance
+
 if TYPE_CHECKING:
     from onceflow.dataflow import Dataflow
 
-__all__ = ["GUARANTEE_HELP", "TARGET_HELP", "TargetError", "load_target"]
+__all__ = ["GUARANTEE_HELP", "INSTANCE_HELP", "TARGET_HELP", "TargetError", "instance_of", "load_target"]
 
 TARGET_HELP = (
     "The dataflow: module:attribute or path/to/file.py:attribute. The attribute is a Dataflow, or a function without "
     "arguments that makes one."
 )
 GUARANTEE_HELP = "What the output promises: exactly_once, effectively_once, at_least_once or at_most_once."
+
+INSTANCE_HELP = (
+    "One of COUNT runs that divide the topics of this dataflow among them, each with a state directory of its own; the "
+    "first INDEX is 0."
+)
 
 
 class TargetError(Exception):
@@ -43,6 +50,15 @@ def load_target(target: str) -> Dataflow:
     is_file = place.endswith(".py") or "/" in place
     module = _load_file(Path(place)) if is_file else _load_module(place)
     return _dataflow(target, _attribute(module, place, attribute))
+
+
+def instance_of(text: str | None) -> Instance | None:
+    """What ``--instance`` says.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    return None if text is None else Instance.read("--instance", text)
 
 
 def _load_module(name: str) -> ModuleType:

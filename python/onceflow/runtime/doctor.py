@@ -23,6 +23,7 @@ from onceflow.clock import SystemClock
 from onceflow.dataflow import Dataflow
 from onceflow.exceptions import OnceflowError, described
 from onceflow.graph.graph import SinkStep
+from onceflow.instances import job_and_instance
 from onceflow.leftovers import Leftover, LeftoverContext
 from onceflow.runtime.job_record import JOB_BLOB, JobRecord
 from onceflow.sinks import Committable, TransactionalSink
@@ -85,10 +86,11 @@ def diagnosed(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
     Raises:
         StoreError: The state directory is missing, another job's, or cannot be read.
     """
-    with StateBackend.open(state, job=flow.name, read_only=True, create=False, resume_from="none") as backend:
+    job = _job_of(flow, state)
+    with StateBackend.open(state, job=job, read_only=True, create=False, resume_from="none") as backend:
         owner, running = _owner(state)
-        sinks = () if running else tuple(_looked(flow, backend, backend.newest_job_epoch()))
-        return Diagnosis(flow.name, running, owner, _damage(backend), sinks)
+        sinks = () if running else tuple(_looked(flow, job, backend, backend.newest_job_epoch()))
+        return Diagnosis(job, running, owner, _damage(backend), sinks)
 
 
 def resolved(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
@@ -99,10 +101,11 @@ def resolved(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
         StoreError: The state directory is missing, another job's, or cannot be used.
     """
     owner, _ = _owner(state)
+    job = _job_of(flow, state)
     # Nothing is collected either, however many checkpoints the job keeps.
-    with StateBackend.open(state, job=flow.name, create=False, resume_from="none", retain=_RETAIN) as backend:
+    with StateBackend.open(state, job=job, create=False, resume_from="none", retain=_RETAIN) as backend:
         sinks = []
-        for found in _looked(flow, backend, backend.job_epoch - 1):
+        for found in _looked(flow, job, backend, backend.job_epoch - 1):
             try:
                 for leftover in found.leftovers:
                     if leftover.resolve is not None:
@@ -112,10 +115,16 @@ def resolved(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
             except Exception as error:
                 found = SinkDiagnosis(found.step_id, found.connector, found.leftovers, _told(error))  # noqa: PLW2901
             sinks.append(found)
-        return Diagnosis(flow.name, False, owner, _damage(backend), tuple(sinks))
+        return Diagnosis(job, False, owner, _damage(backend), tuple(sinks))
 
 
-def _looked(flow: Dataflow, backend: StateBackend, job_epoch: int) -> Iterator[SinkDiagnosis]:
+def _job_of(flow: Dataflow, state: str | PathLike[str]) -> str:
+    """The name of the job that a state is of: of any of the instances that the dataflow may be divided into."""
+    with StateBackend.open(state, read_only=True, create=False, resume_from="none") as backend:
+        return backend.job if job_and_instance(backend.job)[0] == flow.name else flow.name
+
+
+def _looked(flow: Dataflow, job: str, backend: StateBackend, job_epoch: int) -> Iterator[SinkDiagnosis]:
     known = {step.step_id for step in flow.graph.sinks()}
     records = [record for record in backend.checkpoints() if record.damage is None]
     for record in records:
@@ -131,7 +140,7 @@ def _looked(flow: Dataflow, backend: StateBackend, job_epoch: int) -> Iterator[S
             if step.step_id in record.staged and isinstance(step.sink, TransactionalSink)
         )
         context = LeftoverContext(
-            flow.name,
+            job,
             step.step_id,
             backend.store_id,
             job_epoch,

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import msgspec
 
 from onceflow.exceptions import SourceError
+from onceflow.graph.division import check_partition_counts
 from onceflow.graph.graph import Graph, SourceStep
 from onceflow.process import closing
 from onceflow.runtime.source_task import SourceTask, source_errors
@@ -49,6 +50,7 @@ def open_partitions(
             known.discard(f"source/{task.name}")
         with source_errors(step.step_id):
             step.source.restore(saved_positions(blobs, step.step_id))
+    check_partition_counts(graph)
     if known:
         raise SourceError(
             f"partitions that the checkpoint has positions of are gone: {sorted(known)}; put the files back, or "
@@ -74,7 +76,8 @@ def saved_positions(blobs: Mapping[str, bytes], step_id: str) -> dict[str, Plain
 def _partitions(step: SourceStep) -> list[str]:
     with source_errors(step.step_id):
         partitions = step.source.partitions()
-    if not partitions:
+    # An instance of a job may have none yet.
+    if not partitions and step.source.instance is None:
         raise SourceError(f"source {step.step_id!r} has no partitions; give it something to read")
     for partition in partitions:
         if not isinstance(partition, str):

@@ -145,11 +145,14 @@ class _TimestampsNode(_OperatorNode):
         self._times = operator
         #: Whether it is idle, of each partition that has not ended.
         self._live = dict.fromkeys(partitions, False)
+        #: There is a partition, or was one.
+        self._has_begun = bool(partitions)
         self._caught_up: dict[str, CaughtUp] = {}
 
     def join(self, partition: str) -> None:
         """A partition has come."""
         self._live[partition] = False
+        self._has_begun = True
 
     def take_from(self, partition: str) -> None:
         """What comes next comes from this partition."""
@@ -168,6 +171,8 @@ class _TimestampsNode(_OperatorNode):
             self._live[partition] = idle
 
     def inputs(self) -> tuple[Micros | None, bool]:
+        if not self._has_begun:
+            return None, True
         marks = [(self._times.watermark(name), idle, self._caught_up.get(name)) for name, idle in self._live.items()]
         return combined_partitions(marks, max((mark for mark, _, _ in marks if mark is not None), default=None))
 
@@ -328,6 +333,12 @@ class Pipeline:
     def advance(self, source_id: str, watermark: Micros | None, *, idle: bool) -> None:
         """The watermark of a source, which never falls, and whether all of it is idle."""
         self._sources[source_id].tell(watermark, idle=idle)
+
+    def rest_sources(self, source_ids: Iterable[str]) -> None:
+        """Sources without partitions, which hold no windows open."""
+        for source_id in source_ids:
+            self.settle(source_id)
+            self.advance(source_id, None, idle=True)
 
     def reached(self, source_id: str) -> Micros | None:
         """How far event time has come in a source."""

@@ -18,10 +18,13 @@ from onceflow.exceptions import (
     FencedError,
     OnceflowError,
     StoreCorruptError,
+    StoreMismatchError,
 )
 from onceflow.graph.compatibility import OnChange
+from onceflow.graph.division import divided
 from onceflow.graph.guarantees import plan
 from onceflow.graph.structure import check_emits_before_the_end
+from onceflow.instances import Instance, job_and_instance
 from onceflow.process import closing
 from onceflow.runtime.job import Job
 from onceflow.runtime.options import JobOptions
@@ -52,6 +55,7 @@ def run(
     clock: Clock | None = None,
     until: Until = "end",
     max_drift_s: float | None = None,
+    instance: tuple[int, int] | None = None,
     from_checkpoint: int | str | None = None,
     fresh: bool = False,
 ) -> JobResult:
@@ -98,6 +102,9 @@ def run(
             read yet. It bounds the state that is kept open meanwhile; one that is idle (``idle_after``), or that
             has not had a record yet, holds nobody up. None: as far as there is something. Where there is something to
             read in all of them, they are never further apart than a batch.
+        instance: ``(index, count)``: one of ``count`` runs of this dataflow that divide its topics among them, on any
+            machines; indexes begin with 0. Each has a state directory of its own, and goes on with the same index and
+            count for ever. See ``docs/instances.md``.
         from_checkpoint, fresh: What ``resume_from`` was called before; still taken, with a ``DeprecationWarning``.
 
     A recovery that had to work around damaged checkpoints says so by a ``DamagedCheckpointWarning``.
@@ -128,26 +135,50 @@ def run(
         until=until,
         max_drift_s=max_drift_s,
     )
-    plan(flow.graph, options.guarantee)
+    graph = divided(flow.graph, None if instance is None else Instance.checked("instance", instance))
+    plan(graph, options.guarantee)
     if options.until == "caught_up":
-        check_emits_before_the_end(flow.graph)
+        check_emits_before_the_end(graph)
     with ExitStack() as resources:
-        resume_from = numbered(state, flow.name, options.resume_from)
         try:
+            resume_from = numbered(state, graph.name, options.resume_from)
             backend = StateBackend.open(
-                state, job=flow.name, retain=options.retain, take_over=options.take_over, resume_from=resume_from
+                state, job=graph.name, retain=options.retain, take_over=options.take_over, resume_from=resume_from
             )
+        except StoreMismatchError as error:
+            raise _another_instance(error, state, graph.name) or error from None
         except StoreCorruptError as error:
-            told = nothing_to_restore(error, state, flow.name) if resume_from == "newest" else None
+            told = nothing_to_restore(error, state, graph.name) if resume_from == "newest" else None
             if told is None:
                 raise
             raise told from error
         resources.push(closing(backend.close))
         try:
-            return Job(flow.graph, backend, options, resources).run()
+            return Job(graph, backend, options, resources).run()
         except Exception as error:
             _refuse_if_replaced(backend, error)
             raise
+
+
+def _another_instance(error: StoreMismatchError, state: str | PathLike[str], job: str) -> ConfigurationError | None:
+    """What to do with the state of another instance of the same dataflow; None if it is something else."""
+    if error.setting != "job" or error.stored is None:
+        return None
+    (flow, mine), (other, theirs) = job_and_instance(job), job_and_instance(str(error.stored))
+    if flow != other or mine == theirs:
+        return None
+    whose = "a run that is all of the job" if theirs is None else f"instance {theirs}"
+    this = "is all of the job" if mine is None else f"is instance {mine}"
+    way = "give each instance a state directory of its own"
+    if (None if mine is None else mine.count) != (None if theirs is None else theirs.count):
+        way = (
+            "the number of instances cannot be changed: partitions would move between states. Run as many instances as "
+            "before, where you like; or start over, with new state directories and where the old ones have written "
+            "nothing"
+        )
+    return ConfigurationError(
+        f"{fspath(state)} has the state of {whose} of job {flow!r}, and this run {this}: {way}", setting="instance"
+    )
 
 
 def _refuse_if_replaced(backend: StateBackend, error: Exception) -> None:

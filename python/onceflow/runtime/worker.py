@@ -124,7 +124,7 @@ class Worker:
         self._goes_back = False
         #: Records of the batch that is processed now, if it must be processed to its end.
         self.finishing = 0
-        self._aligner = BarrierAligner(len(self._tasks))
+        self._aligner = BarrierAligner(max(len(self._tasks), 1))
         #: Its barriers are on their way.
         self._cutting: PendingCheckpoint | None = None
         #: What was sealed for the newest cut.
@@ -146,6 +146,7 @@ class Worker:
             watermarks,
             [(task.step.step_id, task.name) for task in self._tasks if task.delivered == END_OF_TIME],
         )
+        self._pipeline.rest_sources([step_id for step_id, tasks in self._by_source.items() if not tasks])
         #: What resumes each source task: as of the last barrier, or of its end.
         self._positions = {task.name: task.snapshot() for task in self._tasks}
         #: The same as of the last cut.
@@ -249,10 +250,7 @@ class Worker:
 
     def _grow(self) -> None:
         """Opens the partitions that have come; no barrier is under way."""
-        if self._is_replay or self._cutting is not None:
-            return
-        come = list(self._growth.come(self._by_source))
-        if not come:
+        if self._is_replay or self._cutting is not None or not (come := list(self._growth.come(self._by_source))):
             return
         for task in come:
             self._numbers[task.name] = len(self._tasks)

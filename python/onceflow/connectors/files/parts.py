@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from onceflow.checks import CheckContext, Finding
 from onceflow.columns import Columns
 from onceflow.connectors.files.inspection import look_at_parts
+from onceflow.connectors.files.instance_directory import check_others, directory_of
 from onceflow.connectors.files.leftovers import left_parts
 from onceflow.connectors.files.part_directory import PartDirectory
 from onceflow.connectors.files.part_file import OpenPart, checksum_of, sync_directory
@@ -81,7 +82,8 @@ class PartSink(TransactionalSink):
     """Base of the file sinks.
 
     Args:
-        directory: Made if missing; belongs to one sink of one job.
+        directory: Made if missing; belongs to one sink of one job. Where several runs divide a job among them, each has
+            a directory in it: ``instance-2of8``.
 
     Raises:
         ConfigurationError: It is no path.
@@ -101,17 +103,20 @@ class PartSink(TransactionalSink):
 
     def open(self, context: SinkContext) -> TransactionalSinkWriter:
         """See ``Sink``."""
-        return _PartSinkWriter(self._directory, self.suffix, self.writer(), context)
+        directory = directory_of(self._directory, context.job)
+        check_others(self._directory, context.job)
+        return _PartSinkWriter(directory, self.suffix, self.writer(), context)
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Sink``."""
-        return look_at_parts(self._directory, context)
+        return look_at_parts(directory_of(self._directory, context.job), context)
 
     def leftovers(self, context: LeftoverContext) -> Iterable[Leftover]:
         """See ``Sink``."""
-        parts = [(one.checkpoint_id, part) for one in context.decided for part in _parts_of(one, self._directory)]
+        directory = directory_of(self._directory, context.job)
+        parts = [(one.checkpoint_id, part) for one in context.decided for part in _parts_of(one, directory)]
         decided = {staged_name(part.name, part.epoch): checkpoint for checkpoint, part in parts}
-        return left_parts(self._directory, decided, context)
+        return left_parts(directory, decided, context)
 
 
 @dataclass(frozen=True, slots=True)

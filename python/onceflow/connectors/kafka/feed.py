@@ -16,14 +16,14 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
-from onceflow.connectors.kafka.topic import Topic, TopicState
-from onceflow.exceptions import NewPartitionsWarning, SourceChangedError, SourceError, SourceWaitingWarning, described
+from onceflow.connectors.kafka.topic import Topic, TopicState, made_anew, out_of_range
+from onceflow.exceptions import NewPartitionsWarning, SourceError, SourceWaitingWarning, described
 from onceflow.sources import Wake
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message
 
-__all__ = ["Feed", "Lane", "offset_of", "out_of_range"]
+__all__ = ["LOOK_S", "Feed", "Lane", "offset_of"]
 
 #: Bytes that wait for readers, of all partitions together; of one at least. Half as much again may come on top.
 MAX_BUFFERED_BYTES = 32 << 20
@@ -35,7 +35,7 @@ _SUPPOSED_BYTES = 10_000
 #: Nothing interrupts a poll, so it is short where something was to do just now, and gets longer.
 _POLL_S, _QUICK_POLL_S = 0.05, 0.002
 #: The topic is looked at so often anyway, and so often while nobody answers.
-_LOOK_S, _PROBE_S = 5.0, 1.0
+LOOK_S, _PROBE_S = 5.0, 1.0
 _PROBE_TIMEOUT_S = 2.0
 #: Nobody answered for so long: it is said.
 _PATIENCE_S = 5.0
@@ -91,7 +91,7 @@ class Feed:
         self._topic = topic
         self._topic_id = state.id
         #: As of the newest look.
-        self.partitions = state.partitions
+        self.newest = state
         #: So many a user knows of.
         self._told = len(state.partitions)
         self._wake = wake
@@ -206,7 +206,7 @@ class Feed:
 
     def tell_growth(self) -> None:
         """Warns of partitions that have come, of which this run reads nothing."""
-        there = len(self.partitions)
+        there = len(self.newest.partitions)
         if there <= self._told:
             return
         come, self._told = there - self._told, there
@@ -386,7 +386,7 @@ class Feed:
     def _look(self) -> None:
         """Asks what the topic is, now and then, and whether anybody answers."""
         now_s = time.monotonic()
-        if now_s - self._looked_s < (_PROBE_S if self._suspect else _LOOK_S):
+        if now_s - self._looked_s < (_PROBE_S if self._suspect else LOOK_S):
             return
         found = self._probe()
         self._looked_s = time.monotonic()
@@ -394,8 +394,8 @@ class Feed:
             self._check_identity(found)
             self._suspect = self._told_away = False
             self._away_since_s = None
-            if len(found.partitions) > len(self.partitions):
-                self.partitions = found.partitions
+            if len(found.partitions) > len(self.newest.partitions):
+                self.newest = found
                 self._wake.set()
         else:
             self._suspect = True
@@ -419,29 +419,7 @@ class Feed:
 
     def _check_identity(self, found: TopicState) -> None:
         if found.id and self._topic_id and found.id != self._topic_id:
-            raise SourceChangedError(
-                f"topic {self._topic.name!r} was deleted and made anew while it was read, so offsets mean nothing any "
-                "more. What was read since the last checkpoint is not kept; to read the new topic from its beginning, "
-                "start over with resume_from='none'"
-            )
-
-
-def out_of_range(topic: str, partition: int, offset: int, start: int, end: int) -> SourceChangedError:
-    """An offset at which nothing can be read, and what to do."""
-    removed = (
-        "retention has removed what is between. Give the topic a longer retention; to go on without these records, "
-        "start over with resume_from='none'"
-    )
-    cut = (
-        "the log was cut, by an unclean election or a broker that came back with an older disk, or is older than the "
-        "checkpoint. Bring the newest log back; to go on with this one, start over with resume_from='none'"
-    )
-    return SourceChangedError(
-        f"partition {partition} of {topic!r} has offsets {start} to {end} (the next one to be written), and is to be "
-        f"read at {offset}: {removed if offset < start else cut}",
-        partition=str(partition),
-        position=offset,
-    )
+            raise made_anew(self._topic.name)
 
 
 def offset_of(message: Message) -> int:

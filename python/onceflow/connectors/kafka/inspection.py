@@ -13,6 +13,7 @@ from onceflow.connectors.kafka.facts import Admin, TopicFacts
 from onceflow.connectors.kafka.markers import MarkerTopic, marker_topic_of
 from onceflow.connectors.kafka.settings import KafkaSettings
 from onceflow.connectors.kafka.transaction import TRANSACTION_MS
+from onceflow.connectors.topics.share import Share
 from onceflow.exceptions import SinkError
 
 __all__ = ["look_at_replicas", "look_at_source", "look_at_target"]
@@ -73,7 +74,9 @@ def look_at_target(
     yield Finding("ok", f"topic {markers!r}", f"tells of {holds}")
 
 
-def look_at_source(settings: KafkaSettings, topic: str, *, committed: bool, timeout_s: float) -> Iterator[Finding]:
+def look_at_source(
+    settings: KafkaSettings, topic: str, *, committed: bool, timeout_s: float, share: Share
+) -> Iterator[Finding]:
     """Whether a topic can be read, and will still have what a job that was down comes back to.
 
     Args:
@@ -81,6 +84,7 @@ def look_at_source(settings: KafkaSettings, topic: str, *, committed: bool, time
         topic: Its name.
         committed: Whether only what is committed is read.
         timeout_s: Of the source.
+        share: What of it is read.
     """
     shown, subject = f"Kafka {settings.bootstrap}", f"topic {topic!r}"
     admin = Admin(settings, min(timeout_s, _TIMEOUT_S))
@@ -113,6 +117,7 @@ def look_at_source(settings: KafkaSettings, topic: str, *, committed: bool, time
         yield Finding("warning", subject, text, "wait for it, or have it ended")
     yield from look_at_replicas(facts)
     yield Finding("ok", subject, f"can be read: {facts.partitions} partitions, {facts.replicas} replicas")
+    yield from share.findings(facts.partitions)
 
 
 def look_at_replicas(facts: TopicFacts) -> Iterator[Finding]:

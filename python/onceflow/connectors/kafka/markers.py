@@ -24,6 +24,7 @@ from onceflow.connectors.kafka.facts import Admin, TopicFacts, is_passing
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.outbox.marker import Standing
 from onceflow.exceptions import SinkError
+from onceflow.instances import job_and_instance
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
@@ -74,7 +75,14 @@ def marker_topic_of(job: str, sink: str) -> str:
     """Name of the topic. Kafka takes a dot and an underscore for the same, and long names are cut: the digest tells
     them apart."""
     digest = hashlib.blake2b(f"{job}/{sink}".encode(), digest_size=6).hexdigest()
-    return "-".join(("onceflow-markers", *(re.sub(r"[._]", "-", name)[:80] for name in (job, sink)), digest))
+    flow, instance = job_and_instance(job)
+    which = () if instance is None else (f"{instance.index}of{instance.count}",)
+    names = (_plain(flow), *which, _plain(sink))
+    return "-".join(("onceflow-markers", *names, digest))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[._]", "-", name)[:80]
 
 
 class MarkerTopic:

@@ -39,12 +39,16 @@ class Position:
     offset: int
     end: int | None
     last: LastRecord | None
+    #: Of the topic, where state is kept by key: as many as when it was begun.
+    partitions: int | None = None
 
     def plain(self) -> Plain:
         """For a checkpoint."""
         plain: dict[str, Plain] = {"topic": self.topic_id, "offset": self.offset, "end": self.end}
         if self.last is not None:
             plain["last"] = [self.last.offset, self.last.digest]
+        if self.partitions is not None:
+            plain["partitions"] = self.partitions
         return plain
 
     @classmethod
@@ -60,7 +64,8 @@ class Position:
             raise SourceError(
                 f"{plain!r} is not a position in a topic of Kafka; start over with resume_from='none'"
             ) from None
-        return cls(found.topic, found.offset, found.end, None if found.last is None else LastRecord(*found.last))
+        last = None if found.last is None else LastRecord(*found.last)
+        return cls(found.topic, found.offset, found.end, last, found.partitions)
 
     def is_same_place(self, other: Position) -> bool:
         """Whether the same records lie before both: there may be offsets without a record between them."""
@@ -76,6 +81,7 @@ class _Kept(msgspec.Struct, forbid_unknown_fields=True):
     offset: int
     end: int | None
     last: tuple[int, str] | None = None
+    partitions: int | None = None
 
 
 def digest_of(timestamp_ms: int, key: bytes | None, value: bytes | None) -> str:

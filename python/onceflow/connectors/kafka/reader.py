@@ -92,6 +92,7 @@ class KafkaReader(SourceReader):
         self._end = end
         self._kept_end = position.end
         self._last = position.last
+        self._partitions = position.partitions
         self._closed = closed
         #: The record that was read last, until it is found that it is still there.
         self._expected = position.last if position.last is not None and position.last.offset >= start else None
@@ -179,7 +180,7 @@ class KafkaReader(SourceReader):
 
     def position(self) -> Plain:
         self._feed.verify()
-        return Position(self._topic_id, self._offset, self._kept_end, self._last).plain()
+        return Position(self._topic_id, self._offset, self._kept_end, self._last, self._partitions).plain()
 
     def close(self) -> None:
         self._lane.close()

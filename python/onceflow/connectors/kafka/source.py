@@ -11,26 +11,31 @@ read to when the run began, and the next one goes on from there.
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Set
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, Literal, get_args
 
 from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.event_time import micros
 from onceflow.connectors.files.malformed import MalformedPolicy
-from onceflow.connectors.kafka.feed import Feed, out_of_range
+from onceflow.connectors.kafka.feed import LOOK_S, Feed
 from onceflow.connectors.kafka.group import GroupOffsets
 from onceflow.connectors.kafka.inspection import look_at_source
 from onceflow.connectors.kafka.position import Position
 from onceflow.connectors.kafka.reader import KafkaReader
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, topic_of
-from onceflow.connectors.kafka.topic import Bounds, Isolation, Topic, TopicState
+from onceflow.connectors.kafka.topic import Bounds, Isolation, Topic, TopicState, made_anew, out_of_range
 from onceflow.connectors.topics.codecs import Codec, CodecName, reading_of
 from onceflow.connectors.topics.messages import Decode, EventTime
+from onceflow.connectors.topics.share import Share
 from onceflow.connectors.topics.typed import FieldType
 from onceflow.exceptions import ConfigurationError, SourceChangedError
+from onceflow.instances import Instance
 from onceflow.sources import Source, SourceContext, SourceReader
 from onceflow.types import Plain
 
@@ -45,6 +50,8 @@ _INSTEAD = {
     "enable.auto.offset.store": "offsets are committed with the checkpoints: give group=",
     "enable.partition.eof": "the connector sets it itself",
 }
+#: How long a look for new partitions may take where nothing is read.
+_LOOK_TIMEOUT_S = 1.0
 #: Small queues: what is read ahead waits in the feed, which counts it. A client whose queue is full otherwise waits a
 #: second before it fetches again.
 _DEFAULTS = {
@@ -94,6 +101,13 @@ class KafkaSource(Source):
         group: The offsets of each complete checkpoint are committed for this consumer group, for tools that show its
             lag. Nothing is ever read from there. What fails is told by a ``GroupOffsetsWarning``.
         config: Settings of librdkafka, such as ``{"security.protocol": "SASL_SSL", …}``.
+        share: ``(index, count)``: reads this share of the partitions, where so many runs of the job divide them; see
+            ``instance`` of ``run``.
+        partitioned_by: Name of the field of the records by which producers choose the partition. Runs that divide a
+            topic may key by it; each record that they read is then checked to lie where it must. None: by ``key``,
+            where records are dicts of the message, or columns.
+        partitioner: How they do: ``"murmur2"`` as Java's clients and ``KafkaSink``, ``"crc32"`` as librdkafka's where
+            they are not told otherwise.
         connect_timeout_s: At the start a broker must answer within so many seconds.
         max_unavailable_s: While the job runs it waits so long for brokers that do not answer; None: for ever.
 
@@ -121,6 +135,9 @@ class KafkaSource(Source):
         value_codec: CodecName | Codec = "bytes",
         group: str | None = None,
         config: Mapping[str, Any] | None = None,
+        share: tuple[int, int] | None = None,
+        partitioned_by: str | None = None,
+        partitioner: Literal["murmur2", "crc32"] = "murmur2",
         connect_timeout_s: float = 30.0,
         max_unavailable_s: float | None = 600.0,
     ) -> None:
@@ -154,6 +171,13 @@ class KafkaSource(Source):
         self._max_unavailable_s = (
             None if max_unavailable_s is None else _seconds("max_unavailable_s", max_unavailable_s)
         )
+        if partitioned_by is None and decode is None and key_codec in ("bytes", "str"):
+            partitioned_by = "key"
+        self.instance = None if share is None else Instance.checked("share", share)
+        if partitioner not in ("murmur2", "crc32"):
+            raise ConfigurationError(f"partitioner={partitioner!r}: give 'murmur2' or 'crc32'", setting="partitioner")
+        self.partitioner = partitioner
+        self._share = Share(self._topic_name, None, partitioned_by, partitioner)
         # Refused now and not in the middle of a start.
         self._config(lambda error: None)
         self._forget()
@@ -165,23 +189,37 @@ class KafkaSource(Source):
         self._listed: TopicState | None = None
         #: What a job had read of before this run.
         self._resumed: frozenset[str] = frozenset()
+        #: Of which run, by the identity of its context, which partitions have come since it began.
+        self._come: set[tuple[int, str]] = set()
+        self._looked_s = time.monotonic()
         #: By the identity of a context: of each run its own.
         self._runs: dict[int, _Run] = {}
         self._offsets: GroupOffsets | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Connections stay where they are.
-        left = ("_lock", "_process", "_asked", "_listed", "_resumed", "_runs", "_offsets")
+        left = ("_lock", "_process", "_asked", "_listed", "_resumed", "_come", "_looked_s", "_runs", "_offsets")
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
 
+    def shared(self, instance: Instance, keys: Sequence[tuple[str, frozenset[str]]]) -> Source:
+        """See ``Source``: partitions whose number leaves the instance's index, divided by the number of instances."""
+        share = self._share.of(instance, keys)
+        own = copy.copy(self)
+        own.instance, own._share = instance, share
+        return own
+
     def partitions(self) -> list[str]:
-        """``"0"``, ``"1"`` and so on."""
+        """``"0"``, ``"1"`` and so on, or the share of them."""
         self._listed = self._topic().state()
-        return [str(number) for number in self._listed.partitions]
+        self.all_partitions = len(self._listed.partitions)
+        return self._mine(self._listed)
+
+    def _mine(self, state: TopicState) -> list[str]:
+        return [str(number) for number in self._share.numbers(state.partitions)]
 
     def restore(self, positions: Mapping[str, Plain]) -> None:
         """See ``Source``. Partitions that have come since a job began are read from their beginning."""
@@ -203,13 +241,29 @@ class KafkaSource(Source):
         if self._stop_at_end or context.until == "caught_up":
             return None
         with self._lock:
-            run = self._runs[id(context)]
-        if run.feed is None or len(run.feed.partitions) == len(known):
+            run = self._runs.get(id(context))
+        state = self._looked_up() if run is None or run.feed is None else run.feed.newest
+        if state is None:
             return []
-        come = [str(number) for number in run.feed.partitions if str(number) not in known]
-        # Not of what was there when the run began.
-        run.come |= set(come)
+        self._share.check_count(self.all_partitions, len(state.partitions))
+        come = [partition for partition in self._mine(state) if partition not in known]
+        with self._lock:
+            self._come |= {(id(context), partition) for partition in come}
         return come
+
+    def _looked_up(self) -> TopicState | None:
+        """The topic, for an instance that reads nothing of it yet and so has no feed; None if it is too early to ask
+        again, or nobody answers."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_S:
+            return None
+        self._looked_s = now_s
+        found = self._topic().state_now(_LOOK_TIMEOUT_S)
+        if isinstance(found, str):
+            return None
+        if self._listed is not None and found.id != self._listed.id:
+            raise made_anew(self._topic_name)
+        return found
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
@@ -229,7 +283,8 @@ class KafkaSource(Source):
             found, end = self._placed(run, partition, position, bounds)
             if run.feed is None:
                 run.feed = Feed(self._settings, self._config, topic, run.state, context.wake, self._max_unavailable_s)
-            return KafkaReader(run.feed, self._reading, number, found, bounds.start, end, lambda: self._closed(context))
+            reading = replace(self._reading, placement=self._share.placement(len(run.state.partitions)))
+            return KafkaReader(run.feed, reading, number, found, bounds.start, end, lambda: self._closed(context))
         except BaseException:
             self._closed(context)
             raise
@@ -238,22 +293,31 @@ class KafkaSource(Source):
         """Where a reader goes on, and where it ends in this run."""
         state, context = run.state, run.context
         last_end = bounds.end if self._stop_at_end else None
+        there = len(state.partitions)
         if position is None:
+            if context.resumed:
+                self._share.check_count(None, there)
             found = Position(state.id, self._first(run, partition, bounds), last_end, None)
         else:
             kept = Position.of(position)
+            self._share.check_count(kept.partitions, there)
             self._check(partition, kept, state, bounds)
             end = kept.end if self._stop_at_end and kept.end is not None else last_end
             found = Position(state.id, kept.offset, end, kept.last)
         if context.until == "caught_up":
-            reached = bounds.stable_end if self._isolation == "read_committed" else bounds.end
-            return Position(state.id, found.offset, None, found.last), reached
-        return found, found.end
+            reached: int | None = bounds.stable_end if self._isolation == "read_committed" else bounds.end
+            found = replace(found, end=None)
+        else:
+            reached = found.end
+        return replace(found, partitions=there if self._share.is_keyed else None), reached
 
     def _first(self, run: _Run, partition: str, bounds: Bounds) -> int:
         # What has come while a job was running, or was stopped, is new from its beginning.
+        with self._lock:
+            is_new = (id(run.context), partition) in self._come
+            self._come.discard((id(run.context), partition))
         has_begun = run.context.resumed or bool(self._resumed)
-        is_new = partition in run.come or (has_begun and partition not in self._resumed)
+        is_new |= has_begun and partition not in self._resumed
         if self._start == "earliest" or is_new:
             return bounds.start
         latest = bounds.stable_end if self._isolation == "read_committed" else bounds.end
@@ -284,7 +348,7 @@ class KafkaSource(Source):
         self, checkpoint_id: int, positions: Mapping[str, Plain], context: SourceContext
     ) -> None:
         """See ``Source``: commits the offsets for ``group``, if there is one."""
-        if self._group is None:
+        if self._group is None or not positions:
             return
         if self._offsets is None:
             self._offsets = GroupOffsets(self._settings, self._group, self._topic_name)
@@ -299,6 +363,7 @@ class KafkaSource(Source):
             self._topic_name,
             committed=self._isolation == "read_committed",
             timeout_s=self._connect_timeout_s,
+            share=self._share,
         )
 
     def _topic(self) -> Topic:
@@ -341,8 +406,6 @@ class _Run:
         #: As of the beginning; each is used once.
         self.bounds = bounds
         self.feed = feed
-        #: Partitions that have come since.
-        self.come: set[str] = set()
         self.opened = 0
 
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from onceflow.connectors.extras import require
 from onceflow.connectors.kafka.facts import is_passing, refresh_leaders
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
-from onceflow.exceptions import SourceError
+from onceflow.exceptions import SourceChangedError, SourceError
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError
 
-__all__ = ["Bounds", "Isolation", "Topic", "TopicState"]
+__all__ = ["Bounds", "Isolation", "Topic", "TopicState", "made_anew", "out_of_range"]
 
 Isolation = Literal["read_committed", "read_uncommitted"]
 _T = TypeVar("_T")
@@ -213,3 +213,30 @@ class Topic:
         if (found is None or found.code() < 0) and self._trouble is not None:
             return self._settings.redacted(error_text(self._trouble))
         return self._settings.redacted("no answer" if error is None else error_text(error))
+
+
+def made_anew(topic: str) -> SourceChangedError:
+    """A topic is another one of its name, and what to do."""
+    return SourceChangedError(
+        f"topic {topic!r} was deleted and made anew while it was read, so offsets mean nothing any more. What was read "
+        "since the last checkpoint is not kept; to read the new topic from its beginning, start over with "
+        "resume_from='none'"
+    )
+
+
+def out_of_range(topic: str, partition: int, offset: int, start: int, end: int) -> SourceChangedError:
+    """An offset at which nothing can be read, and what to do."""
+    removed = (
+        "retention has removed what is between. Give the topic a longer retention; to go on without these records, "
+        "start over with resume_from='none'"
+    )
+    cut = (
+        "the log was cut, by an unclean election or a broker that came back with an older disk, or is older than the "
+        "checkpoint. Bring the newest log back; to go on with this one, start over with resume_from='none'"
+    )
+    return SourceChangedError(
+        f"partition {partition} of {topic!r} has offsets {start} to {end} (the next one to be written), and is to be "
+        f"read at {offset}: {removed if offset < start else cut}",
+        partition=str(partition),
+        position=offset,
+    )

@@ -13,8 +13,10 @@ the job.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +31,7 @@ from onceflow.connectors.log.directory import LogDirectory, directory_of, topic_
 from onceflow.connectors.log.inspection import look_at_source
 from onceflow.connectors.topics.codecs import Codec, CodecName, reading_of
 from onceflow.connectors.topics.messages import Decode, EventTime, Headers, MessageReading, pyarrow
+from onceflow.connectors.topics.share import Share
 from onceflow.connectors.topics.typed import FieldType
 from onceflow.exceptions import (
     LogError,
@@ -37,6 +40,7 @@ from onceflow.exceptions import (
     SourceError,
     StoreMissingError,
 )
+from onceflow.instances import Instance
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
 
@@ -71,12 +75,18 @@ class LogSource(Source):
         key_codec: What the bytes of keys mean: ``"bytes"``, ``"str"``, ``"json"``, ``"msgpack"``, or a codec of your
             own. A null stays None; what cannot be read is malformed.
         value_codec: The same for values.
+        share: ``(index, count)``: reads this share of the partitions, where so many runs of the job divide them; see
+            ``instance`` of ``run``.
+        partitioned_by: Name of the field of the records by which producers choose the partition. Runs that divide a
+            topic may key by it; each record that they read is then checked to lie where it must. None: by ``key``,
+            where records are dicts of the message, or columns.
 
     Raises:
         ConfigurationError: Settings that cannot be.
     """
 
     wakes: ClassVar[bool] = True
+    partitioner = "log"
 
     def __init__(
         self,
@@ -91,6 +101,8 @@ class LogSource(Source):
         on_malformed: MalformedPolicy = "fail",
         key_codec: CodecName | Codec = "bytes",
         value_codec: CodecName | Codec = "bytes",
+        share: tuple[int, int] | None = None,
+        partitioned_by: str | None = None,
     ) -> None:
         self._directory = directory_of(log)
         self._topic = topic_of(topic)
@@ -108,6 +120,17 @@ class LogSource(Source):
         self._stop_at_end = stop_at_end
         self.has_event_time = event_time is not None
         self.has_dead_letters = on_malformed == "dead_letter"
+        if partitioned_by is None and decode is None:
+            partitioned_by = "key"
+        self.instance = None if share is None else Instance.checked("share", share)
+        self._share = Share(self._topic, None, partitioned_by, "log")
+
+    def shared(self, instance: Instance, keys: Sequence[tuple[str, frozenset[str]]]) -> Source:
+        """See ``Source``: partitions whose number leaves the instance's index, divided by the number of instances."""
+        share = self._share.of(instance, keys)
+        own = copy.copy(self)
+        own.instance, own._share = instance, share
+        return own
 
     @property
     def positions_of(self) -> dict[str, str]:
@@ -115,15 +138,25 @@ class LogSource(Source):
         return {"topic": repr(self._topic)}
 
     def partitions(self) -> list[str]:
-        """``"0"``, ``"1"`` and so on."""
+        """``"0"``, ``"1"`` and so on, or the share of them."""
+        self.all_partitions = self._count()
+        return self._mine(self.all_partitions)
+
+    def _count(self) -> int:
         with self._open() as log:
-            return [str(number) for number in range(self._known(log).partitions)]
+            partitions: int = self._known(log).partitions
+            return partitions
+
+    def _mine(self, partitions: int) -> list[str]:
+        return [str(number) for number in self._share.numbers(range(partitions))]
 
     def new_partitions(self, known: Set[str], context: SourceContext) -> list[str] | None:
         """See ``Source``: where it follows the topic."""
         if self._stop_at_end or context.until == "caught_up":
             return None
-        return [partition for partition in self.partitions() if partition not in known]
+        there = self._count()
+        self._share.check_count(self.all_partitions, there)
+        return [partition for partition in self._mine(there) if partition not in known]
 
     def open(self, partition: str, position: Plain) -> SourceReader:
         """See ``Source``."""
@@ -135,7 +168,7 @@ class LogSource(Source):
         try:
             if isinstance(context.wake, WakeHandle):
                 log.wake(context.wake)
-            return self._reader(log, int(partition), position, caught_up=context.until == "caught_up")
+            return self._reader(log, int(partition), position, context)
         except BaseException:
             log.close()
             raise
@@ -143,7 +176,9 @@ class LogSource(Source):
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Source``."""
         with self._open(read_only=True) as log:
-            yield from look_at_source(log, self._known(log))
+            topic = self._known(log)
+            yield from look_at_source(log, topic)
+            yield from self._share.findings(topic.partitions)
 
     def _open(self, *, read_only: bool = False) -> Log:
         try:
@@ -157,8 +192,11 @@ class LogSource(Source):
         except LogError as error:
             raise SourceError(f"{self._directory} cannot be read from: {error}") from error
 
-    def _reader(self, log: Log, partition: int, position: Plain, *, caught_up: bool) -> SourceReader:
-        number = self._known(log).number
+    def _reader(self, log: Log, partition: int, position: Plain, context: SourceContext) -> SourceReader:
+        topic = self._known(log)
+        number, there = topic.number, topic.partitions
+        if position is not None or context.resumed:
+            self._share.check_count(None if position is None else _fields(position).get("partitions"), there)
         found = log.partition(self._topic, partition)
         offset, end = found.start, found.end if self._stop_at_end else None
         if position is not None:
@@ -172,11 +210,13 @@ class LogSource(Source):
                 )
             end = kept if self._stop_at_end and kept is not None else end
         kept_end = end
-        if caught_up:
+        if context.until == "caught_up":
             end, kept_end = found.end, None
         last = None if position is None else _fields(position).get("last")
         self._check_last(log, partition, found.start, last)
-        return _LogReader(log, self._reading, number, partition, offset, end, kept_end, last)
+        reading = replace(self._reading, placement=self._share.placement(there))
+        kept_count = there if self._share.is_keyed else None
+        return _LogReader(log, reading, number, partition, offset, end, kept_end, last, kept_count)
 
     def _check_last(self, log: Log, partition: int, start: int, last: Any) -> None:
         """Refuses a log that has another record where one was read."""
@@ -270,6 +310,7 @@ class _LogReader(SourceReader):
         end: int | None,
         kept_end: int | None,
         last: Any,
+        partitions: int | None,
     ) -> None:
         self._log = log
         self._reading = reading
@@ -281,6 +322,8 @@ class _LogReader(SourceReader):
         self._kept_end = kept_end
         #: Offset and digest of the record that was read last.
         self._last = last
+        #: Of the topic, where state is kept by key: as many as when it was begun.
+        self._partitions = partitions
 
     def read(self, max_records: int) -> SourceBatch | None:
         end = self._end
@@ -315,6 +358,8 @@ class _LogReader(SourceReader):
         position["log"] = self._log.id
         if self._last is not None:
             position["last"] = self._last
+        if self._partitions is not None:
+            position["partitions"] = self._partitions
         return position
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from onceflow.columns import Columns
 from onceflow.connectors.event_time import in_range, micros, millis_to_micros
 from onceflow.connectors.extras import require
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_policy
+from onceflow.connectors.topics.share import Placement
 from onceflow.connectors.topics.typed import TypedFields
 from onceflow.exceptions import ConfigurationError, SourceError, described
 from onceflow.sources import SourceBatch
@@ -68,6 +69,7 @@ class MessageReading:
         key_of: Makes a key of its bytes; a key that is None stays so. None: bytes stay bytes. Of columns: makes text.
         value_of: The same for values.
         fields: Makes columns of the fields of values.
+        placement: Where records must lie; None: anywhere.
 
     Raises:
         ConfigurationError: Settings that cannot be.
@@ -82,6 +84,7 @@ class MessageReading:
     key_of: FromBytes | None = None
     value_of: FromBytes | None = None
     fields: TypedFields | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         check_policy(self.policy)
@@ -108,8 +111,12 @@ class MessageReading:
 
         Raises:
             MalformedRecordError: One is refused, and the policy is to fail.
+            SourceError: One does not lie where it must.
         """
-        return self._columns(partition, found) if self.as_columns else self._rows(partition, found)
+        batch = self._columns(partition, found) if self.as_columns else self._rows(partition, found)
+        if self.placement is not None:
+            self.placement.check(partition, batch.records)
+        return batch
 
     def _columns(self, partition: int, found: Messages) -> SourceBatch:
         rejections = Rejections(self.policy, str(partition))

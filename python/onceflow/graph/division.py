@@ -1,0 +1,151 @@
+"""A dataflow that several runs divide among them: the graph of one of them, if it can be divided.
+
+The runs exchange nothing. So what comes together in a step by its key must come to one run: the sources' partitions
+must have been divided by that key, and no step in between may have changed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from onceflow.exceptions import ConfigurationError, SourceError
+from onceflow.graph.graph import Graph, OperatorStep, SourceStep, StreamRef
+from onceflow.graph.partitioning import ByKey
+from onceflow.graph.steps import (
+    AggregateSpec,
+    AssignTimestampsSpec,
+    DropDuplicatesSpec,
+    FilterBatchSpec,
+    FilterSpec,
+    InspectSpec,
+    UnionSpec,
+    WindowSpec,
+)
+from onceflow.instances import REPARTITION, Instance
+
+__all__ = ["check_partition_counts", "divided"]
+
+#: These hand on the records that come to them.
+_PASSING = FilterSpec | FilterBatchSpec | InspectSpec | UnionSpec | AssignTimestampsSpec | DropDuplicatesSpec
+
+
+def divided(graph: Graph, asked: Instance | None) -> Graph:
+    """The graph of one instance: its job's name, and its share of each source. The same graph if it is all of the job.
+
+    Args:
+        graph: Of all of the job.
+        asked: By who runs it; None: the sources say it, or nobody does.
+
+    Raises:
+        ConfigurationError: It cannot be divided.
+    """
+    instance = _instance_of(graph, asked)
+    if instance is None:
+        return graph
+    keys = _keys_by_source(graph, instance)
+    steps = {
+        step_id: replace(step, source=step.source.shared(instance, keys[step_id]))
+        if isinstance(step, SourceStep)
+        else step
+        for step_id, step in graph.steps.items()
+    }
+    own = Graph(instance.job(graph.name), steps, graph.deterministic)
+    for operator, sources in _together(own):
+        ways = {source.source.partitioner for source in sources}
+        if len(ways) > 1:
+            raise ConfigurationError(
+                f"step {operator.step_id!r} takes records of sources {_names(sources)}, whose topics are partitioned "
+                f"in different ways ({', '.join(sorted(map(str, ways)))}), so records of one key come to different "
+                f"instances: {REPARTITION}"
+            )
+    return own
+
+
+def check_partition_counts(graph: Graph) -> None:
+    """After the sources of an instance have named their partitions: those whose records meet have as many.
+
+    Raises:
+        SourceError: They have not.
+    """
+    for operator, sources in _together(graph):
+        counts = {source.step_id: source.source.all_partitions for source in sources}
+        if len(set(counts.values())) > 1:
+            shown = ", ".join(f"{step_id!r} has {count}" for step_id, count in counts.items())
+            raise SourceError(
+                f"step {operator.step_id!r} takes records of several topics ({shown} partitions), and records of one "
+                f"key come to one instance only where all have as many; or {REPARTITION}"
+            )
+
+
+def _instance_of(graph: Graph, asked: Instance | None) -> Instance | None:
+    said = {step.step_id: step.source.instance for step in graph.sources() if step.source.instance is not None}
+    for step_id, instance in said.items():
+        asked = asked or instance
+        if instance != asked:
+            raise ConfigurationError(
+                f"source {step_id!r} has share={instance.index, instance.count}, and this run is instance {asked}: all "
+                "sources of a run have the same share; leave share= out, and give the run its instance"
+            )
+    return asked
+
+
+def _together(graph: Graph) -> Iterator[tuple[OperatorStep, list[SourceStep]]]:
+    """The steps where records of several shared sources meet by their key."""
+    for operator in graph.operators():
+        if operator.keys:
+            sources = list(graph.origins(operator))
+            if len(sources) > 1 and all(source.source.instance is not None for source in sources):
+                yield operator, sources
+
+
+def _keys_by_source(graph: Graph, instance: Instance) -> dict[str, list[tuple[str, frozenset[str]]]]:
+    """By source: each step that has state by a key of its records, and which fields, unchanged, that key has."""
+    found: dict[str, list[tuple[str, frozenset[str]]]] = {step.step_id: [] for step in graph.sources()}
+    for operator in graph.operators():
+        for edge in operator.inputs:
+            if isinstance(edge.partitioning, ByKey):
+                names = frozenset(edge.partitioning.selector.names)
+                if not names:
+                    raise _refusal(operator, instance, "is keyed by a function, which says nothing of how records lie")
+                for source_id, fields in _sources(graph, operator, edge.origin, names, instance):
+                    found[source_id].append((operator.step_id, fields))
+    return found
+
+
+def _sources(
+    graph: Graph, keyed: OperatorStep, origin: StreamRef, names: frozenset[str], instance: Instance
+) -> Iterator[tuple[str, frozenset[str]]]:
+    """The sources behind an output, and which fields of these names come from there as they are."""
+    step = graph.steps[origin.step_id]
+    if origin.side == "dead_letters":
+        raise _refusal(keyed, instance, f"takes dead letters of {origin.step_id!r}, which lie by no key")
+    if isinstance(step, SourceStep):
+        yield step.step_id, names
+        return
+    assert isinstance(step, OperatorStep), "a sink has no output"
+    if isinstance(step.spec, AggregateSpec | WindowSpec):
+        if origin.side is None:
+            # Of its results only the key is as it was.
+            names &= frozenset(name for key in step.keys for name in key.selector.names)
+    elif not isinstance(step.spec, _PASSING):
+        raise _refusal(
+            keyed,
+            instance,
+            f"comes after {step.kind} {step.step_id!r}, whose function may change the key. Put key_by before it, or "
+            "what it does into the source's decode=",
+        )
+    for edge in step.inputs:
+        yield from _sources(graph, keyed, edge.origin, names, instance)
+
+
+def _refusal(step: OperatorStep, instance: Instance, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"step {step.step_id!r} {why}, and in instance {instance} it would have only a part of a key's records. If the "
+        f"topic is not partitioned by a field of the records that is also the key, {REPARTITION}",
+        setting="instance",
+    )
+
+
+def _names(sources: Iterable[SourceStep]) -> str:
+    return ", ".join(repr(source.step_id) for source in sources)

@@ -1,0 +1,335 @@
+"""Several runs that divide a topic of the embedded log among them: one result, through kills, copies and mistakes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections import Counter
+from functools import partial
+
+import msgspec
+import pytest
+from lives import Life, no_survivors
+
+import onceflow as of
+from onceflow import Log, Producer
+from onceflow.connectors.files import JsonLinesSink, read_parts
+from onceflow.connectors.log import LogSink, LogSource
+from onceflow.exceptions import ConfigurationError, SinkError, SourceChangedError, SourceError, StoreLockedError
+from onceflow.runtime import growth
+from onceflow.windows import Tumbling
+
+COUNT, PARTITIONS, KEYS = 3, 5, 20
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch):
+    """Lives are forked, so they have it too."""
+    monkeypatch.setattr(growth, "_EVERY_S", 0.02)
+    with no_survivors():
+        yield
+
+
+@pytest.fixture
+def log(tmp_path):
+    with Log.open(tmp_path / "log") as log:
+        log.create_topic("numbers", partitions=PARTITIONS)
+        log.create_topic("totals", partitions=1)
+    return tmp_path / "log"
+
+
+def write(log, first, last, **where):
+    with Log.open(log) as opened, Producer(opened) as producer:
+        for n in range(first, last):
+            key = f"k{n % KEYS}"
+            producer.produce("numbers", msgspec.json.encode({"n": n, "key": key}), key=key.encode(), **where)
+
+
+def records(log, topic="totals"):
+    with Log.open(log, read_only=True) as opened:
+        found = []
+        for partition in range(opened.native.topic(topic).partitions):
+            place, end = 0, opened.native.partition(topic, partition).end
+            while place < end:
+                batch = opened.native.fetch(topic, partition, place, max_records=10_000)
+                found += map(msgspec.json.decode, batch.values)
+                place = batch.next_offset
+    return found
+
+
+def flow_of(log, *, follow=False, keyed=True, files=None, **arguments):
+    flow = of.Dataflow("numbers")
+    source = LogSource(log, "numbers", decode="json", stop_at_end=not follow, partitioned_by="key", **arguments)
+    numbers = flow.source("in", source)
+    if files is not None:
+        numbers.sink("files", JsonLinesSink(files))
+    if keyed:
+        numbers = numbers.key_by("key").aggregate("totals", total=of.sum("n"), count=of.count())
+    numbers.sink("out", LogSink(log, "totals"))
+    return flow
+
+
+def run(root, index, count=COUNT, *, state=None, until="end", take_over=False, **arguments):
+    flow = flow_of(root / "log", **arguments)
+    state = root / (state or f"state-{index}")
+    of.run(
+        flow,
+        state=state,
+        instance=(index, count),
+        checkpoint_interval_s=0.02,
+        batch_size=50,
+        until=until,
+        take_over=take_over,
+    )
+
+
+def check(log, last):
+    """What an independent count says: the last total of each key, and one total after each batch that changed it."""
+    newest = {}
+    for total in records(log):
+        assert total["count"] > newest.get(total["key"], {"count": 0})["count"], "a total came twice"
+        newest[total["key"]] = total
+    expected = Counter()
+    for n in range(last):
+        expected[f"k{n % KEYS}"] += n
+    assert {key: total["total"] for key, total in newest.items()} == dict(expected)
+    assert sum(total["count"] for total in newest.values()) == last
+
+
+def test_together_they_have_all_of_it(log, tmp_path):
+    """Kind: a partition that two runs read, or none; in the same topic nobody's output is taken for another's."""
+    write(log, 0, 1000)
+    for index in range(COUNT):
+        run(tmp_path, index, files=tmp_path / "files")
+    check(log, 1000)
+    lines = [read_parts(tmp_path / "files" / f"instance-{index}of{COUNT}") for index in range(COUNT)]
+    seen = [{msgspec.json.decode(line)["n"] for line in one.splitlines()} for one in lines]
+    assert sorted(n for one in seen for n in one) == list(range(1000))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_random_beside_each_other(log, tmp_path, seed):
+    """Kind: what one of them leaves, another one takes for its own, or aborts."""
+    moments = random.Random(seed)
+    write(log, 0, 2000)
+    lives = {index: Life(partial(run, tmp_path, index, files=tmp_path / "files")) for index in range(COUNT)}
+    for _ in range(12):
+        index = moments.randrange(COUNT)
+        life = lives[index]
+        life.step(moments.uniform(0, 0.15))
+        if life.kill() == "killed":
+            lives[index] = Life(partial(run, tmp_path, index, files=tmp_path / "files"))
+    for life in lives.values():
+        assert life.wait() == "done", life.error
+    check(log, 2000)
+
+
+def test_until_caught_up(log, tmp_path):
+    """Kind: an end that is another one's. Each run ends at the ends of its own partitions, and goes on there."""
+    for day in range(3):
+        write(log, day * 300, day * 300 + 300)
+        for index in range(COUNT):
+            run(tmp_path, index, until="caught_up")
+        check(log, day * 300 + 300)
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def test_one_index_twice(log, tmp_path):
+    """Kind: two runs of one share. With one state the second stays outside; with another state it is refused by what
+    the first has written, before it writes."""
+    write(log, 0, 100)
+    first = Life(partial(run, tmp_path, 0, follow=True))
+    until = time.monotonic() + 30
+    while not records(log):
+        assert first.step(0.02) is None, first.error
+        assert time.monotonic() < until
+    with pytest.raises(StoreLockedError):
+        run(tmp_path, 0, follow=True)
+    with pytest.raises(SinkError, match="'numbers@0of3' with another state directory"):
+        run(tmp_path, 0, state="another", follow=True)
+    assert first.step(0.2) is None, first.error
+    # And files, and with the first one gone.
+    first.kill()
+    run(tmp_path, 1, files=tmp_path / "files", keyed=False)
+    with pytest.raises(SinkError, match="with another state directory"):
+        run(tmp_path, 1, state="another-1", files=tmp_path / "files", keyed=False)
+
+
+def test_an_older_copy_of_one_state(log, tmp_path):
+    """Kind: one instance's state is put back from a copy, beside others that go on."""
+    write(log, 0, 500)
+    for index in range(COUNT):
+        run(tmp_path, index, until="caught_up")
+    shutil.copytree(tmp_path / "state-1", tmp_path / "copy")
+    write(log, 500, 1000)
+    for index in range(COUNT):
+        run(tmp_path, index, until="caught_up")
+    shutil.rmtree(tmp_path / "state-1")
+    (tmp_path / "copy").rename(tmp_path / "state-1")
+    for _ in range(2):
+        with pytest.raises(SinkError, match="the state is older than its output"):
+            run(tmp_path, 1, until="caught_up")
+    write(log, 1000, 1100)
+    run(tmp_path, 0, until="caught_up")
+    run(tmp_path, 2, until="caught_up")
+
+
+def test_another_index_or_count_on_a_state(log, tmp_path):
+    """Kind: state of keys that another share has now."""
+    write(log, 0, 100)
+    run(tmp_path, 0, until="caught_up")
+    with pytest.raises(
+        ConfigurationError, match=r"state of instance 0/3 of job 'numbers', and this run is instance 1/3"
+    ):
+        run(tmp_path, 1, state="state-0")
+    for index, count in ((0, 4), (0, 1)):
+        with pytest.raises(ConfigurationError, match=r"the number of instances cannot be changed"):
+            run(tmp_path, index, count, state="state-0")
+    with pytest.raises(ConfigurationError, match=r"instance 0/3 of job 'numbers', and this run is all of the job"):
+        of.run(flow_of(log), state=tmp_path / "state-0")
+    of.run(flow_of(log, files=None), state=tmp_path / "whole", until="caught_up", resume_from="none")
+    with pytest.raises(ConfigurationError, match="state of a run that is all of the job"):
+        run(tmp_path, 0, state="whole")
+
+
+def test_files_of_other_counts(log, tmp_path):
+    """Kind: the number of instances is changed with new states, and what is there is written again."""
+    write(log, 0, 100)
+    files = tmp_path / "files"
+    run(tmp_path, 0, files=files, keyed=False)
+    with pytest.raises(SinkError, match="in another way"):
+        run(tmp_path, 0, 4, state="other", files=files, keyed=False)
+    with pytest.raises(SinkError, match="in another way"):
+        of.run(flow_of(log, files=files), state=tmp_path / "whole")
+    of.run(flow_of(log, files=tmp_path / "all"), state=tmp_path / "all-state")
+    with pytest.raises(SinkError, match="in another way"):
+        run(tmp_path, 0, state="fresh", files=tmp_path / "all", keyed=False)
+
+
+@pytest.mark.parametrize("value", [{"n": 1}, {"n": 1, "key": None}, {"n": 1, "key": 1.5}], ids=["no", "null", "float"])
+def test_a_record_without_a_key(log, tmp_path, value):
+    """Kind: what lies by no key is counted by whoever reads it."""
+    with Log.open(log) as opened, Producer(opened) as producer:
+        producer.produce("numbers", msgspec.json.encode(value), partition=0)
+    with pytest.raises(SourceError, match="is said to be partitioned by 'key', and a record has"):
+        run(tmp_path, 0)
+
+
+def test_a_topic_that_is_not_partitioned_by_it(log, tmp_path):
+    """Kind: a statement of the user's that is not true: each record is looked at, and none is in any state."""
+    write(log, 0, 100)
+    run(tmp_path, 0, until="caught_up")
+    before = records(log)
+    write(log, 100, 200, partition=0)
+    with pytest.raises(
+        SourceError, match=r"(?s)partition 0 of topic 'numbers' has a record whose key is b'k.*repartition"
+    ):
+        run(tmp_path, 0, until="caught_up")
+    assert records(log) == before
+
+
+# -- topics that grow, shares of nothing -------------------------------------------------------------
+
+
+def test_a_topic_that_has_grown_and_is_read_by_key(log, tmp_path):
+    """Kind: keys move to other partitions, and so to runs that do not have their state."""
+    write(log, 0, 100)
+    for index in range(COUNT):
+        run(tmp_path, index, until="caught_up")
+    following = Life(partial(run, tmp_path, 2, follow=True))
+    following.step(0.3)
+    with Log.open(log) as opened:
+        opened.alter_topic("numbers", partitions=PARTITIONS + 1)
+    assert following.wait() == "SourceChangedError"
+    assert "had 5 before" in following.error
+    # Also who gets none of the new ones.
+    for index in range(COUNT):
+        for _ in range(2):
+            with pytest.raises(SourceChangedError, match=r"has 6 partitions, and had .*repartition through a topic"):
+                run(tmp_path, index, until="caught_up")
+
+
+def test_a_topic_that_grows_and_is_not_read_by_key(log, tmp_path):
+    """Kind: a new partition that two runs take, or none."""
+    lives = {index: Life(partial(run, tmp_path, index, follow=True, keyed=False)) for index in range(COUNT)}
+    write(log, 0, 100)
+    last = 100
+    for partitions in (6, 7, 9):
+        with Log.open(log) as opened:
+            opened.alter_topic("numbers", partitions=partitions)
+        for partition in range(PARTITIONS, partitions):
+            write(log, last, last + 20, partition=partition)
+            last += 20
+        lives[partitions % COUNT].kill()
+        lives[partitions % COUNT] = Life(partial(run, tmp_path, partitions % COUNT, follow=True, keyed=False))
+    until = time.monotonic() + 30
+    while len(records(log)) < last:
+        assert time.monotonic() < until
+        for life in lives.values():
+            assert life.step(0.01) is None, life.error
+    for life in lives.values():
+        life.kill()
+    assert sorted(record["n"] for record in records(log)) == list(range(last))
+
+
+def test_a_share_without_partitions(log, tmp_path):
+    """Kind: nothing to read is taken for an error, or for the end."""
+    write(log, 0, 100)
+    for index in (0, 1, 2, 3, 4, 5, 7):
+        run(tmp_path, index, 8, until="caught_up")
+    check(log, 100)
+    # It has a checkpoint, and comes back to it.
+    run(tmp_path, 7, 8, until="caught_up")
+    run(tmp_path, 7, 8)
+    waiting = Life(partial(run, tmp_path, 6, 8, follow=True, keyed=False))
+    assert waiting.step(0.5) is None, waiting.error
+    with Log.open(log) as opened:
+        opened.alter_topic("numbers", partitions=7)
+    write(log, 1000, 1010, partition=6)
+    until = time.monotonic() + 30
+    while len([record for record in records(log) if record.get("n", 0) >= 1000]) < 10:
+        assert waiting.step(0.02) is None, waiting.error
+        assert time.monotonic() < until
+
+
+@pytest.mark.parametrize("begins", ["at the source", "at a step"])
+def test_windows_beside_a_source_without_partitions(log, tmp_path, begins):
+    """Kind: a share of nothing holds the windows of another source open for ever, or closes them all at once."""
+
+    def time_of(record):
+        return record["n"] * 3600
+
+    times = {"event_time": time_of} if begins == "at the source" else {}
+
+    def windows():
+        flow = of.Dataflow("windows")
+        few, many = (
+            flow.source(name, LogSource(log, name, decode="json", partitioned_by="key", stop_at_end=False, **times))
+            for name in ("few", "many")
+        )
+        if begins == "at a step":
+            few, many = few.assign_timestamps("times-few", time_of), many.assign_timestamps("times-many", time_of)
+        few.sink("few-out", LogSink(log, "rest", partitions=1))
+        # Not where both meet: then they have as many partitions.
+        daily = many.key_by("key").window("daily", Tumbling(days=1)).aggregate(total=of.sum("n"))
+        daily.sink("out", JsonLinesSink(tmp_path / "days"))
+        few.union(many).filter(bool).sink("all", JsonLinesSink(tmp_path / "all"))
+        of.run(flow, state=tmp_path / "state", checkpoint_interval_s=0.02, instance=(1, 2))
+
+    with Log.open(log) as opened:
+        opened.create_topic("few", partitions=1)
+        opened.create_topic("many", partitions=2)
+        key = next(key for key in map(str, range(100)) if of._native.partition_of(key.encode(), 2) == 1)
+        with Producer(opened) as producer:
+            for n in range(100):
+                producer.produce("many", msgspec.json.encode({"n": n, "key": key}), key=key.encode())
+    life = Life(windows)
+    days = tmp_path / "days" / "instance-1of2"
+    until = time.monotonic() + 30
+    while not days.exists() or read_parts(days).count(b"\n") < 4:
+        assert life.step(0.02) is None, life.error
+        assert time.monotonic() < until
+    life.kill()
