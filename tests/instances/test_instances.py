@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
+import sqlite3
 import time
 from collections import Counter
 from functools import partial
 
 import msgspec
+import psycopg
 import pytest
 from lives import Life, no_survivors
 
@@ -16,6 +19,8 @@ import onceflow as of
 from onceflow import Log, Producer
 from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.log import LogSink, LogSource
+from onceflow.connectors.postgres import PostgresSink
+from onceflow.connectors.sql import SqlSink
 from onceflow.exceptions import ConfigurationError, SinkError, SourceChangedError, SourceError, StoreLockedError
 from onceflow.runtime import growth
 from onceflow.windows import Tumbling
@@ -58,7 +63,7 @@ def records(log, topic="totals"):
     return found
 
 
-def flow_of(log, *, follow=False, keyed=True, files=None, **arguments):
+def flow_of(log, *, follow=False, keyed=True, files=None, out="totals", **arguments):
     flow = of.Dataflow("numbers")
     source = LogSource(log, "numbers", decode="json", stop_at_end=not follow, partitioned_by="key", **arguments)
     numbers = flow.source("in", source)
@@ -66,7 +71,7 @@ def flow_of(log, *, follow=False, keyed=True, files=None, **arguments):
         numbers.sink("files", JsonLinesSink(files))
     if keyed:
         numbers = numbers.key_by("key").aggregate("totals", total=of.sum("n"), count=of.count())
-    numbers.sink("out", LogSink(log, "totals"))
+    numbers.sink("out", LogSink(log, out, partitions=1))
     return flow
 
 
@@ -190,9 +195,51 @@ def test_another_index_or_count_on_a_state(log, tmp_path):
             run(tmp_path, index, count, state="state-0")
     with pytest.raises(ConfigurationError, match=r"instance 0/3 of job 'numbers', and this run is all of the job"):
         of.run(flow_of(log), state=tmp_path / "state-0")
-    of.run(flow_of(log, files=None), state=tmp_path / "whole", until="caught_up", resume_from="none")
+    of.run(flow_of(log, out="whole"), state=tmp_path / "whole", until="caught_up", resume_from="none")
     with pytest.raises(ConfigurationError, match="state of a run that is all of the job"):
         run(tmp_path, 0, state="whole")
+
+
+@pytest.fixture(params=["log", "sqlite", "postgres"])
+def sink(request, log, tmp_path):
+    """Of targets that keep markers; and whether all of a job looks for instances there."""
+    match request.param:
+        case "log":
+            return LogSink(log, "totals"), True
+        case "sqlite":
+            path = tmp_path / "totals.db"
+            with contextlib.closing(sqlite3.connect(path)) as database:
+                database.execute("create table numbers (n integer, key text)")
+            return SqlSink(f"sqlite:///{path}", "numbers"), False
+    dsn = request.getfixturevalue("postgres_dsn")
+    with psycopg.connect(dsn) as session:
+        session.execute("create table numbers (n bigint, key text)")
+    return PostgresSink(dsn, "numbers"), True
+
+
+def test_other_counts_with_new_states(log, tmp_path, sink):
+    """Kind: the number of instances is changed with new states, and each record is in the target twice."""
+    sink, all_looks = sink
+    write(log, 0, 100)
+
+    def begin(name, instance):
+        flow = of.Dataflow("numbers")
+        flow.source("in", LogSource(log, "numbers", decode="json")).sink("out", sink)
+        of.run(flow, state=tmp_path / name, instance=instance, until="caught_up")
+
+    begin("a", (0, 3))
+    begin("b", (1, 3))
+    for _ in range(2):
+        with pytest.raises(
+            SinkError, match=r"has output of instance ./3 of job 'numbers', and this run is instance 1/4"
+        ):
+            begin("c", (1, 4))
+    if all_looks:
+        with pytest.raises(SinkError, match="and this run is all of the job"):
+            begin("d", None)
+    # Those that were there go on.
+    begin("a", (0, 3))
+    begin("e", (2, 3))
 
 
 def test_files_of_other_counts(log, tmp_path):
@@ -203,8 +250,8 @@ def test_files_of_other_counts(log, tmp_path):
     with pytest.raises(SinkError, match="in another way"):
         run(tmp_path, 0, 4, state="other", files=files, keyed=False)
     with pytest.raises(SinkError, match="in another way"):
-        of.run(flow_of(log, files=files), state=tmp_path / "whole")
-    of.run(flow_of(log, files=tmp_path / "all"), state=tmp_path / "all-state")
+        of.run(flow_of(log, files=files, out="whole"), state=tmp_path / "whole")
+    of.run(flow_of(log, files=tmp_path / "all", out="all"), state=tmp_path / "all-state")
     with pytest.raises(SinkError, match="in another way"):
         run(tmp_path, 0, state="fresh", files=tmp_path / "all", keyed=False)
 

@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from onceflow.connectors.kafka.facts import Admin, TopicFacts
-from onceflow.connectors.kafka.markers import KEY, Kept, MarkerTopic
+from onceflow.connectors.kafka.markers import KEY, Kept, MarkerTopic, jobs_with_markers
 from onceflow.connectors.kafka.producing import check_part, check_times, choose_partitions
 from onceflow.connectors.kafka.settings import KafkaSettings
 from onceflow.connectors.kafka.transaction import TransactionalProducer, UnsureError
@@ -149,6 +149,22 @@ class KafkaDestination(Destination[Part]):
         self._look()
         # Nothing is open of this run, and what older ones have open is not waited for before they are shut out.
         return self._standings(settled=False)
+
+    def jobs(self) -> list[str]:
+        mine = self._context
+        found = []
+        for job in jobs_with_markers(self._admin.names(), mine.job, mine.sink):
+            markers = MarkerTopic(self._settings, self._admin, job, mine.sink, self._timeout_s)
+            try:
+                markers.notice(self._admin.topics([markers.name]).get(markers.name))
+                kept = [markers.read(worker, settled=False) for worker in range(markers.partitions)]
+            finally:
+                markers.close()
+            now = self._admin.topics([self._topic]).get(self._topic)
+            # Not of one that was deleted since.
+            if now is not None and any(each[self._topic].topic_id == now.id for each in kept if self._topic in each):
+                found.append(job)
+        return found
 
     def settled(self) -> bool:
         return self._markers.settled()

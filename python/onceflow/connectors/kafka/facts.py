@@ -116,6 +116,10 @@ class Admin:
             or ""
         )
 
+    def names(self) -> list[str]:
+        """Of all topics that this user may know of."""
+        return list(self._asked("ask for the topics", lambda: self._client.list_topics(timeout=self._request_s)).topics)
+
     def broker_settings(self) -> dict[str, str]:
         """Settings of one broker; nothing where this user may not read them."""
         brokers = self._asked("ask for the brokers", lambda: self._client.list_topics(timeout=self._request_s)).brokers

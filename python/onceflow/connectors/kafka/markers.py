@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,12 +25,12 @@ from onceflow.connectors.kafka.facts import Admin, TopicFacts, is_passing
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.outbox.marker import Standing
 from onceflow.exceptions import SinkError
-from onceflow.instances import job_and_instance
+from onceflow.instances import Instance, job_and_instance
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
 
-__all__ = ["Kept", "MarkerTopic", "marker_topic_of"]
+__all__ = ["Kept", "MarkerTopic", "jobs_with_markers", "marker_topic_of"]
 
 #: Of every marker: compaction keeps the newest record of a key.
 KEY = b"marker"
@@ -79,6 +80,22 @@ def marker_topic_of(job: str, sink: str) -> str:
     which = () if instance is None else (f"{instance.index}of{instance.count}",)
     names = (_plain(flow), *which, _plain(sink))
     return "-".join(("onceflow-markers", *names, digest))
+
+
+def jobs_with_markers(topics: Iterable[str], job: str, sink: str) -> list[str]:
+    """Jobs that divide the dataflow of a job in another way, and have a topic of markers of a sink."""
+    flow, mine = job_and_instance(job)
+    pattern = re.compile(rf"onceflow-markers-{_plain(flow)}-(?:(\d+)of(\d+)-)?{_plain(sink)}-[0-9a-f]+")
+    found = []
+    for topic in topics:
+        if (name := pattern.fullmatch(topic)) is None:
+            continue
+        instance = None if name[1] is None else Instance(int(name[1]), int(name[2]))
+        other = flow if instance is None else instance.job(flow)
+        is_beside = (None if instance is None else instance.count) == (None if mine is None else mine.count)
+        if not is_beside and marker_topic_of(other, sink) == topic:
+            found.append(other)
+    return found
 
 
 def _plain(name: str) -> str:

@@ -31,7 +31,7 @@ import msgspec
 
 from onceflow._native import Log, LogProducer
 from onceflow.clock import Clock
-from onceflow.connectors.log.owner import group_of, standing_of, standings_of
+from onceflow.connectors.log.owner import group_of, jobs_of, standing_of, standings_of
 from onceflow.connectors.outbox.destination import Destination, Standings, Words
 from onceflow.connectors.outbox.marker import Slot, Standing
 from onceflow.connectors.outbox.staged import Place, Staged
@@ -121,6 +121,10 @@ class LogDestination(Destination[Part]):
     def standings(self) -> dict[Slot, Standing]:
         with self._errors():
             return standings_of(self._log, self._context.job, self._context.sink)
+
+    def jobs(self) -> list[str]:
+        with self._errors():
+            return jobs_of(self._log, self._context.sink, self._topic)
 
     def fence(self, judge: Callable[[Standings], Mapping[Slot, int]]) -> None:
         with self._errors():

@@ -10,7 +10,7 @@ from __future__ import annotations
 from onceflow._native import Log
 from onceflow.connectors.outbox.marker import Slot, Standing
 
-__all__ = ["group_of", "standing_of", "standings_of"]
+__all__ = ["group_of", "jobs_of", "standing_of", "standings_of"]
 
 
 def group_of(job: str, sink: str, worker: int = 0) -> str:
@@ -37,4 +37,15 @@ def standings_of(log: Log, job: str, sink: str) -> dict[Slot, Standing]:
         # Names of jobs and sinks have no slash.
         if worker.isdecimal() and known.group == group_of(job, sink, int(worker)):
             found |= {(topic, int(worker)): Standing.read(note) for (topic, _), (_, note, _) in known.offsets.items()}
+    return found
+
+
+def jobs_of(log: Log, sink: str, topic: str) -> list[str]:
+    """Jobs with a sink of this name that has written to a topic."""
+    found = []
+    for known in log.groups():
+        # Names of jobs and sinks have no slash.
+        prefix, *names = known.group.split("/")
+        if prefix == "onceflow" and names[1:2] == [sink] and any(name == topic for name, _ in known.offsets):
+            found.append(names[0])
     return found

@@ -10,6 +10,7 @@ from onceflow.connectors.outbox.destination import Destination, Standings
 from onceflow.connectors.outbox.marker import Slot, Standing
 from onceflow.connectors.outbox.staged import Staged, Written
 from onceflow.exceptions import FencedError, MissingOutputWarning, RepeatedOutputWarning, SinkError
+from onceflow.instances import Instance, job_and_instance
 from onceflow.sinks import SinkContext
 
 __all__ = ["Checks"]
@@ -43,6 +44,28 @@ class Checks:
             )
         for (place, _), standing in standings.items():
             self._check_checkpoint(place, standing)
+
+    def check_division(self) -> None:
+        """That nobody has written here who divides the same job in another way: what one of those has read and written,
+        one of these would read and write again.
+
+        Raises:
+            SinkError: Somebody has.
+        """
+        mine = self._context
+        flow, instance = job_and_instance(mine.job)
+        for job in self._destination.jobs():
+            other, theirs = job_and_instance(job)
+            if other != flow or _count_of(theirs) == _count_of(instance):
+                continue
+            whose = "a run that is all of the job" if theirs is None else f"instance {theirs}"
+            this = "is all of the job" if instance is None else f"is instance {instance}"
+            raise SinkError(
+                f"{self._where(self._destination.place().name)} has output of {whose} of job {flow!r}, and this run "
+                f"{this}: each record would be in it twice. Run as many instances as before; or start over with "
+                f"{self._words.own}; or delete {self._words.thing}, and the markers of {job!r} and of all that "
+                "were run with it"
+            )
 
     def check_new_lineage(self, standings: Standings) -> None:
         """Where a job goes back on purpose: that a target has what the output goes on from, and what it has after it.
@@ -220,3 +243,7 @@ class Checks:
 
     def _where(self, place: str) -> str:
         return self._destination.where(place)
+
+
+def _count_of(instance: Instance | None) -> int | None:
+    return None if instance is None else instance.count

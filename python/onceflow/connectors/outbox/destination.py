@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -58,6 +58,11 @@ class Destination(ABC, Generic[Part]):
     @abstractmethod
     def standings(self) -> dict[Slot, Standing]:
         """All markers of this sink."""
+
+    def jobs(self) -> Iterable[str]:
+        """Jobs that keep markers of a sink of this name for the place where new output goes, as far as the target
+        tells; for ``Checks.check_division``."""
+        return ()
 
     def settled(self) -> bool:
         """Whether ``standings`` has all that may be there: False while something of an earlier run may still show."""

@@ -21,6 +21,7 @@ from onceflow.connectors.outbox.writer import MAX_STAGED_BYTES, OutboxWriter, wi
 from onceflow.connectors.values import plain_value
 from onceflow.crash import crash_point
 from onceflow.exceptions import ConfigurationError, SerializationError, SinkError, described
+from onceflow.instances import job_and_instance
 from onceflow.leftovers import Leftover, LeftoverContext
 from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
 from onceflow.types import Batch
@@ -122,6 +123,13 @@ class _TargetDestination(Destination[bytes]):
     def standings(self) -> dict[Slot, Standing]:
         kept = self._target.read_markers(self._marker(FENCE, 0).owner)
         return {(_PLACE.name, worker_of(key)): Standing.read(text) for key, text in kept.items()}
+
+    def jobs(self) -> Iterable[str]:
+        if job_and_instance(self._context.job)[1] is None:
+            # Some targets look through all that they have.
+            return ()
+        owners = (owner.partition("/") for owner in self._target.owners())
+        return [job for job, _, sink in owners if sink == self._context.sink]
 
     def make(self) -> None:
         # The target is there when it is connected.

@@ -97,6 +97,7 @@ class OutboxWriter(TransactionalSinkWriter, Generic[Part]):
         try:
             standings = destination.standings()
             self._checks.check(standings)
+            self._checks.check_division()
             self._checks.check_new_lineage(standings)
             destination.make()
         except BaseException:
@@ -124,6 +125,8 @@ class OutboxWriter(TransactionalSinkWriter, Generic[Part]):
             return new | {slot: self._checks.standing(each) for slot, each in standings.items()}
 
         self._destination.fence(judge)
+        # Again: of two that begin at the same time at least one sees the other.
+        self._checks.check_division()
         self._recovered = True
         for checkpoint_id, output in outputs:
             self._apply(output, checkpoint_id)

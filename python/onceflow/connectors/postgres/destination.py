@@ -183,6 +183,11 @@ class PostgresDestination(Destination[Part]):
         with self._errors():
             return _standings(self._session.run(self._markers.read))
 
+    def jobs(self) -> list[str]:
+        with self._errors():
+            table = str(self._table)
+            return self._session.run(lambda session: self._markers.jobs(session, self._context.sink, table))
+
     def make(self) -> None:
         with self._errors():
             self._session.run(self._make)

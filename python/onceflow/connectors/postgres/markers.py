@@ -57,6 +57,17 @@ class Markers:
         except errors.UndefinedTable:
             return {}
 
+    def jobs(self, session: psycopg.Connection[Any], sink: str, table: str) -> list[str]:
+        """Jobs with a sink of a name that has written to a table."""
+        statement = sql.SQL("select owner, text from {} where key = {}").format(self._table, sql.Literal(_TARGET_KEY))
+        try:
+            with session.cursor(row_factory=tuple_row) as cursor:
+                rows = cursor.execute(statement).fetchall()
+        except errors.UndefinedTable:
+            return []
+        owners = [owner.partition("/") for owner, text in rows if msgspec.json.decode(text, type=Target).name == table]
+        return [job for job, _, name in owners if name == sink]
+
     def lock_all(self, session: psycopg.Connection[Any]) -> dict[str, str]:
         """All of them, which nobody else writes until the transaction ends."""
         return self._fetch(session, "order by key for update")
