@@ -139,6 +139,34 @@ def test_until_caught_up(log, tmp_path):
         check(log, day * 300 + 300)
 
 
+@pytest.mark.usefixtures("crash_points")
+@pytest.mark.parametrize(
+    "point", ["log.pre_append:3", "sink.post_prepare:2", "recover.pre_commit:1", "log.pre_fence:1"]
+)
+def test_one_that_was_replaced_and_wakes(log, tmp_path, point):
+    """Kind: a paused instance writes beside its successor; and what shuts it out shuts out the others as well."""
+    write(log, 0, 500)
+    others = [Life(partial(run, tmp_path, index, follow=True)) for index in (0, 2)]
+    paused = Life(partial(run, tmp_path, 1, follow=True), STOP_AT=point)
+    # A bit at a time, so that there are several checkpoints.
+    for n in range(500, 1000, 50):
+        write(log, n, n + 50)
+        if paused.step(0.1) == "stopped":
+            break
+    assert paused.step(120) == "stopped"
+    write(log, n + 50, 1100)
+    successor = Life(partial(run, tmp_path, 1, follow=True, take_over=True))
+    assert successor.step(0.5) is None, successor.error
+    paused.wake()
+    assert paused.wait(120) == "FencedError"
+    until = time.monotonic() + 120
+    while sum({total["key"]: total["count"] for total in records(log)}.values()) < 1100:
+        for life in (*others, successor):
+            assert life.step(0.01) is None, life.error
+        assert time.monotonic() < until
+    check(log, 1100)
+
+
 # -- mistakes --------------------------------------------------------------------------------------
 
 
@@ -147,7 +175,7 @@ def test_one_index_twice(log, tmp_path):
     the first has written, before it writes."""
     write(log, 0, 100)
     first = Life(partial(run, tmp_path, 0, follow=True))
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not records(log):
         assert first.step(0.02) is None, first.error
         assert time.monotonic() < until
@@ -312,7 +340,7 @@ def test_a_topic_that_grows_and_is_not_read_by_key(log, tmp_path):
             last += 20
         lives[partitions % COUNT].kill()
         lives[partitions % COUNT] = Life(partial(run, tmp_path, partitions % COUNT, follow=True, keyed=False))
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while len(records(log)) < last:
         assert time.monotonic() < until
         for life in lives.values():
@@ -336,7 +364,7 @@ def test_a_share_without_partitions(log, tmp_path):
     with Log.open(log) as opened:
         opened.alter_topic("numbers", partitions=7)
     write(log, 1000, 1010, partition=6)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while len([record for record in records(log) if record.get("n", 0) >= 1000]) < 10:
         assert waiting.step(0.02) is None, waiting.error
         assert time.monotonic() < until
@@ -375,7 +403,7 @@ def test_windows_beside_a_source_without_partitions(log, tmp_path, begins):
                 producer.produce("many", msgspec.json.encode({"n": n, "key": key}), key=key.encode())
     life = Life(windows)
     days = tmp_path / "days" / "instance-1of2"
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not days.exists() or read_parts(days).count(b"\n") < 4:
         assert life.step(0.02) is None, life.error
         assert time.monotonic() < until
