@@ -149,22 +149,24 @@ def test_one_that_was_replaced_and_wakes(log, tmp_path, point):
     others = [Life(partial(run, tmp_path, index, follow=True)) for index in (0, 2)]
     paused = Life(partial(run, tmp_path, 1, follow=True), STOP_AT=point)
     # A bit at a time, so that there are several checkpoints.
-    for n in range(500, 1000, 50):
-        write(log, n, n + 50)
-        if paused.step(0.1) == "stopped":
-            break
-    assert paused.step(120) == "stopped"
-    write(log, n + 50, 1100)
+    last, until = 500, time.monotonic() + 120
+    while paused.step(0.1) != "stopped":
+        assert paused.end is None, paused.error
+        assert time.monotonic() < until
+        write(log, last, last + 50)
+        last += 50
+    write(log, last, last + 100)
+    last += 100
     successor = Life(partial(run, tmp_path, 1, follow=True, take_over=True))
     assert successor.step(0.5) is None, successor.error
     paused.wake()
     assert paused.wait(120) == "FencedError"
     until = time.monotonic() + 120
-    while sum({total["key"]: total["count"] for total in records(log)}.values()) < 1100:
+    while sum({total["key"]: total["count"] for total in records(log)}.values()) < last:
         for life in (*others, successor):
             assert life.step(0.01) is None, life.error
         assert time.monotonic() < until
-    check(log, 1100)
+    check(log, last)
 
 
 # -- mistakes --------------------------------------------------------------------------------------
