@@ -159,6 +159,16 @@ class SinkWriter(ABC):
     def write(self, records: Batch) -> None:
         """Writes in order. Raises ``SinkError``."""
 
+    def check_output(self, records: Batch) -> None:  # noqa: B027 - optional
+        """Refuses records that ``write_output`` would refuse whatever the target says.
+
+        Called on the job's thread where output waits for the decision, at once, also while ``write_output`` is under
+        way on the checkpoint thread: after the decision there is no way back, and each further run would stop there.
+
+        Raises:
+            SinkError: One of them cannot be written.
+        """
+
     def write_output(self, records: Batch, first: OutputId) -> None:
         """What is called in place of ``write`` where output waits for the decision: ``write``, for a writer that has
         no use for identities.

@@ -278,6 +278,32 @@ def test_values_that_json_does_not_hold(server, bad):
     assert not server.requests()
 
 
+@pytest.mark.parametrize("guarantee", ["exactly_once", "at_most_once"])
+@pytest.mark.parametrize(
+    ("bad", "settings"),
+    [
+        ({"id": 1, "v": float("nan")}, {}),
+        ({"id": 1}, {"url": lambda record: f"{record['v']}"}),
+        ({"id": 1, "v": "a\nb"}, {"headers": lambda record: {"X-V": record["v"]}}),
+        ({"id": 1, "v": ["a"]}, {"key": "v"}),
+    ],
+    ids=["body", "url", "header", "key"],
+)
+def test_a_record_that_makes_no_request_is_found_before_the_decision(server, state, guarantee, bad, settings):
+    """Kind: what cannot be sent is decided, and each further run stops there."""
+
+    def job(records, **settings):
+        flow = Dataflow("orders")
+        flow.source("in", TestingSource(records)).sink("out", HttpSink(**{"url": server.url, **settings}))
+        run(flow, state, guarantee=guarantee)
+
+    with pytest.raises(SinkError):
+        job([bad], **settings)
+    assert not server.requests()
+    job([{"id": 2}])
+    assert server.effects() == [{"id": 2}]
+
+
 def test_bodies_and_methods(server):
     """Kind: a body that is not what was given."""
     send(server.url, [1], method="DELETE", body=lambda record: None)

@@ -194,6 +194,15 @@ def test_a_server_that_has_no_room(tmp_path):
             assert client.xlen("s") == 3000 * (job + 1)
 
 
+def test_a_record_that_is_no_upsert_is_found_before_the_decision(redis_url, state):
+    """Kind: what cannot be written is decided, and each further run stops there."""
+    with pytest.raises(SinkError, match="sink 'out' could not"):
+        write(state, RedisUpsertSink(redis_url, key="k"), [{"k": 1.5}])
+    write(state, RedisUpsertSink(redis_url, key="k"), [{"k": 1}])
+    with connected(redis_url) as client:
+        assert client.get("1") == b'{"k":1}'
+
+
 def test_a_server_that_was_put_back(tmp_path):
     """Kind: a target that lacks what was written, and gets what comes after as if nothing were missing."""
     write_input(tmp_path)

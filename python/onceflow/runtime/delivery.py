@@ -184,6 +184,11 @@ class _Recorded(msgspec.Struct):
     batches: list[bytes]
 
 
+def _checks(writer: SinkWriter) -> bool:
+    """Whether it looks at records before the decision."""
+    return type(writer).check_output is not SinkWriter.check_output
+
+
 class _RecordedDelivery(Delivery):
     stages = True
 
@@ -193,6 +198,7 @@ class _RecordedDelivery(Delivery):
         self._codec = codec
         self._check_epoch = check_epoch
         self._context = context
+        self._checks = _checks(writer)
         self._batches: list[bytes] = []
 
     def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
@@ -203,6 +209,9 @@ class _RecordedDelivery(Delivery):
     def write(self, records: Batch) -> None:
         # Bytes at once: user code may change a record later, such as a state that it also returned as a result.
         batch = self._codec.encode(rows_of(records))
+        if self._checks:
+            # As they come back from the decision record.
+            self._writer.check_output(self._codec.decode(batch))
         self._batches.append(batch)
         self.held += len(records)
         self.held_bytes += len(batch)
@@ -273,6 +282,7 @@ class _BufferedDelivery(Delivery):
         pass
 
     def write(self, records: Batch) -> None:
+        self._writer.check_output(records)
         self._batches.append(records)
         self.held += len(records)
         self.held_bytes += estimated_bytes(records)

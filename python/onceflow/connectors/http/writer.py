@@ -72,12 +72,20 @@ class HttpWriter(SinkWriter):
         self._letters = None if dead_letters is None else DeadLetters(dead_letters)
         self._connect = connect
         self._client: Client | None = None
+        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         #: Records that were written before a decision in this run.
         self._written = 0
 
     # -- the writer ----------------------------------------------------------------------------
+
+    def check_output(self, records: Batch) -> None:
+        client = self._connected().http
+        for item in self._items(rows_of(records), OutputId(self._context.run, 0, self._context.worker, 0)):
+            self._maker.request(client, item.record, item.key)
+            if self._key is not None:
+                hashable(field_of(item.record, self._key, "key"))
 
     def write(self, records: Batch) -> None:
         # No checkpoint has the number 0.
@@ -204,9 +212,7 @@ class HttpWriter(SinkWriter):
         retry: tenacity.AsyncRetrying,
         failed: asyncio.Event,
     ) -> None:
-        if self._client is None:
-            self._client = self._connect()
-        client = self._client
+        client = self._connected()
         for item in lane:
             if failed.is_set():
                 return
@@ -228,6 +234,13 @@ class HttpWriter(SinkWriter):
                     f"{error}, and deadline_s={self._deadline_s:g} leaves no time for another attempt. The next run "
                     f"sends the request again, with {key}"
                 ) from error
+
+    def _connected(self) -> Client:
+        """The client, which connects when it sends; made once, by whichever thread comes first."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
 
     @property
     def _keys_stay(self) -> bool:

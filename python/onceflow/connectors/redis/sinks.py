@@ -207,6 +207,10 @@ class _UpsertWriter(SinkWriter):
             self.close()
             raise
 
+    def check_output(self, records: Batch) -> None:
+        for _ in self._upserts.commands(rows_of(records)):
+            pass
+
     def write(self, records: Batch) -> None:
         rows = rows_of(records)
         for start in range(0, len(rows), _SENT_AT_ONCE):
