@@ -12,7 +12,7 @@ from outbox_table import RowsTable, rows_sink, shown_rows
 
 import onceflow as of
 from onceflow.connectors.outbox import Marker, OutboxSink, OutboxTarget
-from onceflow.exceptions import ConfigurationError, FencedError, RepeatedOutputWarning, SinkError
+from onceflow.exceptions import ConfigurationError, FencedError, RepeatedOutputWarning, SinkError, UserFunctionError
 from onceflow.sinks import Committable, SinkContext
 from onceflow.testing import EOF, TestingSource, TransactionalSinkContract
 
@@ -220,6 +220,28 @@ def test_the_way_on_when_the_state_was_deleted(tmp_path):
         db.execute("delete from markers where owner = 'job/out'")
     of.run(job(), tmp_path / "other")
     assert numbers(path) == [1, 2]
+
+
+def test_a_run_that_failed_before_it_wrote(tmp_path):
+    """Kind: a message about output that nobody has written."""
+    path = tmp_path / "rows.db"
+
+    def job(name, fails):
+        flow = of.Dataflow("job")
+        rows = flow.source("in", TestingSource(records(1))).map(lambda row: [row][int(fails)])
+        rows.sink("out", rows_sink(path, COLUMNS))
+        return of.run(flow, tmp_path / name)
+
+    with pytest.raises(UserFunctionError):
+        job("one", fails=True)
+    with pytest.raises(
+        SinkError, match=r"is taken by job 'job' .* has written nothing yet.*delete the markers of 'job/out'"
+    ):
+        job("two", fails=False)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("delete from markers where owner = 'job/out'")
+    job("two", fails=False)
+    assert numbers(path) == [1]
 
 
 @pytest.mark.parametrize("damage", ["delete from markers", "update markers set text = 'x'"])

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -31,7 +32,7 @@ from onceflow.connectors.files import (
     read_parts,
 )
 from onceflow.connectors.stdout import StdoutSink
-from onceflow.exceptions import ConfigurationError, FencedError, SinkError
+from onceflow.exceptions import ConfigurationError, FencedError, SinkError, UserFunctionError
 from onceflow.sinks import Committable, SinkContext
 from onceflow.testing import EOF, TestingSource
 
@@ -308,7 +309,7 @@ def test_directories_are_durable_before_what_is_in_them(tmp_path, monkeypatch):
     synced = []
     real = part_file.sync_directory
     monkeypatch.setattr(part_file, "sync_directory", lambda path: (synced.append(path), real(path)))
-    CsvSink(tmp_path / "a" / "b" / "out").open(context())
+    CsvSink(tmp_path / "a" / "b" / "out").open(context()).recover([])
     made = [
         tmp_path / "a",
         tmp_path / "a" / "b",
@@ -324,7 +325,7 @@ def test_directories_are_durable_before_what_is_in_them(tmp_path, monkeypatch):
 def test_the_directory_of_another_sink_or_job(tmp_path):
     opened(CsvSink(tmp_path)).close()
     for other in ({"sink": "other"}, {"job": "other"}):
-        with pytest.raises(SinkError, match=r"holds the output of sink 'out' of job 'job'; give each sink its own"):
+        with pytest.raises(SinkError, match=r"is taken by sink 'out' of job 'job'; give each sink its own"):
             CsvSink(tmp_path).open(context(**other))
 
 
@@ -333,8 +334,42 @@ def test_two_sinks_of_a_job_in_one_directory(tmp_path, state):
     stream = flow.source("in", TestingSource([{"a": 1}]))
     stream.sink("one", CsvSink(tmp_path / "out"))
     stream.sink("two", CsvSink(tmp_path / "out"))
-    with pytest.raises(SinkError, match=r"holds the output of sink 'one' of job 'twice'"):
+    with pytest.raises(SinkError, match=r"is taken by sink 'one' of job 'twice'"):
         run(flow, state)
+
+
+def test_a_start_that_another_sink_refuses_has_touched_nothing(tmp_path, state):
+    """Kind: a directory that is made by a start which was refused, and is somebody's from then on."""
+    (tmp_path / "file").touch()
+    flow = Dataflow("refused")
+    stream = flow.source("in", TestingSource([{"a": 1}]))
+    stream.sink("one", CsvSink(tmp_path / "deep" / "out"))
+    stream.sink("two", CsvSink(tmp_path / "file" / "out"))
+    with pytest.raises(SinkError, match=r"cannot be written: .*Not a directory"):
+        run(flow, state)
+    assert not (tmp_path / "deep").exists()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / ".onceflow").symlink_to(tmp_path)
+    with pytest.raises(SinkError, match=r"is a link; make it a directory"):
+        CsvSink(tmp_path / "linked").open(context())
+
+
+def test_a_run_that_failed_before_it_wrote(tmp_path):
+    """Kind: a message about output that nobody has written, and advice that does not help."""
+
+    def job(name, fails):
+        flow = Dataflow("first")
+        rows = flow.source("in", TestingSource([{"a": 1}])).map(lambda row: {"a": 1 // (not fails)})
+        rows.sink("out", CsvSink(tmp_path / "out"))
+        return run(flow, tmp_path / name)
+
+    with pytest.raises(UserFunctionError):
+        job("one", fails=True)
+    with pytest.raises(SinkError, match=r"is taken by job 'first' .*Nothing was written yet: .* delete .*\.onceflow$"):
+        job("two", fails=False)
+    shutil.rmtree(tmp_path / "out" / ".onceflow")
+    job("two", fails=False)
+    assert read_parts(tmp_path / "out") == b"a\n1\n"
 
 
 def test_output_of_an_earlier_run(tmp_path, state):

@@ -30,8 +30,13 @@ class VisibleParts:
 
     def parts(self) -> list[tuple[PartName, Path]]:
         """All visible parts, in order."""
-        with sink_errors(self._path), os.scandir(self._path) as entries:
-            names = [entry.name for entry in entries if entry.name.startswith("part-")]
+        with sink_errors(self._path):
+            try:
+                entries = os.scandir(self._path)
+            except FileNotFoundError:
+                return []
+            with entries:
+                names = [entry.name for entry in entries if entry.name.startswith("part-")]
         found = [(PartName.parse(name.removeprefix("part-")), self._path / name) for name in names]
         return sorted(((name, path) for name, path in found if name), key=lambda part: (part[0].output.rank, part[1]))
 

@@ -37,6 +37,7 @@ Names instead of contents, because a name is there as a whole or not at all, whe
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -75,7 +76,7 @@ class PartDirectory:
     """See the module.
 
     Args:
-        path: The directory, made if missing.
+        path: The directory, made if missing when the run begins to write here (``take``).
         context: Who wants to write.
     """
 
@@ -88,11 +89,26 @@ class PartDirectory:
         self._visible = VisibleParts(path, self.staging, context)
         #: Worker → the name of kind ``newest-*`` that is moved on by this run.
         self._newest: dict[int, Path] = {}
-        with sink_errors(path):
-            make_directory(path)
-            make_directory(self.staging, mode=0o700)
-            if not stat.S_ISDIR(self.staging.lstat().st_mode):
-                raise SinkError(f"{self.staging} is a link; make it a directory of its own, or delete it")
+        self._check_place()
+
+    def _check_place(self) -> None:
+        """Refuses what is no place for a directory of a sink; changes nothing."""
+        with sink_errors(self.path):
+            there = self.path
+            while not os.path.lexists(there):
+                there = there.parent
+            number = 0
+            if not there.is_dir():
+                number = errno.EEXIST if there == self.path else errno.ENOTDIR
+            elif os.statvfs(there).f_flag & os.ST_RDONLY:
+                number = errno.EROFS
+            elif not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+                number = errno.EACCES
+            if number:
+                raise OSError(number, os.strerror(number), os.fspath(there))
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISDIR(self.staging.lstat().st_mode):
+                    raise SinkError(f"{self.staging} is a link; make it a directory of its own, or delete it")
 
     # -- names -----------------------------------------------------------------------------------
 
@@ -134,6 +150,10 @@ class PartDirectory:
 
     def take(self) -> None:
         """From now on nobody older may write here."""
+        with sink_errors(self.path):
+            make_directory(self.path)
+            make_directory(self.staging, mode=0o700)
+        self._check_place()
         self._claim()
         run = self._run
         name = self.staging / f"epoch-{run.lineage:04d}-{run.epoch:012d}-{run.token}"
@@ -215,15 +235,30 @@ class PartDirectory:
         job, sink, state, *_ = [*text.split("\n"), "", ""]
         if (job, sink) != (self._context.job, self._context.sink):
             raise SinkError(
-                f"{self.path} holds the output of sink {sink!r} of job {job!r}; give each sink its own directory"
+                f"{self.path} {self._holds()} sink {sink!r} of job {job!r}; give each sink its own directory"
+                f"{self._is_unused()}"
             )
         if state and self._context.state_id and state != self._context.state_id:
             raise SinkError(
-                f"{self.path} holds the output of job {job!r} with another state directory (identity {state}, and this "
-                f"one is {self._context.state_id}): run the job with that one, or give this one a directory of its "
-                f"own. If the job's state was deleted, move the part files away and delete {self.staging} too"
+                f"{self.path} {self._holds()} job {job!r} with another state directory (identity {state}, and this "
+                f"one is {self._context.state_id}): run the job with that one, or give this one a directory of its own"
+                f"{self._is_unused() or self._state_is_gone()}"
             )
         return state
+
+    def _holds(self) -> str:
+        return "is taken by" if self._is_unused() else "holds the output of"
+
+    def _is_unused(self) -> str:
+        """What to do about an owner whose run has ended before it wrote anything; empty if something was written."""
+        staging = self._look()
+        is_staged = any(name.startswith("staged-") for name in staging.left)
+        if is_staged or staging.newest_of_all != (0, 0) or self._visible.parts():
+            return ""
+        return f". Nothing was written yet: if its run has failed and does not come back, delete {self.staging}"
+
+    def _state_is_gone(self) -> str:
+        return f". If the job's state was deleted, move the part files away and delete {self.staging} too"
 
     def _claim(self) -> None:
         """Makes it this sink's, unless somebody else was first."""
@@ -304,8 +339,14 @@ class PartDirectory:
             }
 
     def _look(self) -> Staging:
-        with sink_errors(self.path), os.scandir(self.staging) as entries:
-            return read_names(entry.name for entry in entries)
+        with sink_errors(self.path):
+            try:
+                entries = os.scandir(self.staging)
+            except FileNotFoundError:
+                # Nobody has begun to write here.
+                return read_names(())
+            with entries:
+                return read_names(entry.name for entry in entries)
 
     def _read(self, path: Path) -> str | None:
         """A small file of ours; None if there is none. Links, pipes and the like are not read."""

@@ -31,8 +31,9 @@ class Checks:
             FencedError: A newer run writes.
             SinkError: The target is another state's, or newer than this one.
         """
+        is_unused = not any(each.checkpoint for each in standings.values())
         for (place, _), standing in standings.items():
-            self._check_state(place, standing)
+            self._check_state(place, standing, is_unused=is_unused)
             self._check_fence(place, standing)
         mine = self._destination.place().name
         newest = max((each.checkpoint for (place, _), each in standings.items() if place == mine), default=0)
@@ -194,9 +195,16 @@ class Checks:
             known.target != self._destination.place().target or self._destination.number_of(known.place) > known.number
         )
 
-    def _check_state(self, place: str, standing: Standing) -> None:
+    def _check_state(self, place: str, standing: Standing, *, is_unused: bool) -> None:
         mine = self._context.state_id
         if standing.state and mine and standing.state != mine:
+            if is_unused:
+                raise SinkError(
+                    f"{self._where(place)} is taken by job {self._context.job!r} with another state directory "
+                    f"(identity {standing.state}, and this one is {mine}), which has written nothing yet: run the job "
+                    f"with that one, or write to {self._words.own}. If its run has failed and does not come back, "
+                    f"delete {self._words.markers}"
+                )
             raise SinkError(
                 f"{self._where(place)} holds the output of job {self._context.job!r} with another state directory "
                 f"(identity {standing.state}, and this one is {mine}): run the job with that one, or write to "
