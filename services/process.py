@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -211,8 +212,15 @@ def apt_install(package: str, what_for: str) -> None:
             raise ServerUnavailableError(f"{missing} has failed:\n{done.stderr[-2000:]}")
 
 
-def run_until_ended(make: Callable[[], ServerProcess]) -> None:
-    """For a shell: starts a server, prints its address, and stops it at Ctrl-C or SIGTERM."""
+def run_until_ended(name: str, make: Callable[[], ServerProcess]) -> None:
+    """For a shell: starts a server, prints its address, and stops it at Ctrl-C or SIGTERM.
+
+    Args:
+        name: Of its module, without ``services``.
+        make: Starts it.
+    """
+    text = "Starts a server of its own on free ports, prints its address, and stops it at Ctrl-C, with its data."
+    argparse.ArgumentParser(prog=f"python -m services.{name}", description=text).parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with make() as server:
         print(server.address, flush=True)

@@ -9,4 +9,4 @@ from services.process import run_until_ended
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="onceflow-kafka-") as directory:
-        run_until_ended(lambda: KafkaBroker(directory))
+        run_until_ended("kafka", lambda: KafkaBroker(directory))

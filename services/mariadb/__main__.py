@@ -6,4 +6,4 @@ from services.mariadb import MariaDBServer
 from services.process import run_until_ended
 
 if __name__ == "__main__":
-    run_until_ended(MariaDBServer)
+    run_until_ended("mariadb", MariaDBServer)

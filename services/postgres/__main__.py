@@ -6,4 +6,4 @@ from services.postgres import PostgresServer
 from services.process import run_until_ended
 
 if __name__ == "__main__":
-    run_until_ended(PostgresServer)
+    run_until_ended("postgres", PostgresServer)

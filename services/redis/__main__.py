@@ -6,4 +6,4 @@ from services.process import run_until_ended
 from services.redis import RedisServer
 
 if __name__ == "__main__":
-    run_until_ended(RedisServer)
+    run_until_ended("redis", RedisServer)
