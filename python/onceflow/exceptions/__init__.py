@@ -39,8 +39,10 @@
     │   │   └── TransactionTimedOutError
     │   ├── GroupFencedError               the consumer is not a member any more
     │   │   ├── UnknownMemberError
+    │   │   │   └── MaxPollExceededError
     │   │   └── IllegalGenerationError
     │   ├── BufferFullError                records are produced faster than they become durable
+    │   ├── RecordPurgedError              the delivery report of a record that was purged
     │   ├── TransactionAbortedError        the delivery report of a record that was aborted
     │   └── LogTimeoutError                no answer in time; the outcome is not known
     ├── FencedError                        a newer epoch of the job has taken over
@@ -89,9 +91,11 @@ from onceflow.exceptions.log import (
     InvalidTransactionStateError,
     LogError,
     LogTimeoutError,
+    MaxPollExceededError,
     OffsetOutOfRangeError,
     OutOfOrderSequenceError,
     ProducerFencedError,
+    RecordPurgedError,
     RecordTooLargeError,
     TopicExistsError,
     TransactionAbortedError,
@@ -167,6 +171,7 @@ __all__ = [
     "LogError",
     "LogTimeoutError",
     "MalformedRecordError",
+    "MaxPollExceededError",
     "MissingExtraError",
     "MissingOutputWarning",
     "NewPartitionsWarning",
@@ -176,6 +181,7 @@ __all__ = [
     "OnceflowWarning",
     "OutOfOrderSequenceError",
     "ProducerFencedError",
+    "RecordPurgedError",
     "RecordTooLargeError",
     "RefusedRecordsWarning",
     "RepeatedOutputWarning",

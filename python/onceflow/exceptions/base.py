@@ -22,10 +22,33 @@ class OnceflowError(Exception):
     """Base of all errors of this package.
 
     What a program may want to know besides the text is in attributes; one that is not known is None. They survive
-    ``pickle`` and ``copy``.
+    ``pickle`` and ``copy``. What programs ask of a ``confluent_kafka.KafkaError`` can be asked of each by the same
+    calls; they mean something for what the embedded log raises and reports.
     """
 
     kind: ClassVar[str] = "onceflow"
+    #: What ``code``, ``fatal`` and ``retriable`` say of all errors of a class.
+    kafka_code: ClassVar[int] = -1
+    is_fatal: ClassVar[bool] = False
+    is_retriable: ClassVar[bool] = False
+    #: Set by the producer that raises it.
+    _requires_abort: bool = False
+
+    def code(self) -> int:
+        """The nearest code of Kafka, one of the constants of ``confluent_kafka.KafkaError``; -1: it has none."""
+        return self.kafka_code
+
+    def fatal(self) -> bool:
+        """Whether the client that raised it is of no use any more: close it, make a new one."""
+        return self.is_fatal
+
+    def retriable(self) -> bool:
+        """Whether the same call, made again, may succeed; what it was for is not done twice."""
+        return self.is_retriable
+
+    def txn_requires_abort(self) -> bool:
+        """Whether the producer's transaction can only be aborted, after which the next one may begin."""
+        return self._requires_abort
 
 
 class ConfigurationError(OnceflowError, ValueError):
@@ -38,6 +61,7 @@ class ConfigurationError(OnceflowError, ValueError):
     """
 
     kind = "invalid_argument"
+    kafka_code = -186
 
     def __init__(self, message: str = "", *, setting: str | None = None, stored: Plain = None) -> None:
         super().__init__(message)

@@ -16,9 +16,11 @@ __all__ = [
     "InvalidTransactionStateError",
     "LogError",
     "LogTimeoutError",
+    "MaxPollExceededError",
     "OffsetOutOfRangeError",
     "OutOfOrderSequenceError",
     "ProducerFencedError",
+    "RecordPurgedError",
     "RecordTooLargeError",
     "TopicExistsError",
     "TransactionAbortedError",
@@ -42,6 +44,7 @@ class TopicExistsError(LogError):
     """
 
     kind = "topic_exists"
+    kafka_code = 36
 
     def __init__(self, message: str = "", *, topic: str | None = None) -> None:
         super().__init__(message)
@@ -57,11 +60,16 @@ class UnknownTopicOrPartitionError(LogError):
     """
 
     kind = "unknown_topic_or_partition"
+    kafka_code = 3
 
     def __init__(self, message: str = "", *, topic: str | None = None, partition: int | None = None) -> None:
         super().__init__(message)
         self.topic = topic
         self.partition = partition
+
+    def code(self) -> int:
+        """Kafka has one code for a topic, and one for a partition."""
+        return self.kafka_code if self.partition is None else -190
 
 
 class OffsetOutOfRangeError(LogError):
@@ -76,6 +84,7 @@ class OffsetOutOfRangeError(LogError):
     """
 
     kind = "offset_out_of_range"
+    kafka_code = 1
 
     def __init__(
         self,
@@ -105,6 +114,7 @@ class RecordTooLargeError(LogError):
     """
 
     kind = "record_too_large"
+    kafka_code = 10
 
     def __init__(
         self, message: str = "", *, topic: str | None = None, size: int | None = None, limit: int | None = None
@@ -124,6 +134,8 @@ class OutOfOrderSequenceError(LogError):
     """
 
     kind = "out_of_order_sequence"
+    kafka_code = 45
+    is_fatal = True
 
     def __init__(self, message: str = "", *, expected: int | None = None, got: int | None = None) -> None:
         super().__init__(message)
@@ -139,6 +151,7 @@ class InvalidTransactionStateError(LogError):
     """
 
     kind = "invalid_transaction_state"
+    kafka_code = -172
 
     def __init__(self, message: str = "", *, state: ProducerState | None = None) -> None:
         super().__init__(message)
@@ -154,6 +167,8 @@ class ProducerFencedError(LogError):
     """
 
     kind = "producer_fenced"
+    kafka_code = -144
+    is_fatal = True
 
     def __init__(self, message: str = "", *, epoch: int | None = None, newer_epoch: int | None = None) -> None:
         super().__init__(message)
@@ -187,6 +202,14 @@ class UnknownMemberError(GroupFencedError):
     """The consumer is not a member of the group: it left, or was declared dead. Join again."""
 
     kind = "unknown_member"
+    kafka_code = 25
+
+
+class MaxPollExceededError(UnknownMemberError):
+    """The consumer has not polled for ``max_poll_interval_ms``, and has left its group. The next poll joins again."""
+
+    kind = "max_poll_exceeded"
+    kafka_code = -147
 
 
 class IllegalGenerationError(GroupFencedError):
@@ -200,6 +223,7 @@ class IllegalGenerationError(GroupFencedError):
     """
 
     kind = "illegal_generation"
+    kafka_code = 22
 
     def __init__(
         self,
@@ -219,12 +243,22 @@ class BufferFullError(LogError, BufferError):
     """The producer holds as many records as it may; the text says what makes room. The record was not taken."""
 
     kind = "buffer_full"
+    kafka_code = -184
+    is_retriable = True
+
+
+class RecordPurgedError(LogError):
+    """The record was in the buffer of a producer that was told to forget it, so the record is nowhere."""
+
+    kind = "record_purged"
+    kafka_code = -152
 
 
 class TransactionAbortedError(LogError):
     """The record's transaction was aborted, so the record is nowhere."""
 
     kind = "transaction_aborted"
+    kafka_code = -152
 
 
 class LogTimeoutError(LogError, TimeoutError):
@@ -237,6 +271,8 @@ class LogTimeoutError(LogError, TimeoutError):
     """
 
     kind = "log_timeout"
+    kafka_code = -185
+    is_retriable = True
 
     def __init__(self, message: str = "", *, pid: int | None = None) -> None:
         super().__init__(message)

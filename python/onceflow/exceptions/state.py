@@ -27,6 +27,7 @@ class TypeMismatchError(StateError, TypeError):
     """Keys or values of another type than the table's key or column."""
 
     kind = "type_mismatch"
+    kafka_code = -154
 
 
 class LengthMismatchError(StateError, ValueError):

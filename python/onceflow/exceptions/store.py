@@ -29,12 +29,14 @@ class StoreError(OnceflowError):
     """Base of the errors of a state directory."""
 
     kind = "store"
+    kafka_code = 56
 
 
 class StoreCorruptError(StoreError):
     """Stored bytes are damaged: wrong checksum, torn, swapped or stale."""
 
     kind = "store_corrupt"
+    is_fatal = True
 
 
 class StoreLockedError(StoreError):
@@ -109,6 +111,7 @@ class StorePoisonedError(StoreError):
     """A sync failed before; nothing is written until the store is opened again."""
 
     kind = "store_poisoned"
+    is_fatal = True
 
 
 class StoreNetworkFilesystemError(StoreError):
@@ -125,6 +128,7 @@ class StoreForkedError(StoreError):
     """
 
     kind = "store_forked"
+    is_fatal = True
 
     def __init__(self, message: str = "", *, pid: int | None = None) -> None:
         super().__init__(message)
@@ -135,12 +139,16 @@ class StoreIOError(StoreError, OSError):
     """The operating system refused."""
 
     kind = "io"
+    kafka_code = -189
+    is_retriable = True
 
 
-class BackendClosedError(StoreError):
-    """The backend was closed."""
+class BackendClosedError(StoreError, RuntimeError):
+    """It was closed: a backend, a log, or one of its clients."""
 
     kind = "closed"
+    kafka_code = -197
+    is_fatal = True
 
 
 class FencedError(OnceflowError):

@@ -185,7 +185,9 @@ class Lifecycle:
             return
         cause = self.refused if state is ProducerState.ABORTABLE else None
         why = "" if cause is None else f": {cause}"
-        raise InvalidTransactionStateError(f"{call}: {REFUSALS[state]}{why}", state=state) from cause
+        refusal = InvalidTransactionStateError(f"{call}: {REFUSALS[state]}{why}", state=state)
+        refusal._requires_abort = state is ProducerState.ABORTABLE
+        raise refusal from cause
 
     def begun(self) -> None:
         """A transaction is open."""
@@ -204,3 +206,4 @@ class Lifecycle:
         """The log refused a call, and with it the transaction perhaps."""
         if self._transactional and self.state is not ProducerState.IN_TRANSACTION:
             self.refuse(error)
+            error._requires_abort = self.state is ProducerState.ABORTABLE
