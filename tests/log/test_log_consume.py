@@ -41,27 +41,29 @@ def numbers(producer):
         producer.produce_many("one", values, timestamps=1000 * (batch + 1))
 
 
+def offsets(partitions):
+    return [each.offset for each in partitions]
+
+
 def taken(consumer, count=1):
     return [int(consumer.poll(5).value()) for _ in range(count)]
 
 
 def test_records_come_in_order_and_positions_follow(log, numbers, consumer):
     consumer.assign([ONE])
-    assert consumer.positions() == [TopicPartition("one", 0, 0)]
+    assert offsets(consumer.positions()) == [0]
     assert taken(consumer, 15) == list(range(15))
-    assert consumer.positions() == [TopicPartition("one", 0, 15)]
+    assert offsets(consumer.positions()) == [15]
     assert [int(message.value()) for message in consumer.consume(10, 1)] == list(range(15, 25))
-    assert consumer.position([ONE, TopicPartition("four", 3)]) == [
-        TopicPartition("one", 0, 25),
-        TopicPartition("four", 3, OFFSET_INVALID),
-    ]
+    found = consumer.position([ONE, TopicPartition("four", 3)])
+    assert [(each.place, each.offset) for each in found] == [(("one", 0), 25), (("four", 3), OFFSET_INVALID)]
     records = consumer.consume_batch(10, 1)
     assert records.offsets.tolist() == list(range(25, 35))
     assert taken(consumer, 65) == list(range(35, 100))
     assert consumer.poll(0) is None
     assert consumer.consume(5, 0) == []
     assert consumer.consume_batch(5, 0) is None
-    assert consumer.positions() == [TopicPartition("one", 0, 100)]
+    assert offsets(consumer.positions()) == [100]
 
 
 def test_partitions_take_turns(log, producer, consumer):
@@ -145,16 +147,17 @@ def test_pausing(log, producer, consumer):
 
 
 def test_offsets_of_a_group(log, numbers, consumer):
-    assert consumer.committed([ONE]) == [ONE]
+    assert offsets(consumer.committed([ONE])) == [OFFSET_INVALID]
     consumer.assign([ONE])
     message = consumer.poll(0)
-    assert consumer.commit(message) == [TopicPartition("one", 0, 1)]
+    assert offsets(consumer.commit(message)) == [1]
     consumer.consume(4, 0)
     consumer.commit()
     assert consumer.committed([ONE])[0].offset == 5
     consumer.commit(offsets=[TopicPartition("one", 0, 9, "nine")])
     with Consumer(log, "readers") as other:
-        assert other.committed([ONE]) == [TopicPartition("one", 0, 9, "nine")]
+        (found,) = other.committed([ONE])
+        assert (found.place, found.offset, found.metadata) == (ONE.place, 9, "nine")
         other.assign([ONE])
         assert taken(other) == [9]
     (group,) = log.groups()
@@ -172,7 +175,7 @@ def test_asynchronous_commits(log, numbers):
         assert consumer.committed([ONE])[0].offset == 3
         consumer.poll(0)
     assert all(error is None for error, _ in told)
-    assert told[-1][1] == [TopicPartition("one", 0, 20)]
+    assert offsets(told[-1][1]) == [20]
 
 
 def test_auto_commit_commits_what_was_returned(log, numbers):
@@ -305,7 +308,7 @@ def test_calls_that_cannot_be(log, numbers, consumer):
     for call in (
         lambda: consumer.seek(ONE),
         lambda: consumer.subscribe([]),
-        lambda: consumer.subscribe(["^one"]),
+        lambda: consumer.subscribe(["^one("]),
         lambda: consumer.consume(0),
         lambda: consumer.consume_batch(0),
         lambda: consumer.commit(everything(log, "one")[0], [ONE]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import total_ordering
 from typing import TYPE_CHECKING
 
 from onceflow.exceptions import ConfigurationError
@@ -35,9 +36,13 @@ OFFSET_INVALID = -1001
 Place = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@total_ordering
+@dataclass(slots=True, eq=False)
 class TopicPartition:
     """A partition, with an offset in it or one of the constants ``OFFSET_…``.
+
+    As in ``confluent_kafka`` two are equal, and hash alike, if they are the same partition, whatever their offsets, and
+    are ordered by it; and their attributes can be set, so that ``on_assign`` may change offsets.
 
     Attributes:
         topic: Name of the topic.
@@ -50,7 +55,7 @@ class TopicPartition:
     """
 
     topic: str
-    partition: int
+    partition: int = -1
     offset: int = OFFSET_INVALID
     metadata: str = ""
 
@@ -65,6 +70,23 @@ class TopicPartition:
     def place(self) -> Place:
         """Topic and partition, without the offset."""
         return (self.topic, self.partition)
+
+    @property
+    def error(self) -> None:
+        """Never any: errors are raised by the call that they concern."""
+
+    @property
+    def leader_epoch(self) -> None:
+        """There are no leaders."""
+
+    def __eq__(self, other: object) -> bool:
+        return self.place == other.place if isinstance(other, TopicPartition) else NotImplemented
+
+    def __lt__(self, other: TopicPartition) -> bool:
+        return self.place < other.place if isinstance(other, TopicPartition) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.place)
 
 
 class Positions(list[TopicPartition]):

@@ -13,14 +13,16 @@ __all__ = ["check_choice", "check_partition", "checked_partitions"]
 
 
 def checked_partitions(method: str, given: Iterable[TopicPartition], name: str = "partitions") -> list[TopicPartition]:
-    """Partitions as a list."""
-    return check_items(f"{method}: {name}", given, TopicPartition, "[TopicPartition('payments', 0)]")
+    """Partitions as a list of the consumer's own: their attributes can be set, also to what they cannot be."""
+    chosen = check_items(f"{method}: {name}", given, TopicPartition, "[TopicPartition('payments', 0)]")
+    return [TopicPartition(*each.place, each.offset, each.metadata) for each in chosen]
 
 
 def check_partition(method: str, given: TopicPartition) -> None:
     """Refuses what is not a partition."""
     if not isinstance(given, TopicPartition):
         raise ConfigurationError(f"{method}: partition is {given!r}; give one such as TopicPartition('payments', 0)")
+    TopicPartition(*given.place, given.offset)
 
 
 def check_choice(name: str, given: str, choices: object) -> None:

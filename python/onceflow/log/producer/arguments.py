@@ -8,6 +8,7 @@ import numpy as np
 
 from onceflow.exceptions import ConfigurationError, TypeMismatchError
 from onceflow.log.message import Headers
+from onceflow.log.settings import check_number
 from onceflow.log.topic_partition import TopicPartition
 from onceflow.types import FIRST_MICROS, LAST_MICROS
 
@@ -60,6 +61,6 @@ def checked_headers(headers: object) -> Headers | None:
 
 def real_offset(position: TopicPartition) -> int:
     """The offset of a position that can be committed."""
-    if position.offset < 0:
+    if check_number("send_offsets_to_transaction: offset", position.offset) < 0:
         raise ConfigurationError(f"{position} has no offset that could be committed")
     return position.offset
