@@ -183,15 +183,12 @@ def test_reports_that_nobody_asks_for_fill_the_buffer_until_produce_calls_them(l
 
 
 def test_a_full_buffer_says_so(log, transactional):
-    with Producer(log, transactional_id="small", max_buffered_records=10, max_block_s=0) as producer:
-        producer.init_transactions()
-        producer.begin_transaction()
+    with Producer(log, linger_s=60, max_buffered_records=10, max_block_s=0) as producer:
         with pytest.raises(BufferFullError) as raised:
-            for number in range(100):
-                producer.produce("one", f"{number}", on_delivery=lambda *_: None)
-                producer.flush()
+            for number in range(11):
+                producer.produce("one", f"{number}")
         assert isinstance(raised.value, BufferError)
-        producer.abort_transaction()
+        assert raised.value.retriable()
 
 
 def test_a_callback_may_produce(log, producer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from reading_log import everything, values
@@ -81,7 +82,7 @@ def test_a_transaction_larger_than_the_buffer(log):
     assert [int(value[:6]) for value in found] == list(range(2_000))
 
 
-def test_reports_come_with_the_commit(log, transactional):
+def test_reports_that_nobody_asks_for_come_with_the_commit(log, transactional):
     reports = []
 
     def report(error, message):
@@ -90,13 +91,48 @@ def test_reports_come_with_the_commit(log, transactional):
     with transactional.transaction():
         for number in range(50):
             transactional.produce("four", f"{number}", f"k{number}", on_delivery=report)
-        transactional.flush()
-        transactional.produce("one", "last", on_delivery=report)
-        assert transactional.poll(0) == 0
+        assert reports == []
     assert all(error is None for error, *_ in reports)
     told = sorted(rest for _, *rest in reports)
-    found = everything(log, "four") + everything(log, "one")
+    found = everything(log, "four")
     assert told == sorted([message.partition(), message.offset(), message.value()] for message in found)
+
+
+def test_reports_come_before_the_commit(log, transactional):
+    """A program that waits for its reports before it commits waited for ever."""
+    reports = []
+
+    def report(error, message):
+        reports.append((error, message.value(), message.offset()))
+
+    with transactional.transaction():
+        for number in range(3):
+            transactional.produce("one", f"{number}", on_delivery=report)
+        until = time.monotonic() + 30
+        while len(transactional):
+            assert time.monotonic() < until
+            transactional.poll(0.1)
+        assert reports == [(None, b"%d" % number, None) for number in range(3)]
+        assert transactional.flush() == 0
+        transactional.produce("one", "3", on_delivery=report)
+    # Nobody had asked for the last one before its offset was known.
+    assert reports[3:] == [(None, b"3", 3)]
+    assert [message.value() for message in everything(log, "one")] == [b"0", b"1", b"2", b"3"]
+
+
+def test_reports_say_no_offset_that_is_another_records(log, transactional):
+    """Where a transaction also has records without callbacks, reports said the offsets of those."""
+    reports = []
+    with transactional.transaction():
+        transactional.produce("one", "a")
+        transactional.flush()
+        transactional.produce("one", "b", on_delivery=lambda error, message: reports.append(message.offset()))
+        transactional.produce("four", "c", partition=1)
+        transactional.produce(
+            "four", "d", partition=2, on_delivery=lambda error, message: reports.append(message.offset())
+        )
+    assert values(log, "one") == [b"a", b"b"]
+    assert reports == [None, 0]
 
 
 def test_a_commit_that_is_interrupted(log, transactional, monkeypatch):
@@ -129,7 +165,8 @@ def test_reports_of_an_abort(log, transactional):
         if number == 1:
             transactional.flush()
     transactional.abort_transaction()
-    assert [type(error) for error, _ in reports] == [TransactionAbortedError] * 3
+    # Two were in the transaction, and their reports asked for, before it was aborted.
+    assert [type(error) for error, _ in reports] == [type(None), type(None), TransactionAbortedError]
     assert all(message.offset() is None and message.error() is error for error, message in reports)
     assert len(transactional) == 0
 
@@ -267,7 +304,8 @@ def test_offsets_are_committed_with_the_transaction_or_not_at_all(log, producer,
     with transactional.transaction():
         transactional.send_offsets_to_transaction(positions, ConsumerGroupMetadata("g"))
         assert offset(log, "g").offset < 0
-    assert offset(log, "g") == TopicPartition("one", 0, 3, "note")
+    found = offset(log, "g")
+    assert (found.offset, found.metadata) == (3, "note")
 
 
 def test_positions_know_their_member(log, producer, transactional, consumer):

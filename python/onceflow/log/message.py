@@ -13,7 +13,7 @@ from onceflow.log.topic_partition import OFFSET_INVALID
 if TYPE_CHECKING:
     from onceflow._native import LogRecords
 
-__all__ = ["TIMESTAMP_CREATE_TIME", "Headers", "Message", "messages"]
+__all__ = ["TIMESTAMP_CREATE_TIME", "Headers", "Message", "messages", "placed"]
 
 #: The kind of all timestamps here: the producer set them.
 TIMESTAMP_CREATE_TIME: Final = 1
@@ -65,6 +65,12 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         """Why a record was not delivered; of a record that was read it is None: consumers raise their errors."""
         return self._error
 
+    def leader_epoch(self) -> None:
+        """There are no leaders."""
+
+    def latency(self) -> None:
+        """Not measured."""
+
     def __len__(self) -> int:
         """Bytes of the value."""
         return 0 if self._value is None else len(self._value)
@@ -74,6 +80,20 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     def __repr__(self) -> str:
         return f"Message({self._topic}/{self._partition}@{self._offset}, key={self._key!r}, value={self._value!r})"
+
+
+def placed(message: Message, offset: int, error: OnceflowError | None) -> Message:
+    """The same record, with what became of it."""
+    return Message(
+        message._topic,
+        message._partition,
+        offset,
+        message._timestamp_ms,
+        message._key,
+        message._value,
+        message._headers,
+        error,
+    )
 
 
 def messages(topic: str, partition: int, records: LogRecords) -> list[Message]:

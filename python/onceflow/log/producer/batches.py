@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import NamedTuple
 
 from onceflow._native import partition_of
 from onceflow.exceptions import OnceflowError
-from onceflow.log.message import Headers, Message
+from onceflow.log.message import Headers, Message, placed
 from onceflow.log.topic_partition import OFFSET_INVALID, Place
 
-__all__ = ["Batch", "OnDelivery", "Pending", "Places", "Produced", "Report"]
+__all__ = ["Batch", "OnDelivery", "Pending", "Places", "Produced", "Report", "Staged"]
 
 #: Called with the error, or None, and the record.
 OnDelivery = Callable[[OnceflowError | None, Message], object]
@@ -22,11 +22,24 @@ Extras = tuple[int, int | None, Headers | None, OnDelivery | None]
 
 
 class Report(NamedTuple):
-    """A callback that is due."""
+    """A callback that is due.
+
+    Attributes:
+        on_delivery: The callback.
+        message: What it is called with.
+        staged: The transaction of the record.
+        ordinal: Which record of the transaction in its partition it is.
+    """
 
     on_delivery: OnDelivery
-    error: OnceflowError | None
     message: Message
+    staged: Staged | None = None
+    ordinal: int = 0
+
+    def call(self) -> None:
+        """Calls it, with what is known by now."""
+        message = self.message if self.staged is None else self.staged.known(self.message, self.ordinal)
+        self.on_delivery(message.error(), message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +131,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.values)
 
-    def reports(self, places: Places | None, error: OnceflowError | None) -> list[Report]:
-        """The callbacks of the batch: with what became of it; ``places`` None if nobody knows where it is."""
+    def reports(self, places: Places | None, error: OnceflowError | None, staged: Staged | None = None) -> list[Report]:
+        """The callbacks of the batch, with what became of it.
+
+        Args:
+            places: None: nobody knows where it is.
+            error: Why it is nowhere.
+            staged: The transaction that has it.
+        """
         if self.callbacks is None:
             return []
         rows = len(self)
@@ -127,14 +146,15 @@ class Batch:
         keys = self.keys or [None] * rows
         headers = self.headers or [None] * rows
         timestamps = self.timestamps if isinstance(self.timestamps, list) else [self.timestamps] * rows
+        ordinals = repeat(0) if staged is None else staged.ordinals(self.topic, partitions)
         reports = []
-        for partition, timestamp, key, value, header, on_delivery in zip(
-            partitions, timestamps, keys, self.values, headers, self.callbacks, strict=True
+        for partition, timestamp, key, value, header, on_delivery, ordinal in zip(
+            partitions, timestamps, keys, self.values, headers, self.callbacks, ordinals, strict=False
         ):
             offset = OFFSET_INVALID if places is None else places.next(self.topic, partition)
             if on_delivery is not None:
                 message = Message(self.topic, partition, offset, timestamp, key, value, header, error)
-                reports.append(Report(on_delivery, error, message))
+                reports.append(Report(on_delivery, message, staged, ordinal))
         return reports
 
 
@@ -151,3 +171,50 @@ class Places:
     def next(self, topic: str, partition: int) -> int:
         """The offset of the next record of this partition."""
         return next(self._offsets[topic, partition])
+
+
+class Staged:
+    """The records of a transaction that were produced with callbacks: their reports come before its end or after it.
+
+    Before it nobody knows their offsets. After a commit they are known, unless the transaction has other records too,
+    which nobody has counted.
+    """
+
+    __slots__ = ("_counts", "_error", "_firsts")
+
+    def __init__(self) -> None:
+        self._counts: dict[Place, int] = {}
+        self._firsts: dict[Place, int] = {}
+        self._error: OnceflowError | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def ordinals(self, topic: str, partitions: list[int]) -> list[int]:
+        """The numbers of the next records of these partitions."""
+        counts = {partition: self._counts.get((topic, partition), 0) for partition in set(partitions)}
+        ordinals = []
+        for partition in partitions:
+            ordinals.append(ordinal := counts[partition])
+            counts[partition] = ordinal + 1
+        self._counts.update({(topic, partition): count for partition, count in counts.items()})
+        return ordinals
+
+    def end(self, produced: Sequence[Produced], error: OnceflowError | None) -> None:
+        """The transaction has ended: its records are here, or nowhere because of an error."""
+        found: dict[Place, list[Produced]] = {}
+        for run in produced:
+            found.setdefault((run.topic, run.partition), []).append(run)
+        self._firsts = {
+            place: min(run.first_offset for run in runs)
+            for place, runs in found.items()
+            if sum(run.count for run in runs) == self._counts.get(place)
+        }
+        self._error = error
+
+    def known(self, message: Message, ordinal: int) -> Message:
+        """What is known of a record by now."""
+        if self._error is None and not self._firsts:
+            return message
+        first = self._firsts.get((message._topic, message._partition))
+        return placed(message, OFFSET_INVALID if first is None else first + ordinal, self._error)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from onceflow.exceptions import BufferFullError, OnceflowError
-from onceflow.log.producer.batches import Batch, Pending, Places, Report
+from onceflow.log.producer.batches import Batch, Pending, Places, Produced, Report, Staged
 from onceflow.log.producer.state import Lifecycle
 
 __all__ = ["Buffer"]
@@ -49,8 +50,8 @@ class Buffer:
         self._reports: deque[Report] = deque()
         #: Threads that are calling callbacks.
         self._serving: set[int] = set()
-        #: Batches of the open transaction whose records have callbacks.
-        self._kept: list[Batch] = []
+        #: The records with callbacks of the open transaction.
+        self._staged = Staged()
         self.wake = threading.Event()
         self.full = threading.Event()
 
@@ -79,12 +80,6 @@ class Buffer:
             # One record is always taken, however large.
             if self.records < self.max_records and (self.nbytes + size <= self.max_bytes or not self.nbytes):
                 return
-            kept = self._kept_records()
-            if kept >= self.max_records:
-                raise BufferFullError(
-                    f"{kept} records of the transaction wait to report their delivery; commit it, raise "
-                    "max_buffered_records, or produce without on_delivery"
-                )
             self.full.set()
             if self._reports and threading.get_ident() not in self._serving:
                 self.lock.release()
@@ -125,63 +120,52 @@ class Buffer:
             return not self._unwritten()
 
     def unwritten(self) -> int:
-        """Records that are neither acknowledged nor kept for the end of a transaction."""
+        """Records that are not acknowledged; those of a transaction are when it has them."""
         with self.lock:
             return self._unwritten()
 
     def _unwritten(self) -> int:
-        return self.records - len(self._reports) - self._kept_records()
-
-    def _kept_records(self) -> int:
-        return sum(len(batch) for batch in self._kept)
+        return self.records - len(self._reports)
 
     # ---- and out ---------------------------------------------------------------------------------
 
-    def keep(self, batch: Batch) -> None:
-        """The transaction's end will tell what becomes of the batch."""
-        with self.lock:
-            self.nbytes -= batch.nbytes
-            if batch.callbacks is None:
-                self.records -= len(batch)
-            else:
-                self._kept.append(batch)
-            self._room.notify_all()
+    def has_staged(self) -> bool:
+        """Whether records with callbacks wait for the end of a transaction."""
+        return bool(self._staged)
 
-    def has_kept(self) -> bool:
-        """Whether batches wait for the end of a transaction."""
-        return bool(self._kept)
-
-    def end(self, places: Places | None, error: OnceflowError | None) -> None:
-        """The transaction has ended: its records have a place, or an error."""
+    def end(self, produced: Sequence[Produced], error: OnceflowError | None) -> None:
+        """The transaction has ended; what nobody was told yet is told with the places of the records, or the error."""
         with self.lock:
-            kept, self._kept = self._kept, []
-        for batch in kept:
-            reports = batch.reports(places, error)
-            with self.lock:
-                self.records -= len(batch) - len(reports)
-                self._reports.extend(reports)
-                self._room.notify_all()
-                self._reported.notify_all()
+            self._staged.end(produced, error)
+            self._staged = Staged()
+
+    def stage(self, batch: Batch) -> None:
+        """The transaction has a batch. Its reports are due, as its producer may wait for them before the commit."""
+        self._done(batch, batch.reports(None, None, self._staged))
 
     def acknowledge(
         self, batch: Batch, places: Places | None, error: OnceflowError | None, *, tell: bool = True
     ) -> None:
         """Records outside of transactions have a place, or an error; without a callback, somebody must be told it."""
         reports = batch.reports(places, error)
+        untold = error is not None and len(reports) < len(batch) and tell
+        self._done(batch, reports, error if untold else None)
+
+    def _done(self, batch: Batch, reports: list[Report], failure: OnceflowError | None = None) -> None:
         with self.lock:
             self.nbytes -= batch.nbytes
             self.records -= len(batch) - len(reports)
             self._reports.extend(reports)
-            if error is not None and len(reports) < len(batch) and tell and self._failure is None:
-                self._failure = error
+            if failure is not None and self._failure is None:
+                self._failure = failure
                 self.halted = True
             self._room.notify_all()
             self._reported.notify_all()
 
     def wait_reported(self, timeout_s: float) -> None:
-        """Until there is a report, a failure or nothing more to wait for."""
+        """Until there is a report, a failure or nothing more to wait for; below 0: for as long as it takes."""
         with self.lock:
-            timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
+            timeout_s = threading.TIMEOUT_MAX if timeout_s < 0 else min(timeout_s, threading.TIMEOUT_MAX)
             self._reported.wait_for(lambda: self._reports or self._failure or not self.records, timeout_s)
 
     def serve(self) -> int:
@@ -201,7 +185,7 @@ class Buffer:
                     self.records -= 1
                     self._room.notify_all()
                 served += 1
-                report.on_delivery(report.error, report.message)
+                report.call()
         finally:
             self._serving.discard(thread)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
@@ -14,20 +13,23 @@ from onceflow.exceptions import (
     InvalidTransactionStateError,
     LogTimeoutError,
     OnceflowError,
+    RecordTooLargeError,
     TypeMismatchError,
+    UnknownTopicOrPartitionError,
 )
 from onceflow.log.log import Log
 from onceflow.log.log_time import LogTime
+from onceflow.log.producer.acknowledgements import Acknowledgements
 from onceflow.log.producer.arguments import as_bytes, check_topic, checked_headers, checked_timestamp
 from onceflow.log.producer.batches import OnDelivery, Pending, Produced
 from onceflow.log.producer.buffer import Buffer
 from onceflow.log.producer.sender import UNANSWERED, Sender
 from onceflow.log.producer.state import Call, Lifecycle
 from onceflow.log.producer.topics import TopicCache
-from onceflow.log.producer.transactions import Transactions
 from onceflow.log.settings import (
     check_callback,
     check_clock,
+    check_items,
     check_log,
     check_name,
     check_number,
@@ -44,14 +46,14 @@ _OVERHEAD_BYTES = 100
 _COLUMN = ("__iter__", "__arrow_c_array__", "__arrow_c_stream__", "__array__")
 
 
-class Producer(Transactions):
+class Producer(Acknowledgements):
     """An idempotent producer or, with a transactional id, a transactional one.
 
     ``produce`` puts a record into a buffer, and a background thread writes what is there: while one batch is being
-    synced to the disk the next one grows. A record is acknowledged when it is durable; then its ``on_delivery`` is
-    called, by ``poll``, ``flush`` or the end of the transaction, in the thread that calls them. A callback may produce,
-    and poll: what is due is called after it. ``produce_many`` writes a whole batch, and outside of transactions it is
-    durable when it returns.
+    synced to the disk the next one grows. A record is acknowledged when it is durable, or in a transaction when that
+    has it; then its ``on_delivery`` is called, by ``poll``, ``flush`` or the end of the transaction, in the thread that
+    calls them and outside of all locks. A callback may call its producer: what is due is called after it.
+    ``produce_many`` writes a whole batch, and outside of transactions it is durable when it returns.
 
     Records of one partition are in the log in the order in which they were produced, each exactly once, whatever had to
     be repeated. Safe to use from several threads; a transaction is one for all of them.
@@ -119,8 +121,9 @@ class Producer(Transactions):
             linger_s=linger_s,
             delivery_timeout_s=delivery_timeout_s,
         )
-        super().__init__(native, lifecycle, buffer, sender, log_time, timeout_s=transaction_timeout_ms / 1000)
-        self._log = log.native
+        super().__init__(
+            log.native, native, lifecycle, buffer, sender, log_time, timeout_s=transaction_timeout_ms / 1000
+        )
         self._transactional_id = transactional_id
         log.add_client(self)
 
@@ -130,10 +133,6 @@ class Producer(Transactions):
     def transactional_id(self) -> str | None:
         """As given."""
         return self._transactional_id
-
-    def __len__(self) -> int:
-        """Records that are not acknowledged yet, and reports that nobody has asked for."""
-        return self._buffer.records
 
     def __bool__(self) -> bool:
         return True
@@ -153,6 +152,8 @@ class Producer(Transactions):
         on_delivery: OnDelivery | None = None,
         timestamp: int | None = None,
         headers: Mapping[str, bytes | str | None] | Iterable[tuple[str, bytes | str | None]] | None = None,
+        *,
+        callback: OnDelivery | None = None,
     ) -> None:
         """Takes a record into the buffer.
 
@@ -162,9 +163,10 @@ class Producer(Transactions):
             key: Chooses the partition, unless ``partition`` does; records without a key are spread evenly.
             partition: -1: by key.
             on_delivery: Called with ``(error, message)``: error None when the record is durable, in a transaction when
-                it is committed.
+                that has it. ``message.offset()`` is None before the commit.
             timestamp: Milliseconds since 1970, in the years 1 to 9999; None: now.
             headers: A dict, or pairs of a name and a value.
+            callback: Another name of ``on_delivery``.
 
         Raises:
             UnknownTopicOrPartitionError, RecordTooLargeError, TypeMismatchError: The record cannot be written.
@@ -183,6 +185,8 @@ class Producer(Transactions):
             headers = checked_headers(headers)
         if timestamp is not None:
             timestamp = checked_timestamp(timestamp)
+        if callback is not None:
+            on_delivery = callback
         size = _OVERHEAD_BYTES + (0 if value is None else len(value)) + (0 if key is None else len(key))
         if type(topic) is not str or type(partition) is not int or on_delivery is not None:
             check_topic("produce", topic)
@@ -293,57 +297,48 @@ class Producer(Transactions):
                 raise TypeMismatchError(f"produce_many takes none of these records: {error}") from error
             return self._sender.produced(places)
 
-    def poll(self, timeout: float = 0.0) -> int:
-        """Calls the ``on_delivery`` of records that are acknowledged.
+    def produce_batch(
+        self,
+        topic: str,
+        messages: Iterable[dict[str, Any]],
+        partition: int = -1,
+        on_delivery: OnDelivery | None = None,
+        *,
+        callback: OnDelivery | None = None,
+    ) -> int:
+        """Calls ``produce`` for each message, as ``confluent_kafka`` has it; ``produce_many`` is for columns.
 
         Args:
-            timeout: How long to wait for the first of them, in seconds.
+            topic: Must exist.
+            messages: Dicts with what ``produce`` takes: ``value``, ``key``, ``partition``, ``timestamp``, ``headers``
+                and ``callback``. Of a record that cannot be written, ``_error`` says why.
+            partition: Of messages that do not say.
+            on_delivery: Of messages that have no callback.
+            callback: Another name of ``on_delivery``.
 
         Returns:
-            How many were called.
+            How many were taken.
 
         Raises:
-            LogError: What became of earlier records without a callback.
+            ConfigurationError: Messages that are no dicts.
+            OnceflowError: As ``produce``, of what does not concern one record alone.
         """
-        check_timeout("poll: timeout", timeout)
-        if timeout is None:
-            raise ConfigurationError("poll: timeout is None; give seconds, such as 1.0")
-        if timeout > 0:
-            self._buffer.wait_reported(timeout)
-        served = self._buffer.serve()
-        self._buffer.raise_failure()
-        return served
-
-    def flush(self, timeout: float | None = -1) -> int:
-        """Waits until all records are acknowledged, and calls what their ``on_delivery`` says.
-
-        In a transaction records are acknowledged by its end; there it only empties the buffer.
-
-        Args:
-            timeout: At most so many seconds; -1 or None: as long as it takes.
-
-        Returns:
-            Records that are still waiting.
-
-        Raises:
-            LogError: What became of records without a callback.
-            LogTimeoutError, StoreIOError: A batch of ``produce_many`` still has no answer; call it again.
-        """
-        check_timeout("flush: timeout", timeout)
-        self._lifecycle.check_usable()
-        if timeout is None or timeout < 0:
-            with self._sender.order:
-                self._sender.drain()
-                self._sender.settle()
-        else:
-            # The background thread writes: it may take longer than the caller wants to wait.
-            deadline = time.monotonic() + timeout
-            if self._buffer.wait_written(deadline):
-                # What is left is a batch without an answer.
-                self._sender.settle_within(deadline)
-        self._buffer.serve()
-        self._buffer.raise_failure()
-        return self._buffer.unwritten()
+        taken = 0
+        for message in check_items("produce_batch: messages", messages, dict, "[{'value': b'a'}]"):
+            try:
+                self.produce(
+                    topic,
+                    message.get("value"),
+                    message.get("key"),
+                    message.get("partition", partition),
+                    message.get("callback", on_delivery if callback is None else callback),
+                    message.get("timestamp"),
+                    message.get("headers"),
+                )
+                taken += 1
+            except (UnknownTopicOrPartitionError, RecordTooLargeError, TypeMismatchError, ConfigurationError) as error:
+                message["_error"] = error
+        return taken
 
     # ---- the end -----------------------------------------------------------------------------------
 

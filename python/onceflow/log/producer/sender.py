@@ -14,6 +14,7 @@ from onceflow.exceptions import (
     LogError,
     LogTimeoutError,
     OnceflowError,
+    RecordPurgedError,
     StoreIOError,
     TransactionAbortedError,
 )
@@ -114,10 +115,12 @@ class Sender:
             for pending in self._buffer.take_pending():
                 self._send(pending)
 
-    def drop_pending(self, error: TransactionAbortedError) -> None:
-        """Forgets what is in the buffer: its transaction is aborted."""
-        for pending in self._buffer.take_pending():
+    def drop_pending(self, error: TransactionAbortedError | RecordPurgedError) -> bool:
+        """Forgets what is in the buffer; whether there was anything."""
+        dropped = self._buffer.take_pending()
+        for pending in dropped:
             self._buffer.acknowledge(self._batch(pending), None, error, tell=False)
+        return bool(dropped)
 
     def _batch(self, pending: Pending) -> Batch:
         self._turn += 1
@@ -147,12 +150,12 @@ class Sender:
                 self._buffer.acknowledge(batch, None, error)
             return
         if self._transactional:
-            self._buffer.keep(batch)
+            self._buffer.stage(batch)
         else:
             self._buffer.acknowledge(batch, places, None)
 
     def _append(self, batch: Batch) -> Places | None:
-        """Writes a batch; None: it belongs to a transaction, which it is kept for."""
+        """Writes a batch; None: it belongs to a transaction that is repeated before its commit."""
         try:
             places = self._native.produce(
                 batch.topic,
@@ -222,10 +225,9 @@ class Sender:
             Produced(self._topics.name(topic), partition, first, count) for topic, partition, first, count in places
         ]
 
-    def end(self, places: Iterable[tuple[int, int, int, int]] | None, error: OnceflowError | None) -> None:
+    def end(self, places: Iterable[tuple[int, int, int, int]], error: OnceflowError | None) -> None:
         """The transaction has ended: its records have a place, or an error."""
-        known = Places(self.produced(places)) if places is not None and self._buffer.has_kept() else None
-        self._buffer.end(known, error)
+        self._buffer.end(self.produced(places) if self._buffer.has_staged() else [], error)
 
 
 def _send_in_background(

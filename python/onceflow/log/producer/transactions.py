@@ -14,6 +14,7 @@ from onceflow.exceptions import (
     TransactionAbortedError,
 )
 from onceflow.log.membership import ConsumerGroupMetadata
+from onceflow.log.metadata import Described
 from onceflow.log.producer.arguments import real_offset
 from onceflow.log.producer.buffer import Buffer
 from onceflow.log.producer.sender import UNANSWERED, Sender
@@ -30,11 +31,12 @@ __all__ = ["Transactions"]
 _T = TypeVar("_T")
 
 
-class Transactions:
+class Transactions(Described):
     """What a producer with a transactional id can do besides writing; a part of ``Producer``."""
 
     def __init__(
         self,
+        log: _native.Log,
         native: _native.LogProducer,
         lifecycle: Lifecycle,
         buffer: Buffer,
@@ -43,6 +45,7 @@ class Transactions:
         *,
         timeout_s: float,
     ) -> None:
+        self._log = log
         self._native = native
         self._lifecycle = lifecycle
         self._buffer = buffer
@@ -84,9 +87,9 @@ class Transactions:
             self._lifecycle.check_usable()
             self._lifecycle.check(Call.BEGIN)
             self._native.begin_transaction(now_ms=self._time.now_ms())
-            if self._buffer.has_kept():
+            if self._buffer.has_staged():
                 self._sender.end(
-                    None, LogTimeoutError("the end of the transaction was interrupted: nobody knows which it was")
+                    (), LogTimeoutError("the end of the transaction was interrupted: nobody knows which it was")
                 )
             self._lifecycle.begun()
 
@@ -143,7 +146,7 @@ class Transactions:
             )
 
     def commit_transaction(self, timeout: float | None = None) -> None:
-        """Makes all of the transaction visible at once, durably; then calls its records' ``on_delivery``.
+        """Makes all of the transaction visible at once, durably; then calls the ``on_delivery`` that are still due.
 
         Args:
             timeout: How long to repeat it while there is no answer; None: the transaction's timeout.
@@ -166,13 +169,13 @@ class Transactions:
                 raise
             except OnceflowError as error:
                 self._lifecycle.failed(error)
-                self._sender.end(None, error)
+                self._sender.end((), error)
                 raise
             self._sender.end(places, None)
         self._buffer.serve()
 
     def abort_transaction(self, timeout: float | None = None) -> None:
-        """Ends the transaction without a trace; its records' ``on_delivery`` get ``TransactionAbortedError``.
+        """Ends the transaction without a trace; the ``on_delivery`` still due get ``TransactionAbortedError``.
 
         Args:
             timeout: How long to repeat it while there is no answer; None: the transaction's timeout.
@@ -194,10 +197,10 @@ class Transactions:
                 self._repeated(lambda: self._native.abort_transaction(now_ms=self._time.now_ms()), timeout)
             except (*UNANSWERED, ProducerFencedError):
                 # It will not appear, whoever aborts it in the end.
-                self._sender.end(None, aborted)
+                self._sender.end((), aborted)
                 raise
             self._lifecycle.refused = None
-            self._sender.end(None, aborted)
+            self._sender.end((), aborted)
         self._buffer.serve()
 
     @contextmanager
