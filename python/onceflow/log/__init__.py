@@ -19,6 +19,7 @@ from onceflow.log.consumer import Consumer, ConsumerState, IsolationLevel, OnReb
 from onceflow.log.log import Log
 from onceflow.log.membership import ConsumerGroupMetadata
 from onceflow.log.message import TIMESTAMP_CREATE_TIME, Message
+from onceflow.log.metadata import ClusterMetadata, PartitionMetadata, TopicMetadata
 from onceflow.log.producer import OnDelivery, Produced, Producer, ProducerState
 from onceflow.log.records import Records
 from onceflow.log.topic_partition import (
@@ -36,6 +37,7 @@ __all__ = [
     "OFFSET_INVALID",
     "OFFSET_STORED",
     "TIMESTAMP_CREATE_TIME",
+    "ClusterMetadata",
     "Consumer",
     "ConsumerGroupMetadata",
     "ConsumerState",
@@ -50,11 +52,13 @@ __all__ = [
     "Message",
     "OnDelivery",
     "OnRebalance",
+    "PartitionMetadata",
     "Positions",
     "Produced",
     "Producer",
     "ProducerState",
     "Records",
+    "TopicMetadata",
     "TopicPartition",
     "partition_of",
 ]

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from onceflow.exceptions import GroupFencedError, OnceflowError, StoreError, UnknownMemberError
+from onceflow.exceptions import (
+    GroupFencedError,
+    LogTimeoutError,
+    MaxPollExceededError,
+    OnceflowError,
+    StoreError,
+    UnknownMemberError,
+)
 from onceflow.log.forgetting import when_forgotten
 from onceflow.log.settings import told
 from onceflow.log.topic_partition import Place
@@ -49,9 +57,9 @@ class ConsumerGroupMetadata:
 class Membership:
     """One membership, from joining to leaving or being declared dead; to join again takes a new one.
 
-    A background thread sends heartbeats and notes what they say; the consumer's thread acts on it in ``poll``. The
-    heartbeats stop when the consumer has not polled for ``max_poll_interval_s``: a consumer that hangs must not keep
-    its partitions.
+    A background thread sends heartbeats and notes what they say; the consumer's thread acts on it in ``poll``. It
+    leaves the group when the consumer has not polled for ``max_poll_interval_ms``: one that hangs must not keep its
+    partitions, whether or not there are others to take them.
 
     Attributes:
         member_id: Unique for ever.
@@ -79,6 +87,7 @@ class Membership:
         self._session_s = session_timeout_ms / 1000
         self._max_poll_s = max_poll_interval_ms / 1000
         self._rebalance = False
+        self._leaving = threading.Lock()
         self._beaten_s = self._polled_s = time.monotonic()
         self.generation, partitions = log.join_group(
             group_id,
@@ -107,10 +116,17 @@ class Membership:
         """For commits."""
         return ConsumerGroupMetadata(self.group_id, self.member_id, self.generation)
 
+    def waits(self) -> None:
+        """The consumer waits within a call, for however long; ``polled`` ends it."""
+        self._polled_s = math.inf
+
     def polled(self) -> None:
         """The consumer is alive. Whoever slept through its session asks first whether it still is a member."""
-        self._polled_s = time.monotonic()
-        if self._polled_s - self._beaten_s > self._session_s and self.error is None:
+        now_s = time.monotonic()
+        if now_s - self._polled_s > self._max_poll_s:
+            self.leave_if_hung()
+        self._polled_s = now_s
+        if now_s - self._beaten_s > self._session_s and self.error is None:
             self.beat()
 
     @property
@@ -146,6 +162,11 @@ class Membership:
             if place not in before or known.get(place[0]) != self._numbers.get(place[0])
         }
 
+    def deleted(self, places: Iterable[Place]) -> set[Place]:
+        """Which of these partitions are of topics that were deleted, also if others have their names now."""
+        numbers = self._topic_numbers()
+        return {place for place in places if numbers.get(place[0]) != self._numbers.get(place[0])}
+
     def _topic_numbers(self) -> dict[str, int]:
         return {topic.name: topic.number for topic in self._log.topics()}
 
@@ -156,15 +177,34 @@ class Membership:
         try:
             _, rebalance = self._log.heartbeat(self.group_id, self.member_id, now_ms=self._now_ms())
         except (GroupFencedError, StoreError) as error:
-            self.error = error
+            self.ended(error)
         except OnceflowError:
             # A busy log: the next heartbeat is soon enough.
             return
         except Exception as error:
-            self.error = told(error)
+            self.ended(told(error))
         else:
             self._beaten_s = beaten_s
             self._rebalance = self._rebalance or rebalance
+
+    def ended(self, error: OnceflowError) -> None:
+        """It is not a member any more; what was known first is why."""
+        self.error = self.error or error
+
+    def leave_if_hung(self) -> None:
+        """Leaves the group if the consumer has not polled for too long; its next poll is told."""
+        with self._leaving:
+            if self.error is not None or time.monotonic() - self._polled_s <= self._max_poll_s:
+                return
+            self.error = MaxPollExceededError(
+                f"the consumer has not polled for more than {self._max_poll_s} s (max_poll_interval_ms), so it has "
+                f"left group {self.group_id!r}; poll joins again",
+                group=self.group_id,
+                member=self.member_id,
+            )
+        # Without an answer its session ends by itself: there are no more heartbeats.
+        with contextlib.suppress(UnknownMemberError, LogTimeoutError, StoreError):
+            self._log.leave_group(self.group_id, self.member_id, now_ms=self._now_ms())
 
     def leave(self) -> None:
         """Leaves the group: its partitions go to others at once."""
@@ -178,10 +218,6 @@ class Membership:
         self._stop.set()
         self._thread.join()
 
-    @property
-    def _hangs(self) -> bool:
-        return time.monotonic() - self._polled_s > self._max_poll_s
-
     def _now_ms(self) -> int:
         return self._log_time.now_ms()
 
@@ -192,6 +228,7 @@ def _beat(membership: weakref.ref[Membership], stop: threading.Event, interval_s
         alive = membership()
         if alive is None or alive.error is not None:
             return
-        if not alive._hangs:
+        alive.leave_if_hung()
+        if alive.error is None:
             alive.beat()
         del alive

@@ -27,6 +27,7 @@ class Reader:
     Attributes:
         positions: The next offset to read of each partition; None while nobody knows where to begin.
         paused: Partitions that are not read for now.
+        held: The same, while a callback says where they are read, or lets go of them.
         skip_missing: Whether partitions of deleted topics are passed over; else reading them is an error.
     """
 
@@ -44,6 +45,7 @@ class Reader:
         self._stored = stored
         self.positions: dict[Place, int | None] = {}
         self.paused: set[Place] = set()
+        self.held: frozenset[Place] = frozenset()
         self.skip_missing = False
         #: Whose turn it is; the first one was read longest ago.
         self._turns: list[Place] = []
@@ -98,6 +100,12 @@ class Reader:
         self.paused.add(place)
         self._forget_chunk(place)
 
+    def hold(self, places: Iterable[Place]) -> None:
+        """Does not read these partitions, and only these, until the next call."""
+        self.held = frozenset(places)
+        if self._chunk_place in self.held:
+            self._forget_chunk(self._chunk_place)
+
     def resume(self, place: Place) -> None:
         """Reads a paused partition again."""
         self.paused.discard(place)
@@ -107,7 +115,7 @@ class Reader:
         return [
             (*place, offset)
             for place, offset in self.positions.items()
-            if offset is not None and place not in self.paused
+            if offset is not None and place not in self.paused and place not in self.held
         ]
 
     # ---- reading ---------------------------------------------------------------------------------
@@ -133,6 +141,14 @@ class Reader:
             self._given = min(stop, len(self._chunk))
             self._given_away()
         return taken
+
+    def give_back(self, messages: list[Message]) -> None:
+        """Reads these on the next call again."""
+        for message in reversed(messages):
+            place = (message._topic, message._partition)
+            if place in self.positions:
+                self._forget_chunk(place)
+                self.positions[place] = message._offset
 
     def records(self, limit: int) -> Records | None:
         """Up to so many records of one partition, as columns."""
@@ -174,7 +190,7 @@ class Reader:
     def _fetch(self, limit: int) -> tuple[Place, _native.LogRecords] | None:
         """Records of the first partition in turn that has any."""
         for turn, place in enumerate(self._turns):
-            if place in self.paused:
+            if place in self.paused or place in self.held:
                 continue
             try:
                 records = self._fetch_from(place, limit)

@@ -13,6 +13,7 @@ from onceflow.exceptions import ConfigurationError, LogError, OnceflowError
 __all__ = [
     "check_callback",
     "check_clock",
+    "check_flag",
     "check_items",
     "check_log",
     "check_name",
@@ -45,6 +46,7 @@ _CONSUMER: dict[str, tuple[str, float]] = {
     "auto.offset.reset": ("auto_offset_reset", 1),
     "enable.auto.commit": ("enable_auto_commit", 1),
     "auto.commit.interval.ms": ("auto_commit_interval_ms", 1),
+    "enable.auto.offset.store": ("enable_auto_offset_store", 1),
     "session.timeout.ms": ("session_timeout_ms", 1),
     "max.poll.interval.ms": ("max_poll_interval_ms", 1),
     "partition.assignment.strategy": ("partition_assignment_strategy", 1),
@@ -164,6 +166,16 @@ def check_callback(name: str, given: Any) -> None:
         raise refusal(name, given, "give a function, or None")
 
 
+def check_flag(name: str, given: Any) -> None:
+    """Refuses what is neither true nor false.
+
+    Raises:
+        ConfigurationError: Names the argument.
+    """
+    if not isinstance(given, bool):
+        raise refusal(name, given, "give True or False")
+
+
 def check_clock(name: str, given: Any) -> None:
     """Refuses what is neither a clock nor None.
 
@@ -189,7 +201,7 @@ def _argument(name: str, unit: float, value: Any) -> str:
         value = int(value) if unit > 1 else value
     elif name.endswith(("_ms", "_bytes", "_records")):
         value = int(value)
-    elif name == "enable_auto_commit":
+    elif name in ("enable_auto_commit", "enable_auto_offset_store"):
         value = value if isinstance(value, bool) else str(value).lower() == "true"
     elif name == "auto_offset_reset":
         value = _RESETS.get(value, value)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, TypeVar
 
 from onceflow.clock import Clock
 from onceflow.exceptions import ConfigurationError, UnknownTopicOrPartitionError
 from onceflow.log.committer import OnCommit
-from onceflow.log.consumer.arguments import check_choice, check_partition, checked_partitions
-from onceflow.log.consumer.state import Call, check
-from onceflow.log.consumer.subscription import Subscription
+from onceflow.log.consumer.arguments import check_choice
+from onceflow.log.consumer.assignment import Assignment
 from onceflow.log.log import Log
 from onceflow.log.log_time import LogTime
 from onceflow.log.membership import Assignor
 from onceflow.log.message import Message
 from onceflow.log.reader import OffsetReset
 from onceflow.log.records import Records
-from onceflow.log.settings import check_callback, check_clock, check_log, check_name, check_timeout, check_whole
-from onceflow.log.topic_partition import Place, TopicPartition
+from onceflow.log.settings import (
+    check_callback,
+    check_clock,
+    check_flag,
+    check_log,
+    check_name,
+    check_timeout,
+    check_whole,
+)
+from onceflow.log.topic_partition import TopicPartition
 
 __all__ = ["Consumer", "IsolationLevel", "OnRebalance"]
 
@@ -36,7 +44,7 @@ IsolationLevel = Literal["read_committed", "read_uncommitted"]
 _LOOK_UP_EVERY_S = 0.5
 
 
-class Consumer(Subscription):
+class Consumer(Assignment):
     """Reads records in the order of each partition, waiting for new ones without polling the disk.
 
     It reads partitions that it chose itself (``assign``), or shares those of topics with the other members of its group
@@ -45,7 +53,8 @@ class Consumer(Subscription):
     ``consume_batch``, ``commit``), which raises ``UnknownMemberError`` after ``on_lost``; the next one joins again.
 
     Safe to use from several threads, one call after the other; each record is given to one of them. Callbacks run in
-    the thread that polls; a ``poll`` inside of one only reads.
+    the thread that polls, outside of all locks: they, and other threads meanwhile, may call the consumer. A ``poll``
+    while one runs only reads, and nothing of the partitions that it is about.
 
     Args:
         log: An open log.
@@ -58,9 +67,11 @@ class Consumer(Subscription):
             Off, unlike in Kafka: it commits what was *returned*, not what was processed, so a crash loses or repeats
             records, and it would undermine offsets that are committed in a transaction with the results.
         auto_commit_interval_ms: How often.
+        enable_auto_offset_store: Whether what is returned is what is committed; else it is what ``store_offsets`` is
+            told.
         session_timeout_ms: A member whose heartbeats stop for so long is declared dead.
-        max_poll_interval_ms: A member that has not polled for so long stops its heartbeats; so long it may also take to
-            let go of partitions in a rebalance.
+        max_poll_interval_ms: A member that has not polled for so long leaves its group, and its next poll raises
+            ``MaxPollExceededError``; so long it may also take to let go of partitions in a rebalance.
         partition_assignment_strategy: ``"sticky"``, ``"range"`` or ``"roundrobin"``; each lets members keep what stays
             theirs, and go on reading it meanwhile.
         fetch_max_bytes: Of keys, values and headers that are read at once; bounds the consumer's memory.
@@ -80,6 +91,7 @@ class Consumer(Subscription):
         auto_offset_reset: OffsetReset = "earliest",
         enable_auto_commit: bool = False,
         auto_commit_interval_ms: int = 5_000,
+        enable_auto_offset_store: bool = True,
         session_timeout_ms: int = 45_000,
         max_poll_interval_ms: int = 300_000,
         partition_assignment_strategy: Assignor = "sticky",
@@ -98,10 +110,8 @@ class Consumer(Subscription):
         check_whole("fetch_max_bytes", fetch_max_bytes)
         check_callback("on_commit", on_commit)
         check_clock("clock", clock)
-        if not isinstance(enable_auto_commit, bool):
-            raise ConfigurationError(
-                f"enable_auto_commit is {enable_auto_commit!r}; give True or False", setting="enable_auto_commit"
-            )
+        check_flag("enable_auto_commit", enable_auto_commit)
+        check_flag("enable_auto_offset_store", enable_auto_offset_store)
         if enable_auto_commit and group_id is None:
             raise ConfigurationError("enable_auto_commit needs a group_id to commit for")
         super().__init__(
@@ -114,78 +124,10 @@ class Consumer(Subscription):
             max_poll_interval_ms=max_poll_interval_ms,
             fetch_max_bytes=fetch_max_bytes,
             auto_commit_s=auto_commit_interval_ms / 1000 if enable_auto_commit else None,
+            auto_store=enable_auto_offset_store,
             on_commit=on_commit,
         )
         log.add_client(self)
-
-    # ---- what is read ----------------------------------------------------------------------------
-
-    def assign(self, partitions: Iterable[TopicPartition]) -> None:
-        """Reads these partitions and no others, without sharing.
-
-        Args:
-            partitions: From their offsets on; without one (or with ``OFFSET_STORED``) from what the group has
-                committed, else from what ``auto_offset_reset`` says.
-
-        Raises:
-            UnknownTopicOrPartitionError: No such partition.
-            ConfigurationError: The consumer has subscribed to topics.
-        """
-        partitions = checked_partitions("assign", partitions)
-        with self._lock:
-            self._check_usable()
-            check(self.state, Call.ASSIGN)
-            self._reader.assign({each.place: each.offset for each in partitions})
-
-    def unassign(self) -> None:
-        """Reads nothing."""
-        self.assign([])
-
-    def assignment(self) -> list[TopicPartition]:
-        """The partitions that are read now."""
-        with self._lock:
-            return [TopicPartition(*place) for place in self._reader.positions]
-
-    def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """Does not read these partitions until ``resume``, and keeps them.
-
-        Raises:
-            ConfigurationError: Not one of this consumer's partitions.
-        """
-        partitions = checked_partitions("pause", partitions)
-        with self._lock:
-            for place in self._own(partitions):
-                self._reader.pause(place)
-
-    def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        """Reads paused partitions again.
-
-        Raises:
-            ConfigurationError: Not one of this consumer's partitions.
-        """
-        partitions = checked_partitions("resume", partitions)
-        with self._lock:
-            for place in self._own(partitions):
-                self._reader.resume(place)
-
-    def seek(self, partition: TopicPartition) -> None:
-        """Reads a partition on from an offset, or from ``OFFSET_BEGINNING``, ``OFFSET_END`` or ``OFFSET_STORED``.
-
-        Raises:
-            ConfigurationError: Not one of this consumer's partitions.
-        """
-        check_partition("seek", partition)
-        with self._lock:
-            self._check_usable()
-            (place,) = self._own([partition])
-            self._reader.seek(place, partition.offset)
-
-    def _own(self, partitions: Iterable[TopicPartition]) -> list[Place]:
-        places = [each.place for each in partitions]
-        for topic, partition in places:
-            if (topic, partition) not in self._reader.positions:
-                raise ConfigurationError(f"partition {partition} of {topic!r} is not assigned to this consumer")
-        return places
 
     # ---- reading ---------------------------------------------------------------------------------
     def poll(self, timeout: float | None = None) -> Message | None:
@@ -210,17 +152,47 @@ class Consumer(Subscription):
             message = self._reader.message()
         return message or self._await(self._reader.message, timeout)
 
-    def consume(self, num_messages: int = 1, timeout: float | None = None) -> list[Message]:
+    def consume(self, num_messages: int = 1, timeout: float | None = None, *, min_messages: int = 1) -> list[Message]:
         """Several records at once: all that are there now, at most ``num_messages``; raises as ``poll``.
 
         Args:
             num_messages: At most so many.
-            timeout: How long to wait for the first one, in seconds; None or below 0: for ever. For more than are there
-                it does not wait.
+            timeout: How long to wait for the first ones, in seconds; None or below 0: for ever.
+            min_messages: How many to wait for; ``confluent_kafka`` waits for all ``num_messages``. Fewer come when the
+                time is over, or when something else is due, such as a rebalance.
         """
         check_whole("num_messages", num_messages)
+        check_whole("min_messages", min_messages)
         check_timeout("consume: timeout", timeout)
-        return self._await(lambda: self._reader.messages(num_messages), timeout) or []
+        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
+        taken = self._await(lambda: self._reader.messages(num_messages), timeout) or []
+        while taken and len(taken) < min(min_messages, num_messages):
+            left = math.inf if deadline is None else deadline - time.monotonic()
+            try:
+                if left <= 0 or not self._take_more(taken, num_messages, left):
+                    break
+            except BaseException:
+                # Whoever called has none of them.
+                with self._lock:
+                    self._reader.give_back(taken)
+                raise
+        return taken
+
+    def _take_more(self, taken: list[Message], limit: int, wait_s: float) -> bool:
+        """Waits for records and takes them, up to so many in all; False: something is due that only the next call does.
+
+        A rebalance must not come between records that were taken and their user.
+        """
+        with self._lock:
+            if self._closed or self._callbacks or self._is_due():
+                return False
+            awaited, interval_s = self._reader.active(), self._look_up_every_s()
+        self._wait(awaited, min(wait_s, interval_s))
+        with self._lock:
+            if self._closed or self._callbacks or self._is_due():
+                return False
+            taken += self._reader.messages(limit - len(taken))
+        return True
 
     def consume_batch(self, max_records: int = 100_000, timeout: float | None = None) -> Records | None:
         """Records of one partition as columns, without a Python object for each; raises as ``poll``.
@@ -247,14 +219,20 @@ class Consumer(Subscription):
                 if found:
                     return found
                 awaited = self._reader.active()
-                wait_s = _LOOK_UP_EVERY_S if self._membership is None else self._membership.heartbeat_interval_s
+                wait_s = self._look_up_every_s()
             if deadline is not None:
                 wait_s = min(wait_s, deadline - time.monotonic())
                 if wait_s <= 0:
                     return None
             self._wait(awaited, wait_s)
 
+    def _look_up_every_s(self) -> float:
+        return _LOOK_UP_EVERY_S if self._membership is None else self._membership.heartbeat_interval_s
+
     def _wait(self, awaited: list[tuple[str, int, int]], wait_s: float) -> None:
+        member = self._membership
+        if member is not None:
+            member.waits()
         try:
             self._log.wait(awaited, wait_s)
         except UnknownTopicOrPartitionError:
@@ -262,19 +240,34 @@ class Consumer(Subscription):
                 raise
             # Of a topic that was deleted; the rebalance that follows takes it away.
             time.sleep(wait_s)
+        finally:
+            if member is not None:
+                member.polled()
 
     def _attend(self) -> None:
         """What is due besides reading: callbacks, commits, the group."""
         self._check_usable()
-        if self._calling:
-            # A callback polls: whatever else is due would call it again.
+        if self._callbacks:
+            # A callback polls, or another thread while one is running: whatever else is due is left to the call that it
+            # runs in.
             return
         if self._committer is not None and self._committer.results:
             self._report_commits(self._committer)
-        if self._auto_commit_s is not None and time.monotonic() - self._auto_committed_s >= self._auto_commit_s:
+        if self._auto_commit_s is not None and self._auto_commit_is_due():
             self._auto_commit(asynchronous=True)
         if self._topics:
             self._attend_to_group()
+
+    def _is_due(self) -> bool:
+        """Whether there is something to attend to."""
+        member = self._membership
+        if member is not None:
+            member.polled()
+        reports = self._committer is not None and bool(self._committer.results)
+        return reports or self._auto_commit_is_due() or bool(self._topics and self._group_is_due(member))
+
+    def _auto_commit_is_due(self) -> bool:
+        return self._auto_commit_s is not None and time.monotonic() - self._auto_committed_s >= self._auto_commit_s
 
     # ---- the end ---------------------------------------------------------------------------------
     def close(self) -> None:

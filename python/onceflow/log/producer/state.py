@@ -48,7 +48,7 @@ class ProducerState(Enum):
 
 
 class Call(StrEnum):
-    """A call that not every state allows; ``flush``, ``poll`` and ``close`` are allowed in all of them."""
+    """A call that not every state allows; ``flush``, ``poll``, ``purge`` and ``close`` are allowed in all of them."""
 
     PRODUCE = "produce"
     SEND_OFFSETS = "send_offsets_to_transaction"
