@@ -29,8 +29,8 @@ QUICK_START = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 THROUGHPUT = ("-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35")
 
 #: One broker that is its own controller. Internal topics are small and unreplicated, groups do not wait for more
-#: members, transactions that timed out are aborted within a second instead of ten, and a killed broker may come back
-#: after two seconds instead of nine.
+#: members and may lose one within a second, transactions that timed out are aborted within a second instead of ten, and
+#: a killed broker may come back after two seconds instead of nine.
 PROPERTIES = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -48,6 +48,7 @@ PROPERTIES = {
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "250",
     "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "500",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
     "num.network.threads": "2",
     "num.io.threads": "4",
