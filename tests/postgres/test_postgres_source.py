@@ -342,6 +342,26 @@ def test_a_query_and_a_lag(dsn):
         reader.close()
 
 
+@pytest.mark.parametrize("kind", ["timestamptz", "timestamp", "date"])
+def test_a_time_without_end_is_refused(dsn, kind):
+    """Kind: a row that is younger than any lag for ever, and a job that waits for it without a word."""
+    execute(dsn, f"create table timed (at {kind} not null, id serial, text text)")
+    execute(dsn, "insert into timed (at, text) values (now() - interval '9 days', 'a'), ('infinity', 'b')")
+    settings = {"key": ("at", "id"), "columns": ["text"], "lag": timedelta(seconds=1), "every": SOON}
+    reader = PostgresSource(dsn, "timed", **settings).open("0", None)
+    try:
+        with pytest.raises(SourceError, match=r"'infinity' in 'at'.*leave them out by query="):
+            read(reader, until=None)
+    finally:
+        reader.close()
+    query = "select * from timed where isfinite(at)"
+    reader = PostgresSource(dsn, query=query, **settings).open("0", None)
+    try:
+        assert read(reader, until=None) == ["a"]
+    finally:
+        reader.close()
+
+
 def test_a_server_that_is_away_is_waited_for(dsn, postgres):
     """Kind: a restart of the server in the middle of a job."""
     execute(dsn, "insert into numbered (text) values ('a')")

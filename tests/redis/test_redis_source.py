@@ -157,6 +157,24 @@ def test_the_last_entry_of_a_bounded_run_is_removed(redis_url, client):
     reader.close()
 
 
+@pytest.mark.parametrize(
+    ("entries", "reason"), [(9, "was deleted and made anew"), (12, "was deleted"), (20, "was cut")]
+)
+def test_a_stream_that_was_made_anew_and_is_cut(redis_url, client, entries, reason):
+    """Kind: entries of another stream that were cut before anybody read them, as if they had been read."""
+    add(client, "s", range(8))
+    source = RedisStreamSource(redis_url, "s", decode="json", stop_at_end=False)
+    reader = source.open("s", None)
+    assert len(read_all(reader)) == 8
+    position = reader.position()
+    reader.close()
+    client.delete("s")
+    for number in range(entries):
+        client.xadd("s", {"value": f"{number}"}, maxlen=8, approximate=False)
+    with pytest.raises(SourceChangedError, match=reason):
+        source.open("s", position)
+
+
 @pytest.mark.parametrize("entries", [5, 10, 30])
 def test_a_stream_that_was_made_anew(redis_url, client, entries):
     """Kind: a place in another stream."""

@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from onceflow.exceptions import SourceChangedError
+from onceflow.exceptions import SourceChangedError, SourceError
 
 __all__ = ["Lagging", "Numbered", "Settled", "Transactions"]
 
@@ -33,6 +33,13 @@ class Settled(ABC):
     @abstractmethod
     def bound(self, session: psycopg.Connection[Any]) -> sql.Composable | None:
         """A condition on rows that are settled; None if there are none new."""
+
+    def check_waiting(self, session: psycopg.Connection[Any], rows: sql.Composable) -> None:  # noqa: B027 - optional
+        """Refuses rows that are waited for and will never be settled.
+
+        Raises:
+            SourceError: There are some.
+        """
 
     def table(self, session: psycopg.Connection[Any]) -> list[int] | None:
         """Which table it is that has such keys; None where keys go on through whatever becomes of it."""
@@ -128,6 +135,14 @@ class Lagging(Settled):
         return sql.SQL("r.{} < now() - {}::interval").format(
             sql.Identifier(self._column), sql.Literal(f"{self._lag.total_seconds():f} seconds")
         )
+
+    def check_waiting(self, session: psycopg.Connection[Any], rows: sql.Composable) -> None:
+        query = sql.SQL("select isfinite(max(r.{})) from {} r").format(sql.Identifier(self._column), rows)
+        if (session.execute(query).fetchone() or (None,))[0] is False:
+            raise SourceError(
+                f"rows have the time 'infinity' in {self._column!r}, so they would be waited for without end: leave "
+                "them out by query=, or give them a time"
+            )
 
 
 def _older(position: str, newest: str) -> SourceChangedError:

@@ -324,6 +324,8 @@ class _Rows:
             self._from, sql.SQL(" and ").join(after or [sql.SQL("true")])
         )
         (is_unsettled,) = session.execute(there).fetchone() or (False,)
+        if is_unsettled:
+            self._settled.check_waiting(session, self._from)
         # Rows that are there and not settled yet are waited for, also where the job ends with the last one.
         return Polled([], cast("Plain", position)) if is_unsettled or self._source._follow else None
 
