@@ -25,7 +25,7 @@ from onceflow.crash import crash_point
 from onceflow.exceptions import CapacityExceededError, CheckpointError, described
 from onceflow.process import HomeProcess
 from onceflow.runtime.checkpoint_thread import CheckpointThread
-from onceflow.runtime.delivery import Delivery, Sealed, sink_errors
+from onceflow.runtime.delivery import Delivery, Sealed, Staged, sink_errors
 from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord
 from onceflow.runtime.messages import Acknowledged, Declined, Trigger
 
@@ -65,7 +65,7 @@ class Checkpoints:
         self._thread = CheckpointThread(self._work, wake)
         self._pending: PendingCheckpoint | None = None
         self._sealed: Mapping[str, Sealed] = {}
-        self._staged: dict[str, bytes] = {}
+        self._staged: dict[str, Staged] = {}
         self._stats: CheckpointStats | None = None
         #: Why a sink or the store could not do its part.
         self._error: BaseException | None = None
@@ -193,7 +193,7 @@ class Checkpoints:
     def _decide(self, pending: PendingCheckpoint) -> _Effects:
         try:
             for step_id, staged in self._staged.items():
-                pending.stage(step_id, staged)
+                pending.stage(step_id, b"".join(staged))
             crash_point("decide.pre")
             self._stats = pending.write()
         except CapacityExceededError as error:
@@ -210,9 +210,10 @@ class Checkpoints:
         """Output that must come at once, such as a batch of a step that goes by batches, may pass every bound."""
         if not self._staged:
             return error
-        step_id, staged = max(self._staged.items(), key=lambda item: len(item[1]))
+        step_id, staged = max(self._staged.items(), key=lambda item: sum(map(len, item[1])))
+        nbytes = sum(map(len, staged))
         told = CapacityExceededError(
-            f"checkpoint {pending.id}: {error}. Of it {len(staged)} bytes are output of sink {step_id!r}, which is in "
+            f"checkpoint {pending.id}: {error}. Of it {nbytes} bytes are output of sink {step_id!r}, which is in "
             "the record until it is written. Nothing of it was written, and the next run begins at the checkpoint "
             "before. Let less come at once, by shorter windows, fewer keys or, in a new job, a smaller batch_size; or "
             "give a transactional sink that stages files, such as CsvSink, JsonLinesSink or ParquetSink",

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
@@ -41,9 +41,13 @@ from onceflow.sinks import (
     TransactionalSink,
     TransactionalSinkWriter,
 )
-from onceflow.types import Batch, Guarantee
+from onceflow.types import Batch, Guarantee, Plain
 
-__all__ = ["Delivery", "Sealed", "open_delivery", "seal", "sink_errors"]
+__all__ = ["Delivery", "Sealed", "Staged", "open_delivery", "seal", "sink_errors"]
+
+
+#: What the decision record keeps of a sink, in pieces: they may be many megabytes, which are joined there.
+Staged: TypeAlias = list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +110,11 @@ class Delivery(ABC):
         """After ``seal``: what the sink has learnt and a later run must know."""
         return None
 
-    def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
+    def prepare(self, checkpoint_id: int, sealed: Any) -> Staged | None:
         """Before the decision: what the decision record keeps."""
         return None
 
-    def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:  # noqa: B027
+    def commit(self, checkpoint_id: int, sealed: Any, staged: Staged | None) -> None:  # noqa: B027
         """After the decision."""
 
     def abort(self, checkpoint_id: int, sealed: Any) -> None:  # noqa: B027
@@ -131,6 +135,8 @@ class _TransactionalDelivery(Delivery):
     def __init__(self, writer: TransactionalSinkWriter) -> None:
         self._writer = writer
         self.max_held_bytes = writer.max_held_bytes
+        #: What was prepared last, as it is staged and as the writer gave it, if that is bytes and nothing else.
+        self._prepared: tuple[Staged, Plain] | None = None
 
     def applied(self, checkpoint_id: int) -> bool | None:
         return self._writer.applied(checkpoint_id)
@@ -152,18 +158,44 @@ class _TransactionalDelivery(Delivery):
         learnt = self._writer.snapshot()
         return None if learnt is None else msgspec.msgpack.encode(learnt)
 
-    def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
-        return msgspec.msgpack.encode(self._writer.prepare(checkpoint_id, sealed))
+    def prepare(self, checkpoint_id: int, sealed: Any) -> Staged | None:
+        handle = self._writer.prepare(checkpoint_id, sealed)
+        pieces = _pieces(handle)
+        if pieces is None:
+            return [msgspec.msgpack.encode(handle)]
+        self._prepared = pieces, handle
+        return pieces
 
-    def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:
-        if staged is not None:
-            self._writer.commit(_committable(checkpoint_id, staged))
+    def commit(self, checkpoint_id: int, sealed: Any, staged: Staged | None) -> None:
+        if staged is None:
+            return
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared[0] is staged:
+            self._writer.commit(Committable(checkpoint_id, prepared[1]))
+        else:
+            self._writer.commit(_committable(checkpoint_id, b"".join(staged)))
 
     def abort(self, checkpoint_id: int, sealed: Any) -> None:
         self._writer.abort(checkpoint_id, sealed)
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _pieces(handle: Plain) -> Staged | None:
+    """A handle of bytes, or of a list of bytes, as msgpack, without a copy of them; None: it is no such thing."""
+    if isinstance(handle, bytes):
+        return [_head_of_bytes(handle), handle]
+    if not isinstance(handle, list) or set(map(type, handle)) != {bytes}:
+        return None
+    pieces = [b"\xdd" + len(handle).to_bytes(4, "big")]
+    for item in handle:
+        pieces += (_head_of_bytes(cast("bytes", item)), cast("bytes", item))
+    return pieces
+
+
+def _head_of_bytes(data: bytes) -> bytes:
+    return b"\xc6" + len(data).to_bytes(4, "big")
 
 
 def _committable(checkpoint_id: int, staged: bytes) -> Committable:
@@ -204,7 +236,7 @@ class _RecordedDelivery(Delivery):
     def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
         # A decision waits for the writes of the one before, so only the newest can be unwritten.
         for checkpoint_id, staged in decided[-1:]:
-            self.commit(checkpoint_id, None, staged)
+            self.commit(checkpoint_id, None, [staged])
 
     def write(self, records: Batch) -> None:
         # Bytes at once: user code may change a record later, such as a state that it also returned as a result.
@@ -221,13 +253,13 @@ class _RecordedDelivery(Delivery):
         self.held = self.held_bytes = 0
         return batches or None
 
-    def prepare(self, checkpoint_id: int, sealed: Any) -> bytes | None:
-        return msgspec.msgpack.encode(_Recorded(self._context.run, self._context.worker, sealed))
+    def prepare(self, checkpoint_id: int, sealed: Any) -> Staged | None:
+        return [msgspec.msgpack.encode(_Recorded(self._context.run, self._context.worker, sealed))]
 
-    def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:
+    def commit(self, checkpoint_id: int, sealed: Any, staged: Staged | None) -> None:
         if staged is None:
             return
-        output = msgspec.msgpack.decode(staged, type=_Recorded | list[bytes])
+        output = msgspec.msgpack.decode(b"".join(staged), type=_Recorded | list[bytes])
         if isinstance(output, list):
             output = _Recorded("", 0, output)
         number = 0
@@ -292,7 +324,7 @@ class _BufferedDelivery(Delivery):
         self.held = self.held_bytes = 0
         return batches or None
 
-    def commit(self, checkpoint_id: int, sealed: Any, staged: bytes | None) -> None:
+    def commit(self, checkpoint_id: int, sealed: Any, staged: Staged | None) -> None:
         number = 0
         for batch in sealed or ():
             self._writer.write_output(batch, OutputId(self._context.run, checkpoint_id, self._context.worker, number))

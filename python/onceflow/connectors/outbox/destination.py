@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from onceflow.connectors.outbox.marker import Slot, Standing
 from onceflow.connectors.outbox.staged import Place, Staged
-from onceflow.types import Batch
+from onceflow.types import Batch, Plain
 
 __all__ = ["Destination", "Standings", "Words"]
 
@@ -102,9 +104,13 @@ class Destination(ABC, Generic[Part]):
     def check(self, staged: Staged[list[Part]]) -> None:
         """Refuses, before the decision, what the target would refuse after it."""
 
+    def handle(self, staged: Staged[list[Part]]) -> Plain:
+        """What the decision record keeps: bytes, or a list of bytes, which is joined there."""
+        return msgspec.msgpack.encode(staged)
+
     @abstractmethod
-    def read(self, handle: bytes) -> Staged[list[Part]]:
-        """What was staged; raises what msgspec does."""
+    def read(self, handle: Any) -> Staged[list[Part]]:
+        """What was staged, of what ``handle`` has given; raises what msgspec does, or TypeError."""
 
     @abstractmethod
     def apply(self, staged: Staged[list[Part]], checkpoint_id: int, is_due: Callable[[], bool]) -> None:

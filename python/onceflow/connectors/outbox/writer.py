@@ -91,6 +91,8 @@ class OutboxWriter(TransactionalSinkWriter, Generic[Part]):
         #: The checkpoint that was sealed last, if it has output, and the newest of this worker that is visible.
         self._sealed = 0
         self._visible = 0
+        #: What was prepared last, as it was returned and as it is: a commit need not read it again.
+        self._prepared: tuple[Plain, Staged[list[Part]]] | None = None
         #: Prepared, and then aborted.
         self._aborted: set[int] = set()
         self._recovered = False
@@ -172,11 +174,17 @@ class OutboxWriter(TransactionalSinkWriter, Generic[Part]):
             place.name, place.number, mine.run, wall_ms, sealed, newest, mine.lineage, place.target, mine.worker
         )
         self._destination.check(staged)
-        return msgspec.msgpack.encode(staged)
+        handle = self._destination.handle(staged)
+        self._prepared = handle, staged
+        return handle
 
     def commit(self, committable: Committable) -> None:
         self._check_recovered()
-        staged = self._staged(committable)
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared[0] is committable.handle:
+            staged = prepared[1]
+        else:
+            staged = self._staged(committable)
         self._destination.standing(staged.slot)
         # What an earlier run has staged was committed, or discarded, by the recovery.
         if staged.run != self._context.run:
@@ -221,7 +229,7 @@ class OutboxWriter(TransactionalSinkWriter, Generic[Part]):
 
     def _staged(self, committable: Committable) -> Staged[list[Part]]:
         try:
-            return self._destination.read(cast("bytes", committable.handle))
+            return self._destination.read(committable.handle)
         except (msgspec.DecodeError, TypeError) as error:
             raise SinkError(
                 f"what was staged for checkpoint {committable.checkpoint_id} is not of this kind of sink: {error}"
