@@ -57,8 +57,8 @@ from onceflow.types import StateChange
 
 __all__ = ["Job"]
 
-#: A checkpoint begins early when sinks hold more, and while one is under way nothing is read then. The decision record
-#: takes 1 GiB, and a round's output comes on top.
+#: While a checkpoint is under way nothing is read when sinks hold more; one begins early when they hold half of it. The
+#: decision record takes 1 GiB, and a round's output comes on top.
 _MAX_HELD_RECORDS = 1_000_000
 _MAX_HELD_BYTES = 64 << 20
 _PROGRESS_EVERY_S = 0.1
@@ -351,15 +351,19 @@ class Job:
     def _is_due(self) -> bool:
         if self._changed and self._clock.monotonic() - self._last_start >= self._options.checkpoint_interval_s:
             return True
-        return self._holds_much()
+        # By half of the bounds: as much can be held while it is under way, so that reading goes on.
+        return self._hold(_MAX_HELD_RECORDS // 2, _MAX_HELD_BYTES // 2)
 
     def _holds_much(self) -> bool:
         """Whether sinks hold more, for the checkpoint under way and for the next one, than one of them or all may."""
+        return self._hold(_MAX_HELD_RECORDS, _MAX_HELD_BYTES)
+
+    def _hold(self, records: int, nbytes: int) -> bool:
         deliveries = self._deliveries.values()
         return (
             any(delivery.holds_much for delivery in deliveries)
-            or sum(delivery.held + delivery.sealed for delivery in deliveries) > _MAX_HELD_RECORDS
-            or sum(delivery.held_bytes + delivery.sealed_bytes for delivery in deliveries) > _MAX_HELD_BYTES
+            or sum(delivery.held + delivery.sealed for delivery in deliveries) > records
+            or sum(delivery.held_bytes + delivery.sealed_bytes for delivery in deliveries) > nbytes
         )
 
     def _start_checkpoint(self, *, finished: bool = False, savepoint: str | None = None) -> None:
