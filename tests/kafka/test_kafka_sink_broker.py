@@ -19,11 +19,17 @@ from onceflow.connectors.kafka.destination import transactional_id_of
 from onceflow.exceptions import SinkWaitingWarning
 from onceflow.sinks import Committable
 
-pytestmark = pytest.mark.usefixtures("crash_points")
+pytestmark = pytest.mark.usefixtures("crash_points", "eager")
 
 #: With it a transaction that nobody ends is over after this, and the second in which the broker looks.
 SHORT = {"config": {"transaction.timeout.ms": 2_000}}
 OVER_S = 4.5
+
+
+#: Where a transaction is open: records were sent ahead of their checkpoint; or it was decided, and the marker is there.
+OPEN = ("kafka.sent_ahead:3", "kafka.pre_commit:3")
+#: The same, however slow the machine is: where a transaction may last two seconds only, those that follow may be late.
+SHORTLY_OPEN = ("kafka.sent_ahead:1", "kafka.pre_commit:3")
 
 
 @pytest.fixture
@@ -31,9 +37,14 @@ def job(kafka, tmp_path):
     return Job.make(kafka.bootstrap, tmp_path / "job")
 
 
-def stopped_before_a_commit(job, **options):
-    """Records and marker are sent, and the transaction is open."""
-    life = Life(lambda: job.run(**options), STOP_AT="kafka.pre_commit:3")
+@pytest.fixture(autouse=True)
+def _in_turn(request):
+    if "at" in request.fixturenames and request.getfixturevalue("at") != OPEN[1]:
+        request.getfixturevalue("in_turn")
+
+
+def stopped_with_a_transaction(job, at=OPEN[1], **options):
+    life = Life(lambda: job.run(**options), STOP_AT=at)
     assert life.step(60) == "stopped", life.error
     return life
 
@@ -45,9 +56,10 @@ def came_through(job, life=None):
 
 
 @no_survivors()
-def test_the_broker_is_stopped_while_a_transaction_commits(kafka, job):
+@pytest.mark.parametrize("at", OPEN)
+def test_the_broker_is_stopped_while_a_transaction_is_open(kafka, job, at):
     """Kind (K5, K11): a commit that times out here and succeeds there; an abort after it would contradict it."""
-    life = stopped_before_a_commit(job)
+    life = stopped_with_a_transaction(job, at)
     os.kill(kafka.pid, signal.SIGSTOP)
     try:
         life.wake()
@@ -58,9 +70,10 @@ def test_the_broker_is_stopped_while_a_transaction_commits(kafka, job):
 
 
 @no_survivors()
-def test_the_broker_is_killed_while_a_transaction_commits(kafka, job):
+@pytest.mark.parametrize("at", OPEN)
+def test_the_broker_is_killed_while_a_transaction_is_open(kafka, job, at):
     """Kind (K13): nobody answers for a while, and then the transaction may be there or not."""
-    life = stopped_before_a_commit(job)
+    life = stopped_with_a_transaction(job, at)
     kafka.kill()
     life.wake()
     assert life.step(1) is None, life.error
@@ -69,35 +82,39 @@ def test_the_broker_is_killed_while_a_transaction_commits(kafka, job):
 
 
 @no_survivors()
-def test_job_and_broker_are_killed_together(kafka, job):
+@pytest.mark.parametrize("at", OPEN)
+def test_job_and_broker_are_killed_together(kafka, job, at):
     """Kind (K6): the next run meets a transaction in any state."""
-    stopped_before_a_commit(job).kill()
+    stopped_with_a_transaction(job, at).kill()
     kafka.kill()
     kafka.start()
     came_through(job)
 
 
 @no_survivors()
-def test_a_transaction_that_times_out_is_sent_again(job):
+@pytest.mark.parametrize("at", SHORTLY_OPEN)
+def test_a_transaction_that_times_out_is_sent_again(job, at):
     """Kind (K7): its own timeout looks to a producer as if it had been replaced."""
-    life = stopped_before_a_commit(job, **SHORT)
+    life = stopped_with_a_transaction(job, at, **SHORT)
     time.sleep(OVER_S)
     life.wake()
     came_through(job, life)
 
 
 @no_survivors()
-def test_a_job_that_is_down_for_longer_than_a_transaction_may_last(job):
+@pytest.mark.parametrize("at", SHORTLY_OPEN)
+def test_a_job_that_is_down_for_longer_than_a_transaction_may_last(job, at):
     """Kind: output that was decided and lies in a transaction which the broker has aborted meanwhile."""
-    stopped_before_a_commit(job, **SHORT).kill()
+    stopped_with_a_transaction(job, at, **SHORT).kill()
     time.sleep(OVER_S)
     came_through(job)
 
 
 @no_survivors()
-def test_somebody_else_takes_the_transactional_id(kafka, job):
+@pytest.mark.parametrize("at", OPEN)
+def test_somebody_else_takes_the_transactional_id(kafka, job, at):
     """Kind (K8): a producer that is no run of the job fences it; the marker says that the job is not replaced."""
-    life = stopped_before_a_commit(job)
+    life = stopped_with_a_transaction(job, at)
     stranger = topics.producer(kafka.bootstrap, transactional_id_of(job.name, "out-0", 0))
     stranger.init_transactions(30)
     life.wake()

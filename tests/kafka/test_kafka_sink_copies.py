@@ -10,7 +10,7 @@ import topics
 from counting_kafka import Job
 from lives import Life
 
-pytestmark = pytest.mark.usefixtures("crash_points")
+pytestmark = pytest.mark.usefixtures("crash_points", "in_turn")
 
 
 def test_an_older_state_is_refused_until_it_is_meant(kafka, tmp_path):

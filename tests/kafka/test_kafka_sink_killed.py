@@ -16,12 +16,19 @@ CELLS = [(name, nth) for name, times in POINTS["kafka"].items() for nth in times
 CELLS += [(name, 2) for name in ("sink.post_prepare", "decide.post_wait", "sink.pre_commit", "sink.post_commit")]
 CELLS += [("recover.pre_commit", 1), ("recover.post_commit", 1)]
 
-pytestmark = pytest.mark.usefixtures("crash_points")
+pytestmark = pytest.mark.usefixtures("crash_points", "eager")
 
 
 @pytest.fixture
 def job(kafka, tmp_path):
     return Job.make(kafka.bootstrap, tmp_path / "job")
+
+
+@pytest.fixture(autouse=True)
+def _in_turn(request):
+    points = [request.getfixturevalue(name) for name in ("point", "first") if name in request.fixturenames]
+    if any(point.startswith("kafka.sent_ahead") for point in points):
+        request.getfixturevalue("in_turn")
 
 
 def came_through(job):
@@ -53,9 +60,17 @@ def test_killed_at_random_moments(kafka, tmp_path):
 
 
 @no_survivors()
-@pytest.mark.parametrize("second", ["kafka.post_fence:1", "kafka.pre_commit:2", None])
+@pytest.mark.parametrize("second", ["kafka.post_fence:1", "kafka.sent_ahead:1", "kafka.pre_commit:2", None])
 @pytest.mark.parametrize(
-    "first", ["kafka.pre_fence:1", "kafka.post_fence:1", "kafka.pre_commit:2", "kafka.post_commit:2", "decide.pre:2"]
+    "first",
+    [
+        "kafka.pre_fence:1",
+        "kafka.post_fence:1",
+        "kafka.sent_ahead:2",
+        "kafka.pre_commit:2",
+        "kafka.post_commit:2",
+        "decide.pre:2",
+    ],
 )
 def test_a_run_that_is_woken_after_it_was_replaced_changes_nothing(job, first, second):
     """Kind: a run that is woken between its look at the markers, its transaction and its commit, while its successor

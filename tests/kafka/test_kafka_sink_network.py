@@ -14,7 +14,7 @@ from services.kafka import KafkaBroker
 from services.process import ServerUnavailableError
 from services.proxy import Proxy
 
-pytestmark = pytest.mark.usefixtures("crash_points")
+pytestmark = pytest.mark.usefixtures("crash_points", "eager")
 
 #: Of the requests that a producer sends.
 _END_TXN = 26

@@ -103,10 +103,10 @@ def _prepared_before(target, writer, record):
     """The handle of a checkpoint that was decided before the transaction was there."""
     import msgspec  # noqa: PLC0415
 
-    first = msgspec.msgpack.decode(target.decided[0].handle)
-    first[4][0][0] = ["Rows", [json.dumps(record).encode()]]
+    first, part = map(msgspec.msgpack.decode, target.decided[0].handle)
     first[5] = 1
-    return msgspec.msgpack.encode(first)
+    part[0] = ["Rows", [json.dumps(record).encode()]]
+    return [msgspec.msgpack.encode(first), msgspec.msgpack.encode(part)]
 
 
 def test_the_topic_of_markers_is_deleted(target):
@@ -192,9 +192,9 @@ def test_two_copies_of_a_state_that_decide_the_same_number(target):
     elsewhere.close()
     import msgspec  # noqa: PLC0415
 
-    handle = msgspec.msgpack.decode(theirs.handle)
-    handle[0] = target.topic
-    forged = Committable(2, msgspec.msgpack.encode(handle))
+    heads, *frames = theirs.handle
+    forged_heads = [target.topic, *msgspec.msgpack.decode(heads)[1:]]
+    forged = Committable(2, [msgspec.msgpack.encode(forged_heads), *frames])
     refused(lambda: target.open(decided=[*copy, forged]), "two copies of the job's state")
     assert target.shown() == [1, 2]
 

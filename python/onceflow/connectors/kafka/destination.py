@@ -1,9 +1,10 @@
 """A topic of Kafka as the target of an outbox.
 
-The output of a checkpoint is decided before anything of it is sent. Then one short transaction writes the records and
-the marker of the worker that staged them, which lies in a topic of the sink's own (see ``markers``). No transaction is
-open across a checkpoint, so none can time out while the job is down, however long that is, and readers of what is
-committed never wait for one.
+The output of a checkpoint is decided before anything of it can be read. Then one transaction is committed that has the
+records and the marker of the worker that staged them, which lies in a topic of the sink's own (see ``markers``). Where
+there are many records they are sent into it ahead (see ``sending``); but what is decided lies in the decision record,
+and is sent anew if anything has become of that transaction. So none that times out while the job is down, however long
+that is, takes anything along.
 
 The fence: ``recover`` takes the transactional ids of this worker and of all workers of older runs, one after the other,
 which has the broker end what they have left open and refuse their producers. Only then the markers are read, up to the
@@ -13,7 +14,7 @@ from the marker that it must stop, and the run that it disturbed takes the id ba
 
 When something goes wrong between the decision and the end of the commit, nobody asks the producer: another one takes
 the id, the marker says whether the transaction was committed, and if not it is sent again, byte by byte the same, each
-record to the partition that was chosen when it was staged.
+record to the partition that was chosen when it was written.
 
 What the broker would refuse after the decision is refused before it: sizes, timestamps, partitions, records without a
 key in a compacted topic, a topic that was deleted and made anew.
@@ -27,23 +28,23 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping
-
-import msgspec
+from typing import Any
 
 from onceflow.connectors.kafka.facts import Admin, TopicFacts
+from onceflow.connectors.kafka.frame import Frame, handle_of, read_staged
 from onceflow.connectors.kafka.markers import KEY, Kept, MarkerTopic, jobs_with_markers
-from onceflow.connectors.kafka.producing import check_part, check_times, choose_partitions
+from onceflow.connectors.kafka.producing import choose_partitions
+from onceflow.connectors.kafka.sending import Sending
 from onceflow.connectors.kafka.settings import KafkaSettings
 from onceflow.connectors.kafka.transaction import TransactionalProducer, UnsureError
 from onceflow.connectors.outbox.destination import Destination, Standings, Words
 from onceflow.connectors.outbox.marker import Slot, Standing
 from onceflow.connectors.outbox.staged import Place, Staged
 from onceflow.connectors.topics.fields import Fields
-from onceflow.connectors.topics.staged import Part
 from onceflow.crash import crash_point
 from onceflow.exceptions import FencedError, MissingOutputWarning, SinkError
 from onceflow.sinks import SinkContext
-from onceflow.types import Batch
+from onceflow.types import Batch, Plain
 
 __all__ = ["KafkaDestination", "transactional_id_of"]
 
@@ -59,7 +60,7 @@ def transactional_id_of(job: str, sink: str, worker: int) -> str:
     return f"onceflow/{job}/{sink}" + (f"/{worker}" if worker else "")
 
 
-class KafkaDestination(Destination[Part]):
+class KafkaDestination(Destination[Frame]):
     """See the module; the settings are those of ``KafkaSink``."""
 
     markers_are_with_output = False
@@ -72,6 +73,8 @@ class KafkaDestination(Destination[Part]):
         fields: Fields,
         context: SinkContext,
         timeout_s: float,
+        *,
+        eager: bool,
     ) -> None:
         self._settings = settings
         self._topic = topic
@@ -83,6 +86,7 @@ class KafkaDestination(Destination[Part]):
         self._cluster = self._admin.cluster()
         self._markers = MarkerTopic(settings, self._admin, context.job, context.sink, timeout_s)
         self._producer = self._producer_of(context.worker)
+        self._sending = Sending(self._producer, topic, eager=eager)
         self._facts: TopicFacts | None = None
         #: Of each worker: its marker, and up to where its partition was read.
         self._kept: dict[int, dict[str, Kept]] = {}
@@ -238,7 +242,8 @@ class KafkaDestination(Destination[Part]):
                 )
             kept[place] = made
         if kept != self._kept.get(worker, {}):
-            self._write(producer, worker, kept, {}, 0)
+            producer.begin()
+            self._commit(producer, worker, kept, time.monotonic() + self._timeout_s)
 
     def standing(self, slot: Slot) -> Standing:
         mine, (place, worker) = self._context, slot
@@ -271,45 +276,57 @@ class KafkaDestination(Destination[Part]):
 
     # -- output ----------------------------------------------------------------------------------
 
-    def write(self, parts: list[Part], records: Batch) -> int:
-        part = self._fields.part(records)
-        number = self._writable().partitions
-        self._turn = (self._turn + 1) % number
+    def write(self, parts: list[Frame], records: Batch) -> int:
+        part, facts, now_ms = self._fields.part(records), self._writable(), self.wall_ms()
+        self._turn = (self._turn + 1) % facts.partitions
         # Chosen now: it stays with a record, also where the topic has grown before it is sent.
-        choose_partitions(part, number, self._turn)
-        nbytes = part.nbytes()
-        if not parts or not parts[-1].extend(part):
-            parts.append(part)
-        return nbytes
+        choose_partitions(part, facts.partitions, self._turn)
+        frame = Frame.of(part, now_ms)
+        parts.append(frame)
+        self._sending.ahead(parts, part)
+        return frame.nbytes
 
     def wall_ms(self) -> int:
         return int(time.time() * 1000)
 
-    def check(self, staged: Staged[list[Part]]) -> None:
+    def check(self, staged: Staged[list[Frame]]) -> None:
         self._look()
         facts = self._writable()
-        for part in staged.parts:
-            check_part(part, facts)
-            check_times(part, facts, staged.staged_ms)
+        for frame in staged.parts:
+            frame.bounds.check(facts, staged.staged_ms, frame.part)
 
-    def read(self, handle: bytes) -> Staged[list[Part]]:
-        return msgspec.msgpack.decode(handle, type=Staged[list[Part]])
+    def handle(self, staged: Staged[list[Frame]]) -> Plain:
+        return handle_of(staged)
 
-    def apply(self, staged: Staged[list[Part]], checkpoint_id: int, is_due: Callable[[], bool]) -> None:
+    def read(self, handle: Any) -> Staged[list[Frame]]:
+        return read_staged(handle)
+
+    def apply(self, staged: Staged[list[Frame]], checkpoint_id: int, is_due: Callable[[], bool]) -> None:
+        with self._sending.lock:
+            self._apply(staged, checkpoint_id, is_due)
+
+    def _apply(self, staged: Staged[list[Frame]], checkpoint_id: int, is_due: Callable[[], bool]) -> None:
         worker, text = staged.worker, ""
+        if self._sending.is_open(but_for=staged.parts):
+            # Another worker's output comes in between.
+            self._renew(self._context.worker, self._topic)
         if staged.place != self._topic and is_due():
             # What an earlier run has decided for another topic, which has bounds of its own.
             self._producer.take(self._facts_of(staged.place, worker))
         for _ in range(_ATTEMPTS):
             if not is_due():
+                if self._sending.is_open():
+                    self._renew(worker, staged.place)
                 self._check_same(staged, checkpoint_id)
-                return
+                break
             kept = dict(self._kept[worker])
             before = kept[staged.place]
             newest = self._standing(checkpoint_id)
             kept[staged.place] = Kept(newest, before.topic_id, before.standing.checkpoint, staged.run)
+            until = time.monotonic() + self._timeout_s
             try:
-                self._write(self._producer, worker, kept, {staged.place: staged.parts}, staged.staged_ms)
+                self._sending.finish(staged.place, staged.parts, until)
+                self._commit(self._producer, worker, kept, until)
                 break
             except UnsureError as error:
                 text = str(error)
@@ -320,6 +337,7 @@ class KafkaDestination(Destination[Part]):
                 f"the output of checkpoint {checkpoint_id} could not be written to {self.where(staged.place)} in "
                 f"{_ATTEMPTS} attempts; it is kept, and the next run writes it. The last one: {text}"
             )
+        self._sending.committed(staged.parts)
         if staged.place != self._topic:
             self._producer.take(self._writable())
 
@@ -329,7 +347,7 @@ class KafkaDestination(Destination[Part]):
             raise self._made_anew(facts, place)
         return facts
 
-    def _check_same(self, staged: Staged[list[Part]], checkpoint_id: int) -> None:
+    def _check_same(self, staged: Staged[list[Frame]], checkpoint_id: int) -> None:
         """The output of a number is there; is it this one?"""
         kept = self._kept[staged.worker][staged.place]
         other = kept.staged_by and kept.staged_by != staged.run
@@ -340,17 +358,11 @@ class KafkaDestination(Destination[Part]):
                 f"{self.words.own}"
             )
 
-    def _write(
-        self,
-        producer: TransactionalProducer,
-        worker: int,
-        kept: dict[str, Kept],
-        outputs: Mapping[str, list[Part]],
-        staged_ms: int,
-    ) -> None:
-        marker = (self._markers.name, worker, KEY, self._markers.record(worker, kept))
-        producer.write(outputs, staged_ms, marker)
+    def _commit(self, producer: TransactionalProducer, worker: int, kept: dict[str, Kept], until: float) -> None:
+        producer.finish((self._markers.name, worker, KEY, self._markers.record(worker, kept)), until)
         crash_point("kafka.pre_commit")
+        # Never aborted from here on: the broker may have begun to commit.
+        self._sending.forget()
         producer.commit()
         crash_point("kafka.post_commit")
         self._kept[worker] = kept
@@ -359,6 +371,7 @@ class KafkaDestination(Destination[Part]):
 
     def _renew(self, worker: int, place: str) -> None:
         """Has another producer take the id, unless another run has it for good."""
+        self._sending.forget()
         self._producer.drop()
         for kept in self._markers.read(worker, settled=False).values():
             self._check_run(kept)
@@ -368,6 +381,9 @@ class KafkaDestination(Destination[Part]):
         self._read_to.clear()
 
     def close(self) -> None:
+        if self._sending.is_open():
+            # Else it would hold readers back until it times out, or until the next run.
+            self._producer.abandon()
         self._producer.drop()
         self._markers.close()
 

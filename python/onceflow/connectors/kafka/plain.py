@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from onceflow.connectors.kafka.bounds import Bounds
 from onceflow.connectors.kafka.facts import Admin
-from onceflow.connectors.kafka.producing import check_part, check_times, choose_partitions, flush, produce, settings_of
+from onceflow.connectors.kafka.producing import choose_partitions, flush, produce, settings_of
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.topics.fields import Fields
 from onceflow.exceptions import SinkError
@@ -50,10 +51,12 @@ class PlainWriter(SinkWriter):
         part, facts, now_ms = self._fields.part(records), self._facts, int(time.time() * 1000)
         self._turn = (self._turn + 1) % facts.partitions
         choose_partitions(part, facts.partitions, self._turn)
-        check_part(part, facts)
-        check_times(part, facts, now_ms)
+        Bounds.of(part).check(facts, now_ms, lambda: part)
         with self._errors():
-            produce(self._producer, facts.name, part, now_ms, time.monotonic() + self._timeout_s, self._waiting)
+            until = time.monotonic() + self._timeout_s
+            sent = produce(self._producer, facts.name, part, now_ms, until, self._waiting)
+        if sent < len(records):
+            raise self._error(f"the client's queue was full for {self._timeout_s:g} s")
         self._check()
 
     def flush(self) -> None:
@@ -78,8 +81,6 @@ class PlainWriter(SinkWriter):
         except (client_library().KafkaException, SystemError) as error:
             # The client raises a fatal error within whatever calls back, and goes on to call us with it raised.
             text = error_text(error.__cause__ if isinstance(error, SystemError) else error)
-        except BufferError:
-            text = f"the client's queue was full for {self._timeout_s:g} s"
         else:
             return
         raise self._error(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,21 +12,16 @@ from onceflow.connectors.kafka.facts import TopicFacts
 from onceflow.connectors.kafka.settings import KafkaSettings
 from onceflow.connectors.topics.staged import ArrowColumn, Part, Strings
 from onceflow.connectors.waiting import Waiting
-from onceflow.exceptions import SinkError
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
 
-__all__ = ["check_part", "check_times", "choose_partitions", "flush", "produce", "settings_of"]
+__all__ = ["bytes_of", "choose_partitions", "flush", "produce", "settings_of"]
 
 #: A client's queue, which holds what is sent a second time.
 _QUEUE_RECORDS = 100_000
 _QUEUE_KIB = 64 << 10
 _BATCH = 1_000_000
-#: A batch of one record: its own head, and around the record what is not key, value or headers; each header has two
-#: lengths of its own.
-_BATCH_BYTES = 61 + 23
-_HEADER_BYTES = 10
 _WAIT_S = 0.01
 _FLUSH_S = 0.01
 
@@ -93,63 +89,6 @@ def bytes_of(strings: Strings) -> list[bytes | None]:
     return found
 
 
-def check_part(part: Part, facts: TopicFacts) -> None:
-    """Refuses records that the topic would refuse.
-
-    Raises:
-        SinkError: One is too large, has a partition that is not there, or no key where the topic is compacted.
-    """
-    values, keys = bytes_of(part.values), None if part.keys is None else bytes_of(part.keys)
-    limit = facts.max_bytes - _BATCH_BYTES
-    longest = max(map(len, filter(None, values)), default=0)
-    longest += 0 if keys is None else max(map(len, filter(None, keys)), default=0)
-    if longest > limit or part.headers is not None:
-        for number, value in enumerate(values):
-            size = len(value or b"") + len((keys[number] if keys else None) or b"")
-            headers = (part.headers[number] if part.headers else None) or ()
-            size += sum(len(name.encode()) + len(content or b"") + _HEADER_BYTES for name, content in headers)
-            if size > limit:
-                raise SinkError(
-                    f"a record of {size:,} bytes (key {keys[number] if keys else None!r:.100}) is too large for topic "
-                    f"{facts.name!r}, whose max.message.bytes={facts.max_bytes:,} leaves {limit:,} for key, value and "
-                    "headers: raise it, or write smaller records"
-                )
-    if "compact" in facts.cleanup and (keys is None or None in keys):
-        raise SinkError(
-            f"topic {facts.name!r} is compacted (cleanup.policy={facts.cleanup!r}) and takes no record without a key: "
-            "give the sink a key"
-        )
-    partitions = part.partitions
-    largest = partitions if isinstance(partitions, int) else max(partitions or [0])
-    if largest >= facts.partitions:
-        raise SinkError(
-            f"a record goes to partition {largest}, and topic {facts.name!r} has {facts.partitions}, from 0 on"
-        )
-
-
-def check_times(part: Part, facts: TopicFacts, now_ms: int) -> None:
-    """Refuses timestamps that the broker would refuse.
-
-    Raises:
-        SinkError: One is too far from now.
-    """
-    if part.timestamps is None or facts.log_append_time or not part.timestamps:
-        return
-    for time_ms, ahead, bound, setting in (
-        (max(part.timestamps), 1, facts.future_ms, "message.timestamp.after.max.ms"),
-        (min(part.timestamps), -1, facts.past_ms, "message.timestamp.before.max.ms"),
-    ):
-        if (time_ms - now_ms) * ahead > bound:
-            raise SinkError(
-                f"a record has the timestamp {time_ms} ms, {abs(time_ms - now_ms) / 1000:,.0f} s "
-                f"{'after' if ahead > 0 else 'before'} now, and topic {facts.name!r} takes {bound / 1000:,.0f} s at "
-                f"most ({setting}): let the topic take it, or give the sink another timestamp"
-            )
-    if min(part.timestamps) <= 0:
-        # The client takes 0 for "now".
-        raise SinkError(f"a record has the timestamp {min(part.timestamps)} ms, and Kafka takes them from 1 on")
-
-
 def flush(producer: Producer, check: Callable[[], None], until: float, waiting: Waiting) -> int:
     """Waits until everything was accepted, or not.
 
@@ -177,25 +116,32 @@ def flush(producer: Producer, check: Callable[[], None], until: float, waiting: 
     return left
 
 
-def produce(producer: Producer, topic: str, part: Part, staged_ms: int, until: float, waiting: Waiting) -> None:
+def produce(
+    producer: Producer, topic: str, part: Part, written_ms: int, until: float, waiting: Waiting, first: int = 0
+) -> int:
     """Hands records to a producer; waits while its queue is full.
 
     Args:
         producer: Of the client.
         topic: Where they go.
         part: Its partitions are chosen.
-        staged_ms: The timestamp of records that have none.
-        until: By the monotonic clock; ``BufferError`` is raised if the queue stays full so long.
+        written_ms: The timestamp of records that have none.
+        until: By the monotonic clock: so long it waits.
         waiting: Is told when it does.
+        first: Of the records that are handed over; those before it were.
+
+    Returns:
+        How many of them the producer has by now: all, unless the queue stayed full for so long.
     """
     values = bytes_of(part.values)
     count = len(values)
     keys = [None] * count if part.keys is None else bytes_of(part.keys)
-    times = [staged_ms] * count if part.timestamps is None else part.timestamps
+    times = [written_ms] * count if part.timestamps is None else part.timestamps
     partitions = part.partitions if isinstance(part.partitions, list) else [part.partitions or 0] * count
     headers: list[Any] = part.headers or [None] * count
     send, poll = producer.produce, producer.poll
-    for record in zip(values, keys, partitions, times, headers, strict=True):
+    records = zip(values, keys, partitions, times, headers, strict=True)
+    for number, record in enumerate(itertools.islice(records, first, None), first):
         value, key, partition, time_ms, header = record
         while True:
             try:
@@ -203,7 +149,7 @@ def produce(producer: Producer, topic: str, part: Part, staged_ms: int, until: f
                 break
             except BufferError:
                 if time.monotonic() > until:
-                    raise
+                    return number
                 waits = len(producer)
                 poll(_WAIT_S)
                 if len(producer) < waits:
@@ -211,3 +157,4 @@ def produce(producer: Producer, topic: str, part: Part, staged_ms: int, until: f
                 else:
                     waiting.missed("the client's queue is full of records without an answer")
     poll(0)
+    return count

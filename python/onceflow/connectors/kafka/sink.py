@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.kafka.destination import KafkaDestination
@@ -13,6 +13,7 @@ from onceflow.connectors.kafka.plain import PlainWriter
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, topic_of
 from onceflow.connectors.outbox.writer import OutboxWriter, with_run
 from onceflow.connectors.topics.fields import Field, Fields
+from onceflow.exceptions import ConfigurationError
 from onceflow.leftovers import Leftover, LeftoverContext
 from onceflow.log.settings import check_seconds, check_whole
 from onceflow.sinks import PlainSink, SinkContext, SinkWriter, TransactionalSink, TransactionalSinkWriter
@@ -73,7 +74,7 @@ class KafkaSink(_Topic, TransactionalSink):
         key: Name of the field that is the key, or a function of the record. None: records have no key.
         value: The same for the value. None: the record itself.
         timestamp: The same for the timestamp: a datetime (cut to milliseconds), or milliseconds since 1970. None: when
-            it was staged.
+            it was written to the sink.
         headers: The same for the headers: a dict, or pairs, of names and bytes. None: records have none.
         partition: The same for the partition; or its number, for all. None: the key chooses it as in Kafka's Java
             clients (murmur2); records without a key go to one partition a batch, in turn.
@@ -81,17 +82,58 @@ class KafkaSink(_Topic, TransactionalSink):
         config: Settings of librdkafka, such as those of TLS and SASL, ``transaction.timeout.ms``, ``compression.type``.
         timeout_s: So long the broker may give no answer before the job stops; what is decided is written by the next
             run.
+        send: ``"eager"``: output is sent while its checkpoint has not begun, where there is much of it, into a
+            transaction that is open until it is decided, so that staging and sending go on side by side. Readers of
+            what is committed wait meanwhile for what others write to the same partitions. ``"late"``: all of it is
+            sent after the decision, in a short transaction.
 
     Raises:
         ConfigurationError: Settings that cannot be.
         MissingExtraError: confluent-kafka is not installed.
     """
 
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        key: Field | None = None,
+        value: Field | None = None,
+        timestamp: Field | None = None,
+        headers: Field | None = None,
+        partition: int | Field | None = None,
+        partitions: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        timeout_s: float = 120.0,
+        send: Literal["eager", "late"] = "eager",
+    ) -> None:
+        super().__init__(
+            bootstrap,
+            topic,
+            key=key,
+            value=value,
+            timestamp=timestamp,
+            headers=headers,
+            partition=partition,
+            partitions=partitions,
+            config=config,
+            timeout_s=timeout_s,
+        )
+        if send not in ("eager", "late"):
+            raise ConfigurationError(f"send={send!r}: give 'eager' or 'late'", setting="send")
+        self._eager = send == "eager"
+
     def open(self, context: SinkContext) -> TransactionalSinkWriter:
         """See ``Sink``."""
         context = with_run(context)
         destination = KafkaDestination(
-            self._settings, self._topic, self._partitions, self._fields, context, self._timeout_s
+            self._settings,
+            self._topic,
+            self._partitions,
+            self._fields,
+            context,
+            self._timeout_s,
+            eager=self._eager,
         )
         return OutboxWriter(destination, context)
 

@@ -8,15 +8,16 @@ tells what became of the transaction. Only a commit is repeated as it is.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onceflow.connectors.kafka.facts import TopicFacts
 from onceflow.connectors.kafka.producing import flush, produce, settings_of
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
-from onceflow.connectors.topics.staged import Part
+from onceflow.connectors.topics.staged import Part, Rows
 from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import SinkError
 
@@ -28,6 +29,8 @@ __all__ = ["TRANSACTION_MS", "TransactionalProducer", "UnsureError"]
 #: So long a call of the client waits before it is repeated, so that it can be interrupted.
 _STEP_S = 1.0
 TRANSACTION_MS = 60_000
+#: For what is only polite.
+_ABANDON_S = 3.0
 
 
 class UnsureError(Exception):
@@ -46,6 +49,11 @@ class TransactionalProducer:
 
     def __init__(self, settings: KafkaSettings, transactional_id: str, timeout_s: float, waiting: Waiting) -> None:
         self.id = transactional_id
+        #: After so long the broker ends a transaction.
+        self.timeout_ms = TRANSACTION_MS
+        # What is not a number the client refuses.
+        with contextlib.suppress(TypeError, ValueError):
+            self.timeout_ms = int(settings.get("transaction.timeout.ms"))
         self._settings = settings
         self._timeout_s = timeout_s
         self._waiting = waiting
@@ -98,28 +106,48 @@ class TransactionalProducer:
 
     # -- a transaction ---------------------------------------------------------------------------
 
-    def write(self, outputs: Mapping[str, list[Part]], staged_ms: int, marker: tuple[str, int, bytes, bytes]) -> None:
-        """Sends records and a marker in a new transaction, and returns when all of them were accepted.
+    @property
+    def is_taken(self) -> bool:
+        """Whether it has the id, as far as it knows."""
+        return self._producer is not None
 
-        Args:
-            outputs: By topic.
-            staged_ms: Timestamp of records that have none.
-            marker: Topic, partition, key and value.
+    def begin(self) -> None:
+        """Begins a transaction.
 
         Raises:
-            UnsureError: Or they were not.
+            UnsureError: It cannot.
         """
-        until = time.monotonic() + self._timeout_s
+        with self._unsure():
+            self._taken().begin_transaction()
+
+    def send(self, topic: str, part: Part, written_ms: int, until: float, first: int) -> int:
+        """Sends records in the open transaction; see ``produce``.
+
+        Raises:
+            UnsureError: One of the transaction was not accepted.
+        """
+        with self._unsure():
+            sent = produce(self._taken(), topic, part, written_ms, until, self._waiting, first)
+            self._check()
+        return sent
+
+    def finish(self, marker: tuple[str, int, bytes, bytes], until: float) -> None:
+        """Sends a marker, and returns when all of the transaction was accepted.
+
+        Args:
+            marker: Topic, partition, key and value.
+            until: By the monotonic clock.
+
+        Raises:
+            UnsureError: Or it was not.
+        """
         producer = self._taken()
         topic, partition, key, value = marker
         with self._unsure():
-            producer.begin_transaction()
-            for name, parts in outputs.items():
-                for part in parts:
-                    produce(producer, name, part, staged_ms, until, self._waiting)
-                    self._check()
-            producer.produce(topic, value, key, partition)
-            if flush(producer, self._check, until, self._waiting):
+            part = Part(Rows([value]), Rows([key]), partitions=partition)
+            # The broker does not look at its time.
+            sent = produce(producer, topic, part, 0, until, self._waiting)
+            if not sent or flush(producer, self._check, until, self._waiting):
                 raise UnsureError(f"records were not accepted within {self._timeout_s:g} s")
 
     def commit(self) -> None:
@@ -143,6 +171,13 @@ class TransactionalProducer:
                         raise
                     self._waiting.missed(self._text(error))
 
+    def abandon(self) -> None:
+        """Has the broker end the open transaction, which nobody has begun to commit, if it answers soon."""
+        if self._producer is not None:
+            with contextlib.suppress(UnsureError), self._unsure():
+                self._producer.abort_transaction(_ABANDON_S)
+        self.drop()
+
     def drop(self) -> None:
         """Lets go of the producer, and of what it has not sent."""
         self._producer = None
@@ -163,8 +198,6 @@ class TransactionalProducer:
         except (self._library.KafkaException, SystemError) as error:
             # The client raises a fatal error within whatever calls back, and goes on to call us with it raised.
             text = self._text(error.__cause__ if isinstance(error, SystemError) else error)
-        except BufferError:
-            text = f"the client's queue was full for {self._timeout_s:g} s"
         else:
             return
         raise UnsureError(text)

@@ -80,6 +80,11 @@ class Part(msgspec.Struct, array_like=True):
         """Bytes of keys and values, about."""
         return self.values.nbytes() + (0 if self.keys is None else self.keys.nbytes())
 
+    @property
+    def count(self) -> int:
+        """How many records."""
+        return len(self.values.take())
+
     def extend(self, other: Part) -> bool:
         """Appends another part, if it is of the same form: the log writes few large batches faster than many small."""
         mine, others = self._lists(), other._lists()
