@@ -26,6 +26,7 @@ import numpy.typing as npt
 __all__ = [
     "ConsumerUnderTest",
     "Delivery",
+    "Follower",
     "LogUnderTest",
     "ProducerUnderTest",
     "TransactionCost",
@@ -41,7 +42,7 @@ BATCH = 1_000
 #: A delivery run hands over what is due this often, as a program does that serves requests.
 TICK_S = 0.001
 _STAMP_BYTES = 8
-_WARM_UP_S = 1.0
+WARM_UP_S = 1.0
 _STALLED_S = 30.0
 
 
@@ -249,30 +250,52 @@ def delivery(
     """Produces at a steady rate, with a commit every so often or without transactions; a warm-up is not counted."""
     topic = f"delivery-{size}-{interval_s}-{rate}"
     log.create_topic(topic)
-    context = multiprocessing.get_context("spawn")
-    ready, results = context.Event(), context.Queue()
-    follower = context.Process(target=_follow, args=(log, topic, ready, results), daemon=True)
-    follower.start()
+    follower = Follower(log, topic)
     producer = log.producer(topic, transactional=interval_s is not None)
     # The consumer is ready when it has read something.
     _produce(log, producer, payloads(1, size), interval_s)
-    if not ready.wait(_STALLED_S):
+    if not follower.ready.wait(_STALLED_S):
         raise RuntimeError(f"the consumer of {log.name} did not start")
-    sent, spent = _paced(log, producer, size, interval_s, rate, _WARM_UP_S + duration_s)
+    sent, spent = _paced(log, producer, size, interval_s, rate, WARM_UP_S + duration_s)
     _produce(log, producer, [_END + bytes(size - _STAMP_BYTES)], interval_s)
-    stamps, took = results.get(timeout=_STALLED_S)
-    follower.join()
+    counted = follower.took_ms(sent)
     producer.close()
     log.delete_topic(topic)
-    if len(stamps) != sent:
-        raise RuntimeError(f"{log.name} delivered {len(stamps)} of {sent} records")
-    counted = took[stamps >= stamps[0] + int(_WARM_UP_S * 1e9)] / 1e6
     p50, p99 = np.percentile(counted, [50, 99])
     return Delivery(interval_s, rate, sent / spent, len(counted), float(p50), float(p99))
 
 
+class Follower:
+    """A read_committed consumer in another process, which notes when records come.
+
+    The first record only wakes it. Each of the others begins with the time at which it was produced, and the last one
+    with ``END``.
+
+    Attributes:
+        ready: Set when it has read something.
+    """
+
+    END = 2**63 - 1
+
+    def __init__(self, log: LogUnderTest, topic: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._name = log.name
+        self.ready, self._results = context.Event(), context.Queue()
+        self._process = context.Process(target=_follow, args=(log, topic, self.ready, self._results), daemon=True)
+        self._process.start()
+
+    def took_ms(self, sent: int) -> npt.NDArray[np.float64]:
+        """How long each record took from produce to delivery, without those of a warm-up; there must be as many."""
+        stamps, took = self._results.get(timeout=_STALLED_S)
+        self._process.join()
+        if len(stamps) != sent:
+            raise RuntimeError(f"{self._name} delivered {len(stamps)} of {sent} records")
+        counted: npt.NDArray[np.float64] = took[stamps >= stamps[0] + int(WARM_UP_S * 1e9)] / 1e6
+        return counted
+
+
 #: The stamp of a last record; no clock shows it.
-_END = (2**63 - 1).to_bytes(_STAMP_BYTES, "little")
+_END = Follower.END.to_bytes(_STAMP_BYTES, "little")
 
 
 def _produce(log: LogUnderTest, producer: ProducerUnderTest, values: list[bytes], interval_s: float | None) -> None:

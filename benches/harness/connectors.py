@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from onceflow.sinks import (
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.types import Batch, Plain
 
-__all__ = ["AppendSink", "CountingSink", "EndlessSource", "UpsertSink"]
+__all__ = ["AppendSink", "CountingSink", "EndlessSource", "PacedSource", "UpsertSink"]
 
 
 class EndlessSource(Source):
@@ -29,14 +29,17 @@ class EndlessSource(Source):
 
     Args:
         records: A list, or ``Columns``.
-        seconds: From the first read on.
+        seconds: From when it is measured on.
+        warm_s: Read before that, such as until files have grown to their size.
     """
 
-    def __init__(self, records: Batch, seconds: float) -> None:
+    def __init__(self, records: Batch, seconds: float, warm_s: float = 0.0) -> None:
         self.records = records
         self.seconds = seconds
-        #: When the first read was: by the clock, and in CPU time of the process.
+        self.warm_s = warm_s
+        #: Since when it is measured: by the clock, in CPU time of the process, and what was handed out before.
         self.begun = self.begun_cpu = 0.0
+        self.before = 0
 
     def partitions(self) -> list[str]:
         """One."""
@@ -52,14 +55,14 @@ class _EndlessReader(SourceReader):
         self._source = source
         self._records = source.records
         self._position = position
-        self._end = 0.0
+        self._warm = 0.0
 
     def read(self, max_records: int) -> SourceBatch | None:
-        now = time.perf_counter()
-        if not self._end:
-            self._source.begun, self._source.begun_cpu = now, time.process_time()
-            self._end = now + self._source.seconds
-        if now >= self._end:
+        now, source = time.perf_counter(), self._source
+        self._warm = self._warm or now + source.warm_s
+        if not source.begun and now >= self._warm:
+            source.begun, source.begun_cpu, source.before = now, time.process_time(), self._position
+        if source.begun and now >= source.begun + source.seconds:
             return None
         start = self._position % len(self._records)
         stop = min(start + max_records, len(self._records))
@@ -67,6 +70,74 @@ class _EndlessReader(SourceReader):
         if isinstance(self._records, list):
             return SourceBatch(self._records[start:stop])
         return SourceBatch(self._records.slice(start, stop))
+
+    def position(self) -> Plain:
+        return self._position
+
+
+class PacedSource(Source):
+    """Hands out records as they are due, each with the time at its beginning: eight bytes, little-endian.
+
+    Args:
+        fillings: What follows the time.
+        rate: Records a second.
+        seconds: From when ``begin`` says so; before that comes one record, and a last one has the time ``end``.
+        begin: Whether it is time.
+        end: Which no clock shows.
+    """
+
+    def __init__(
+        self, fillings: Sequence[bytes], rate: int, seconds: float, begin: Callable[[], bool], end: int
+    ) -> None:
+        self.fillings = fillings
+        self.rate = rate
+        self.seconds = seconds
+        self.begin = begin
+        self.end = end
+        #: Records between the first and the last one, and how long they took.
+        self.sent = 0
+        self.spent = 0.0
+
+    def partitions(self) -> list[str]:
+        """One."""
+        return ["paced"]
+
+    def open(self, partition: str, position: Plain) -> SourceReader:
+        """See ``Source``."""
+        return _PacedReader(self)
+
+
+class _PacedReader(SourceReader):
+    #: A reader that waits for the next record.
+    TICK_S = 0.001
+
+    def __init__(self, source: PacedSource) -> None:
+        self._source = source
+        self._position = 0
+        self._start = 0.0
+        self._ended = False
+
+    def read(self, max_records: int) -> SourceBatch | None:
+        source, now = self._source, time.perf_counter()
+        if self._ended:
+            return None
+        if self._position and not self._start and source.begin():
+            self._start = now
+        if not self._position:
+            number, stamp = 1, time.monotonic_ns()
+        elif self._start and now >= self._start + source.seconds:
+            self._ended, number, stamp = True, 1, source.end
+            source.sent, source.spent = self._position - 1, now - self._start
+        else:
+            due = int((now - self._start) * source.rate) + 1 - self._position if self._start else 0
+            number, stamp = min(due, max_records), time.monotonic_ns()
+        if number <= 0:
+            time.sleep(self.TICK_S)
+            return SourceBatch([])
+        first, head = self._position, stamp.to_bytes(8, "little")
+        self._position += number
+        fillings = source.fillings
+        return SourceBatch([head + fillings[each % len(fillings)] for each in range(first, self._position)])
 
     def position(self) -> Plain:
         return self._position

@@ -25,6 +25,7 @@ def rate_of(
     interval_s: float,
     guarantee: str = "exactly_once",
     batch_size: int = 8192,
+    warm_s: float = 0.0,
 ) -> Rate:
     """Records a second, from the first read until the last checkpoint is complete and its output visible.
 
@@ -36,10 +37,11 @@ def rate_of(
         interval_s: Of checkpoints.
         guarantee: As for ``run``.
         batch_size: As for ``run``.
+        warm_s: Before that, so long is not measured.
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    source = EndlessSource(records, seconds)
+    source = EndlessSource(records, seconds, warm_s)
     flow = of.Dataflow("bench")
     build(flow.source("in", source))
     result = of.run(
@@ -48,4 +50,5 @@ def rate_of(
     took, cpu = time.perf_counter() - source.begun, time.process_time() - source.begun_cpu
     if not result.finished:
         raise RuntimeError("the job was interrupted")
-    return Rate(result.records_in / took, result.records_in / cpu)
+    records_in = result.records_in - source.before
+    return Rate(records_in / took, records_in / cpu)

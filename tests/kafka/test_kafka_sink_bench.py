@@ -18,9 +18,11 @@ def test_the_suite_gives_a_table(tmp_path):
     command += ["--output", str(tmp_path), "--state-dir", str(tmp_path / "state")]
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    rows = json.loads((tmp_path / "benches" / "results" / "results.json").read_text())["tables"]["kafka_guarantees"][
-        "rows"
-    ]
+    tables = json.loads((tmp_path / "benches" / "results" / "results.json").read_text())["tables"]
+    latencies = [row["values"] for row in tables["kafka_latency"]["rows"]]
+    assert all(0 < latency["p50"] <= latency["p99"] for latency in latencies)
+    assert len(latencies) == 4
+    rows = tables["kafka_guarantees"]["rows"]
     found = {row["values"]["what"]: row["values"] for row in rows}
     assert set(found) == {"client, idempotent", "client, transactions", "job, at_least_once", "job, exactly_once"}
     assert found["job, at_least_once"]["of at_least_once"] == 1
