@@ -43,6 +43,7 @@ __all__ = [
     "WakeHandle",
     "__version__",
     "_bare_update_loop",
+    "_copy_lines",
     "_crc32",
     "_kafka_partitions",
     "_uncommon",
@@ -82,6 +83,22 @@ def _bare_update_loop(
     Raises:
         IndexError: No such cell. Those before it are updated.
         ValueError: Lengths that do not match.
+    """
+
+def _copy_lines(columns: list[tuple[str, list[Any]]], keys: int) -> tuple[list[bytes], list[bytes]] | int:
+    """Rows as PostgreSQL's COPY reads them.
+
+    Args:
+        columns: Kind ("bool", "int2", "int4", "int8", "float8", "text", or "ready" for texts that are escaped) and
+            values of each, all of one length.
+        keys: How many columns, the first ones, are the key of a row; 0: there is none.
+
+    Returns:
+        The key of each row, and its line; without a key none, and all lines in one. Or the number of a column that
+        has a value which is not plainly of its kind.
+
+    Raises:
+        ConfigurationError: No such kind, or columns of different lengths.
     """
 
 def _crc32(data: bytes, value: int = 0) -> int:

@@ -7,6 +7,7 @@ mod backend;
 mod checkpoint;
 mod columns;
 mod coordinator;
+mod copy_lines;
 mod crc32;
 mod deduplicator;
 mod error;
@@ -44,6 +45,8 @@ mod _native {
     use crate::coordinator::{
         PyCheckpointCoordinator, PyCoordinatorEffect, PyRecoveryPlan, py_recovery_plan,
     };
+    #[pymodule_export]
+    use crate::copy_lines::py_copy_lines;
     #[pymodule_export]
     use crate::crc32::py_crc32;
     #[pymodule_export]

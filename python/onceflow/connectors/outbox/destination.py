@@ -96,6 +96,9 @@ class Destination(ABC, Generic[Part]):
     def write(self, parts: list[Part], records: Batch) -> int:
         """Appends records to parts as they are to be staged; returns how many bytes that adds, about."""
 
+    def stage(self, parts: list[Part]) -> None:
+        """Brings parts into the form that the decision record keeps, off the job's thread; nothing is added later."""
+
     @abstractmethod
     def wall_ms(self) -> int:
         """The time that is noted for what is staged."""

@@ -169,6 +169,7 @@ class OutboxWriter(TransactionalSinkWriter, Generic[Part]):
                 f"and this is checkpoint {checkpoint_id}: another copy of the job's state has written here. Give each "
                 f"copy {self._destination.words.own}"
             )
+        self._destination.stage(sealed)
         wall_ms = self._destination.wall_ms()
         staged: Staged[list[Part]] = Staged(
             place.name, place.number, mine.run, wall_ms, sealed, newest, mine.lineage, place.target, mine.worker

@@ -71,7 +71,8 @@ set constraints all immediate
 _FENCE_WAIT = "1s"
 _TYPES = """
 select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
-       a.attnotnull and not a.atthasdef and a.attidentity = '' and a.attgenerated = '', a.attidentity = 'a'
+       a.attnotnull and not a.atthasdef and a.attidentity = '' and a.attgenerated = '', a.attidentity = 'a',
+       (select c.relkind = 'p' from pg_catalog.pg_class c where c.oid = a.attrelid)
   from pg_catalog.pg_attribute a
  where a.attrelid = {}::regclass and a.attnum > 0 and not a.attisdropped
 """
@@ -252,6 +253,10 @@ class PostgresDestination(Destination[Part]):
             parts.append(self._encode.part())
         return self._encode.write(parts[0], records)
 
+    def stage(self, parts: list[Part]) -> None:
+        for part in parts:
+            part.stage()
+
     def wall_ms(self) -> int:
         return int(time.time() * 1000)
 
@@ -281,8 +286,9 @@ class PostgresDestination(Destination[Part]):
             # A sink stages one part for a checkpoint.
             (part,) = staged.parts
             keep = self._markers.keeping(marker, kept.get(marker.key))
-            overriding = self._check_types(connection, part, checkpoint_id, keep)
-            self._write(connection, Merge(part, overriding=overriding), part, checkpoint_id, find=find)
+            overriding, partitioned = self._check_types(connection, part, checkpoint_id, keep)
+            merge = Merge(part, overriding=overriding, partitioned=partitioned)
+            self._write(connection, merge, part, checkpoint_id, find=find)
             target = self._note_target(connection, part, kept)
             crash_point("postgres.pre_commit")
             connection.execute("commit")
@@ -303,19 +309,17 @@ class PostgresDestination(Destination[Part]):
         if not find:
             try:
                 with connection.cursor() as cursor:
-                    if part.keys:
-                        cursor.execute(merge.create)
-                    merge.write(cursor, *part.text())
+                    merge.write(cursor)
             except psycopg.Error as error:
                 if is_violation(error):
                     raise _RowRefused from error
                 raise
             return
-        violations = merge.write_most(connection, part.lines(), stop_at=1 if self._rejected is None else None)
+        violations = merge.write_most(connection, stop_at=1 if self._rejected is None else None)
         if violations and self._rejected is None:
             first = violations[0]
             raise SinkError(
-                f"table {part.schema}.{part.table} does not take the record {part.row_of(first.line)} of checkpoint "
+                f"table {part.schema}.{part.table} does not take the record {part.texts_of(first.row)} of checkpoint "
                 f"{checkpoint_id}: {first.reason}. The checkpoint is decided, and nothing of it is in the table: "
                 "change the table so that it takes the record, or have such records put into a table of their own by "
                 "rejected=, and run the job again"
@@ -329,7 +333,7 @@ class PostgresDestination(Destination[Part]):
         part: Part,
         checkpoint_id: int | None,
         keep: sql.Composed | None = None,
-    ) -> bool:
+    ) -> tuple[bool, bool]:
         """Compares the table's columns with those that rows are, or were, staged for.
 
         Args:
@@ -339,7 +343,7 @@ class PostgresDestination(Destination[Part]):
             keep: A marker to be written in the same call.
 
         Returns:
-            Whether a column that the table numbers itself always is written.
+            Whether a column that the table numbers itself always is written, and whether the table is partitioned.
         """
         name = TableName(part.schema, part.table)
         types_of = sql.SQL(_TYPES).format(sql.Literal(name.quoted().as_string(connection)))
@@ -351,8 +355,8 @@ class PostgresDestination(Destination[Part]):
                 cursor.execute(sql.SQL(";").join([keep, lock, types_of]))
                 self._markers.check_kept(cursor)
             rows = list(all_rows(cursor))
-        types = {column: shown for column, shown, _, _ in rows}
-        always = {column for column, _, _, is_always in rows if is_always}
+        types = {column: shown for column, shown, *_ in rows}
+        always = {column for column, _, _, is_always, _ in rows if is_always}
         changed = [
             f"{column!r} was {shown} and is {types.get(column, 'not there')}"
             for column, shown in zip(part.columns, part.types, strict=True)
@@ -360,11 +364,11 @@ class PostgresDestination(Destination[Part]):
         ]
         changed += [
             f"{column!r} takes no null and has no default, and is not written"
-            for column, _, is_needed, _ in rows
+            for column, _, is_needed, *_ in rows
             if is_needed and column not in part.columns
         ]
         if not changed:
-            return not always.isdisjoint(part.columns)
+            return not always.isdisjoint(part.columns), any(row[-1] for row in rows)
         if checkpoint_id is None:
             raise SinkError(
                 f"table {name} and the sink do not fit: column {'; '.join(changed)}. Nothing of this checkpoint was "
@@ -381,7 +385,7 @@ class PostgresDestination(Destination[Part]):
         if self._target is None or self._target.name != f"{part.schema}.{part.table}":
             # Decided for another table, before the settings were changed.
             return self._target
-        filled = self._has_rows(connection) if part.deletes() else True
+        filled = self._has_rows(connection) if part.gone else True
         target = msgspec.structs.replace(self._target, filled=filled)
         if target != self._markers.target(kept):
             self._markers.keep_target(connection, target)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
 from psycopg import errors, sql
 
 from onceflow.connectors.postgres.catalogue import TableName
-from onceflow.connectors.postgres.staged import Part
+from onceflow.connectors.postgres.staged import Part, Row
 from onceflow.exceptions import SinkError
 
 __all__ = ["Merge", "Violation", "is_violation"]
 
 _INCOMING = sql.Identifier("pg_temp", "onceflow_incoming")
-_DELETED = sql.Identifier("onceflow_deleted")
+#: Keys of rows that are deleted.
+_GONE = sql.Identifier("pg_temp", "onceflow_gone")
 #: One call to the client takes so many bytes at most.
 _COPY_BYTES = 1 << 20
 
@@ -24,14 +25,14 @@ class Violation(Exception):  # noqa: N818 - it is about a row
     """A row that the table refuses.
 
     Attributes:
-        line: Of COPY.
+        row: Itself.
         reason: The server's words.
         code: Its code of the error.
     """
 
-    def __init__(self, line: str, error: psycopg.Error) -> None:
+    def __init__(self, row: Row, error: psycopg.Error) -> None:
         super().__init__(str(error))
-        self.line = line
+        self.row = row
         self.reason = _reason(error)
         self.code = error.sqlstate or ""
 
@@ -47,121 +48,117 @@ class Merge:
     Args:
         part: What is staged.
         overriding: Whether a column that the table itself numbers always is written.
+        partitioned: Whether the table is.
     """
 
-    def __init__(self, part: Part, *, overriding: bool = False) -> None:
+    def __init__(self, part: Part, *, overriding: bool = False, partitioned: bool = False) -> None:
         self._part = part
         self._table = TableName(part.schema, part.table).quoted()
         names = list(map(sql.Identifier, part.columns))
         key, rest = names[: part.keys], names[part.keys :]
-        self._columns = sql.SQL(", ").join(names)
-        self._deletes = part.deletes()
-        self._incoming = sql.SQL(", ").join([_DELETED, *names] if self._deletes else names)
-        flag = sql.SQL("false as {}, ").format(_DELETED) if self._deletes else sql.SQL("")
-        #: Before the rows come; nothing where they go into the table at once.
-        self.create = (
-            sql.SQL("create temporary table {} on commit drop as select {}{} from {} with no data").format(
-                sql.Identifier("onceflow_incoming"), flag, self._columns, self._table
-            )
-            if part.keys
-            else sql.SQL("")
-        )
-        keys = sql.SQL(", ").join(key)
+        self._columns, keys = sql.SQL(", ").join(names), sql.SQL(", ").join(key)
+        make = sql.SQL("create temporary table {} on commit drop as select {} from {} with no data")
+        self._make_incoming = make.format(_INCOMING, self._columns, self._table)
+        self._make_gone = make.format(_GONE, keys, self._table)
+        copy = sql.SQL("copy {} ({}) from stdin (encoding 'UTF8')")
+        self._copy = copy.format(_INCOMING if part.keys else self._table, self._columns)
+        self._copy_gone = copy.format(_GONE, keys)
         update = sql.SQL(", ").join(sql.SQL("{} = excluded.{}").format(name, name) for name in rest)
         self._insert = sql.SQL(
-            "insert into {table} ({columns}) {overriding} select {columns} from {incoming} {where} "
+            "insert into {table} ({columns}) {overriding} select {columns} from {incoming} "
             "order by {keys} on conflict ({keys}) do {action}"
         ).format(
             table=self._table,
             columns=self._columns,
             overriding=sql.SQL("overriding system value" if overriding else ""),
             incoming=_INCOMING,
-            where=sql.SQL("where not {}").format(_DELETED) if self._deletes else sql.SQL(""),
             keys=keys,
             action=sql.SQL("update set {}").format(update) if rest else sql.SQL("nothing"),
         )
-        same = sql.SQL(" and ").join(sql.SQL("t.{0} = i.{0}").format(name) for name in key)
-        self._delete = sql.SQL("delete from {} t using {} i where i.{} and {}").format(
-            self._table, _INCOMING, _DELETED, same
-        )
-        self._left = sql.SQL("select count(*) from {} t join {} i on {} where i.{}").format(
-            self._table, _INCOMING, same, _DELETED
-        )
+        # Rows of tables that inherit from this one are others'; those of partitions are its own.
+        only = sql.SQL("" if partitioned else "only")
+        same = sql.SQL(" and ").join(sql.SQL("t.{0} = g.{0}").format(name) for name in key)
+        self._delete = sql.SQL("delete from {} {} t using {} g where {}").format(only, self._table, _GONE, same)
+        self._left = sql.SQL("select count(*) from {} {} t join {} g on {}").format(only, self._table, _GONE, same)
         self._has_rest = bool(rest)
 
-    def write(self, cursor: psycopg.Cursor[Any], lines: Sequence[str], count: int) -> None:
-        """Writes all of the lines, after ``create``; or raises, and the transaction is to be rolled back.
+    def write(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Writes all of the part; or raises, and the transaction is to be rolled back.
 
         Args:
             cursor: Within the transaction.
-            lines: Of rows that are appended there may be several in each text.
-            count: How many there are.
 
         Raises:
             psycopg.Error: The server's own.
             SinkError: A trigger has left rows out.
         """
-        copy = sql.SQL("copy {} ({}) from stdin (encoding 'UTF8')")
-        if not self._part.keys:
-            self._send(cursor, copy.format(self._table, self._columns), lines)
-            self._check(cursor.rowcount, count)
-            return
-        self._send(cursor, copy.format(_INCOMING, self._incoming), lines)
-        deletes = 0
-        if self._deletes:
-            deletes = sum(line.startswith("t") for line in lines)
+        self._write(cursor, self._part.blocks, self._part.rows, self._part.gone)
+
+    def _write(self, cursor: psycopg.Cursor[Any], blocks: Iterable[bytes], rows: int, gone: Iterable[bytes]) -> None:
+        if gone:
+            cursor.execute(self._make_gone)
+            self._send(cursor, self._copy_gone, gone)
             cursor.execute(self._delete)
             self._check_deleted(cursor)
-        cursor.execute(self._insert)
+        if not rows:
+            return
+        if self._part.keys:
+            cursor.execute(self._make_incoming)
+        self._send(cursor, self._copy, blocks)
+        if self._part.keys:
+            cursor.execute(self._insert)
         if self._has_rest:
-            self._check(cursor.rowcount, count - deletes)
+            self._check(cursor.rowcount, rows)
 
-    def write_most(
-        self, session: psycopg.Connection[Any], lines: Sequence[str], *, stop_at: int | None = None
-    ) -> list[Violation]:
-        """Writes all lines that the table takes; those that it does not.
+    def write_most(self, session: psycopg.Connection[Any], *, stop_at: int | None = None) -> list[Violation]:
+        """Writes all rows that the table takes; those that it does not.
 
         By halves: a half that fails is rolled back to a savepoint and halved again.
 
         Args:
             session: Within a transaction.
-            lines: What is to be written.
             stop_at: When so many were found the rest is left out.
         """
         found: list[Violation] = []
-        halves = [lines]
+        halves = [self._part.each()]
         while halves and (stop_at is None or len(found) < stop_at):
-            part = halves.pop()
+            rows = halves.pop()
             try:
-                with session.transaction(), session.cursor() as cursor:
-                    if self._part.keys:
-                        cursor.execute(self.create)
-                    self.write(cursor, part, len(part))
-                    if self._part.keys:
-                        cursor.execute(sql.SQL("drop table {}").format(_INCOMING))
+                self._write_rows(session, rows)
             except psycopg.Error as error:
                 if not is_violation(error):
                     raise
-                if len(part) == 1:
-                    found.append(Violation(part[0], error))
+                if len(rows) == 1:
+                    found.append(Violation(rows[0], error))
                 else:
-                    middle = len(part) // 2
+                    middle = len(rows) // 2
                     # The first half is next, so that the order stays.
-                    halves += [part[middle:], part[:middle]]
+                    halves += [rows[middle:], rows[:middle]]
         return found
 
+    def _write_rows(self, session: psycopg.Connection[Any], rows: Sequence[Row]) -> None:
+        """Some rows, or none of them."""
+        lines = [row.line for row in rows if not row.is_gone]
+        gone = [row.line for row in rows if row.is_gone]
+        with session.transaction(), session.cursor() as cursor:
+            self._write(cursor, lines, len(lines), gone)
+            if gone:
+                cursor.execute(sql.SQL("drop table {}").format(_GONE))
+            if lines and self._part.keys:
+                cursor.execute(sql.SQL("drop table {}").format(_INCOMING))
+
     @staticmethod
-    def _send(cursor: psycopg.Cursor[Any], statement: sql.Composed, lines: Sequence[str]) -> None:
+    def _send(cursor: psycopg.Cursor[Any], statement: sql.Composed, blocks: Iterable[bytes]) -> None:
         with cursor.copy(statement) as copy:
-            text, size = [], 0
-            for line in lines:
-                text.append(line)
-                size += len(line)
+            waiting, size = [], 0
+            for block in blocks:
+                waiting.append(block)
+                size += len(block)
                 if size > _COPY_BYTES:
-                    copy.write("\n".join([*text, ""]))
-                    text, size = [], 0
-            if text:
-                copy.write("\n".join([*text, ""]))
+                    copy.write(b"".join(waiting))
+                    waiting, size = [], 0
+            if waiting:
+                copy.write(b"".join(waiting))
 
     def _check(self, written: int, given: int) -> None:
         if written != given:

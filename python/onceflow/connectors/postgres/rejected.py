@@ -58,5 +58,5 @@ class Rejected:
 def _record(part: Part, violation: Violation) -> dict[str, str | None]:
     return {
         name: None if text is None else _ESCAPE.sub(lambda found: _ESCAPES.get(found[1], found[1]), text)
-        for name, text in part.row_of(violation.line).items()
+        for name, text in part.texts_of(violation.row).items()
     }

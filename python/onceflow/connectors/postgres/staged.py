@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
-__all__ = ["Part"]
+__all__ = ["Part", "Row"]
+
+_NULL = b"\\N"
+
+
+class Row(NamedTuple):
+    """One of a part.
+
+    Attributes:
+        line: For COPY; of a row that is to be deleted of its key alone.
+        is_gone: Whether it is to be deleted.
+    """
+
+    line: bytes
+    is_gone: bool = False
 
 
 class Part(msgspec.Struct, array_like=True):
@@ -14,41 +30,40 @@ class Part(msgspec.Struct, array_like=True):
         schema, table: Where they go.
         columns: In the order of each row; those of the key come first.
         types: Of the columns, as the server's catalogue said them.
-        rows: Lines to append, some in each text; unused with a key.
         keys: How many columns the key has; 0: rows are appended.
-        keyed: Text of the key → text of the other columns, None where the row is to be deleted. The last one wins.
+        blocks: Lines for COPY, some in each.
+        rows: How many lines these are.
+        gone: Lines of keys whose rows are to be deleted.
+        keyed: Until it is staged, key → line, None where the row is to be deleted. The last one wins.
     """
 
     schema: str
     table: str
     columns: list[str]
     types: list[str]
-    rows: list[str]
     keys: int = 0
-    keyed: dict[str, str | None] = {}
+    blocks: list[bytes] = []
+    rows: int = 0
+    gone: list[bytes] = []
+    keyed: dict[bytes, bytes | None] = {}
 
-    def deletes(self) -> bool:
-        """Whether any row is to be deleted."""
-        return None in self.keyed.values()
+    def stage(self) -> None:
+        """Fixes the rows of a key."""
+        if not self.keyed:
+            return
+        self.gone = [key + b"\n" for key, line in self.keyed.items() if line is None]
+        self.rows = len(self.keyed) - len(self.gone)
+        self.blocks = [b"".join(line for line in self.keyed.values() if line is not None)]
+        self.keyed = {}
 
-    def text(self) -> tuple[list[str], int]:
-        """The lines, some in each text, and how many there are."""
-        if self.keys:
-            lines = self.lines()
-            return lines, len(lines)
+    def each(self) -> list[Row]:
+        """The rows, one by one."""
         # What ends a line within a value is escaped.
-        return self.rows, sum(text.count("\n") + 1 for text in self.rows)
+        lines = b"".join(self.blocks).splitlines(keepends=True)
+        return [Row(line, is_gone=True) for line in self.gone] + [Row(line) for line in lines]
 
-    def lines(self) -> list[str]:
-        """Lines for COPY; where rows are deleted, too, each begins with whether it is to be."""
-        if not self.keys:
-            return "\n".join(self.rows).split("\n")
-        if not self.deletes():
-            return [f"{key}{rest}" for key, rest in self.keyed.items()]
-        nothing = "\t\\N" * (len(self.columns) - self.keys)
-        return [f"t\t{key}{nothing}" if rest is None else f"f\t{key}{rest}" for key, rest in self.keyed.items()]
-
-    def row_of(self, line: str) -> dict[str, str | None]:
-        """What a line has, for people."""
-        texts = line.split("\t")[1 if self.deletes() else 0 :]
-        return {name: None if text == "\\N" else text for name, text in zip(self.columns, texts, strict=True)}
+    def texts_of(self, row: Row) -> dict[str, str | None]:
+        """What a row has, for people."""
+        texts = row.line.rstrip(b"\n").split(b"\t")
+        names = self.columns[: self.keys] if row.is_gone else self.columns
+        return {name: None if text == _NULL else text.decode() for name, text in zip(names, texts, strict=True)}

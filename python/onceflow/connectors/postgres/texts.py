@@ -19,7 +19,7 @@ import numpy as np
 
 from onceflow.connectors.values import base_value, json_line
 
-__all__ = ["KEY_TYPES", "NULL", "ColumnType", "encoder"]
+__all__ = ["KEY_TYPES", "NULL", "ColumnType", "encoder", "plain_kind"]
 
 NULL = "\\N"
 
@@ -53,8 +53,17 @@ class ColumnType:
     labels: tuple[str, ...] = ()
 
 
+def plain_kind(kind: ColumnType) -> str | None:
+    """How ``_copy_lines`` takes values of a type, if it can."""
+    if kind.base in ("text", "varchar"):
+        return "text" if kind.modifier < 0 else None
+    return kind.base if kind.base in ("bool", "int2", "int4", "int8", "float8") else None
+
+
 def encoder(kind: ColumnType) -> Callable[[Sequence[Any]], list[str]]:
     """A function that makes texts of values.
+
+    It says what a column keeps; what ``_copy_lines`` takes at once is a part of that.
 
     Returns:
         A function: values of a column → their texts, ``NULL`` for None. It raises ``ValueError`` or ``TypeError`` for
