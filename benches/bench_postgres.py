@@ -64,7 +64,8 @@ def rows(number: int) -> list[dict[str, Any]]:
     return [{"id": n * 7919 % number, "name": f"name {n}", "amount": n * 0.5, "seen": n} for n in range(number)]
 
 
-def _make(dsn: str, mode: str) -> None:
+def make_table(dsn: str, mode: str) -> None:
+    """An empty table."""
     key = "primary key" if mode == "upsert" else ""
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute("drop table if exists rows, onceflow_markers")
@@ -96,7 +97,7 @@ def job_rate(
     dsn: str, mode: str, records: list[dict[str, Any]], directory: Path, seconds: float, interval_s: float
 ) -> tuple[float, list[int]]:
     """Rows a second of a job, and how many it has written in each transaction."""
-    _make(dsn, mode)
+    make_table(dsn, mode)
     sink = _NotingSink(dsn, mode)
     found = rate_of(
         lambda stream: stream.sink("out", sink),
@@ -112,7 +113,7 @@ def job_rate(
 
 def client_rate(dsn: str, mode: str, records: list[dict[str, Any]], batches: list[int]) -> float:
     """The same of the bare client, which writes these batches."""
-    _make(dsn, mode)
+    make_table(dsn, mode)
     values = itertools.cycle(records)
     start = time.perf_counter()
     with psycopg.connect(dsn) as session, session.cursor() as cursor:

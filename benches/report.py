@@ -42,7 +42,7 @@ LONG = "long_run"
 #: With a real Kafka beside it: ten minutes more.
 LOG = "log"
 #: On real servers.
-SERVICES = ("kafka", "postgres")
+SERVICES = ("kafka", "postgres", "durable_execution")
 #: Of the tables in a file or pipe.
 _WIDTH = 160
 

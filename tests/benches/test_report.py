@@ -11,9 +11,8 @@ import pytest
 
 BENCHES = Path(__file__).parents[2] / "benches"
 #: The suites of logs and of services have tests of their own.
-SUITES = sorted(
-    {path.stem.removeprefix("bench_") for path in BENCHES.glob("bench_*.py")} - {"log", "kafka", "postgres"}
-)
+APART = {"log", "kafka", "postgres", "durable_execution"}
+SUITES = sorted({path.stem.removeprefix("bench_") for path in BENCHES.glob("bench_*.py")} - APART)
 TABLES = {
     "hot_path",
     "checkpoint_frequency",
