@@ -17,12 +17,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from services.process import ServerProcess, ServerStartError, ServerUnavailableError, apt_install, free_ports
 
-__all__ = ["PostgresServer", "install"]
+__all__ = ["PostgresReplica", "PostgresServer", "install"]
 
 #: As users have it, but small; ``logical`` is what change data capture needs. Prepared transactions stay off, which is
 #: the server's default: nothing here may need them.
@@ -39,6 +41,7 @@ SETTINGS = {
 }
 
 _READY = "database system is ready to accept connections"
+_READY_TO_READ = "database system is ready to accept read-only connections"
 _CLIENTS = """
 host all guarded 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
@@ -89,6 +92,7 @@ class PostgresServer(ServerProcess):
 
     Attributes:
         dsn: Of the database ``postgres``, as its superuser.
+        settings: Of the server.
 
     Raises:
         ServerUnavailableError: See ``install``.
@@ -101,7 +105,8 @@ class PostgresServer(ServerProcess):
 
     def __init__(self, *, settings: Mapping[str, str] | None = None) -> None:
         self.bin = install()
-        self._settings = {**SETTINGS, **(settings or {})}
+        self.settings = {**SETTINGS, **(settings or {})}
+        self._port = 0
         self._directory = Path(tempfile.mkdtemp(prefix="onceflow-postgres-"))
         self._data = self._directory / "data"
         super().__init__(self._directory / "server.log", user="postgres")
@@ -151,12 +156,17 @@ class PostgresServer(ServerProcess):
             raise ServerStartError(f"the server's data could not be set up:\n{made.stderr[-2000:]}")
 
     def _configure(self) -> None:
-        (port,) = free_ports(1)
-        self.dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        settings = {**self._settings, "port": str(port)}
-        text = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
-        (self._data / "postgresql.auto.conf").write_text(text)
+        (self._port,) = free_ports(1)
+        self.dsn = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+        self._write_settings()
         (self._data / "pg_hba.conf").write_text(_CLIENTS)
+
+    def _settings_now(self) -> dict[str, str]:
+        return {**self.settings, "port": str(self._port)}
+
+    def _write_settings(self) -> None:
+        text = "".join(f"{name} = '{value}'\n" for name, value in self._settings_now().items())
+        (self._data / "postgresql.auto.conf").write_text(text)
 
     def _command(self) -> list[str]:
         return [str(self.bin / "postgres"), "-D", str(self._data)]
@@ -166,3 +176,71 @@ class PostgresServer(ServerProcess):
 
     def _delete_data(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class PostgresReplica(PostgresServer):
+    """A running replica, which follows a server by its log, asynchronously.
+
+    Args:
+        primary: Which it follows.
+
+    Raises:
+        ServerUnavailableError: See ``install``.
+        ServerStartError: It did not start.
+    """
+
+    called = "the replica of the PostgreSQL server"
+
+    def __init__(self, primary: PostgresServer) -> None:
+        self._primary: PostgresServer | None = primary
+        super().__init__(settings=primary.settings)
+
+    def detach(self) -> None:
+        """From now on it follows nobody: whatever comes later is not in it."""
+        import psycopg  # noqa: PLC0415 - only who asks for it needs a client
+
+        self._primary = None
+        self._write_settings()
+        with psycopg.connect(self.dsn, autocommit=True) as session:
+            session.execute("select pg_reload_conf()")
+            self._wait_for(session, "select not exists (select from pg_stat_wal_receiver)")
+
+    def promote(self) -> None:
+        """Makes it a server of its own, which takes writes."""
+        import psycopg  # noqa: PLC0415 - as above
+
+        with psycopg.connect(self.dsn, autocommit=True) as session:
+            self._wait_for(session, "select pg_promote()")
+
+    def follow(self) -> None:
+        """Waits until it has all that the primary has now."""
+        import psycopg  # noqa: PLC0415 - as above
+
+        assert self._primary is not None
+        with psycopg.connect(self._primary.dsn, autocommit=True) as session:
+            (end,) = session.execute("select pg_current_wal_flush_lsn()::text").fetchone() or ("",)
+        with psycopg.connect(self.dsn, autocommit=True) as session:
+            self._wait_for(session, f"select pg_last_wal_replay_lsn() >= '{end}'::pg_lsn")
+
+    def _wait_for(self, session: Any, query: str) -> None:
+        deadline = time.monotonic() + self.start_timeout_s
+        while not session.execute(query).fetchone()[0]:
+            if time.monotonic() > deadline:
+                raise ServerStartError(f"{self.called}: not within {self.start_timeout_s:g} s: {query}")
+            time.sleep(0.02)
+
+    def _create(self) -> None:
+        assert self._primary is not None
+        backup = [self.bin / "pg_basebackup", "-d", self._primary.dsn, "-D", self._data, "-R", "--checkpoint=fast"]
+        made = subprocess.run(
+            [*self._as_user, *backup, "--no-sync"], check=False, capture_output=True, text=True, cwd="/"
+        )
+        if made.returncode != 0:
+            raise ServerStartError(f"the replica's data could not be set up:\n{made.stderr[-2000:]}")
+
+    def _settings_now(self) -> dict[str, str]:
+        follows = "" if self._primary is None else self._primary.dsn
+        return {**super()._settings_now(), "primary_conninfo": follows}
+
+    def _is_ready(self, printed: str) -> bool:
+        return _READY in printed or _READY_TO_READ in printed

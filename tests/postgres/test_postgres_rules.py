@@ -342,6 +342,48 @@ def test_p10_rows_that_are_refused_go_to_a_table_of_their_own_once(picky, mode):
     assert refused == [(1, "23514", number, "tab\t\\") for number in ("13", "200", "23", "3", "33", "43")]
 
 
+FAMILY = [(1, 4), (2, 99), (3, None), (4, 5), (5, None), (6, 7), (7, 8), (8, None), (9, 2)]
+
+
+@pytest.mark.parametrize("rejected", ["refused", None])
+def test_p10_a_row_that_refers_to_a_later_one_is_not_refused(dsn, rejected):
+    """Kind: a valid row that is left out, or blamed, because halves are written one after the other."""
+    execute(dsn, "create table family (id int primary key, parent int references family)")
+    sink = PostgresSink(dsn, "family", rejected=rejected)
+    with opened(sink) as writer:
+        committable, _ = prepared(writer, 1, [{"id": number, "parent": parent} for number, parent in FAMILY])
+        if rejected is None:
+            with pytest.raises(SinkError, match=r"does not take the record \{'id': '2', 'parent': '99'\}"):
+                writer.commit(committable)
+            return
+        writer.commit(committable)
+    assert rows(dsn, "select * from family order by id") == [row for row in FAMILY if row[0] not in (2, 9)]
+    assert rows(dsn, "select record->>'id' from refused order by 1") == [("2",), ("9",)]
+
+
+def test_deletes_leave_rows_of_inheriting_tables(dsn):
+    """Kind: rows of other tables that are deleted, since they have the same key."""
+    execute(dsn, "create table heir () inherits (keyed)", "insert into heir values (1, 'theirs')")
+    with opened(keyed(dsn, delete="gone")) as writer:
+        commit(writer, 1, [{**A, "gone": False}])
+        commit(writer, 2, [{**A, "gone": True}])
+    assert rows(dsn, "select * from only keyed") == []
+    assert rows(dsn, "select * from heir") == [(1, "theirs")]
+
+
+def test_deletes_find_rows_of_partitions(dsn):
+    """Kind: rows that were to be deleted and stay, since they lie in a partition."""
+    execute(
+        dsn,
+        "create table parted (id int primary key, text text) partition by range (id)",
+        "create table parted_1 partition of parted for values from (0) to (100)",
+    )
+    with opened(PostgresSink(dsn, "parted", mode="upsert", key="id", delete="gone")) as writer:
+        commit(writer, 1, [{**A, "gone": False}, {**A, "id": 2, "gone": False}])
+        commit(writer, 2, [{**A, "gone": True}])
+    assert [id_ for (id_,) in rows(dsn, "select id from parted")] == [2]
+
+
 # -- P11 and P12: poolers, limits, triggers, changes --------------------------------------------------
 
 

@@ -28,6 +28,7 @@ class Violation(Exception):  # noqa: N818 - it is about a row
         row: Itself.
         reason: The server's words.
         code: Its code of the error.
+        misses_a_row: That a foreign key asks for.
     """
 
     def __init__(self, row: Row, error: psycopg.Error) -> None:
@@ -35,6 +36,7 @@ class Violation(Exception):  # noqa: N818 - it is about a row
         self.row = row
         self.reason = _reason(error)
         self.code = error.sqlstate or ""
+        self.misses_a_row = isinstance(error, errors.ForeignKeyViolation)
 
 
 def is_violation(error: BaseException) -> bool:
@@ -113,7 +115,8 @@ class Merge:
     def write_most(self, session: psycopg.Connection[Any], *, stop_at: int | None = None) -> list[Violation]:
         """Writes all rows that the table takes; those that it does not.
 
-        By halves: a half that fails is rolled back to a savepoint and halved again.
+        By halves: a half that fails is rolled back to a savepoint and halved again. Rows that miss another row are
+        tried again while that helps: it may be one of those that come after them.
 
         Args:
             session: Within a transaction.
@@ -121,20 +124,42 @@ class Merge:
         """
         found: list[Violation] = []
         halves = [self._part.each()]
-        while halves and (stop_at is None or len(found) < stop_at):
+        while halves and (stop_at is None or sum(not each.misses_a_row for each in found) < stop_at):
             rows = halves.pop()
-            try:
-                self._write_rows(session, rows)
-            except psycopg.Error as error:
-                if not is_violation(error):
-                    raise
-                if len(rows) == 1:
-                    found.append(Violation(rows[0], error))
-                else:
-                    middle = len(rows) // 2
-                    # The first half is next, so that the order stays.
-                    halves += [rows[middle:], rows[:middle]]
+            violation = self._violation(session, rows)
+            if violation is not None and len(rows) == 1:
+                found.append(violation)
+            elif violation is not None:
+                middle = len(rows) // 2
+                # The first half is next, so that the order stays.
+                halves += [rows[middle:], rows[:middle]]
+        if halves:
+            return [each for each in found if not each.misses_a_row]
+        return self._without_late(session, found)
+
+    def _without_late(self, session: psycopg.Connection[Any], found: list[Violation]) -> list[Violation]:
+        """Without rows that only had to wait for others."""
+        while late := [each.row for each in found if each.misses_a_row]:
+            # Some that refer to each other go together only.
+            if self._violation(session, late) is None:
+                return [each for each in found if not each.misses_a_row]
+            # Mostly it is the last one that the one before it waits for.
+            tried = [self._violation(session, [each.row]) if each.misses_a_row else each for each in reversed(found)]
+            left = [each for each in reversed(tried) if each is not None]
+            if len(left) == len(found):
+                break
+            found = left
         return found
+
+    def _violation(self, session: psycopg.Connection[Any], rows: Sequence[Row]) -> Violation | None:
+        """Writes some rows; if the table does not take them, why, said of the first one, and none of them is there."""
+        try:
+            self._write_rows(session, rows)
+        except psycopg.Error as error:
+            if not is_violation(error):
+                raise
+            return Violation(rows[0], error)
+        return None
 
     def _write_rows(self, session: psycopg.Connection[Any], rows: Sequence[Row]) -> None:
         """Some rows, or none of them."""

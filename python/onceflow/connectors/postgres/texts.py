@@ -180,7 +180,31 @@ def _string(kind: ColumnType) -> _Encode:
             raise ValueError(f"{_short(most)} is longer than {kind.name}")
         if kind.base == "bpchar" and any(text.endswith(" ") for text in texts):
             raise ValueError(f"{kind.name} does not keep spaces at the end: make the column text")
+        if kind.base == "bpchar" and longest is not None and any(len(text) < longest for text in texts):
+            raise ValueError(f"{_short(min(texts, key=len))} is padded by {kind.name}: make the column text")
         return _escaped(texts)
+
+    return encode
+
+
+def _name(kind: ColumnType) -> _Encode:
+    """Types of the catalogues, which cut what is longer."""
+    most = 63 if kind.base == "name" else 1
+
+    def encode(values: list[Any]) -> list[str]:
+        texts = _plain(values, {str}, "give a str")
+        ready = _escaped(texts)
+        for text in texts:
+            if len(text.encode()) > most:
+                raise ValueError(f"{_short(text)} is cut to {most} bytes by {kind.name}: make the column text")
+        return ready
+
+    return encode
+
+
+def _money(kind: ColumnType) -> _Encode:
+    def encode(values: list[Any]) -> list[str]:
+        raise ValueError(f"{kind.name} rounds as the server's locale has it: make the column numeric(…, 2)")
 
     return encode
 
@@ -289,6 +313,9 @@ _MAKERS: dict[str, Callable[[ColumnType], _Encode]] = {
     "text": _string,
     "varchar": _string,
     "bpchar": _string,
+    "name": _name,
+    "char": _name,
+    "money": _money,
     "bytea": _bytes,
     "date": _date,
     "timestamp": _timestamp,
