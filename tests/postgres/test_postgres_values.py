@@ -249,7 +249,7 @@ def test_tables_that_do_not_keep_what_is_written_are_refused(dsn):
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute("create unlogged table forgets (id int)")
         session.execute("create view shows as select 1 as id")
-    for name, reason in (("forgets", "is unlogged"), ("shows", "is no table"), ("nowhere", "there is no table")):
+    for name, reason in (("forgets", "is unlogged"), ("shows", "is not a table"), ("nowhere", "there is no table")):
         with pytest.raises(SinkError, match=reason), opened(PostgresSink(dsn, name)):
             pass
 
