@@ -299,7 +299,7 @@ def test_k21_group_offsets_follow_the_checkpoints(topics, tmp_path):
         ({"group": ""}, "group="),
         ({"decode": "xml"}, "decode='xml'"),
         ({"on_malformed": "ignore"}, "on_malformed"),
-        ({"max_unavailable_s": 0}, "max_unavailable_s=0"),
+        ({"max_unavailable_s": 0}, "max_unavailable_s is 0; give seconds, above 0"),
         ({"config": {"auto.offset.reset": "latest"}}, "give start="),
         ({"config": {"group.id": "g"}}, "give group="),
     ],

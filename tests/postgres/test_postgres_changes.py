@@ -340,6 +340,13 @@ def test_settings_that_cannot_be_are_refused(settings):
         PostgresChanges(**{"dsn": "", "slot": "a", **settings})
 
 
+@pytest.mark.parametrize("bad", [-1, float("nan"), "5", True])
+def test_a_time_that_is_none_is_refused(bad):
+    """Kind: a mistake that is found when the connection is lost for the first time."""
+    with pytest.raises(ConfigurationError, match=r"PostgresChanges: retry_for_s is .*give seconds, 0 or more"):
+        PostgresChanges("", "slot", retry_for_s=bad)
+
+
 def test_numbers_in_json_are_not_rounded():
     """Kind: an amount in JSON that has become another one."""
     (change,) = changes_of("table public.t: INSERT: j[jsonb]:'[12345678901234567890.15, 0.1]'")

@@ -409,7 +409,8 @@ def test_keys_by_which_rows_would_be_left_out_are_refused(dsn, settings, reason)
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"table": "a", "query": "b"}, {"table": "a.b.c"}, {"table": "a", "key": ()}, {"table": "a", "lag": 5}],
+    [{}, {"table": "a", "query": "b"}, {"table": "a.b.c"}, {"table": "a", "key": ()}, {"table": "a", "lag": 5}]
+    + [{"table": "a", "retry_for_s": bad} for bad in (-1, float("nan"), "5", True)],
 )
 def test_settings_that_cannot_be_are_refused(settings):
     """Kind: a mistake that is found at the first row, or never."""

@@ -36,6 +36,7 @@ from onceflow.connectors.topics.share import Share
 from onceflow.connectors.topics.typed import FieldType
 from onceflow.exceptions import ConfigurationError, SourceChangedError
 from onceflow.instances import Instance
+from onceflow.log.settings import check_seconds
 from onceflow.sources import Source, SourceContext, SourceReader
 from onceflow.types import Plain
 
@@ -167,10 +168,11 @@ class KafkaSource(Source):
             raise ConfigurationError(f"group={group!r}: give the name of a consumer group", setting="group")
         self._group = group
         self._start, self._start_ms = start, _start_ms(start)
-        self._connect_timeout_s = _seconds("connect_timeout_s", connect_timeout_s)
-        self._max_unavailable_s = (
-            None if max_unavailable_s is None else _seconds("max_unavailable_s", max_unavailable_s)
-        )
+        check_seconds("connect_timeout_s", connect_timeout_s, above=True)
+        if max_unavailable_s is not None:
+            check_seconds("max_unavailable_s", max_unavailable_s, above=True)
+        self._connect_timeout_s = connect_timeout_s
+        self._max_unavailable_s = max_unavailable_s
         if partitioned_by is None and decode is None and key_codec in ("bytes", "str"):
             partitioned_by = "key"
         self.instance = None if share is None else Instance.checked("share", share)
@@ -420,9 +422,3 @@ def _start_ms(start: object) -> int | None:
     if start not in ("earliest", "latest"):
         raise ConfigurationError(f"start={start!r}: 'earliest', 'latest' or a datetime", setting="start")
     return None
-
-
-def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ConfigurationError(f"{name}={value!r}: give seconds, more than 0", setting=name)
-    return float(value)

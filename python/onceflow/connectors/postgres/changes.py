@@ -21,6 +21,7 @@ from onceflow.connectors.postgres.decoding import SESSION_OPTIONS, changes_of
 from onceflow.connectors.postgres.server import Server
 from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError, SourceWaitingWarning
+from onceflow.log.settings import check_seconds
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
 
@@ -84,6 +85,7 @@ class PostgresChanges(Source):
         self._server = Server(dsn)
         self._slot = slot
         self._tables = None if tables is None else frozenset(tables)
+        check_seconds("PostgresChanges: retry_for_s", retry_for_s)
         self._retry_for_s = retry_for_s
         #: Readers that are open, by who reads.
         self._readers: dict[tuple[str, str, int], _Reader] = {}

@@ -20,6 +20,7 @@ from onceflow.connectors.postgres.server import Connect, Server
 from onceflow.connectors.postgres.staged import Part
 from onceflow.exceptions import ConfigurationError
 from onceflow.leftovers import Leftover, LeftoverContext
+from onceflow.log.settings import check_seconds
 from onceflow.sinks import SinkContext, TransactionalSink, TransactionalSinkWriter
 from onceflow.types import Plain
 
@@ -86,10 +87,7 @@ class PostgresSink(TransactionalSink):
                 raise ConfigurationError(
                     f"PostgresSink: {name}={value!r}: give 'table' or 'schema.table'", setting=name
                 )
-        if isinstance(retry_for_s, bool) or not isinstance(retry_for_s, (int, float)) or not retry_for_s >= 0:
-            raise ConfigurationError(
-                f"PostgresSink: retry_for_s={retry_for_s!r}: give seconds, 0 or more", setting="retry_for_s"
-            )
+        check_seconds("PostgresSink: retry_for_s", retry_for_s)
         self._server = Server(connect)
         chosen = None if columns is None else tuple(columns)
         self._settings = Settings(

@@ -20,6 +20,7 @@ from onceflow.connectors.postgres.server import Connect, Server
 from onceflow.connectors.postgres.session import Session
 from onceflow.connectors.postgres.settled import Lagging, Numbered, Settled, Transactions
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
+from onceflow.log.settings import check_seconds
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
 
@@ -112,6 +113,7 @@ class PostgresSource(Source):
             raise ConfigurationError(f"PostgresSource: columns={columns!r}: give a list of names", setting="columns")
         if lag is not None and (not isinstance(lag, timedelta) or lag < timedelta(0)):
             raise ConfigurationError(f"PostgresSource: lag={lag!r}: give a timedelta", setting="lag")
+        check_seconds("PostgresSource: retry_for_s", retry_for_s)
         self._server = Server(connect)
         self._table = table
         self._query = query

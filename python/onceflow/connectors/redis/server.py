@@ -11,6 +11,7 @@ from onceflow.checks import Finding
 from onceflow.connectors.extras import require
 from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import ConfigurationError, OnceflowError, SinkError, SinkWaitingWarning, SourceWaitingWarning
+from onceflow.log.settings import check_seconds, check_whole
 
 if TYPE_CHECKING:
     import redis
@@ -49,12 +50,8 @@ class RedisAddress:
 
     def __post_init__(self) -> None:
         require("redis", extra="redis", purpose="a connector to Redis")
-        if isinstance(self.timeout_s, bool) or not isinstance(self.timeout_s, (int, float)) or not self.timeout_s > 0:
-            raise ConfigurationError(
-                f"timeout_s={self.timeout_s!r}: give a number of seconds above 0", setting="timeout_s"
-            )
-        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
-            raise ConfigurationError(f"attempts={self.attempts!r}: give a whole number from 1 on", setting="attempts")
+        check_seconds("timeout_s", self.timeout_s, above=True)
+        check_whole("attempts", self.attempts)
         try:
             self.connect().close()
         except Exception:

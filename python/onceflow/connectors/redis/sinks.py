@@ -16,6 +16,7 @@ from onceflow.connectors.redis.server import Durability, RedisAddress, RedisClie
 from onceflow.connectors.redis.target import MAX_WORDS, Command, RedisTarget
 from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import ConfigurationError, SinkError, SinkWaitingWarning
+from onceflow.log.settings import check_whole
 from onceflow.sinks import IdempotentSink, SinkContext, SinkWriter
 from onceflow.types import Batch
 
@@ -66,10 +67,8 @@ class _Upserts:
     ) -> None:
         if mode not in get_args(Mode):
             raise ConfigurationError(f"mode={mode!r}: give one of {', '.join(get_args(Mode))}", setting="mode")
-        if expire_s is not None and (isinstance(expire_s, bool) or not isinstance(expire_s, int) or expire_s < 1):
-            raise ConfigurationError(
-                f"expire_s={expire_s!r}: give a whole number of seconds from 1 on", setting="expire_s"
-            )
+        if expire_s is not None:
+            check_whole("expire_s", expire_s)
         if not isinstance(prefix, str):
             raise ConfigurationError(f"prefix={prefix!r}: give a text", setting="prefix")
         self._key = check_field("key", key, optional=False)
@@ -263,8 +262,8 @@ class RedisStreamSink(_RedisOutbox):
             raise ConfigurationError(
                 f"stream={stream!r}: give the key of a stream, or a function of a record", setting="stream"
             )
-        if maxlen is not None and (isinstance(maxlen, bool) or not isinstance(maxlen, int) or maxlen < 1):
-            raise ConfigurationError(f"maxlen={maxlen!r}: give a whole number from 1 on", setting="maxlen")
+        if maxlen is not None:
+            check_whole("maxlen", maxlen)
         self._stream = stream
         self._fields = check_field("fields", fields)
         self._cut = () if maxlen is None else (b"MAXLEN", b"~", str(maxlen).encode())
