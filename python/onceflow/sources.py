@@ -159,7 +159,7 @@ class Source(ABC):
     max_open_partitions: ClassVar[int | None] = None
     #: Of a source that reads a share: of which instance of the job; how many partitions all instances have together, as
     #: of the last ``partitions``; and the name of the function that puts keys into them.
-    instance: Instance | None = None
+    job_instance: Instance | None = None
     all_partitions: int | None = None
     partitioner: str | None = None
 

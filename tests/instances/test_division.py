@@ -58,7 +58,7 @@ def test_what_may_be_divided(name):
     """Kind: a refusal of what is right sends users away."""
     graph = divided(flow_of(KEPT[name]).graph, Instance(2, 8))
     assert graph.name == "clicks@2of8"
-    assert graph.sources()[0].source.instance == Instance(2, 8)
+    assert graph.sources()[0].source.job_instance == Instance(2, 8)
 
 
 @pytest.mark.parametrize("name", REFUSED)

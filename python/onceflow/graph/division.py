@@ -79,7 +79,7 @@ def check_partition_counts(graph: Graph) -> None:
 
 
 def _instance_of(graph: Graph, asked: Instance | None) -> Instance | None:
-    said = {step.step_id: step.source.instance for step in graph.sources() if step.source.instance is not None}
+    said = {step.step_id: step.source.job_instance for step in graph.sources() if step.source.job_instance is not None}
     for step_id, instance in said.items():
         asked = asked or instance
         if instance != asked:
@@ -95,7 +95,7 @@ def _together(graph: Graph) -> Iterator[tuple[OperatorStep, list[SourceStep]]]:
     for operator in graph.operators():
         if operator.keys:
             sources = list(graph.origins(operator))
-            if len(sources) > 1 and all(source.source.instance is not None for source in sources):
+            if len(sources) > 1 and all(source.source.job_instance is not None for source in sources):
                 yield operator, sources
 
 

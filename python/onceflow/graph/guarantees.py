@@ -186,8 +186,8 @@ def _source_requirement(step: SourceStep, guarantee: Guarantee) -> Requirement:
         if replayable
         else f"is a {kind}, which cannot be read again from a position: what was read is lost by a crash"
     )
-    if step.source.instance is not None:
-        text += f"; instance {step.source.instance} reads partitions {step.source.instance.shown}"
+    if step.source.job_instance is not None:
+        text += f"; instance {step.source.job_instance} reads partitions {step.source.job_instance.shown}"
     return Requirement("source", (step.step_id,), replayable, text)
 
 

@@ -77,7 +77,7 @@ def _partitions(step: SourceStep) -> list[str]:
     with source_errors(step.step_id):
         partitions = step.source.partitions()
     # An instance of a job may have none yet.
-    if not partitions and step.source.instance is None:
+    if not partitions and step.source.job_instance is None:
         raise SourceError(f"source {step.step_id!r} has no partitions; give it something to read")
     for partition in partitions:
         if not isinstance(partition, str):

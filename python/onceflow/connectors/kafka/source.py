@@ -175,7 +175,7 @@ class KafkaSource(Source):
         self._max_unavailable_s = max_unavailable_s
         if partitioned_by is None and decode is None and key_codec in ("bytes", "str"):
             partitioned_by = "key"
-        self.instance = None if share is None else Instance.checked("share", share)
+        self.job_instance = None if share is None else Instance.checked("share", share)
         if partitioner not in ("murmur2", "crc32"):
             raise ConfigurationError(f"partitioner={partitioner!r}: give 'murmur2' or 'crc32'", setting="partitioner")
         self.partitioner = partitioner
@@ -211,7 +211,7 @@ class KafkaSource(Source):
         """See ``Source``: partitions whose number leaves the instance's index, divided by the number of instances."""
         share = self._share.of(instance, keys)
         own = copy.copy(self)
-        own.instance, own._share = instance, share
+        own.job_instance, own._share = instance, share
         return own
 
     def partitions(self) -> list[str]:

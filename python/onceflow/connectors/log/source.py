@@ -122,14 +122,14 @@ class LogSource(Source):
         self.has_dead_letters = on_malformed == "dead_letter"
         if partitioned_by is None and decode is None:
             partitioned_by = "key"
-        self.instance = None if share is None else Instance.checked("share", share)
+        self.job_instance = None if share is None else Instance.checked("share", share)
         self._share = Share(self._topic, None, partitioned_by, "log")
 
     def shared(self, instance: Instance, keys: Sequence[tuple[str, frozenset[str]]]) -> Source:
         """See ``Source``: partitions whose number leaves the instance's index, divided by the number of instances."""
         share = self._share.of(instance, keys)
         own = copy.copy(self)
-        own.instance, own._share = instance, share
+        own.job_instance, own._share = instance, share
         return own
 
     @property
