@@ -14,7 +14,7 @@ from onceflow.codec import Codec
 from onceflow.copies import own_copy
 from onceflow.crash import crash_point
 from onceflow.graph.graph import Graph, OperatorStep, SinkStep, SourceStep, StreamRef
-from onceflow.graph.sharing import copied_edges
+from onceflow.graph.sharing import sharing
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
 from onceflow.operators.passed_time import PassedTime
 from onceflow.operators.timestamps import AssignTimestamps
@@ -237,16 +237,20 @@ class Pipeline:
         self._timestamps: dict[str, list[_TimestampsNode]] = {source_id: [] for source_id in partitions}
         self._operators = {step.step_id: self._node(graph, step, partitions) for step in graph.operators()}
         self._sinks = {step.step_id: _SinkNode(step.step_id, deliveries[step.step_id]) for step in graph.sinks()}
-        copied = copied_edges(graph)
-        for step in graph.steps.values():
-            if isinstance(step, SourceStep):
-                continue
+        shared = sharing(graph)
+        edges = [
+            (step, number, edge.origin)
+            for step in graph.steps.values()
+            if not isinstance(step, SourceStep)
+            for number, edge in enumerate(step.inputs)
+        ]
+        # In the order of the graph otherwise.
+        for step, number, origin in sorted(edges, key=lambda edge: (edge[0].step_id, edge[1]) not in shared.first):
             consumer: _Consumer = (
                 self._sinks[step.step_id] if isinstance(step, SinkStep) else self._operators[step.step_id]
             )
-            for number, edge in enumerate(step.inputs):
-                is_copied = (step.step_id, number) in copied
-                self._join(edge.origin, _Copying(consumer) if is_copied else consumer)
+            is_copied = (step.step_id, number) in shared.copied
+            self._join(origin, _Copying(consumer) if is_copied else consumer)
 
     def _node(self, graph: Graph, step: OperatorStep, partitions: Mapping[str, Sequence[str]]) -> _OperatorNode:
         operator = make_operator(step)
