@@ -61,7 +61,12 @@ impl<T> HeldBack<T> {
         if self.bytes.saturating_add(wanted) <= self.max_bytes {
             return Ok(());
         }
-        Err(Error::new(
+        Err(self.full(channel, wanted))
+    }
+
+    #[cold]
+    fn full(&self, channel: usize, wanted: u64) -> Error {
+        Error::new(
             ErrorKind::CapacityExceeded,
             format!(
                 "channel {channel} is blocked by a barrier and {} of max_buffered_bytes = {} are \
@@ -74,7 +79,7 @@ impl<T> HeldBack<T> {
             "max_buffered_bytes",
             self.bytes.saturating_add(wanted),
             self.max_bytes,
-        ))
+        )
     }
 
     /// Appends an event that [`Self::check`] found room for.
