@@ -45,6 +45,7 @@ __all__ = [
     "_bare_update_loop",
     "_copy_lines",
     "_crc32",
+    "_is_plain",
     "_kafka_partitions",
     "_uncommon",
     "crash_point",
@@ -116,6 +117,14 @@ def _kafka_partitions(keys: list[bytes | None], partitions: int, unkeyed: int) -
         keys: bytes or None, one a record.
         partitions: How many the topic has.
         unkeyed: The partition of records without a key.
+    """
+
+def _is_plain(value: Any) -> bool:
+    """Whether msgpack writes a value as what it is: it is None, a bool, an int, a float, a text or bytes, or a list of
+    such values, or a dict of such with texts or ints as keys.
+
+    Types are compared exactly. An int may be too large all the same, and a text one that UTF-8 cannot write. False
+    where values are nested more than 500 deep.
     """
 
 def _uncommon(values: list[Any]) -> list[Any] | None:

@@ -23,6 +23,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 import numpy as np
 
+from onceflow._native import _is_plain
 from onceflow.exceptions import ConfigurationError, SerializationError
 
 __all__ = ["Codec", "MsgpackCodec", "PickleCodec", "codec_by_name"]
@@ -77,6 +78,12 @@ class MsgpackCodec(Codec):
 
     def encode(self, value: Any) -> bytes:
         """See ``Codec``."""
+        if _is_plain(value):
+            try:
+                return _ENCODER.encode(value)
+            except (ValueError, OverflowError, RecursionError):
+                # An integer of more than 64 bits, or a text that cannot be written.
+                pass
         try:
             return _ENCODER.encode(_mark(value))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -87,11 +94,10 @@ class MsgpackCodec(Codec):
 
     def encode_all(self, values: list[Any]) -> list[bytes]:
         """See ``Codec``: plain values need no look at each."""
-        if set(map(type, values)) <= _PLAIN:
+        if _is_plain(values):
             try:
                 return list(map(_ENCODER.encode, values))
-            except (ValueError, OverflowError):
-                # An integer of more than 64 bits, or a text that cannot be written.
+            except (ValueError, OverflowError, RecursionError):
                 pass
         return super().encode_all(values)
 

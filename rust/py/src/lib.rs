@@ -70,7 +70,7 @@ mod _native {
     #[pymodule_export]
     use crate::log_topic::PyLogTopic;
     #[pymodule_export]
-    use crate::plain::py_uncommon;
+    use crate::plain::{py_is_plain, py_uncommon};
     #[pymodule_export]
     use crate::table::{PyRows, PyTable, PyTableSchema};
     #[pymodule_export]
