@@ -45,8 +45,10 @@ __all__ = [
     "_bare_update_loop",
     "_copy_lines",
     "_crc32",
+    "_flat_copy",
     "_is_plain",
     "_kafka_partitions",
+    "_plain_copy",
     "_uncommon",
     "crash_point",
     "key_group",
@@ -119,12 +121,29 @@ def _kafka_partitions(keys: list[bytes | None], partitions: int, unkeyed: int) -
         unkeyed: The partition of records without a key.
     """
 
+def _flat_copy(value: Any) -> Any:
+    """A copy of a list or dict of values that cannot be changed; such a value, or a tuple of some, as it is.
+
+    Returns:
+        None where anything else is in it.
+    """
+
 def _is_plain(value: Any) -> bool:
     """Whether msgpack writes a value as what it is: it is None, a bool, an int, a float, a text or bytes, or a list of
     such values, or a dict of such with texts or ints as keys.
 
     Types are compared exactly. An int may be too large all the same, and a text one that UTF-8 cannot write. False
     where values are nested more than 500 deep.
+    """
+
+def _plain_copy(value: Any) -> Any:
+    """A copy of a list, tuple or dict, and of those in it to their depths; what cannot be changed is shared.
+
+    Types are compared exactly.
+
+    Returns:
+        The copy, or the value itself if nothing in it can be changed. None where something in it is of another
+        type, or nested more than 500 deep.
     """
 
 def _uncommon(values: list[Any]) -> list[Any] | None:

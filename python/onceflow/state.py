@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, Self, TypeVar, cast
 
-from onceflow.copies import own_copy
+from onceflow.copies import FIXED, own_copy
 from onceflow.entries import ListEntries, MapEntries
 from onceflow.types import END_OF_TIME, Micros
 from onceflow.windows import micros_of
@@ -59,7 +59,9 @@ class _State:
         return copy
 
     def _read(self, missing: Any) -> Any:
-        owner = self._processor()
+        owner = self._owner
+        if owner is None:
+            raise _unbound()
         cell = owner.cells.get(self._name)
         if cell is None:
             return missing
@@ -71,9 +73,20 @@ class _State:
         return value
 
     def _write(self, value: Any) -> None:
-        owner = self._processor()
+        owner = self._owner
+        if owner is None:
+            raise _unbound()
         owner.cells[self._name] = [value, owner.state_time_us]
         owner.changed = True
+
+    def _own(self, value: Any) -> Any:
+        """The value, or a copy of it."""
+        if type(value) in FIXED:
+            return value
+        owner = self._owner
+        if owner is None:
+            raise _unbound()
+        return owner.own_copy(value)
 
     def _entries(self, kind: type[_Entries]) -> _Entries:
         """The entries, about to be changed: that begins the time to live anew."""
@@ -85,19 +98,20 @@ class _State:
 
     def clear(self) -> None:
         """Forgets the state of the current key."""
-        owner = self._processor()
+        owner = self._owner
+        if owner is None:
+            raise _unbound()
         if owner.cells.pop(self._name, None) is not None:
             owner.changed = True
-
-    def _processor(self) -> Processor:
-        if self._owner is None:
-            raise RuntimeError("a state is used through the processor that declares it")
-        return self._owner
 
     @property
     def ttl_us(self) -> int | None:
         """Time to live in microseconds."""
         return self._ttl
+
+
+def _unbound() -> RuntimeError:
+    return RuntimeError("a state is used through the processor that declares it")
 
 
 def _is_hashable(value: Any) -> bool:
@@ -126,12 +140,12 @@ class ValueState(_State):
         """The value, as a copy: what is changed in it must be ``set``."""
         value = self._read(_UNSET)
         if value is not _UNSET:
-            return own_copy(value)
-        return own_copy(self._default) if self._copied else self._default
+            return self._own(value)
+        return self._own(self._default) if self._copied else self._default
 
     def set(self, value: Any) -> None:
         """Replaces the value, by a copy of this one."""
-        self._write(own_copy(value))
+        self._write(self._own(value))
 
 
 class ListState(_State):
@@ -140,15 +154,15 @@ class ListState(_State):
     def get(self) -> list[Any]:
         """A copy of the list, and of what is in it."""
         entries: ListEntries | None = self._read(None)
-        return [] if entries is None else cast("list[Any]", own_copy(entries.all()))
+        return [] if entries is None else cast("list[Any]", self._own(entries.all()))
 
     def append(self, value: Any) -> None:
         """Adds a copy of the value to the end."""
-        self._entries(ListEntries).append(own_copy(value))
+        self._entries(ListEntries).append(self._own(value))
 
     def replace(self, values: Iterable[Any]) -> None:
         """Replaces the list, by copies of these values."""
-        self._write(ListEntries.of(map(own_copy, values)))
+        self._write(ListEntries.of(map(self._own, values)))
 
 
 class MapState(_State):
@@ -158,11 +172,11 @@ class MapState(_State):
         """The value of a name, as a copy: what is changed in it must be ``put``. The default as it is."""
         entries: MapEntries | None = self._read(None)
         value = _UNSET if entries is None else entries.get(name, _UNSET)
-        return default if value is _UNSET else own_copy(value)
+        return default if value is _UNSET else self._own(value)
 
     def put(self, name: Any, value: Any) -> None:
         """Sets the value of a name, to a copy of this one."""
-        self._entries(MapEntries).put(name, own_copy(value))
+        self._entries(MapEntries).put(name, self._own(value))
 
     def remove(self, name: Any) -> None:
         """Forgets a name."""
@@ -171,7 +185,7 @@ class MapState(_State):
     def items(self) -> dict[Any, Any]:
         """A copy of the dict, and of its values."""
         entries: MapEntries | None = self._read(None)
-        return {} if entries is None else cast("dict[Any, Any]", own_copy(entries.all()))
+        return {} if entries is None else cast("dict[Any, Any]", self._own(entries.all()))
 
 
 class Processor:
@@ -191,6 +205,8 @@ class Processor:
     #: State of the current key: name → [value or entries, time of the last write].
     cells: dict[str, list[Any]]
     changed: bool = False
+    #: How values are copied; whoever runs it may know a faster way.
+    own_copy: Callable[[Any], Any] = staticmethod(own_copy)
 
     #: Kinds of the declared states, by name.
     states: dict[str, str]

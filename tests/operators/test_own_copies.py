@@ -7,6 +7,7 @@ import pytest
 from onceflow import Dataflow, run
 from onceflow.copies import own_copy
 from onceflow.exceptions import SerializationError
+from onceflow.operators import own_copies
 from onceflow.state import ListState, MapState, Processor, ValueState
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
 
@@ -46,6 +47,13 @@ def replaced(state, record):
     return [*(state or []), record], record
 
 
+def latest(state, record):
+    """Emits a flat part of a state that has more."""
+    row = dict(record)
+    row["before"] = (state or {"row": {}})["row"].get("n")
+    return {"row": row, "seen": [*(state or {"seen": []})["seen"], record["n"]]}, row
+
+
 STEPS = {
     "process": (
         lambda keyed: keyed.process("step", ChangedInPlace),
@@ -54,6 +62,10 @@ STEPS = {
     "stateful_map": (
         lambda keyed: keyed.stateful_map("step", grown, lambda: {"rows": []}),
         [({"rows": [{"n": n} for n in range(1, m)]}, [{"n": n} for n in range(1, m)]) for m in range(2, 6)],
+    ),
+    "a result that is a part of the state": (
+        lambda keyed: keyed.stateful_map("step", latest).map(lambda row: [row.pop("n"), row["before"]]),
+        [[1, None], [2, 1], [3, 2], [4, 3]],
     ),
     "a result that is kept": (
         lambda keyed: (
@@ -100,9 +112,14 @@ def test_a_state_that_all_keys_share_at_first_stays_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     "value", [[1, [2]], {"a": {"b": []}}, ([],), {1, 2}, bytearray(b"a"), {("a",): [{}]}], ids=repr
 )
-def test_a_copy_is_equal_and_shares_nothing(value):
+@pytest.mark.parametrize(
+    "copy",
+    [own_copy, own_copies.own_copy, lambda value: own_copies.own_copies([value])[0]],
+    ids=["by hand", "by the extension", "of a batch"],
+)
+def test_a_copy_is_equal_and_shares_nothing(value, copy):
     """A value that comes back as something else, or with a part of the original in it."""
-    copied = own_copy(value)
+    copied = copy(value)
     assert copied == value
     assert type(copied) is type(value)
     shared, waiting = [], [(value, copied)]

@@ -13,6 +13,7 @@ from onceflow.operators.calls import failed
 from onceflow.operators.cells import CellCache
 from onceflow.operators.expiry import Sweep
 from onceflow.operators.keyed_cache import CachedStep, KeyedCache
+from onceflow.operators.own_copies import own_copy
 from onceflow.state import Processor
 from onceflow.types import BEGINNING_OF_TIME, Batch, Micros, Plain
 
@@ -32,6 +33,7 @@ class Process(CachedStep):
         super().open(context)
         self._watermark = BEGINNING_OF_TIME if context.watermark is None else context.watermark
         self._processor = self._make()
+        self._processor.own_copy = own_copy
         self._check_states(cast("dict[str, str]", context.agreed.get("states") or {}))
 
     def agreed(self) -> dict[str, Plain]:

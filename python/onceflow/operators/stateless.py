@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onceflow.columns import Columns, as_mask, rows_of
-from onceflow.copies import is_fixed
+from onceflow.copies import FIXED
 from onceflow.exceptions import OnceflowError, StateError, UserFunctionError, described
 from onceflow.operators.base import EventTimes, Operator, OperatorContext, Output
 from onceflow.operators.calls import dead_letter, each, each_or_failure
@@ -150,7 +150,9 @@ def _moved(records: list[Any], results: list[Any]) -> tuple[int, int] | None:
         return None
     # Equal numbers and texts may be one object, and so may what comes several times.
     often = Counter(map(id, records))
-    places = {id(records[row]): row for row in elsewhere if not is_fixed(records[row]) and often[id(records[row])] == 1}
+    places = {
+        id(records[row]): row for row in elsewhere if type(records[row]) not in FIXED and often[id(records[row])] == 1
+    }
     return next(((places[id(results[row])], row) for row in elsewhere if id(results[row]) in places), None)
 
 

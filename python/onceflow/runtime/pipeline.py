@@ -11,11 +11,11 @@ import msgspec
 from onceflow._native import StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
-from onceflow.copies import own_copy
 from onceflow.crash import crash_point
 from onceflow.graph.graph import Graph, OperatorStep, SinkStep, SourceStep, StreamRef
 from onceflow.graph.sharing import sharing
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
+from onceflow.operators.own_copies import own_copies
 from onceflow.operators.passed_time import PassedTime
 from onceflow.operators.timestamps import AssignTimestamps
 from onceflow.process import HomeProcess
@@ -219,7 +219,7 @@ class _Copying:
         self.expect = user.expect
 
     def take(self, records: Batch, times: EventTimes) -> None:
-        self._user.take(list(map(own_copy, records)) if isinstance(records, list) else records, times)
+        self._user.take(own_copies(records) if isinstance(records, list) else records, times)
 
 
 class Pipeline:

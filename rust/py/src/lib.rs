@@ -7,6 +7,7 @@ mod backend;
 mod checkpoint;
 mod columns;
 mod coordinator;
+mod copies;
 mod copy_lines;
 mod crc32;
 mod deduplicator;
@@ -45,6 +46,8 @@ mod _native {
     use crate::coordinator::{
         PyCheckpointCoordinator, PyCoordinatorEffect, PyRecoveryPlan, py_recovery_plan,
     };
+    #[pymodule_export]
+    use crate::copies::{py_flat_copy, py_plain_copy};
     #[pymodule_export]
     use crate::copy_lines::py_copy_lines;
     #[pymodule_export]
