@@ -42,6 +42,7 @@ __all__ = [
     "VerifyReport",
     "WakeHandle",
     "__version__",
+    "_any_moved",
     "_bare_update_loop",
     "_copy_lines",
     "_crc32",
@@ -119,6 +120,12 @@ def _kafka_partitions(keys: list[bytes | None], partitions: int, unkeyed: int) -
         keys: bytes or None, one a record.
         partitions: How many the topic has.
         unkeyed: The partition of records without a key.
+    """
+
+def _any_moved(records: list[Any], results: list[Any]) -> bool:
+    """Whether one of the results is a record of another place, by its identity.
+
+    Values that cannot be changed are passed over: equal numbers and texts may be one object.
     """
 
 def _flat_copy(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from onceflow._native import _any_moved
 from onceflow.columns import Columns, as_mask, rows_of
 from onceflow.copies import FIXED
 from onceflow.exceptions import OnceflowError, StateError, UserFunctionError, described
@@ -145,10 +146,10 @@ class Union(Operator):
 
 def _moved(records: list[Any], results: list[Any]) -> tuple[int, int] | None:
     """Where a record was that has left its place for another one, and where it is; known by its identity."""
-    elsewhere = [row for row, (record, result) in enumerate(zip(records, results, strict=True)) if record is not result]
-    if not elsewhere:
+    if not _any_moved(records, results):
         return None
-    # Equal numbers and texts may be one object, and so may what comes several times.
+    elsewhere = [row for row, (record, result) in enumerate(zip(records, results, strict=True)) if record is not result]
+    # What comes several times may be one object.
     often = Counter(map(id, records))
     places = {
         id(records[row]): row for row in elsewhere if type(records[row]) not in FIXED and often[id(records[row])] == 1

@@ -102,7 +102,7 @@ fn copied<'py>(value: &Bound<'py, PyAny>, depth: usize) -> PyResult<Option<Bound
 }
 
 /// Whether it is of a type that cannot be changed and holds nothing that can.
-fn is_fixed(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+pub(crate) fn is_fixed(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     let is_common = value.is_exact_instance_of::<PyString>()
         || value.is_exact_instance_of::<PyInt>()
         || value.is_exact_instance_of::<PyFloat>()

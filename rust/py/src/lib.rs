@@ -23,6 +23,7 @@ mod log_producer;
 mod log_producer_info;
 mod log_records;
 mod log_topic;
+mod moved;
 mod plain;
 mod table;
 mod wakeup;
@@ -72,6 +73,8 @@ mod _native {
     use crate::log_records::PyLogRecords;
     #[pymodule_export]
     use crate::log_topic::PyLogTopic;
+    #[pymodule_export]
+    use crate::moved::py_any_moved;
     #[pymodule_export]
     use crate::plain::{py_is_plain, py_uncommon};
     #[pymodule_export]
