@@ -109,7 +109,7 @@ fn escape(text: &str, bytes: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// Rows as COPY reads them.
+/// Rows as PostgreSQL's COPY reads them.
 ///
 /// Args:
 ///     columns: Kind ("bool", "int2", "int4", "int8", "float8", "text", or "ready" for texts that are escaped) and
@@ -119,6 +119,9 @@ fn escape(text: &str, bytes: &mut Vec<u8>) -> Option<()> {
 /// Returns:
 ///     The key of each row, and its line; without a key none, and all lines in one. Or the number of a column that
 ///     has a value which is not plainly of its kind.
+///
+/// Raises:
+///     ConfigurationError: No such kind, or columns of different lengths.
 #[pyfunction]
 #[pyo3(name = "_copy_lines")]
 pub(crate) fn py_copy_lines<'py>(
