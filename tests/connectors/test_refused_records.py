@@ -87,5 +87,5 @@ def test_a_file_of_something_else(tmp_path):
     db.close()
     with pytest.raises(SinkError, match="dead letters cannot be kept"):
         DeadLetters(path)
-    with pytest.raises(SinkError, match="no file of dead letters"):
+    with pytest.raises(SinkError, match="is not a file of dead letters"):
         read_dead_letters(path)
