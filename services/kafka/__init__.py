@@ -87,7 +87,7 @@ def install() -> Path:
     return target
 
 
-def listeners(broker: int, controller: int, behind_proxy: int, proxy_port: int | None) -> dict[str, str]:
+def listeners(broker: int, controller: int, behind_proxy: int = 0, proxy_port: int | None = None) -> dict[str, str]:
     """Settings of a node's ports, on loopback.
 
     Args:
@@ -117,7 +117,7 @@ class KafkaNode(ServerProcess):
     """
 
     called = "the broker"
-    start_timeout_s = 90.0
+    start_timeout_s = 180.0
 
     def __init__(self, directory: str | Path, options: tuple[str, ...]) -> None:
         self._directory = Path(directory)
@@ -149,6 +149,19 @@ class KafkaNode(ServerProcess):
         )
         if formatted.returncode != 0:
             raise ServerStartError(f"the broker's directory could not be set up:\n{formatted.stderr[-2000:]}")
+
+    def tool(self, name: str, *arguments: str) -> str:
+        """Runs one of Kafka's own programs, and returns what it prints.
+
+        Args:
+            name: Of its class, such as ``ConfigCommand``.
+            arguments: Its arguments.
+
+        Raises:
+            CalledProcessError: It has failed.
+        """
+        command = [*self._java, f"org.apache.kafka.tools.{name}", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     @property
     def address(self) -> str:

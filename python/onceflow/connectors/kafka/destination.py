@@ -191,6 +191,7 @@ class KafkaDestination(Destination[Frame]):
         self._read_to[worker] = end
 
     def fence(self, judge: Callable[[Standings], Mapping[Slot, int]]) -> None:
+        text = ""
         for _ in range(_ATTEMPTS):
             workers = {self._context.worker, *(worker for _, worker in judge(self.standings()))}
             crash_point("kafka.pre_fence")
@@ -203,12 +204,14 @@ class KafkaDestination(Destination[Frame]):
                 # Nobody older can change them any more.
                 checkpoints = judge(self._standings(settled=True))
                 # By a newer run, which its marker tells; or by an older one, which will read ours and stop.
-                with contextlib.suppress(UnsureError):
+                try:
                     for worker, producer in producers.items():
                         self._take_over(producer, worker, checkpoints)
                     return
+                except UnsureError as error:
+                    text = str(error)
             time.sleep(_PAUSE_S)
-        raise self._disturbed()
+        raise self._disturbed(text)
 
     def _take_ids(self, others: contextlib.ExitStack) -> dict[int, TransactionalProducer]:
         """Shuts out all older producers of this sink, also of workers that have no successor; not those of this run."""
@@ -396,8 +399,9 @@ class KafkaDestination(Destination[Frame]):
         mine = self._context
         return Standing(mine.job_epoch, mine.run, checkpoint_id, mine.lineage, mine.state_id)
 
-    def _disturbed(self) -> SinkError:
+    def _disturbed(self, text: str) -> SinkError:
         return SinkError(
-            f"other processes keep taking the transactional id {self._producer.id!r} from this one; stop those that "
-            f"are not job {self._context.job!r}"
+            f"no marker could be written in {_ATTEMPTS} attempts. Where other processes keep taking the transactional "
+            f"id {self._producer.id!r} from this one, stop those that are not job {self._context.job!r}. The last "
+            f"attempt: {text}"
         )

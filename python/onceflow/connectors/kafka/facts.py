@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError
     from confluent_kafka.admin import AdminClient
 
-__all__ = ["Admin", "TopicFacts", "is_passing"]
+__all__ = ["Admin", "TopicFacts", "is_passing", "keeps_out", "refresh_leaders"]
 
 T = TypeVar("T")
 
@@ -105,9 +105,16 @@ class Admin:
         self._request_s = min(_REQUEST_S, timeout_s)
         self._library = client_library()
         self._admin = require("confluent_kafka.admin", extra="kafka", purpose="Kafka")
-        self._client: AdminClient = settings.admin()
+        #: What the client said last of its connections: why nobody answers.
+        self._trouble: KafkaError | None = None
+        self._client: AdminClient = settings.admin(settings.merged({}, {}, on_error=self._note))
         #: Topics that were made or have grown just now: so many partitions, and until when not all brokers may know it.
         self._made: dict[str, tuple[int, float]] = {}
+
+    def _note(self, error: KafkaError) -> None:
+        # The sum of other errors, which say more.
+        if self._trouble is None or error.code() != self._library.KafkaError._ALL_BROKERS_DOWN:
+            self._trouble = error
 
     def cluster(self) -> str:
         """Identity of the cluster."""
@@ -136,10 +143,11 @@ class Admin:
 
         return self._asked("read the settings of a broker", ask)
 
-    def operations(self, topic: str) -> frozenset[str]:
-        """What this user may do with a topic, such as ``WRITE``; nothing if there is none."""
+    def operations(self, topic: str) -> frozenset[str] | None:
+        """What this user may do with a topic, such as ``WRITE``: nothing if there is none; None: not even know it."""
+        names = self._library.KafkaError
 
-        def ask() -> frozenset[str]:
+        def ask() -> frozenset[str] | None:
             asked = self._client.describe_topics(
                 self._library.TopicCollection([topic]),
                 include_authorized_operations=True,
@@ -148,11 +156,50 @@ class Admin:
             try:
                 return frozenset(each.name for each in asked[topic].result(2 * _REQUEST_S).authorized_operations)
             except self._library.KafkaException as error:
-                if error.args[0].code() != self._library.KafkaError.UNKNOWN_TOPIC_OR_PART:
+                if error.args[0].code() == names.TOPIC_AUTHORIZATION_FAILED:
+                    return None
+                if error.args[0].code() != names.UNKNOWN_TOPIC_OR_PART:
                     raise
                 return frozenset()
 
         return self._asked(f"ask what may be done with {topic!r}", ask)
+
+    def may_create(self, topic: str, partitions: int) -> bool:
+        """Whether this user may make a topic; it is not made."""
+        names = self._library.KafkaError
+        wanted = self._admin.NewTopic(topic, partitions)
+
+        def ask() -> bool:
+            asked = self._client.create_topics([wanted], validate_only=True, request_timeout=self._request_s)
+            try:
+                asked[topic].result(2 * _REQUEST_S)
+            except self._library.KafkaException as error:
+                if error.args[0].code() not in (names.TOPIC_AUTHORIZATION_FAILED, names.TOPIC_ALREADY_EXISTS):
+                    raise
+                return bool(error.args[0].code() == names.TOPIC_ALREADY_EXISTS)
+            return True
+
+        return self._asked(f"ask whether topic {topic!r} may be made", ask)
+
+    def may_use(self, group: str) -> bool:
+        """Whether this user may READ a consumer group."""
+        names = self._library.KafkaError
+
+        def ask() -> bool:
+            asked = self._client.describe_consumer_groups(
+                [group], include_authorized_operations=True, request_timeout=self._request_s
+            )
+            try:
+                operations = asked[group].result(2 * _REQUEST_S).authorized_operations
+            except self._library.KafkaException as error:
+                if error.args[0].code() == names.GROUP_ID_NOT_FOUND:
+                    return True
+                if error.args[0].code() != names.GROUP_AUTHORIZATION_FAILED:
+                    raise
+                return False
+            return any(each.name == "READ" for each in operations or ())
+
+        return self._asked(f"ask what may be done with group {group!r}", ask)
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicFacts]:
         """Those that exist."""
@@ -280,16 +327,25 @@ class Admin:
                 self.waiting.answered()
                 return found
             except (self._library.KafkaException, TimeoutError) as error:
-                text = self._settings.redacted(error_text(error))
+                self._client.poll(0)
+                # A connection that fails says more than a question that nobody answers.
+                text = self._settings.redacted(error_text(self._why(error)))
                 if not self._passes(error, time.monotonic() - start):
                     raise SinkError(f"could not {doing} at {self._settings.bootstrap}: {text}") from None
             self.waiting.missed(text, start)
             time.sleep(_PAUSE_S)
             refresh_leaders(self._client)
 
+    def _why(self, error: Exception) -> Exception | KafkaError:
+        known = kafka_error(error)
+        # The client's own kinds are below zero: nobody has answered.
+        return error if self._trouble is None or (known is not None and known.code() > 0) else self._trouble
+
     def _passes(self, error: Exception, waited_s: float) -> bool:
         known, names = kafka_error(error), self._library.KafkaError
         if waited_s > self._timeout_s:
+            return False
+        if (known is None or known.code() < 0) and self._trouble is not None and keeps_out(self._trouble):
             return False
         if known is not None and known.code() == names.UNKNOWN_TOPIC_OR_PART:
             # Not every broker knows at once of a topic that was made just now.
@@ -302,6 +358,12 @@ def refresh_leaders(client: AdminClient) -> None:
     which it sends, and which is refused, for minutes."""
     with contextlib.suppress(client_library().KafkaException):
         client.list_topics(timeout=_PAUSE_S * 10)
+
+
+def keeps_out(error: KafkaError) -> bool:
+    """Whether it is credentials or certificates that keep us out: no waiting helps."""
+    names = client_library().KafkaError
+    return error.fatal() or error.code() in (names._AUTHENTICATION, names._SSL, names.SASL_AUTHENTICATION_FAILED)
 
 
 def is_passing(error: KafkaError) -> bool:

@@ -349,6 +349,10 @@ class Feed:
         if error.code() == kinds._PARTITION_EOF:
             self._put(message.partition(), offset_of(message))
             return
+        if error.code() == kinds.GROUP_AUTHORIZATION_FAILED:
+            text = self._settings.redacted(error_text(error))
+            # The client reads nothing without it, though it joins no group.
+            raise SourceError(f"topic {self._topic.name!r} cannot be read without READ on the source's group: {text}")
         if message.topic() is None or error.code() in (
             kinds.UNKNOWN_TOPIC_OR_PART,
             kinds._UNKNOWN_TOPIC,

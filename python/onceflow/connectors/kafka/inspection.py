@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from onceflow.checks import CheckContext, Finding
+from onceflow.connectors.kafka.destination import transactional_id_of
 from onceflow.connectors.kafka.facts import Admin, TopicFacts
 from onceflow.connectors.kafka.markers import MarkerTopic, marker_topic_of
+from onceflow.connectors.kafka.rights import rights_lacking, rights_lacking_for_group, transactional_id_refused
 from onceflow.connectors.kafka.settings import KafkaSettings
 from onceflow.connectors.kafka.transaction import TRANSACTION_MS
 from onceflow.connectors.topics.share import Share
@@ -21,6 +23,9 @@ __all__ = ["look_at_replicas", "look_at_source", "look_at_target"]
 #: A look waits no longer for an answer.
 _TIMEOUT_S = 10.0
 _HOUR_MS = 3_600_000
+#: Their settings say what the topics do with what is written.
+_TO_WRITE = ("WRITE", "DESCRIBE", "DESCRIBE_CONFIGS")
+_TO_READ = ("READ", "DESCRIBE", "DESCRIBE_CONFIGS")
 
 
 def look_at_target(
@@ -49,11 +54,20 @@ def look_at_target(
     admin = Admin(settings, timeout_s)
     admin.cluster()
     yield Finding("ok", shown, "can be reached")
+    markers = marker_topic_of(context.job, context.step_id)
+    lacking = list(rights_lacking(admin, topic, _TO_WRITE, made_with=partitions))
+    if transactional:
+        lacking += rights_lacking(admin, markers, ("READ", *_TO_WRITE), made_with=1)
+        lacking += rights_lacking_for_group(admin, markers)
+        lacking += transactional_id_refused(settings, transactional_id_of(context.job, context.step_id, 0), timeout_s)
+    if lacking:
+        # What is not allowed cannot be looked at.
+        yield from lacking
+        return
     if transactional:
         yield from _look_at_transactions(shown, settings, admin.broker_settings())
-    markers = marker_topic_of(context.job, context.step_id)
     found = admin.topics([topic, markers])
-    yield from _look_at_topic(topic, found.get(topic), admin.operations(topic), partitions, has_keys=has_keys)
+    yield from _look_at_topic(topic, found.get(topic), partitions, has_keys=has_keys)
     if not transactional:
         return
     if markers not in found:
@@ -75,13 +89,14 @@ def look_at_target(
 
 
 def look_at_source(
-    settings: KafkaSettings, topic: str, *, committed: bool, timeout_s: float, share: Share
+    settings: KafkaSettings, topic: str, *, group: str, committed: bool, timeout_s: float, share: Share
 ) -> Iterator[Finding]:
     """Whether a topic can be read, and will still have what a job that was down comes back to.
 
     Args:
         settings: Of the cluster.
         topic: Its name.
+        group: What its consumers name.
         committed: Whether only what is committed is read.
         timeout_s: Of the source.
         share: What of it is read.
@@ -90,14 +105,15 @@ def look_at_source(
     admin = Admin(settings, min(timeout_s, _TIMEOUT_S))
     admin.cluster()
     yield Finding("ok", shown, "can be reached")
+    lacking = [*rights_lacking(admin, topic, _TO_READ, made_with=None), *rights_lacking_for_group(admin, group)]
+    if lacking:
+        # What is not allowed cannot be looked at.
+        yield from lacking
+        return
     facts = admin.topics([topic]).get(topic)
     if facts is None:
         yield Finding("error", subject, "there is none", "make it, or see whether this user may know of it")
         return
-    operations = admin.operations(topic)
-    if "READ" not in operations:
-        allowed = ", ".join(sorted(operations)) or "nothing"
-        yield Finding("error", subject, f"this user may not read it, but {allowed}", "allow READ and DESCRIBE")
     bounds = [f"are older than {facts.retention_ms / _HOUR_MS:.4g} hours"] if facts.retention_ms >= 0 else []
     bounds += [f"lie beyond {facts.retention_bytes:,} bytes of a partition"] if facts.retention_bytes >= 0 else []
     if "delete" in facts.cleanup and bounds:
@@ -140,7 +156,7 @@ def look_at_replicas(facts: TopicFacts) -> Iterator[Finding]:
 
 
 def _look_at_topic(
-    topic: str, facts: TopicFacts | None, operations: frozenset[str], partitions: int | None, *, has_keys: bool
+    topic: str, facts: TopicFacts | None, partitions: int | None, *, has_keys: bool
 ) -> Iterator[Finding]:
     subject = f"topic {topic!r}"
     if facts is None:
@@ -149,11 +165,6 @@ def _look_at_topic(
         else:
             yield Finding("ok", subject, f"is made by the first run, with {partitions} partitions")
         return
-    if "WRITE" not in operations:
-        allowed = ", ".join(sorted(operations)) or "nothing"
-        yield Finding(
-            "error", subject, f"this user may not write to it, but only {allowed}", "allow WRITE and DESCRIBE"
-        )
     if "compact" in facts.cleanup and not has_keys:
         text = "is compacted, and takes no record without a key"
         yield Finding("error", subject, text, "give the sink a key, or set cleanup.policy=delete")

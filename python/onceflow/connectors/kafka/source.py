@@ -53,6 +53,8 @@ _INSTEAD = {
 }
 #: How long a look for new partitions may take where nothing is read.
 _LOOK_TIMEOUT_S = 1.0
+#: A client must name one.
+_GROUP = "onceflow"
 #: Small queues: what is read ahead waits in the feed, which counts it. A client whose queue is full otherwise waits a
 #: second before it fetches again.
 _DEFAULTS = {
@@ -363,6 +365,7 @@ class KafkaSource(Source):
         return look_at_source(
             self._settings,
             self._topic_name,
+            group=self._group or _GROUP,
             committed=self._isolation == "read_committed",
             timeout_s=self._connect_timeout_s,
             share=self._share,
@@ -378,7 +381,7 @@ class KafkaSource(Source):
 
     def _config(self, on_error: Callable[[Any], None]) -> dict[str, Any]:
         fixed = {
-            "group.id": self._group or "onceflow",
+            "group.id": self._group or _GROUP,
             "isolation.level": self._isolation,
             "auto.offset.reset": "error",
             "enable.auto.commit": False,

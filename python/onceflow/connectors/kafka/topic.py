@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from onceflow.connectors.extras import require
-from onceflow.connectors.kafka.facts import is_passing, refresh_leaders
+from onceflow.connectors.kafka.facts import is_passing, keeps_out, refresh_leaders
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
 from onceflow.exceptions import SourceChangedError, SourceError
 
@@ -157,7 +157,7 @@ class Topic:
                 return future.result(_GLANCE_S)
             except TimeoutError:
                 self._admin.poll(0)
-                if time.monotonic() > deadline or (self._trouble is not None and self._refuses(self._trouble)):
+                if time.monotonic() > deadline or (self._trouble is not None and keeps_out(self._trouble)):
                     raise
 
     def _asked(self, what: str, ask: Callable[[], _T]) -> _T:
@@ -171,7 +171,7 @@ class Topic:
                 if self._is_final(error):
                     raise SourceError(self._final_text(error, reason)) from None
             self._admin.poll(0)
-            if self._trouble is not None and self._refuses(self._trouble):
+            if self._trouble is not None and keeps_out(self._trouble):
                 break
             if time.monotonic() > deadline:
                 break
@@ -181,15 +181,6 @@ class Topic:
             f"no broker at {self._settings.bootstrap!r} gives the {what} of topic {self.name!r}: {self._reason(None)}"
             f"{'' if self._trouble is not None else '; ' + reason}. Check bootstrap=, config= and that the brokers run"
         ) from None
-
-    def _refuses(self, trouble: KafkaError) -> bool:
-        """Whether it is credentials or certificates that keep us out: no waiting helps."""
-        kinds = self._library.KafkaError
-        return trouble.fatal() or trouble.code() in (
-            kinds._AUTHENTICATION,
-            kinds._SSL,
-            kinds.SASL_AUTHENTICATION_FAILED,
-        )
 
     def _is_final(self, error: Exception) -> bool:
         """Whether a broker has answered, and would answer the same again."""
