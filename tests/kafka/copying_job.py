@@ -106,9 +106,11 @@ class CopyingJob:
         flow = of.Dataflow(self.name)
         source = KafkaSource(self.bootstrap, self.source, decode="json", stop_at_end=not follow)
         sink = KafkaSink(self.bootstrap, self.target, partition="partition", config=self.config)
-        flow.source("numbers", source).map_batch(slowly).key_by(lambda number: number % _KEYS).stateful_map(
-            "counts", count
-        ).sink("copies", sink)
+        # What another such job has written is a record.
+        numbers = (
+            flow.source("numbers", source).map_batch(slowly).map(lambda it: it["n"] if isinstance(it, dict) else it)
+        )
+        numbers.key_by(lambda number: number % _KEYS).stateful_map("counts", count).sink("copies", sink)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FinishedJobWarning)
             # For a broker that was killed, longer where the machine is busy.
