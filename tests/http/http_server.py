@@ -24,11 +24,13 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length") or -1)
-        body = self.rfile.read(max(length, 0))
-        if len(body) != length:
-            # Its client was killed within it, or its connection cut: within its headers too, which the library takes
-            # for their end.
+        if self.command == "POST" and "Content-Length" not in self.headers:
+            # Its connection was cut within the headers, and this library takes that for their end.
+            return self.cut()
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # Its client was killed within it.
             return self.cut()
         if self.path == "/script":
             self.server.script = json.loads(body)
