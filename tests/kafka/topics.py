@@ -76,6 +76,8 @@ def _records(bootstrap: str, topic: str, partition: int, isolation: str, end: in
             "isolation.level": isolation,
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            # Where records were deleted.
+            "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": 5,
             **_QUIET,
         }
