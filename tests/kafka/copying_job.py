@@ -13,7 +13,7 @@ from recording import Promises, RecordingConsumer, RecordingProducer
 
 import onceflow as of
 from onceflow.connectors.kafka import KafkaSink, KafkaSource
-from onceflow.exceptions import FinishedJobWarning, SourceWaitingWarning
+from onceflow.exceptions import FinishedJobWarning, SinkWaitingWarning, SourceWaitingWarning
 from onceflow.testing.histories import History, Recorder, check
 
 __all__ = ["PARTITIONS", "CopyingJob", "Numbers", "number_of"]
@@ -112,9 +112,9 @@ class CopyingJob:
         )
         numbers.key_by(lambda number: number % _KEYS).stateful_map("counts", count).sink("copies", sink)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FinishedJobWarning)
-            # For a broker that was killed, longer where the machine is busy.
-            warnings.simplefilter("ignore", SourceWaitingWarning)
+            # For a broker that was killed both wait, longer where the machine is busy.
+            for category in (FinishedJobWarning, SourceWaitingWarning, SinkWaitingWarning):
+                warnings.simplefilter("ignore", category)
             of.run(flow, self.state, checkpoint_interval_s=interval_s, batch_size=self.batch, take_over=take_over)
 
     def wrong(self, values: list[bytes], count: int) -> str:
