@@ -298,6 +298,10 @@ def run_rough(
         began_s = time.monotonic()
         feeder, follower = Life(lambda: feed(root, at, rate)), Life(lambda: follow(root, at))
         calm = Life(lambda: run_calm(root, at, follow=True))
+        while not (root / "memory").exists():
+            # At a start all servers must be there.
+            assert calm.step(0.1) is None, calm.error
+            assert time.monotonic() < began_s + _LONG_S, "the job that is not killed reads nothing"
         rough = Rough(root, servers, figures, chance)
         while time.monotonic() < began_s + seconds:
             rough.happen()
