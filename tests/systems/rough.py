@@ -33,6 +33,8 @@ __all__ = ["Brokers", "Figures", "Wrong", "run_rough"]
 
 Brokers = Literal["one", "three"]
 _LONG_S = 120.0
+#: On a busy machine a life connects only after a while.
+_START_S = 30.0
 #: What a life may be told when another one is stopped, or has taken over: it is refused, and says why.
 _REPLACED = ("FencedError", "StoreLockedError", "has taken over", "has been committing for", "holds the writer lock")
 
@@ -239,8 +241,12 @@ class Rough:
         for proxy in self._servers.proxies:
             proxy.cut(self._chance, 500, most)
         # Those that are open already go on, so another life begins within it.
+        before = self._servers.cuts
         self._job_killed()
         self._wait(self._chance.uniform(2.0, 5.0))
+        until = time.monotonic() + _START_S
+        while self._servers.cuts == before and time.monotonic() < until:
+            self._wait(0.2)
         for proxy in self._servers.proxies:
             proxy.heal()
         self._count("connections made to be cut")

@@ -401,7 +401,8 @@ class KafkaDestination(Destination[Frame]):
 
     def _disturbed(self, text: str) -> SinkError:
         return SinkError(
-            f"no marker could be written in {_ATTEMPTS} attempts. Where other processes keep taking the transactional "
-            f"id {self._producer.id!r} from this one, stop those that are not job {self._context.job!r}. The last "
+            f"no marker could be written to {self._markers.name!r} in {_ATTEMPTS} attempts. Either a right is lacking, "
+            "which onceflow explain --check names, or other processes keep taking the transactional id "
+            f"{self._producer.id!r} from this one: stop those that are not job {self._context.job!r}. The last "
             f"attempt: {text}"
         )
