@@ -10,6 +10,7 @@
 # make bench-services  what sinks on real servers cost
 # make bench-log  what the embedded log costs, beside a real Kafka and what people embed today
 # make mutants   what tests notice when a line of the protocol is changed (checkpoint/, align/, backend/recovery.rs)
+# make planted   what tests notice when a bound, a fact of a recovery or a message to the worker is broken
 # make wheel   a wheel in dist/
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 N ?= 200
 MINUTES ?= 30
 
-.PHONY: demo demo-services test bench bench-long bench-log bench-services crash crash-mixed zombies soak-log soak-services mutants wheel lint rust-test python-test release-build test-build clean
+.PHONY: demo demo-services test bench bench-long bench-log bench-services crash crash-mixed zombies soak-log soak-services mutants planted wheel lint rust-test python-test release-build test-build clean
 
 demo: release-build
 	$(BIN)/python examples/flights.py
@@ -45,14 +46,17 @@ test-build: $(VENV)/installed
 target/tools/bin/cargo-mutants:
 	cargo install cargo-mutants --locked --quiet --root target/tools
 
-# One folder a time, each against the tests that are about it.
+# One folder a time, each against the tests that are about it, which alone are built.
 MUTANTS = PATH="$(CURDIR)/target/tools/bin:$$PATH" nice cargo mutants --package onceflow-core --baseline skip --timeout 120
 # Some mutants change nothing that can be seen, so each list is printed and none ends the run.
 mutants: target/tools/bin/cargo-mutants
 	mkdir -p target/mutants
-	-$(MUTANTS) --output target/mutants/checkpoint --file 'rust/core/src/checkpoint/*.rs' -- --test coordinator_steps --test coordinator_recovery
-	-$(MUTANTS) --output target/mutants/align --file 'rust/core/src/align/*.rs' -- --test barrier_rules
-	-$(MUTANTS) --output target/mutants/recovery --file rust/core/src/backend/recovery.rs -- --test backend_history --test backend_model --test corruption
+	-$(MUTANTS) --output target/mutants/checkpoint --file 'rust/core/src/checkpoint/*.rs' --cargo-arg=--test=coordinator_steps --cargo-arg=--test=coordinator_recovery
+	-$(MUTANTS) --output target/mutants/align --file 'rust/core/src/align/*.rs' --cargo-arg=--test=barrier_rules
+	-$(MUTANTS) --output target/mutants/recovery --file rust/core/src/backend/recovery.rs --cargo-arg=--test=backend_history --cargo-arg=--test=backend_model --cargo-arg=--test=corruption
+
+planted: test-build
+	$(BIN)/python tests/planted/planted.py
 
 lint: $(VENV)/installed
 	cargo fmt --all --check

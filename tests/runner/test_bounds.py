@@ -22,7 +22,7 @@ from onceflow.runtime.job import Job
 from onceflow.runtime.sizes import estimated_bytes
 from onceflow.sinks import IdempotentSink, PlainSink, SinkWriter, TransactionalSink, TransactionalSinkWriter
 from onceflow.sources import Source, SourceBatch, SourceReader
-from onceflow.testing import TransactionalTestingSink
+from onceflow.testing import TestingSource, TransactionalTestingSink
 
 RECORD_BYTES = 2000
 BATCH = 10
@@ -464,3 +464,39 @@ def test_output_that_no_checkpoint_takes_names_its_sink(state):
     sink.size = 5
     assert run(flow, state).records_in == BATCH
     assert len(sink.committed) == 1
+
+
+class Roomy(Idempotent):
+    """Has room for so many records that wait, as a target that is slow by the record."""
+
+    def open(self, context):
+        writer = super().open(context)
+        writer.max_waiting = 40
+        return writer
+
+
+class Small(Transactional):
+    """Takes so many bytes in one checkpoint, and says how many it holds."""
+
+    def open(self, context):
+        return Counted(self.gate)
+
+
+class Counted(Uncounted):
+    max_held_bytes = 400
+
+    @property
+    def held_bytes(self):
+        return 10 * len(self.records)
+
+
+@pytest.mark.parametrize("kind", [Roomy, Small], ids=["records", "bytes"])
+def test_a_sink_with_little_room_begins_checkpoints_of_its_own(state, kind):
+    """Kind: a sink's own bound is not asked for, and only that of the whole job holds, which is far away."""
+    gate = Gate()
+    gate.open.set()
+    flow = Dataflow("roomy")
+    flow.source("in", TestingSource([{"n": n} for n in range(400)], batch_size=10)).sink("out", kind(gate))
+    result = run(flow, state, checkpoint_interval_s=1e9, batch_size=10)
+    assert result.finished
+    assert 400 // 50 - 1 <= result.checkpoints <= 400 // 40 + 1

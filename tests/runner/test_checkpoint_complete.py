@@ -5,6 +5,8 @@ The kind of fault: offsets that are committed for records whose effect is lost, 
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from onceflow import Dataflow, run
@@ -41,6 +43,42 @@ def test_each_complete_checkpoint_is_told_with_its_positions(state):
     second = run(flow, state)
     # What is resumed from is told once more: a run that was killed after the decision has not told it.
     assert source.told[1:] == [(first.last_checkpoint, {"0": 3, "1": 1}), (second.last_checkpoint, {"0": 4, "1": 1})]
+
+
+def test_positions_that_are_told_are_those_of_the_checkpoint(state):
+    """Kind: what was read while a checkpoint was under way is told as done, and nobody keeps it any more."""
+    ended = threading.Event()
+
+    class Whole(Told):
+        def open(self, partition, position):
+            reader = super().open(partition, position)
+            read = reader.read
+
+            def noted(max_records):
+                batch = read(max_records)
+                if batch is None:
+                    ended.set()
+                return batch
+
+            reader.read = noted
+            return reader
+
+    class Slow(TransactionalTestingSink):
+        def open(self, context):
+            writer = super().open(context)
+            commit = writer.commit
+
+            def once_ended(committable):
+                assert ended.wait(60)
+                commit(committable)
+
+            writer.commit = once_ended
+            return writer
+
+    source = Whole([1, 2, 3, 4, 5], batch_size=1)
+    run(job(source, Slow()), state, checkpoint_interval_s=1e-9)
+    (first, of_first), *_, (_, of_last) = source.told
+    assert (first, of_first, of_last) == (1, {"0": 1}, {"0": 5})
 
 
 def test_of_a_finished_job_the_last_one_is_told_again(state):

@@ -13,7 +13,7 @@ from support import ROWS, ids, life, write_input
 from onceflow import Dataflow, run
 from onceflow.exceptions import DeliveryGuaranteeError, FencedError, SinkError
 from onceflow.runtime import job
-from onceflow.sinks import PlainSink, SinkWriter
+from onceflow.sinks import IdempotentSink, PlainSink, SinkWriter
 from onceflow.testing import (
     ABORT,
     EOF,
@@ -129,6 +129,45 @@ def test_a_sink_that_fails_loses_and_repeats_nothing(state, call, nth):
     assert sink.records == list(range(100))
 
 
+def replace(state):
+    """Another process takes the job over."""
+    script = (
+        "import sys; from onceflow.embed import StateBackend; "
+        "StateBackend.open(sys.argv[1], job='replaced', take_over=True).close()"
+    )
+    subprocess.run([sys.executable, "-c", script, str(state)], check=True)
+
+
+class Replaced(IdempotentSink, SinkWriter):
+    """Is replaced once it has been written to."""
+
+    def __init__(self, state):
+        self.state, self.written = state, []
+
+    def open(self, context):
+        return self
+
+    def write(self, records):
+        self.written.append(list(records))
+        replace(self.state)
+
+    def flush(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_a_run_that_was_replaced_writes_nothing_more_of_a_decided_checkpoint(state, monkeypatch):
+    """Kind: a process that was paused within a commit wakes up, and writes over what its successor has written."""
+    monkeypatch.setattr(job, "_EPOCH_EVERY_S", 1e9)
+    flow, sink = Dataflow("replaced"), Replaced(state)
+    flow.source("in", TestingSource([1, 2, 3], batch_size=1)).sink("out", sink)
+    with pytest.raises(FencedError):
+        run(flow, state, checkpoint_interval_s=1e9)
+    assert sink.written == [[1]]
+
+
 class AtOnce(PlainSink, SinkWriter):
     """Shows records once they are flushed; ``after`` is called with the number of those that were written."""
 
@@ -164,16 +203,7 @@ def test_a_run_that_was_replaced_writes_nothing_more_at_once(state, monkeypatch)
     """Kind: a process that was paused and replaced wakes up, and writes beside its successor."""
     # What notices it otherwise comes once a second.
     monkeypatch.setattr(job, "_EPOCH_EVERY_S", 1e9)
-    script = (
-        "import sys; from onceflow.embed import StateBackend; "
-        "StateBackend.open(sys.argv[1], job='replaced', take_over=True).close()"
-    )
-
-    def replace(count):
-        if count == 1:
-            subprocess.run([sys.executable, "-c", script, str(state)], check=True)
-
-    flow, sink = Dataflow("replaced"), AtOnce(replace)
+    flow, sink = Dataflow("replaced"), AtOnce(lambda count: replace(state) if count == 1 else None)
     flow.source("in", TestingSource([1, 2, 3], batch_size=1)).sink("out", sink)
     with pytest.raises(FencedError):
         run(flow, state, guarantee="at_least_once", checkpoint_interval_s=1e9)

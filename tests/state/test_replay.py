@@ -15,7 +15,7 @@ from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.log import LogSource
 from onceflow.embed import StateBackend
 from onceflow.events import CheckpointCompleted, Progress
-from onceflow.exceptions import DamagedCheckpointWarning, SinkError, SourceChangedError, StoreCorruptError
+from onceflow.exceptions import DamagedCheckpointWarning, SinkError, SourceChangedError, SourceError, StoreCorruptError
 from onceflow.graph.compatibility import why_not_repeatable
 from onceflow.log import Log, Producer
 from onceflow.operators import aggregating
@@ -359,6 +359,21 @@ def test_a_record_that_cannot_be_read_and_that_no_sink_has_applied_is_given_up(s
     assert job.sink.records == EXACT
 
 
+def test_input_that_ends_before_the_replay_does_is_an_error(state):
+    """The kind of fault: of input that has become shorter the rest is taken for replayed, and the job for finished."""
+    job = Job(deterministic=True)
+    _, newest = job.twice(state)
+    disk.damage(state, "chunks", newest)
+    output = list(job.sink.records)
+    shorter = Job(job.sink, TestingSource([*range(10), EOF, *range(10, 15)]), deterministic=True)
+    with (
+        pytest.warns(DamagedCheckpointWarning),
+        pytest.raises(SourceError, match="ended before the positions of the damaged checkpoint were reached"),
+    ):
+        shorter.run(state)
+    assert job.sink.records == output
+
+
 class Learning(TransactionalTestingSink):
     """Learns how often it was sealed, and notes what it is given of that."""
 
@@ -385,8 +400,10 @@ def test_a_sink_goes_on_from_what_it_has_written_also_where_that_state_is_damage
     disk.damage(state, "chunks", newest)
     with pytest.warns(DamagedCheckpointWarning, match=f"Up to checkpoint {newest} the input is processed again"):
         job.run(state)
-    assert job.sink.given[-1] == learnt
-    assert None is job.sink.given[0] and job.sink.given[1] < learnt
+    first, resumed, after_damage = job.sink.given
+    assert first is None
+    assert isinstance(resumed, int) and resumed < learnt
+    assert after_damage == learnt
 
 
 class Upserts(IdempotentSink, SinkWriter):
