@@ -20,6 +20,7 @@ import numpy as np
 
 from onceflow._native import Rows, Table
 from onceflow.codec import MsgpackCodec
+from onceflow.connectors.extras import require
 from onceflow.exceptions import ConfigurationError, SerializationError
 from onceflow.operators.keys import decode_key, holds_other_keys
 
@@ -64,14 +65,9 @@ def write_arrow(file: BinaryIO, table: Table, key_groups: int, codec: str | None
     The schema's metadata names the codec of the bytes columns, if there is one.
 
     Raises:
-        ConfigurationError: pyarrow is missing.
+        MissingExtraError: pyarrow is missing.
     """
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ConfigurationError(
-            "the format arrow needs pyarrow: pip install 'onceflow[arrow]', or choose csv or jsonl"
-        ) from error
+    pa = require("pyarrow", extra="arrow", purpose="the format arrow")
     _distinct_names(table)
     batches = (pa.record_batch(batch) for batch in _batches(table, key_groups))
     first = next(batches)
