@@ -36,11 +36,6 @@ class Report(NamedTuple):
     staged: Staged | None = None
     ordinal: int = 0
 
-    def call(self) -> None:
-        """Calls it, with what is known by now."""
-        message = self.message if self.staged is None else self.staged.known(self.message, self.ordinal)
-        self.on_delivery(message.error(), message)
-
 
 @dataclass(frozen=True, slots=True)
 class Produced:

@@ -185,7 +185,10 @@ class Buffer:
                     self.records -= 1
                     self._room.notify_all()
                 served += 1
-                report.call()
+                on_delivery, message, staged, ordinal = report
+                if staged is not None:
+                    message = staged.known(message, ordinal)
+                on_delivery(message._error, message)
         finally:
             self._serving.discard(thread)
 
