@@ -383,9 +383,10 @@ class KeyedStream:
 
         Args:
             step_id: Names the state for ever.
-            function: Returns the new state (None: forget it) and the result. It may change the state in place: what
-                it returns is kept as a copy, unless the result is a plain value such as a number or a text. So a state
-                of many items is cheaper in a ``Processor`` with a ``ListState`` or ``MapState``.
+            function: Returns the new state (None: forget it) and the result. It may change the state in place:
+                where the result is a number, a text, or a list, tuple or dict of such, it is copied as far as needed,
+                else the state is, each time. So beside other results a state of many items is cheaper in a
+                ``Processor`` with a ``ListState`` or ``MapState``.
             initial: Makes the state of a new key.
         """
         return self._stream._then(StatefulMapSpec(function, initial), step_id, self._key)
