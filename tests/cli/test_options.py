@@ -25,6 +25,7 @@ SAID = {
     "on_change": ("--on-change", "totals=drop", {"totals": "drop"}),
     "until": ("--until", "caught_up", "caught_up"),
     "max_drift_s": ("--max-drift", "90s", 90.0),
+    "instance": ("--instance", "1/2", (1, 2)),
 }
 
 

@@ -27,7 +27,7 @@ from onceflow.exceptions import (
     StoreLockedError,
     StoreMissingError,
 )
-from onceflow.graph.division import divided
+from onceflow.graph.division import instance_in
 from onceflow.runtime.resume_from import checkpoint_of
 from onceflow.types import Guarantee
 
@@ -127,8 +127,8 @@ def run(
     Progress goes to standard error: standard output is for sinks.
     """
     flow = load_target(target)
-    one_of = instance_of(instance)
-    job = divided(flow.graph, one_of).name
+    one_of = instance_in(flow.graph, instance_of(instance))
+    job = flow.name if one_of is None else one_of.job(flow.name)
     resume_from = _renamed(resume_from, from_checkpoint, fresh=fresh)
     if resume_from == "none":
         _confirm_start_over(job, state, yes=yes)

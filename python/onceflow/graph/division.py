@@ -24,7 +24,7 @@ from onceflow.graph.steps import (
 )
 from onceflow.instances import REPARTITION, Instance
 
-__all__ = ["check_partition_counts", "divided"]
+__all__ = ["check_partition_counts", "divided", "instance_in"]
 
 #: These hand on the records that come to them.
 _PASSING = FilterSpec | FilterBatchSpec | InspectSpec | UnionSpec | AssignTimestampsSpec | DropDuplicatesSpec
@@ -40,7 +40,7 @@ def divided(graph: Graph, asked: Instance | None) -> Graph:
     Raises:
         ConfigurationError: It cannot be divided.
     """
-    instance = _instance_of(graph, asked)
+    instance = instance_in(graph, asked)
     if instance is None:
         return graph
     keys = _keys_by_source(graph, instance)
@@ -78,7 +78,12 @@ def check_partition_counts(graph: Graph) -> None:
             )
 
 
-def _instance_of(graph: Graph, asked: Instance | None) -> Instance | None:
+def instance_in(graph: Graph, asked: Instance | None) -> Instance | None:
+    """Which instance a run is: as it is asked for, or as its sources say; None: it is all of the job.
+
+    Raises:
+        ConfigurationError: They say different ones.
+    """
     said = {step.step_id: step.source.job_instance for step in graph.sources() if step.source.job_instance is not None}
     for step_id, instance in said.items():
         asked = asked or instance
