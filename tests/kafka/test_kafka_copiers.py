@@ -1,4 +1,4 @@
-"""Kafka's own soak in small: ``make soak-services`` runs it at full size."""
+"""Kafka's own soak, in small."""
 
 from __future__ import annotations
 
