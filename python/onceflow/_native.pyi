@@ -439,8 +439,8 @@ class PendingCheckpoint:
         """Cuts the tables (None: all): what changes from now on belongs to the next checkpoint."""
     def put_blob(self, name: str, value: bytes) -> None:
         """Keeps a small value in the decision record."""
-    def stage(self, sink: str, value: bytes) -> None:
-        """Keeps what a sink needs to commit its output, in the decision record."""
+    def stage(self, sink: str, value: bytes | list[bytes]) -> None:
+        """Keeps what a sink needs to commit its output, in the decision record: pieces are joined."""
     def write(self) -> CheckpointStats:
         """Writes it on the calling thread, without the GIL: returns when it is durable, or raises what it met.
 

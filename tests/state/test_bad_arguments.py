@@ -117,6 +117,7 @@ CALLS = [
     ("name", TEXTS, lambda backend, x: pending(backend, lambda p: p.put_blob(x, b""))),
     ("value", BYTES, lambda backend, x: pending(backend, lambda p: p.put_blob("b", x))),
     ("sink", TEXTS, lambda backend, x: pending(backend, lambda p: p.stage(x, b""))),
+    ("value", [*BYTES, [b"x", "x"]], lambda backend, x: pending(backend, lambda p: p.stage("s", x))),
     ("timeout_s", [-1, "1", True, math.nan, object()], lambda backend, x: pending(backend, lambda p: p.wait(x))),
 ]
 

@@ -193,7 +193,7 @@ class Checkpoints:
     def _decide(self, pending: PendingCheckpoint) -> _Effects:
         try:
             for step_id, staged in self._staged.items():
-                pending.stage(step_id, b"".join(staged))
+                pending.stage(step_id, staged)
             crash_point("decide.pre")
             self._stats = pending.write()
         except CapacityExceededError as error:

@@ -9,7 +9,8 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyString};
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString};
 
 use crate::error::invalid_argument;
 
@@ -140,6 +141,22 @@ impl Readable for Vec<u8> {
     fn read(value: &Bound<'_, PyAny>) -> Result<Self, String> {
         let bytes = value.cast::<PyBytes>().map_err(|_| given(value, "bytes"))?;
         Ok(bytes.as_bytes().to_vec())
+    }
+}
+
+/// Bytes, in one piece or in several, as they lie in Python's memory.
+pub(crate) struct Pieces(pub(crate) Vec<PyBackedBytes>);
+
+impl Readable for Pieces {
+    fn read(value: &Bound<'_, PyAny>) -> Result<Self, String> {
+        let piece = |value: &Bound<'_, PyAny>| {
+            let bytes = value.cast::<PyBytes>().map_err(|_| given(value, "bytes"))?;
+            Ok(PyBackedBytes::from(bytes.clone()))
+        };
+        match value.cast::<PyList>() {
+            Ok(list) => list.iter().map(|value| piece(&value)).collect::<Result<_, _>>().map(Self),
+            Err(_) => Ok(Self(vec![piece(value)?])),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use onceflow_core::backend::{CheckpointStats, PendingCheckpoint};
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 
-use crate::args::{Arg, List, optional};
+use crate::args::{Arg, List, Pieces, optional};
 use crate::error::{invalid_argument, to_py};
 
 /// How often a waiting thread looks for signals.
@@ -53,9 +53,10 @@ impl PyPendingCheckpoint {
         self.pending.put_blob(&name.named("name")?, value.named("value")?).map_err(to_py)
     }
 
-    /// Keeps what a sink needs to commit its output, in the decision record.
-    fn stage(&self, sink: Arg<String>, value: Arg<Vec<u8>>) -> PyResult<()> {
-        self.pending.stage(&sink.named("sink")?, value.named("value")?).map_err(to_py)
+    /// Keeps what a sink needs to commit its output, in the decision record: pieces are joined.
+    fn stage(&self, py: Python<'_>, sink: Arg<String>, value: Arg<Pieces>) -> PyResult<()> {
+        let (sink, Pieces(pieces)) = (sink.named("sink")?, value.named("value")?);
+        py.detach(|| self.pending.stage(&sink, &pieces)).map_err(to_py)
     }
 
     /// Writes it on the calling thread, without the GIL: returns when it is durable, or raises what it met.

@@ -137,6 +137,8 @@ struct Inner {
     /// Slots that take about `SLICE`.
     slice_slots: AtomicUsize,
     buffers: Mutex<EncodeBuffers>,
+    /// Memory of what sinks have staged before, for what they stage next.
+    staging: Mutex<Vec<Vec<u8>>>,
     /// The last checkpoint dropped so much that its pages are worth a `Store::turn_over`.
     freed_much: AtomicBool,
 }
@@ -193,6 +195,7 @@ impl Backend {
                 capturing: AtomicBool::new(false),
                 slice_slots: AtomicUsize::new(16 << 10),
                 buffers: Mutex::default(),
+                staging: Mutex::default(),
                 freed_much: AtomicBool::new(false),
             }),
         })

@@ -296,9 +296,15 @@ impl PendingCheckpoint {
         Ok(())
     }
 
-    /// What a sink prepared.
-    pub fn stage(&self, sink: &str, bytes: Vec<u8>) -> Result<()> {
+    /// What a sink prepared, in pieces that are joined.
+    pub fn stage<Piece: AsRef<[u8]>>(&self, sink: &str, pieces: &[Piece]) -> Result<()> {
         self.handle.inner.check_open()?;
+        let mut bytes = self.handle.inner.staging.lock().pop().unwrap_or_default();
+        bytes.clear();
+        bytes.reserve(pieces.iter().map(|piece| piece.as_ref().len()).sum());
+        for piece in pieces {
+            bytes.extend_from_slice(piece.as_ref());
+        }
         self.handle.pending.open_draft()?.staged.insert(sink.to_owned(), bytes);
         Ok(())
     }

@@ -11,7 +11,9 @@ use super::pending::{FrozenTable, Pending, adapt, give_back};
 use super::tables::Entry;
 use super::{CheckpointStats, Inner};
 use crate::snapshot::{ChunkKind, ChunkRef, DeltaChunk, EncodedChunk, merge};
-use crate::store::{CheckpointRecord, ChunkKey, ChunkStore, Commit, RecordStore, Store};
+use crate::store::{
+    CheckpointRecord, ChunkKey, ChunkStore, Commit, RecordStore, Store, is_worth_keeping,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// A checkpoint of fewer bytes leaves too little behind to be worth a transaction.
@@ -111,15 +113,16 @@ fn write(
         drop_records: &drop_records,
         drop_chunks: &drop_chunks,
     })?;
+    history.add(&record);
     let mut buffers = inner.buffers.lock();
     for (_, bytes) in chunks {
         buffers.recycle(bytes);
     }
     drop(buffers);
+    *inner.staging.lock() = record.staged.into_values().filter(is_worth_keeping).collect();
     for id in drop_records {
         history.remove(id);
     }
-    history.add(&record);
     let freed_much = commit.bytes_written >= TURN_OVER_BYTES
         && drop_chunks.len() * TURN_OVER_SHARE >= history.references();
     inner.freed_much.store(freed_much, Ordering::Relaxed);

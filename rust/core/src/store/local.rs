@@ -55,6 +55,8 @@ pub(super) struct Writer {
     /// Ids of the reserved block that were not handed out yet.
     pub(super) ids: std::ops::Range<u64>,
     pub(super) commits: u64,
+    /// Memory of the last record, for the next one.
+    pub(super) record: Vec<u8>,
     /// The first error that made further writes unsafe.
     pub(super) poisoned: Option<String>,
 }

@@ -30,5 +30,6 @@ pub use crate::environment::StoreSize;
 pub use chunks::{ChunkKey, ChunkStore};
 pub use local::{Snapshot, Store, StoreOptions};
 pub use owner::{StoreSettings, settings};
+pub(crate) use records::is_worth_keeping;
 pub use records::{CheckpointRecord, Commit, CommitStats, Damage, RecordStore, TableManifest};
 pub use verify::{VerifyReport, verify};

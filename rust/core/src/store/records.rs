@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::chunks::{self, ChunkKey};
-use super::layout::{Database, Head, MAX_NOTE_BYTES, MAX_NOTE_NAME_BYTES, Tally, encode};
+use super::layout::{Database, Head, MAX_NOTE_BYTES, MAX_NOTE_NAME_BYTES, Tally};
 use super::local::{MANIFEST_COMMITS, Snapshot, Store};
 use super::values::{
     Problem, check_length, delete_parts, put_parts, read_head, read_parts, refused,
@@ -91,14 +91,15 @@ impl RecordStore for Store {
 
     fn commit(&self, commit: &Commit<'_>) -> Result<CommitStats> {
         let start = Instant::now();
-        let record = commit.record.encode()?;
-        check_length("the checkpoint record", record.len())?;
         chunks::check(commit.chunks)?;
         if commit.record.id == 0 {
             let text = "checkpoint ids start at 1; use allocate_checkpoint_id";
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         }
         let mut writer = self.writer()?;
+        let mut record = std::mem::take(&mut writer.record);
+        commit.record.encode(&mut record)?;
+        check_length("the checkpoint record", record.len())?;
         let needs_ids = writer.ids.is_empty();
         let more_ids = self.write(&mut writer, |txn, head| {
             for (key, bytes) in commit.chunks {
@@ -123,9 +124,13 @@ impl RecordStore for Store {
             // The decision stands; a manifest that could not be raised is still a lower bound.
             let _ = self.raise_manifest();
         }
+        let record_bytes = record.len();
+        if is_worth_keeping(&record) {
+            writer.record = record;
+        }
         let chunk_bytes: usize = commit.chunks.iter().map(|(_, bytes)| bytes.len()).sum();
         Ok(CommitStats {
-            bytes_written: (chunk_bytes + record.len()) as u64,
+            bytes_written: (chunk_bytes + record_bytes) as u64,
             commit_s: start.elapsed().as_secs_f64(),
         })
     }
@@ -215,13 +220,23 @@ impl Snapshot<'_> {
 }
 
 impl CheckpointRecord {
-    pub(super) fn encode(&self) -> Result<Vec<u8>> {
-        encode(self, "checkpoint record")
+    /// Into a buffer that had another one.
+    pub(super) fn encode(&self, buffer: &mut Vec<u8>) -> Result<()> {
+        buffer.clear();
+        rmp_serde::encode::write(buffer, self).map_err(|error| {
+            let text = format!("cannot encode the checkpoint record: {error}");
+            Error::new(ErrorKind::InvalidArgument, text)
+        })
     }
 
     pub(super) fn decode(payload: &[u8]) -> std::result::Result<Self, String> {
         rmp_serde::from_slice(payload).map_err(|error| error.to_string())
     }
+}
+
+/// Whether memory is kept for what comes next: not where it is much more than what was in it.
+pub(crate) fn is_worth_keeping(buffer: &Vec<u8>) -> bool {
+    buffer.capacity() <= 4 * buffer.len().max(1 << 20)
 }
 
 /// Puts a record that must not exist yet; returns its digest.
