@@ -1,19 +1,21 @@
-"""What a dead job left behind in the systems that it wrote to: the words of ``Sink.leftovers``.
+"""What a dead job left behind in the systems that it read and wrote: the words of ``Source.leftovers`` and
+``Sink.leftovers``.
 
 A run of the job finds and resolves all of it by itself. It matters where no run will come soon, or ever: a directory
-fills, an open transaction holds readers up, a marker says that a sink still writes which nobody has any more.
+fills, an open transaction holds readers up, a server keeps its log for a slot that nobody reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from onceflow.clock import Clock, SystemClock
 from onceflow.sinks import Committable
+from onceflow.types import Plain
 
-__all__ = ["Fate", "Leftover", "LeftoverContext"]
+__all__ = ["Fate", "Leftover", "LeftoverContext", "SourceLeftoverContext"]
 
 #: ``"removable"``: nothing needs it, and it can be resolved. ``"decided"``: output that the next run makes visible.
 #: ``"kept"``: somebody else's, or needed, or it cannot be known that it is not. The last two are never touched.
@@ -40,7 +42,7 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class LeftoverContext:
-    """Who looks, and what the job's state knows.
+    """Who looks for what was left of a sink, and what the job's state knows.
 
     Attributes:
         job: Name of the dataflow.
@@ -61,4 +63,28 @@ class LeftoverContext:
     decided: tuple[Committable, ...] = ()
     complete: bool = True
     known_sinks: frozenset[str] = frozenset()
+    clock: Clock = field(default_factory=SystemClock)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLeftoverContext:
+    """Who looks for what was left of a source, and what the job's state knows.
+
+    Attributes:
+        job: Name of the dataflow.
+        source: Step id of the source.
+        state_id: Identity of the state directory.
+        positions: Of each checkpoint of the state that has the source, oldest first: its positions by partition. A run
+            may resume from any of them.
+        complete: Whether all checkpoints could be read; else others may have positions as well.
+        known_sources: Of the dataflow and of all its checkpoints.
+        clock: Where the time comes from.
+    """
+
+    job: str
+    source: str
+    state_id: str
+    positions: tuple[Mapping[str, Plain], ...] = ()
+    complete: bool = True
+    known_sources: frozenset[str] = frozenset()
     clock: Clock = field(default_factory=SystemClock)

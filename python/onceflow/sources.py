@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ from onceflow.columns import Columns
 from onceflow.exceptions import ConfigurationError
 from onceflow.instances import Instance
 from onceflow.types import Batch, Plain, Until
+
+if TYPE_CHECKING:
+    from onceflow.leftovers import Leftover, SourceLeftoverContext
 
 __all__ = ["RejectedRecord", "Source", "SourceBatch", "SourceContext", "SourceReader", "StopRun", "Wake"]
 
@@ -278,6 +281,13 @@ class Source(ABC):
         """Looks at the real system before a start, such as by ``onceflow explain --check``: is it there, may it be
         read, and will it still have what a job that was down comes back to? Changes nothing. By default nothing is
         looked at. What it raises becomes a finding of its own; no finding holds a secret."""
+        return ()
+
+    def leftovers(self, context: SourceLeftoverContext) -> Iterable[Leftover]:
+        """What the job holds in the system that it reads, or has left there, such as by ``onceflow doctor``: a slot for
+        which a server keeps its log, a group of readers. Looks, and changes nothing. What a run may resume with is
+        ``kept``; what is offered to ``resolve`` is this job's without a doubt, and neither the dataflow nor one of its
+        checkpoints has it. Called only while no run of the job lives. By default there is nothing."""
         return ()
 
 

@@ -1,6 +1,9 @@
 """What a look at PostgreSQL finds before a start, and what a dead job has left there."""
 
 import contextlib
+import re
+import time
+import uuid
 from types import SimpleNamespace
 
 import psycopg
@@ -11,7 +14,7 @@ from onceflow.checks import CheckContext
 from onceflow.clock import SystemClock
 from onceflow.connectors.postgres import PostgresChanges, PostgresSink, PostgresSource
 from onceflow.runtime.doctor import diagnosed, resolved
-from onceflow.testing import TestingSource
+from onceflow.testing import TestingSource, TransactionalTestingSink
 
 
 class Shifted(SystemClock):
@@ -161,3 +164,58 @@ def test_a_slot(db):
             assert of_source(source)[-1][0] == level and text in of_source(source)[-1][1]
         finally:
             db.run("select pg_drop_replication_slot(%s)", (name,))
+
+
+def drop(db, slot):
+    """Drops a slot, as soon as the server has noticed that its reader is gone."""
+    until = time.monotonic() + 20
+    while True:
+        try:
+            return db.run("select pg_drop_replication_slot(%s)", (slot,))
+        except psycopg.errors.ObjectInUse:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+def test_a_slot_that_holds_the_log(db, state):
+    """A disk that fills for a job that is down or given up, untold; or a slot that is dropped all the same."""
+    name = f"slot_{uuid.uuid4().hex[:12]}"
+
+    def held():
+        [found] = diagnosed(flow, state).sources
+        [left] = found.leftovers
+        assert (found.step_id, found.connector, found.error) == ("in", "PostgresChanges", None)
+        assert left.fate == "kept" and left.subject.startswith(f"slot {name!r} of PostgreSQL 127.0.0.1")
+        assert f"select pg_drop_replication_slot('{name}')" in left.text
+        return left.text
+
+    flow = Dataflow("follows")
+    flow.source("in", PostgresChanges(db.dsn, name)).sink("out", TransactionalTestingSink())
+    assert run(flow, state, until="caught_up")
+    try:
+        assert "a checkpoint needs it" in held()
+        db.run("insert into t select n, repeat('x', 1000) from generate_series(1, 3000) n")
+        assert re.search(r"holds [3-9]\.\d MiB of the server's log, and more till somebody reads", held())
+        done = resolved(flow, state)
+        assert done.removable == 0 and not done.failed
+        assert db.run("select count(*) from pg_replication_slots where slot_name = %s", (name,)).fetchone() == (1,)
+        reader = PostgresChanges(db.dsn, name).open("0", None)
+        with contextlib.closing(reader):
+            reader.read(1)
+            assert "for a client that is no run of this job" in held()
+    finally:
+        drop(db, name)
+    assert diagnosed(flow, state).sources == ()
+
+
+def test_a_server_whose_slot_cannot_be_looked_at(db, state):
+    """A source that is silent about what it could not ask, or tells a password."""
+    flow = Dataflow("follows")
+    flow.source("in", TestingSource([1])).sink("out", TransactionalTestingSink())
+    assert run(flow, state).finished
+    away = Dataflow("follows")
+    changes = PostgresChanges("postgresql://nobody:hunter2@127.0.0.1:1/none", "away")
+    away.source("in", changes).sink("out", TransactionalTestingSink())
+    found = diagnosed(away, state)
+    assert found.failed and found.sources[0].error.startswith("PostgreSQL 127.0.0.1:1/none: ")
+    assert "hunter2" not in found.sources[0].error

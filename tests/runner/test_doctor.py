@@ -21,7 +21,7 @@ from onceflow.leftovers import Leftover
 from onceflow.log import Log
 from onceflow.runtime.doctor import diagnosed, resolved
 from onceflow.runtime.run import run
-from onceflow.testing import TransactionalTestingSink
+from onceflow.testing import TestingSource, TransactionalTestingSink
 
 ROWS = 2000
 
@@ -272,6 +272,43 @@ def test_a_sink_that_cannot_be_looked_at(tmp_path):
     done = resolved(flow, root / "state")
     assert [sink.error for sink in done.sinks] == ["OSError: cannot be reached", "OSError: no", None]
     assert left.calls == ["one"] and not staged(root)
+
+
+class _Holds(TestingSource):
+    def leftovers(self, context):
+        self.context = context
+        yield Leftover("kept", "slot", "holds the log")
+        yield Leftover("removable", "old slot", "of nobody", lambda: self.dropped.append("old slot"))
+
+
+class _Hidden(TestingSource):
+    def leftovers(self, context):
+        raise OSError("cannot be reached")
+
+
+def test_what_sources_hold(tmp_path):
+    """What a source holds in another system is not told, told of other checkpoints, or hides a sink."""
+    holds, hidden, out = _Holds([1, 2, 3]), _Hidden([1]), TransactionalTestingSink()
+    holds.dropped = []
+    flow = Dataflow("left")
+    for step_id, source in (("holds", holds), ("hidden", hidden), ("plain", TestingSource([1]))):
+        flow.source(step_id, source).sink(f"out-{step_id}", out if step_id == "holds" else TransactionalTestingSink())
+    assert run(flow, tmp_path / "state").finished
+    found = diagnosed(flow, tmp_path / "state")
+    assert [(each.step_id, each.error) for each in found.sources] == [
+        ("holds", None),
+        ("hidden", "OSError: cannot be reached"),
+    ]
+    assert len(found.sinks) == 3 and found.failed and found.removable == 1 and holds.dropped == []
+    assert holds.context.positions and holds.context.complete
+    assert all(positions.keys() == {"0"} for positions in holds.context.positions)
+    assert holds.context.known_sources == {"holds", "hidden", "plain"}
+    done = resolved(flow, tmp_path / "state")
+    assert holds.dropped == ["old slot"] and done.removable == 1
+    without = Dataflow("left")
+    without.source("new", _Holds([1])).sink("out-new", TransactionalTestingSink())
+    [(new, _)] = [(step.source, diagnosed(without, tmp_path / "state")) for step in without.graph.sources()]
+    assert new.context.positions == () and new.context.known_sources == {"new", "holds", "hidden", "plain"}
 
 
 def test_the_command(tmp_path):

@@ -14,7 +14,7 @@ from onceflow.cli.target import TARGET_HELP, load_target
 from onceflow.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from onceflow.runtime.doctor import Diagnosis
+    from onceflow.runtime.doctor import Diagnosis, StepDiagnosis
 
 __all__ = ["doctor"]
 
@@ -30,7 +30,7 @@ def doctor(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List what a job that died has left behind in the systems that it writes to.
+    """List what a job that died holds or has left behind in the systems that it reads and writes.
 
     The next run resolves all of it by itself; this is for when none will come soon. A job that runs is not touched, nor
     is output that was decided: the next run makes that visible. Exit code 1 if something can be removed and was not, or
@@ -64,23 +64,14 @@ def _say(found: Diagnosis, *, as_json: bool, done: bool) -> None:
                 "owner": found.owner,
                 "damage": list(found.damage),
                 "resolved": done,
-                "sinks": [
-                    {
-                        "step_id": sink.step_id,
-                        "connector": sink.connector,
-                        "error": sink.error,
-                        "leftovers": [
-                            {"fate": each.fate, "subject": each.subject, "text": each.text} for each in sink.leftovers
-                        ],
-                    }
-                    for sink in found.sinks
-                ],
+                "sources": list(map(_as_json, found.sources)),
+                "sinks": list(map(_as_json, found.sinks)),
             }
         )
     elif done:
-        for sink in found.sinks:
-            if sink.error is not None:
-                typer.echo(f"  ERROR    sink {sink.step_id}: {sink.error}")
+        for which, step in _steps(found):
+            if step.error is not None:
+                typer.echo(f"  ERROR    {which} {step.step_id}: {step.error}")
         note(f"{found.removable} removed" if not found.failed else "not everything was removed")
     else:
         _print(found)
@@ -89,20 +80,33 @@ def _say(found: Diagnosis, *, as_json: bool, done: bool) -> None:
 def _print(found: Diagnosis) -> None:
     if found.running:
         whose = "" if found.owner is None else f" in process {found.owner}"
-        typer.echo(f"job {found.job!r} is running{whose}: what its sinks hold is its own, and none was looked at")
+        typer.echo(f"job {found.job!r} is running{whose}: what it holds is its own, and nothing was looked at")
         return
     was = "" if found.owner is None else f"; its last run was process {found.owner}"
     typer.echo(f"job {found.job!r} is not running{was}")
     for text in found.damage:
         typer.echo(f"  damage   {text}; so it is not known what was decided, and nothing is removed")
-    for sink in found.sinks:
-        typer.echo(f"\nsink {sink.step_id}: {sink.connector}")
-        for each in sink.leftovers:
+    for which, step in _steps(found):
+        typer.echo(f"\n{which} {step.step_id}: {step.connector}")
+        for each in step.leftovers:
             typer.echo(f"  {_WORDS[each.fate]:<7}  {each.subject}: {each.text}")
-        if sink.error is not None:
-            typer.echo(f"  ERROR    it could not be looked at: {sink.error}")
-        elif not sink.leftovers:
+        if step.error is not None:
+            typer.echo(f"  ERROR    it could not be looked at: {step.error}")
+        elif not step.leftovers:
             typer.echo("  nothing was left behind")
+
+
+def _steps(found: Diagnosis) -> list[tuple[str, StepDiagnosis]]:
+    return [*(("source", step) for step in found.sources), *(("sink", step) for step in found.sinks)]
+
+
+def _as_json(step: StepDiagnosis) -> dict[str, object]:
+    return {
+        "step_id": step.step_id,
+        "connector": step.connector,
+        "error": step.error,
+        "leftovers": [{"fate": each.fate, "subject": each.subject, "text": each.text} for each in step.leftovers],
+    }
 
 
 def _confirm(count: int, *, yes: bool) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -22,24 +23,24 @@ from onceflow._native import StateBackend
 from onceflow.clock import SystemClock
 from onceflow.dataflow import Dataflow
 from onceflow.exceptions import OnceflowError, described
-from onceflow.graph.graph import SinkStep
 from onceflow.instances import job_and_instance
-from onceflow.leftovers import Leftover, LeftoverContext
+from onceflow.leftovers import Leftover, LeftoverContext, SourceLeftoverContext
 from onceflow.runtime.job_record import JOB_BLOB, JobRecord
+from onceflow.runtime.partitions import saved_positions
 from onceflow.sinks import Committable, TransactionalSink
 
-__all__ = ["Diagnosis", "SinkDiagnosis", "diagnosed", "resolved"]
+__all__ = ["Diagnosis", "StepDiagnosis", "diagnosed", "resolved"]
 
 
 _RETAIN = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class SinkDiagnosis:
-    """What was left behind for one sink.
+class StepDiagnosis:
+    """What was left behind for one source or sink.
 
     Attributes:
-        step_id: The sink.
+        step_id: Of the source or sink.
         connector: Name of its class.
         leftovers: What was found.
         error: Why it could not be looked at, or not be resolved.
@@ -57,9 +58,10 @@ class Diagnosis:
 
     Attributes:
         job: Name of the dataflow.
-        running: A run owns the state directory: what its sinks hold is its own, and none was looked at.
+        running: A run owns the state directory: what it holds is its own, and nothing was looked at.
         owner: The process id that the lock of the state directory names, alive or not; None if there is none.
         damage: Of checkpoints that cannot be read.
+        sources: Those that hold or have left something, or could not be looked at.
         sinks: One by one.
     """
 
@@ -67,17 +69,18 @@ class Diagnosis:
     running: bool
     owner: int | None
     damage: tuple[str, ...]
-    sinks: tuple[SinkDiagnosis, ...]
+    sources: tuple[StepDiagnosis, ...]
+    sinks: tuple[StepDiagnosis, ...]
 
     @property
     def removable(self) -> int:
         """How many things can be resolved."""
-        return sum(each.fate == "removable" for sink in self.sinks for each in sink.leftovers)
+        return sum(each.fate == "removable" for step in (*self.sources, *self.sinks) for each in step.leftovers)
 
     @property
     def failed(self) -> bool:
-        """Whether a sink could not be looked at, or something not be resolved."""
-        return any(sink.error is not None for sink in self.sinks)
+        """Whether a source or sink could not be looked at, or something not be resolved."""
+        return any(step.error is not None for step in (*self.sources, *self.sinks))
 
 
 def diagnosed(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
@@ -89,8 +92,11 @@ def diagnosed(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
     job = _job_of(flow, state)
     with StateBackend.open(state, job=job, read_only=True, create=False, resume_from="none") as backend:
         owner, running = _owner(state)
-        sinks = () if running else tuple(_looked(flow, job, backend, backend.newest_job_epoch()))
-        return Diagnosis(job, running, owner, _damage(backend), sinks)
+        if running:
+            return Diagnosis(job, running, owner, _damage(backend), (), ())
+        known = _Known(flow, job, backend, backend.newest_job_epoch())
+        sources = tuple(known.sources())
+        return Diagnosis(job, running, owner, _damage(backend), sources, tuple(known.sinks()))
 
 
 def resolved(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
@@ -104,18 +110,10 @@ def resolved(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
     job = _job_of(flow, state)
     # Nothing is collected either, however many checkpoints the job keeps.
     with StateBackend.open(state, job=job, create=False, resume_from="none", retain=_RETAIN) as backend:
-        sinks = []
-        for found in _looked(flow, job, backend, backend.job_epoch - 1):
-            try:
-                for leftover in found.leftovers:
-                    if leftover.resolve is not None:
-                        # Who has taken the directory over goes on from here.
-                        backend.check_epoch()
-                        leftover.resolve()
-            except Exception as error:
-                found = SinkDiagnosis(found.step_id, found.connector, found.leftovers, _told(error))  # noqa: PLW2901
-            sinks.append(found)
-        return Diagnosis(job, False, owner, _damage(backend), tuple(sinks))
+        known = _Known(flow, job, backend, backend.job_epoch - 1)
+        sources = tuple(_resolved(found, backend) for found in known.sources())
+        sinks = tuple(_resolved(found, backend) for found in known.sinks())
+        return Diagnosis(job, False, owner, _damage(backend), sources, sinks)
 
 
 def _job_of(flow: Dataflow, state: str | PathLike[str]) -> str:
@@ -124,40 +122,83 @@ def _job_of(flow: Dataflow, state: str | PathLike[str]) -> str:
         return backend.job if job_and_instance(backend.job)[0] == flow.name else flow.name
 
 
-def _looked(flow: Dataflow, job: str, backend: StateBackend, job_epoch: int) -> Iterator[SinkDiagnosis]:
-    known = {step.step_id for step in flow.graph.sinks()}
-    records = [record for record in backend.checkpoints() if record.damage is None]
-    for record in records:
-        known |= record.staged.keys()
-        if JOB_BLOB in record.blobs:
-            steps = JobRecord.decode(record.blobs[JOB_BLOB]).steps
-            known |= {step_id for step_id, kind in steps.items() if kind == "sink"}
-    complete = len(records) == len(backend.checkpoints())
-    for step in flow.graph.sinks():
-        decided = tuple(
-            Committable(record.id, msgspec.msgpack.decode(record.staged[step.step_id]))
-            for record in records
-            if step.step_id in record.staged and isinstance(step.sink, TransactionalSink)
-        )
-        context = LeftoverContext(
-            job,
-            step.step_id,
-            backend.store_id,
-            job_epoch,
-            decided,
-            complete,
-            frozenset(known),
-            SystemClock(),
-        )
-        yield _looked_at(step, context)
+class _Known:
+    """What a dataflow and the checkpoints of its state know."""
+
+    def __init__(self, flow: Dataflow, job: str, backend: StateBackend, job_epoch: int) -> None:
+        self._graph = flow.graph
+        self._job = job
+        self._state_id = backend.store_id
+        self._job_epoch = job_epoch
+        checkpoints = backend.checkpoints()
+        self._records = [record for record in checkpoints if record.damage is None]
+        self._complete = len(self._records) == len(checkpoints)
+        sources = {step.step_id for step in self._graph.sources()}
+        sinks = {step.step_id for step in self._graph.sinks()}
+        for record in self._records:
+            sinks |= record.staged.keys()
+            if JOB_BLOB in record.blobs:
+                steps = JobRecord.decode(record.blobs[JOB_BLOB]).steps
+                sources |= {step_id for step_id, kind in steps.items() if kind == "source"}
+                sinks |= {step_id for step_id, kind in steps.items() if kind == "sink"}
+        self._known_sources, self._known_sinks = frozenset(sources), frozenset(sinks)
+
+    def sources(self) -> Iterator[StepDiagnosis]:
+        """Those of which there is something to say."""
+        for step in self._graph.sources():
+            positions = (saved_positions(record.blobs, step.step_id) for record in self._records)
+            context = SourceLeftoverContext(
+                self._job,
+                step.step_id,
+                self._state_id,
+                tuple(filter(None, positions)),
+                self._complete,
+                self._known_sources,
+                SystemClock(),
+            )
+            found = _looked_at(step.step_id, step.source, functools.partial(step.source.leftovers, context))
+            if found.leftovers or found.error is not None:
+                yield found
+
+    def sinks(self) -> Iterator[StepDiagnosis]:
+        """All of them."""
+        for step in self._graph.sinks():
+            decided = tuple(
+                Committable(record.id, msgspec.msgpack.decode(record.staged[step.step_id]))
+                for record in self._records
+                if step.step_id in record.staged and isinstance(step.sink, TransactionalSink)
+            )
+            context = LeftoverContext(
+                self._job,
+                step.step_id,
+                self._state_id,
+                self._job_epoch,
+                decided,
+                self._complete,
+                self._known_sinks,
+                SystemClock(),
+            )
+            yield _looked_at(step.step_id, step.sink, functools.partial(step.sink.leftovers, context))
 
 
-def _looked_at(step: SinkStep, context: LeftoverContext) -> SinkDiagnosis:
-    kind = type(step.sink).__name__
+def _looked_at(step_id: str, connector: object, look: Callable[[], Iterable[Leftover]]) -> StepDiagnosis:
+    kind = type(connector).__name__
     try:
-        return SinkDiagnosis(step.step_id, kind, tuple(step.sink.leftovers(context)))
+        return StepDiagnosis(step_id, kind, tuple(look()))
     except Exception as error:
-        return SinkDiagnosis(step.step_id, kind, error=_told(error))
+        return StepDiagnosis(step_id, kind, error=_told(error))
+
+
+def _resolved(found: StepDiagnosis, backend: StateBackend) -> StepDiagnosis:
+    try:
+        for leftover in found.leftovers:
+            if leftover.resolve is not None:
+                # Who has taken the directory over goes on from here.
+                backend.check_epoch()
+                leftover.resolve()
+    except Exception as error:
+        return StepDiagnosis(found.step_id, found.connector, found.leftovers, _told(error))
+    return found
 
 
 def _told(error: Exception) -> str:

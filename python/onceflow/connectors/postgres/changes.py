@@ -21,6 +21,7 @@ from onceflow.connectors.postgres.decoding import SESSION_OPTIONS, changes_of
 from onceflow.connectors.postgres.server import Server
 from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError, SourceWaitingWarning
+from onceflow.leftovers import Leftover, SourceLeftoverContext
 from onceflow.log.settings import check_seconds
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
 from onceflow.types import Plain
@@ -125,6 +126,12 @@ class PostgresChanges(Source):
         from onceflow.connectors.postgres.inspection import look_at_slot  # noqa: PLC0415 - needs the extra
 
         return look_at_slot(self._server, self._slot, _PLUGIN, context)
+
+    def leftovers(self, context: SourceLeftoverContext) -> Iterable[Leftover]:
+        """See ``Source``."""
+        from onceflow.connectors.postgres.leftovers import left_slot  # noqa: PLC0415 - needs the extra
+
+        return left_slot(self._server, self._slot, context)
 
 
 class _Reader(SourceReader):
