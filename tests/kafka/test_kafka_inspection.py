@@ -16,7 +16,7 @@ from onceflow.connectors.kafka.facts import TopicFacts
 from onceflow.connectors.kafka.inspection import look_at_replicas
 from onceflow.connectors.kafka.markers import marker_topic_of
 from onceflow.runtime.doctor import diagnosed, resolved
-from onceflow.testing import TestingSource
+from onceflow.testing import EOF, TestingSource
 
 
 def looked(sink, job="looked"):
@@ -120,6 +120,70 @@ def test_a_transaction_that_was_left_open(kafka, state):
     stranger.commit_transaction(30)
     assert run(flow, state).finished
     assert [json.loads(message.value())["n"] for message in topics.read(kafka.bootstrap, topic)] == [1, 2, 4]
+
+
+def to_topics(job, bootstrap, **sinks):
+    """A job with a sink to each topic, by step id."""
+    flow = Dataflow(job)
+    rows = flow.source("in", TestingSource([{"n": 1}, EOF, {"n": 2}]))
+    for step_id, topic in sinks.items():
+        rows.sink(step_id, KafkaSink(bootstrap, topic))
+    return flow
+
+
+def test_markers_of_a_sink_that_is_gone(kafka, state):
+    """Topics that stay for ever; or that are needed, or another job's, by their markers or by their names, and go."""
+    topic, job = topics.name("left"), topics.name("job")
+    topics.create(kafka.bootstrap, topic)
+    mine, gone, others = marker_topic_of(job, "out"), marker_topic_of(job, "gone"), marker_topic_of(f"{job}-2", "gone")
+
+    def left(state=state):
+        return {
+            each.subject.split("topic ")[1].split("'")[1]: each for each in diagnosed(flow, state).sinks[0].leftovers
+        }
+
+    def there():
+        found = topics.admin(kafka.bootstrap).list_topics(timeout=10).topics
+        return {name for name in found if name.startswith(f"onceflow-markers-{job}-")}
+
+    flow = to_topics(job, kafka.bootstrap, out=topic)
+    assert not run(to_topics(job, kafka.bootstrap, out=topic, gone=topic), state).finished
+    run(to_topics(f"{job}-2", kafka.bootstrap, gone=topic), state.with_name("others"))
+    assert left() == {}, "a checkpoint knows the sink"
+    assert run(flow, state, on_change={"gone": "drop"}, retain=1).finished
+    unmarked = f"onceflow-markers-{job}-unmarked"
+    topics.create(kafka.bootstrap, unmarked, cleanup_policy="compact")
+    renamed = f"onceflow-markers-{job}-renamed"
+    topics.create(kafka.bootstrap, renamed, cleanup_policy="compact")
+    [marker] = topics.read(kafka.bootstrap, gone)[-1:]
+    writer = topics.producer(kafka.bootstrap, topics.name("writer"))
+    writer.init_transactions(30)
+    writer.begin_transaction()
+    writer.produce(renamed, marker.value(), key=marker.key())
+    writer.commit_transaction(30)
+    found = left()
+    assert {name: each.fate for name, each in found.items()} == {gone: "removable", unmarked: "kept", renamed: "kept"}
+    assert "of sink 'gone', which neither the dataflow nor one of its checkpoints has" in found[gone].text
+    assert "no marker" in found[unmarked].text and "not of its name" in found[renamed].text
+    writer.begin_transaction()
+    writer.produce(gone, marker.value(), key=marker.key())
+    writer.flush(30)
+    assert left()[gone].fate == "kept" and "open transaction" in left()[gone].text
+    writer.abort_transaction(30)
+    # Another state of a job of that name: the markers are not its own.
+    elsewhere, beside = state.with_name("elsewhere"), topics.name("beside")
+    topics.create(kafka.bootstrap, beside)
+    flow = to_topics(job, kafka.bootstrap, beside=beside)
+    run(flow, elsewhere)
+    assert gone not in left(elsewhere) and resolved(flow, elsewhere).removable == 0 and gone in there()
+    flow = to_topics(job, kafka.bootstrap, out=topic)
+    before = there()
+    done = resolved(flow, state)
+    assert done.removable == 1 and not done.failed
+    assert before - there() == {gone} and {mine, others} <= there()
+    assert gone not in left()
+    found[gone].resolve()
+    assert run(flow, state).finished
 
 
 @pytest.mark.usefixtures("crash_points")

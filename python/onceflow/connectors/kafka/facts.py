@@ -89,7 +89,7 @@ class TopicFacts:
 
 
 class Admin:
-    """Asks a cluster, and makes topics.
+    """Asks a cluster; makes topics, and deletes them.
 
     Args:
         settings: Of the cluster.
@@ -284,13 +284,26 @@ class Admin:
         )
         self._wait_for(name, partitions)
 
-    def _make(self, doing: str, ask: Callable[[], Future[None]], is_there: int) -> None:
+    def delete(self, name: str) -> None:
+        """Deletes a topic, if there is one, and waits until it is gone."""
+        self._make(
+            f"delete topic {name!r}",
+            lambda: self._client.delete_topics([name], request_timeout=self._request_s)[name],
+            self._library.KafkaError.UNKNOWN_TOPIC_OR_PART,
+        )
+        until = time.monotonic() + self._timeout_s
+        while self._asked(f"look at {name!r}", lambda: self._describe([name])):
+            if time.monotonic() > until:
+                raise SinkError(f"topic {name!r} of {self._settings.bootstrap} was deleted and still shows")
+            time.sleep(_PAUSE_S)
+
+    def _make(self, doing: str, ask: Callable[[], Future[None]], is_done: int) -> None:
         def asked() -> None:
             try:
                 ask().result(2 * _REQUEST_S)
             except self._library.KafkaException as error:
                 # By somebody else at the same time, or by a request of ours whose answer was lost.
-                if error.args[0].code() != is_there:
+                if error.args[0].code() != is_done:
                     raise
 
         self._asked(doing, asked)

@@ -30,7 +30,7 @@ from onceflow.instances import Instance, job_and_instance
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
 
-__all__ = ["Kept", "MarkerTopic", "jobs_with_markers", "marker_topic_of"]
+__all__ = ["Kept", "MarkerRecord", "MarkerTopic", "jobs_with_markers", "marker_topic_of", "marker_topics"]
 
 #: Of every marker: compaction keeps the newest record of a key.
 KEY = b"marker"
@@ -62,8 +62,8 @@ class Kept(msgspec.Struct, frozen=True):
     staged_by: str = ""
 
 
-class _Record(msgspec.Struct, frozen=True):
-    """As it is kept: JSON."""
+class MarkerRecord(msgspec.Struct, frozen=True):
+    """A marker as it is kept: JSON."""
 
     job: str
     sink: str
@@ -98,6 +98,12 @@ def jobs_with_markers(topics: Iterable[str], job: str, sink: str) -> list[str]:
     return found
 
 
+def marker_topics(topics: Iterable[str], job: str) -> list[str]:
+    """Those that may be of a job, whichever of its sinks; another job's name may begin as this one's."""
+    flow, _ = job_and_instance(job)
+    return sorted(topic for topic in topics if topic.startswith(f"onceflow-markers-{_plain(flow)}-"))
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[._]", "-", name)[:80]
 
@@ -111,10 +117,20 @@ class MarkerTopic:
         job: Name of the job.
         sink: Step id of the sink.
         timeout_s: How long to wait for what is hidden.
+        name: Of a topic that is only looked at, to see whose it is.
     """
 
-    def __init__(self, settings: KafkaSettings, admin: Admin, job: str, sink: str, timeout_s: float) -> None:
-        self.name = marker_topic_of(job, sink)
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        admin: Admin,
+        job: str,
+        sink: str,
+        timeout_s: float,
+        *,
+        name: str | None = None,
+    ) -> None:
+        self.name = name or marker_topic_of(job, sink)
         self._settings = settings
         self._admin = admin
         self._job = job
@@ -191,7 +207,7 @@ class MarkerTopic:
 
     def record(self, worker: int, topics: dict[str, Kept]) -> bytes:
         """What is written for a worker."""
-        return msgspec.json.encode(_Record(self._job, self._sink, worker, topics))
+        return msgspec.json.encode(MarkerRecord(self._job, self._sink, worker, topics))
 
     def settled(self) -> bool:
         """Whether no transaction is open that may still show, or hides, a marker."""
@@ -209,16 +225,32 @@ class MarkerTopic:
         Raises:
             SinkError: It stays hidden, or is damaged.
         """
-        if worker >= self.partitions:
+        if worker >= self.partitions or (value := self._newest(worker, settled=settled)) is None:
             return {}
+        record = self._decoded(value)
+        if (record.job, record.sink, record.worker, record.format) != (self._job, self._sink, worker, 1):
+            raise SinkError(
+                f"partition {worker} of {self.name!r} has a marker of worker {record.worker} of {record.job}/"
+                f"{record.sink} in format {record.format}: it is not this sink's, or of a newer version"
+            )
+        return record.topics
+
+    def records(self) -> list[MarkerRecord]:
+        """The newest markers of all workers, as they show now, whosever they are.
+
+        Raises:
+            SinkError: One cannot be read.
+        """
+        values = (self._newest(worker, settled=False) for worker in range(self.partitions))
+        return [self._decoded(value) for value in values if value is not None]
+
+    def _newest(self, worker: int, *, settled: bool) -> bytes | None:
         end = self._settled_end(worker) if settled else self._admin.ends(self.name, [worker], committed=True)[worker]
         back = _TAIL
         while True:
             start = max(0, end - back)
-            if (found := self._last(worker, start, end)) is not None:
-                return self._read(found, worker)
-            if not start:
-                return {}
+            if (found := self._last(worker, start, end)) is not None or not start:
+                return found
             back *= 10
 
     def _settled_end(self, worker: int) -> int:
@@ -265,17 +297,11 @@ class MarkerTopic:
             consumer.unassign()
         raise SinkError(f"the markers in {self.name!r} cannot be read within {self._timeout_s:g} s")
 
-    def _read(self, value: bytes, worker: int) -> dict[str, Kept]:
+    def _decoded(self, value: bytes) -> MarkerRecord:
         try:
-            record = msgspec.json.decode(value, type=_Record)
+            return msgspec.json.decode(value, type=MarkerRecord)
         except msgspec.DecodeError as error:
             raise SinkError(f"a marker in {self.name!r} is damaged: {value!r}: {error}") from error
-        if (record.job, record.sink, record.worker, record.format) != (self._job, self._sink, worker, 1):
-            raise SinkError(
-                f"partition {worker} of {self.name!r} has a marker of worker {record.worker} of {record.job}/"
-                f"{record.sink} in format {record.format}: it is not this sink's, or of a newer version"
-            )
-        return record.topics
 
     def close(self) -> None:
         """Releases the connection."""

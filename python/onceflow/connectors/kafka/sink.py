@@ -8,7 +8,7 @@ from typing import Any, Literal
 from onceflow.checks import CheckContext, Finding
 from onceflow.connectors.kafka.destination import KafkaDestination
 from onceflow.connectors.kafka.inspection import look_at_target
-from onceflow.connectors.kafka.leftovers import left_transactions
+from onceflow.connectors.kafka.leftovers import left_in_kafka
 from onceflow.connectors.kafka.plain import PlainWriter
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, topic_of
 from onceflow.connectors.outbox.writer import OutboxWriter, with_run
@@ -143,7 +143,7 @@ class KafkaSink(_Topic, TransactionalSink):
 
     def leftovers(self, context: LeftoverContext) -> Iterable[Leftover]:
         """See ``Sink``."""
-        return left_transactions(self._settings, self._topic, self._timeout_s, context)
+        return left_in_kafka(self._settings, self._topic, self._timeout_s, context)
 
 
 class KafkaPlainSink(_Topic, PlainSink):
