@@ -361,6 +361,58 @@ def test_p10_a_row_that_refers_to_a_later_one_is_not_refused(dsn, rejected):
     assert rows(dsn, "select record->>'id' from refused order by 1") == [("2",), ("9",)]
 
 
+RAISES = {
+    "an exception": "raise exception 'too much of %', new.id",
+    "a code of its own": "raise exception 'too much' using errcode = 'U0001'",
+    "an assertion": "assert new.id <> 200, 'too much'",
+}
+
+
+GUARDS = {
+    "deferred": "create constraint trigger guard after insert on keyed deferrable initially deferred",
+    "before": "create trigger guard before insert on keyed",
+}
+
+
+@pytest.mark.parametrize("when", GUARDS)
+@pytest.mark.parametrize("raises", RAISES)
+def test_p10_what_a_trigger_raises_is_about_a_row(dsn, raises, when):
+    """Kind: an error without a record's name, which stops a job for good though rejected= is set."""
+    body = f"begin if new.id = 200 then {RAISES[raises]}; end if; return new; end"
+    execute(
+        dsn,
+        f"create function refuse() returns trigger language plpgsql as $$ {body} $$",
+        f"{GUARDS[when]} for each row execute function refuse()",
+    )
+    records = [{"id": n, "text": "x"} for n in (1, 2, 200, 4)]
+    with opened(keyed(dsn)) as writer:
+        committable, state = prepared(writer, 1, records)
+        with pytest.raises(SinkError, match=r"does not take the record \{'id': '200', .* rejected=, and run the job"):
+            writer.commit(committable)
+    assert rows(dsn, "select * from keyed") == []
+    with opened(keyed(dsn, rejected="refused"), 2, 1, state, [committable]) as writer:
+        writer.commit(committable)
+    assert rows(dsn, "select id from keyed order by id") == [(1,), (2,), (4,)]
+    [(code, reason, number)] = rows(dsn, "select code, reason, record->>'id' from refused")
+    assert code in ("P0001", "U0001", "P0004") and reason.startswith("too much") and number == "200"
+
+
+def test_p10_a_trigger_that_asks_for_a_later_row(dsn):
+    """Kind: a valid row that is left out, since a deferred trigger looks for another one of the same checkpoint."""
+    execute(
+        dsn,
+        "create function refuse() returns trigger language plpgsql as $$ begin "
+        "if not exists (select from keyed where text = new.id::text) and new.id % 2 = 0 then "
+        "raise exception 'nobody follows %', new.id; end if; return null; end $$",
+        f"{GUARDS['deferred']} for each row execute function refuse()",
+    )
+    pairs = [(2, "0"), (3, "2"), (4, "0"), (6, "0"), (7, "6")]
+    with opened(keyed(dsn, rejected="refused")) as writer:
+        commit(writer, 1, [{"id": number, "text": text} for number, text in pairs])
+    assert rows(dsn, "select id from keyed order by id") == [(2,), (3,), (6,), (7,)]
+    assert rows(dsn, "select record->>'id' from refused") == [("4",)]
+
+
 def test_deletes_leave_rows_of_inheriting_tables(dsn):
     """Kind: rows of other tables that are deleted, since they have the same key."""
     execute(dsn, "create table heir () inherits (keyed)", "insert into heir values (1, 'theirs')")

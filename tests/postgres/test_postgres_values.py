@@ -70,6 +70,10 @@ KEPT = [
     ("json", "a text", "a text"),
     ("int[]", "{1,2}", [1, 2]),
     ("inet", "::1/128", None),
+    ("bit(3)", "101", None),
+    ("bit(8)", "xA5", "10100101"),
+    ("varbit(5)", "B0101", "0101"),
+    ("varbit", "", None),
 ]
 REFUSED = [
     ("bool", 1, "True or False"),
@@ -97,6 +101,13 @@ REFUSED = [
     ("name", "€" * 22, "is cut to 63 bytes by name"),
     ('"char"', "ab", 'is cut to 1 bytes by "char"'),
     ("money", "1.239", "rounds as the server's locale"),
+    ("bit(3)", "10", r"has 2 bits, and bit\(3\) takes 3"),
+    ("bit(3)", "xF", r"has 4 bits, and bit\(3\) takes 3"),
+    ("bit", "", r"has 0 bits, and bit\(1\) takes 1"),
+    ("varbit(3)", "1010", "takes 3 at most"),
+    ("bit(3)", "102", "is no text of bits"),
+    ("varbit", 5, "give a str of bits"),
+    ("bits", "1", "takes 3"),
     ("jsonb", {"a": "x\0"}, "holds a NUL character"),
     ("jsonb", {"a": math.nan}, "nan"),
     ("date", MOMENT, "give a date"),
@@ -117,6 +128,7 @@ def dsn(postgres):
     with postgres.database("test_postgres_values") as dsn, psycopg.connect(dsn, autocommit=True) as session:
         session.execute("create type mood as enum ('good', 'better')")
         session.execute("create domain positive as int check (value > 0)")
+        session.execute("create domain bits as bit(3)")
         yield dsn
 
 

@@ -28,7 +28,7 @@ class Violation(Exception):  # noqa: N818 - it is about a row
         row: Itself.
         reason: The server's words.
         code: Its code of the error.
-        misses_a_row: That a foreign key asks for.
+        misses_a_row: Or may: that a foreign key asks for, or a trigger, of which nobody knows what it asks for.
     """
 
     def __init__(self, row: Row, error: psycopg.Error) -> None:
@@ -36,12 +36,20 @@ class Violation(Exception):  # noqa: N818 - it is about a row
         self.row = row
         self.reason = _reason(error)
         self.code = error.sqlstate or ""
-        self.misses_a_row = isinstance(error, errors.ForeignKeyViolation)
+        self.misses_a_row = isinstance(error, errors.ForeignKeyViolation) or _is_raised(error)
 
 
 def is_violation(error: BaseException) -> bool:
-    """Whether it is about a row: values that a type or a constraint does not take."""
-    return isinstance(error, (errors.IntegrityError, errors.DataError))
+    """Whether it is about a row: values that a type, a constraint or a trigger does not take."""
+    return isinstance(error, (errors.IntegrityError, errors.DataError)) or _is_raised(error)
+
+
+def _is_raised(error: BaseException) -> bool:
+    """By a trigger on purpose: PL/pgSQL's RAISE and ASSERT, also with a code of its own, which the client has no class
+    for."""
+    return isinstance(error, psycopg.Error) and (
+        (error.sqlstate or "").startswith("P0") or (type(error) is psycopg.DatabaseError and error.sqlstate is not None)
+    )
 
 
 class Merge:

@@ -34,6 +34,8 @@ KEY_TYPES = frozenset(
 _INTEGERS = {"int2": 16, "int4": 32, "int8": 64}
 _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _NEEDS_ESCAPE = re.compile(r"[\\\t\n\r]")
+#: With or without the letter by which ``bit_in`` tells both kinds.
+_BITS = re.compile(r"[xX]([0-9a-fA-F]*)|[bB]?([01]*)")
 #: U+0000 as JSON writes it, and not a backslash before "u0000".
 _JSON_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -221,6 +223,22 @@ def _escaped(texts: list[str]) -> list[str]:
     return [text.translate(_ESCAPED) for text in texts] if _NEEDS_ESCAPE.search(joined) else texts
 
 
+def _bits(kind: ColumnType) -> _Encode:
+    def text(value: str) -> str:
+        if (found := _BITS.fullmatch(value)) is None:
+            raise ValueError(f"{_short(value)} is no text of bits: give one such as '101'")
+        hexadecimal, bits = found.groups()
+        if hexadecimal is not None:
+            bits = "".join(f"{int(digit, 16):04b}" for digit in hexadecimal)
+        if kind.base == "bit" and kind.modifier >= 0 and len(bits) != kind.modifier:
+            raise ValueError(f"{_short(value)} has {len(bits)} bits, and {kind.name} takes {kind.modifier}")
+        if kind.modifier >= 0 and len(bits) > kind.modifier:
+            raise ValueError(f"{_short(value)} has {len(bits)} bits, and {kind.name} takes {kind.modifier} at most")
+        return bits
+
+    return lambda values: list(map(text, _plain(values, {str}, "give a str of bits, such as '101'")))
+
+
 def _bytes(kind: ColumnType) -> _Encode:
     return lambda values: [f"\\\\x{value.hex()}" for value in _plain(values, {bytes}, "give bytes")]
 
@@ -316,6 +334,8 @@ _MAKERS: dict[str, Callable[[ColumnType], _Encode]] = {
     "name": _name,
     "char": _name,
     "money": _money,
+    "bit": _bits,
+    "varbit": _bits,
     "bytea": _bytes,
     "date": _date,
     "timestamp": _timestamp,
