@@ -237,6 +237,7 @@ def test_settings_that_cannot_be_are_refused(arguments, reason):
 
 def test_passwords_are_never_told(dsn):
     """Kind: a secret in an error, a repr, or what explain shows; wrong ones are refused at once."""
+    table(dsn, "int")
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute("drop role if exists guarded")
         session.execute("create role guarded login password 'right'")

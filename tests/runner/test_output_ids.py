@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
 from pathlib import Path
 
 import msgspec
 import pytest
 from lives import Life
+from paced import Paced
 
 from onceflow import Dataflow
 from onceflow.codec import MsgpackCodec
@@ -57,15 +57,15 @@ class _Writer(SinkWriter):
         os.close(self._file)
 
 
-def slowly(batch):
-    # So that a few checkpoints fall within a run.
-    time.sleep(0.01)
-    return batch
+class Rows(Paced, TestingSource):
+    """So that several checkpoints fall within a run, and a killed one leaves rows to the next."""
+
+    batches = 2
 
 
 def live(top, guarantee="exactly_once"):
     flow = Dataflow("told")
-    rows = flow.source("rows", TestingSource([*range(ROWS)])).map_batch(slowly)
+    rows = flow.source("rows", Rows([*range(ROWS)]))
     rows.map(lambda number: [number, random.random()]).sink("out", Told(top / "out"))
     run(flow, top / "state", guarantee=guarantee, batch_size=7, checkpoint_interval_s=1e-6)
 
