@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +19,7 @@ from onceflow.connectors import waiting
 from onceflow.exceptions import SinkWaitingWarning, SourceWaitingWarning
 from onceflow.sinks import Committable, SinkContext, TransactionalSink
 
-__all__ = ["CONTEXT", "check_sink_tells", "check_tells", "said"]
+__all__ = ["CONTEXT", "check_silence_is_told", "check_sink_tells", "check_tells", "said", "standing_still"]
 
 CONTEXT = SinkContext("job", "out", 1, 1, run="0" * 32, state_id="s")
 
@@ -50,3 +54,36 @@ def check_sink_tells(monkeypatch, server: Any, sink: TransactionalSink, records:
         writer.write(records)
         output = Committable(1, writer.prepare(1, writer.seal(1)))
         check_tells(monkeypatch, server, "sink 'job/out'", partial(writer.commit, output))
+
+
+@contextmanager
+def standing_still(server: Any) -> Iterator[None]:
+    """A server that is there, with all its connections, and does nothing."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    stopped = [server.pid, *map(int, children)]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
+def check_silence_is_told(monkeypatch, server: Any, sink: TransactionalSink, records: list[Any]) -> None:
+    """A commit that meets a server which stands still says so, goes on when it does, and leaves no thread behind."""
+    for name, seconds in {"_PATIENCE_S": 0.1, "_UNANSWERED_S": 0.3, "_LOOK_S": 0.05}.items():
+        monkeypatch.setattr(waiting, name, seconds)
+    with ThreadPoolExecutor(1) as thread, closing(sink.open(CONTEXT)) as writer:
+        writer.recover([])
+        writer.write(records)
+        output = Committable(1, writer.prepare(1, writer.seal(1)))
+        with pytest.warns(SinkWaitingWarning) as told:
+            with standing_still(server):
+                done = thread.submit(writer.commit, output)
+                time.sleep(1)
+                assert not done.done()
+            done.result(60)
+    said(told, "sink 'job/out'")
+    assert "it was asked and has not answered" in str(told[0].message)
+    assert not [each for each in threading.enumerate() if each.name.startswith("onceflow: ")]

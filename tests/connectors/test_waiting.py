@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+import time
 import warnings
 
 import pytest
@@ -70,3 +73,66 @@ def test_an_answer_to_somebody_else_counts(clock):
     assert said(lambda: mine.missed("503", since_s=clock[0] - 50)) == []
     clock[0] += 100
     assert "100 s: 503" in said(lambda: mine.missed("503", since_s=clock[0] - 150))[0]
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """What takes half a minute takes a moment."""
+    for name, seconds in {"_PATIENCE_S": 0.05, "_UNANSWERED_S": 0.1, "_LOOK_S": 0.02}.items():
+        monkeypatch.setattr(waiting, name, seconds)
+
+
+def watchers():
+    return [each for each in threading.enumerate() if each.name.startswith("onceflow: sink 'a/b'")]
+
+
+def test_a_call_that_does_not_come_back_is_told(soon):
+    """Kind: silence, since nothing fails; or a thread for each call that stays."""
+    mine = Waiting("sink 'a/b'", "a server", "retry_for_s=9")
+
+    def calls():
+        for _ in range(50):
+            with mine.watched():
+                pass
+        mine.answered()
+
+    def stuck():
+        with mine.watched():
+            time.sleep(0.5)
+        mine.answered()
+
+    assert said(calls) == [] and len(watchers()) == 1
+    waits, goes_on = said(stuck)
+    assert waits.startswith("sink 'a/b' waits for a server since 20")
+    assert "it was asked and has not answered" in waits and "retry_for_s" not in waits
+    assert goes_on.startswith("sink 'a/b' goes on: a server answers again, after ")
+    mine.close()
+    assert watchers() == []
+
+
+def test_a_thread_ends_with_what_it_watches(soon):
+    """Kind: a thread for each connector that nobody has closed."""
+    mine = Waiting("sink 'a/b'", "a server", "retry_for_s=9")
+    with mine.watched():
+        assert len(watchers()) == 1
+    del mine
+    gc.collect()
+    until = time.monotonic() + 10
+    while watchers():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_word_that_is_an_error_is_raised_by_the_call(soon):
+    """Kind: an error in a thread of ours that nobody sees, or one that takes the place of the call's own."""
+    mine = Waiting("sink 'a/b'", "a server", "retry_for_s=9")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(SinkWaitingWarning, match="waits for a server"), mine.watched():
+            time.sleep(0.5)
+        with pytest.raises(KeyError), mine.watched():
+            time.sleep(0.5)
+            raise KeyError
+        with mine.watched():
+            pass
+    mine.close()

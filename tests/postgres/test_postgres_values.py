@@ -12,7 +12,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
-from waits import check_sink_tells
+from waits import check_silence_is_told, check_sink_tells
 from writing import commit, opened, rows, write
 
 import onceflow as of
@@ -272,3 +272,11 @@ def test_a_server_that_is_away_is_told(monkeypatch, postgres, postgres_dsn):
     with psycopg.connect(postgres_dsn) as session:
         session.execute("create table t (id int)")
     check_sink_tells(monkeypatch, postgres, PostgresSink(postgres_dsn, "t"), [{"id": 1}])
+
+
+def test_a_server_that_stands_still_is_told(monkeypatch, postgres, postgres_dsn):
+    """Kind: a job that waits for an answer that never comes, without a word."""
+    with psycopg.connect(postgres_dsn) as session:
+        session.execute("create table t (id int)")
+    check_silence_is_told(monkeypatch, postgres, PostgresSink(postgres_dsn, "t"), [{"id": 1}])
+    assert rows(postgres_dsn, "select id from t") == [(1,)]

@@ -12,6 +12,7 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 from databases import database
+from waits import check_silence_is_told
 
 import onceflow as of
 from onceflow.checks import CheckContext, collected
@@ -641,4 +642,14 @@ def test_a_database_that_others_hold_is_told(monkeypatch, tmp_path, request):
         writer.close()
         assert re.match("sink 'job/out' waits for .*locked.*retry_for=120 s", str(told[0].message))
         assert str(told[-1].message).startswith("sink 'job/out' goes on")
+        assert db.rows() == [(1,)]
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_server_that_stands_still_is_told(monkeypatch, tmp_path, request, kind):
+    """Kind: a job that waits for an answer that never comes, without a word."""
+    with database(kind, tmp_path, request) as db:
+        db.run("create table t (number int)")
+        server = request.getfixturevalue({"postgresql": "postgres"}.get(kind, kind))
+        check_silence_is_told(monkeypatch, server, SqlSink(db.url, "t"), [{"number": 1}])
         assert db.rows() == [(1,)]

@@ -64,7 +64,9 @@ class Session:
             SinkError, SourceError: It cannot be reached, or does not let this user in.
         """
         try:
-            self._connected()
+            with self._waiting.watched():
+                self._connected()
+            self._waiting.answered()
         except psycopg.Error as error:
             raise self._failed(error) from self._cause(error)
 
@@ -100,6 +102,7 @@ class Session:
     def close(self) -> None:
         """Ends the connection, and what it has begun."""
         self._is_closed = True
+        self._waiting.close()
         self._drop()
 
     def _missed(self, attempt: tenacity.RetryCallState) -> None:
@@ -107,15 +110,16 @@ class Session:
         self._waiting.missed("" if error is None else self.server.told(error))
 
     def _attempt(self, transaction: Callable[[psycopg.Connection[Any]], T]) -> T:
-        connection = self._connected()
-        try:
-            return transaction(connection)
-        except BaseException:
+        with self._waiting.watched():
+            connection = self._connected()
             try:
-                connection.rollback()
-            except psycopg.Error:
-                self._drop()
-            raise
+                return transaction(connection)
+            except BaseException:
+                try:
+                    connection.rollback()
+                except psycopg.Error:
+                    self._drop()
+                raise
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._is_closed:

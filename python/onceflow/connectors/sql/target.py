@@ -184,6 +184,7 @@ class SqlTarget(OutboxTarget):
         self._written(records, rehearse, writes=self._rehearses, commits=False)
 
     def close(self) -> None:
+        self._waiting.close()
         self._base.dispose(close=not self._home.is_left)
 
     # -- the table -----------------------------------------------------------------------------
@@ -322,7 +323,11 @@ class SqlTarget(OutboxTarget):
         found = None
         with self._errors():
             for attempt in attempts:
-                with attempt, self._transaction(writes=writes, commits=commits) as connection:
+                with (
+                    attempt,
+                    self._waiting.watched(),
+                    self._transaction(writes=writes, commits=commits) as connection,
+                ):
                     found = work(connection)
         self._waiting.answered()
         return found
