@@ -8,11 +8,16 @@ import time
 from dataclasses import replace
 
 import pytest
+import topics
 from counting_kafka import Job
 from lives import Life, no_survivors
 from services.kafka import KafkaBroker
 from services.process import ServerUnavailableError
 from services.proxy import Proxy
+
+from onceflow.connectors.kafka.facts import Admin
+from onceflow.connectors.kafka.settings import KafkaSettings
+from onceflow.connectors.kafka.topic import Bounds, Topic
 
 pytestmark = pytest.mark.usefixtures("crash_points", "eager")
 
@@ -51,6 +56,29 @@ def test_connections_are_cut_at_random_bytes(proxied, tmp_path):
     finally:
         proxy.heal()
     assert proxy.cuts > 5
+
+
+def test_offsets_that_are_asked_for_are_never_made_up(proxied):
+    """Kind: the client answers a question whose connection was lost by an offset of its own, without an error: markers
+    seem to be gone, a topic to be empty."""
+    broker, proxy = proxied
+    topic = topics.name("asked")
+    topics.create(broker.bootstrap, topic)
+    producer = topics.producer(broker.bootstrap, None)
+    for _ in range(3):
+        producer.produce(topic, b"x")
+    assert producer.flush(30) == 0
+    settings = KafkaSettings(f"127.0.0.1:{proxy.port}", {"reconnect.backoff.max.ms": 100})
+    before = proxy.cuts
+    proxy.cut(random.Random(3), 100, 2_500)
+    try:
+        admin, asked = Admin(settings, 60), Topic(settings, topic, 60)
+        for _ in range(60):
+            assert admin.ends(topic, [0], committed=True) == {0: 3}
+            assert asked.bounds([0]) == {0: Bounds(0, 3, 3)}
+    finally:
+        proxy.heal()
+    assert proxy.cuts > before + 5
 
 
 @no_survivors()

@@ -243,6 +243,7 @@ class Rough:
         # Those that are open already go on, so another life begins within it.
         before = self._servers.cuts
         self._job_killed()
+        self._is_excused = True
         self._wait(self._chance.uniform(2.0, 5.0))
         until = time.monotonic() + _START_S
         while self._servers.cuts == before and time.monotonic() < until:

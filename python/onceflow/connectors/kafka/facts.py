@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError
     from confluent_kafka.admin import AdminClient
 
-__all__ = ["Admin", "TopicFacts", "is_passing", "keeps_out", "refresh_leaders"]
+__all__ = ["Admin", "TopicFacts", "is_passing", "keeps_out", "known_offset", "refresh_leaders"]
 
 T = TypeVar("T")
 
@@ -329,7 +329,9 @@ class Admin:
 
         def ask() -> dict[int, int]:
             asked = self._client.list_offsets(wanted, isolation_level=level, request_timeout=self._request_s)
-            return {where.partition: future.result(2 * _REQUEST_S).offset for where, future in asked.items()}
+            return {
+                where.partition: known_offset(future.result(2 * _REQUEST_S).offset) for where, future in asked.items()
+            }
 
         return self._asked(f"ask for the end of {topic!r}", ask)
 
@@ -373,6 +375,18 @@ def refresh_leaders(client: AdminClient) -> None:
     which it sends, and which is refused, for minutes."""
     with contextlib.suppress(client_library().KafkaException):
         client.list_topics(timeout=_PAUSE_S * 10)
+
+
+def known_offset(offset: int, least: int = 0) -> int:
+    """An offset that a cluster was asked for.
+
+    Raises:
+        TimeoutError: It is below ``least``, so there was no answer: where the connection was lost, the client gives one
+            of its own without an error.
+    """
+    if offset < least:
+        raise TimeoutError(f"no answer, but offset {offset}")
+    return offset
 
 
 def keeps_out(error: KafkaError) -> bool:

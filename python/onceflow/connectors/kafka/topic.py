@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from onceflow.connectors.extras import require
-from onceflow.connectors.kafka.facts import is_passing, keeps_out, refresh_leaders
+from onceflow.connectors.kafka.facts import is_passing, keeps_out, known_offset, refresh_leaders
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
 from onceflow.exceptions import SourceChangedError, SourceError
 
@@ -123,7 +123,7 @@ class Topic:
             SourceError: As ``state``.
         """
         specs = {number: self._spec().for_timestamp(timestamp_ms) for number in partitions}
-        return self._asked("offsets", lambda: self._ask_offsets(specs, "READ_UNCOMMITTED")())  # noqa: PLW0108 - asked again each time
+        return self._asked("offsets", lambda: self._ask_offsets(specs, "READ_UNCOMMITTED", least=-1)())  # noqa: PLW0108 - asked again each time
 
     def _spec(self) -> Any:
         return require("confluent_kafka.admin", extra="kafka", purpose="Kafka").OffsetSpec
@@ -137,7 +137,7 @@ class Topic:
         identity = str(found.topic_id or "")
         return TopicState("" if not identity.strip("A=") else identity, tuple(sorted(p.id for p in found.partitions)))
 
-    def _ask_offsets(self, specs: Mapping[int, Any], isolation: str) -> Callable[[], dict[int, int]]:
+    def _ask_offsets(self, specs: Mapping[int, Any], isolation: str, *, least: int = 0) -> Callable[[], dict[int, int]]:
         """Sends a question; what is returned waits for the answer."""
         asked = self._admin.list_offsets(
             {self._library.TopicPartition(self.name, number): spec for number, spec in specs.items()},
@@ -145,7 +145,8 @@ class Topic:
             request_timeout=self._request_s,
         )
         return lambda: {
-            place.partition: self._answer(future, self._request_s).offset for place, future in asked.items()
+            place.partition: known_offset(self._answer(future, self._request_s).offset, least)
+            for place, future in asked.items()
         }
 
     def _answer(self, future: Future[_T], timeout_s: float) -> _T:
