@@ -207,7 +207,8 @@ def _options_told() -> Iterator[None]:
         said, told = str(failure), []
         for setting, option in _OPTIONS.items():
             if setting in said:
-                told.append(option)
+                if option not in said:
+                    told.append(option)
                 said = said.replace(setting, "")
         if isinstance(failure, StoreLockedError):
             failure.add_note("--take-over replaces the run that owns it, which stops within about a second")

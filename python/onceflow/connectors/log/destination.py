@@ -86,7 +86,7 @@ class LogDestination(Destination[Part]):
         self.words = Words(
             store="the log",
             thing="the topic",
-            own="a topic of its own",
+            own="a topic of its own, under another name of the job or the sink, by which its markers go",
             markers=f"the group {groups!r} (Log.open({str(directory)!r}).delete_group({groups!r}))",
         )
         with self._errors():

@@ -107,7 +107,7 @@ class _TargetDestination(Destination[bytes]):
         self.words = Words(
             store="the target",
             thing=f"the output of sink {context.sink!r} and its markers",
-            own="a target of its own",
+            own="a target of its own, under another name of the job or the sink, by which its markers go",
             markers=f"the markers of {owner!r} in the target",
         )
 

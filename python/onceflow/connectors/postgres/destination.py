@@ -121,7 +121,7 @@ class PostgresDestination(Destination[Part]):
         self.words = Words(
             store="the database",
             thing=f"table {self._table} and the markers of this sink",
-            own="a table of its own",
+            own="a table of its own, under another name of the job or the sink, by which its markers go",
             markers=f"its markers ({self._markers.forget()})",
         )
 
