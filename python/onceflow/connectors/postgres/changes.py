@@ -150,6 +150,8 @@ class _Reader(SourceReader):
             self._check(slot, at)
         #: Changes of the present transaction that this stream has brought.
         self._brought = 0
+        #: Whether it is still to bring its first line: see ``_write_first_line``.
+        self._awaits_line = False
 
     def _look(self, *, make: bool) -> tuple[int, int, str]:
         """Up to where the server was told, the end of its log, and which server it is; makes the slot."""
@@ -245,6 +247,7 @@ class _Reader(SourceReader):
     def _take(self, message: Any, records: list[Any]) -> None:
         """A line of the stream: moves the position on, and appends the records that are new."""
         line = message.payload
+        self._awaits_line = False
         if line.startswith("message: "):
             # Somebody's words in the log, which are no change.
             return
@@ -280,7 +283,7 @@ class _Reader(SourceReader):
     def _begin(self) -> None:
         import psycopg2.extras  # noqa: PLC0415 - an extra
 
-        self._write_first_line()
+        self._awaits_line = self._write_first_line()
         settings: dict[str, Any] = {**self._source._server.settings(), "options": SESSION_OPTIONS}
         factory = psycopg2.extras.LogicalReplicationConnection
         connection = psycopg2.connect(connection_factory=factory, **settings)
@@ -290,17 +293,20 @@ class _Reader(SourceReader):
         )
         self._brought = 0
 
-    def _write_first_line(self) -> None:
+    def _write_first_line(self) -> bool:
         """A word of ours in the log, which is the first line of the stream, or follows it.
 
         Where a stream has brought no line after the place that it confirms, the client moves that place on with the
         server's, further than any checkpoint has come; and a job that is killed then finds the slot ahead of its state.
+        So until this line is here the server is told nothing, and not asked how far it has come.
         On a standby, or without the right, nothing is written, and that may happen while nobody writes.
         """
         import psycopg  # noqa: PLC0415 - not before the extra is known to be there
 
         with contextlib.suppress(psycopg.Error), self._source._server.connect("onceflow changes") as session:
             session.execute("select pg_logical_emit_message(false, 'onceflow', '')")
+            return True
+        return False
 
     def confirm(self, lsn: int) -> None:
         """A checkpoint with this place is complete."""
@@ -308,7 +314,7 @@ class _Reader(SourceReader):
         self._told_s = 0.0
 
     def _tell(self) -> None:
-        if time.monotonic() - self._told_s >= _FEEDBACK_S:
+        if not self._awaits_line and time.monotonic() - self._told_s >= _FEEDBACK_S:
             self._told_s = time.monotonic()
             # The answer says how far the server has come, also where there was no change.
             asks = self._end is not None
