@@ -58,6 +58,7 @@ def test_fields_of_json(log):
         b'{"n": 9223372036854775808}',
         b'{"share": "1"}',
         b'{"share": 1e400}',
+        b'{"share": 9007199254740993}',
         b'{"user": 1}',
         b'{"user": "\xff"}',
         b'{"ok": 1}',

@@ -261,7 +261,7 @@ def test_other_counts_with_new_states(log, tmp_path, sink):
     begin("b", (1, 3))
     for _ in range(2):
         with pytest.raises(
-            SinkError, match=r"has output of instance ./3 of job 'numbers', and this run is instance 1/4"
+            SinkError, match=r"is written by instance ./3 of job 'numbers', and this run is instance 1/4"
         ):
             begin("c", (1, 4))
     if all_looks:
@@ -410,3 +410,12 @@ def test_windows_beside_a_source_without_partitions(log, tmp_path, begins):
         assert life.step(0.02) is None, life.error
         assert time.monotonic() < until
     life.kill()
+
+
+def test_the_parts_of_all_instances_are_read(tmp_path):
+    """Kind: whoever reads the output of a divided job finds nothing, and no word."""
+    for index in range(2):
+        directory = tmp_path / f"instance-{index}of2"
+        directory.mkdir()
+        (directory / "part-0001-000000000001.csv").write_text(f"n\n{index}\n")
+    assert read_parts(tmp_path) == b"n\n0\n1\n"

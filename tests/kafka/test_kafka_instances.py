@@ -103,7 +103,7 @@ def test_other_counts_at_one_topic(topics, tmp_path):
     flow = flow_of(topics, name, keyed=False)
     of.run(flow, state=tmp_path / "a", instance=(0, 2), until="caught_up")
     for instance in ((0, 3), None):
-        with pytest.raises(SinkError, match=f"has output of instance 0/2 of job '{name}'"):
+        with pytest.raises(SinkError, match=f"is written by instance 0/2 of job '{name}'"):
             of.run(flow, state=tmp_path / f"b-{instance}", instance=instance, until="caught_up")
     with pytest.raises(SinkError, match=f"'{name}@0of2' with another state directory"):
         of.run(flow, state=tmp_path / "c", instance=(0, 2), until="caught_up")

@@ -88,6 +88,16 @@ def test_seek_and_assign_from(log, numbers, consumer, offset, expected):
     assert taken(consumer, 2) == [expected, expected + 1]
 
 
+@pytest.mark.parametrize("offset", [-3, -2002, -(1 << 40)])
+def test_an_offset_that_means_nothing_is_refused(log, numbers, consumer, offset):
+    """Kind: a number that another client counts from the end is taken for the beginning."""
+    with pytest.raises(ConfigurationError, match="ask get_watermark_offsets"):
+        consumer.assign([TopicPartition("one", 0, offset)])
+    consumer.assign([TopicPartition("one", 0, 3)])
+    with pytest.raises(ConfigurationError, match="OFFSET_BEGINNING"):
+        consumer.seek(TopicPartition("one", 0, offset))
+
+
 def test_seek_to_the_end(log, producer, numbers, consumer):
     consumer.assign([TopicPartition("one", 0, OFFSET_END)])
     assert consumer.poll(0) is None

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 from services.postgres import PostgresServer
-from writing import commit, opened, prepared, rows, write
+from writing import commit, context, opened, prepared, rows, write
 
 from onceflow.connectors.postgres import PostgresSink
 from onceflow.exceptions import SinkError
@@ -49,6 +49,17 @@ def refused(match, sink, *args):
 
 def keyed(dsn, **settings):
     return PostgresSink(dsn, "keyed", mode="upsert", key="id", **settings)
+
+
+@pytest.mark.parametrize("other", ["job", "job@0of3"])
+def test_runs_that_divide_a_job_otherwise_are_refused_before_any_has_written(dsn, other):
+    """Kind: markers that only output leaves: runs that wait for input see nothing of one another, and all write."""
+    sink = PostgresSink(dsn, "appended")
+    with opened(sink, job="job@0of2"), pytest.raises(SinkError, match="is written by instance 0/2 of job 'job'"):
+        sink.open(context(job=other))
+    with opened(sink, job="job@1of2") as second:
+        commit(second, 1, [A])
+    assert rows(dsn, "select * from appended") == [(1, "a")]
 
 
 # -- P1: the server goes back ------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from onceflow.sinks import Committable, SinkContext, TransactionalSinkWriter
 __all__ = ["commit", "context", "opened", "prepared", "rows", "write"]
 
 
-def context(epoch: int = 1, restored: int | None = None, state: Any = None) -> SinkContext:
+def context(epoch: int = 1, restored: int | None = None, state: Any = None, *, job: str = "job") -> SinkContext:
     """Of a run of the job "job" with the sink "out"."""
     return SinkContext(
-        "job",
+        job,
         "out",
         job_epoch=epoch,
         lineage=1,
@@ -35,9 +35,11 @@ def opened(
     restored: int | None = None,
     state: Any = None,
     decided: Sequence[Committable] = (),
+    *,
+    job: str = "job",
 ) -> Iterator[TransactionalSinkWriter]:
     """A writer that has recovered."""
-    writer = sink.open(context(epoch, restored, state))
+    writer = sink.open(context(epoch, restored, state, job=job))
     try:
         writer.recover(decided)
         yield writer

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from onceflow.exceptions import OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from onceflow.exceptions import ConfigurationError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from onceflow.log.message import Message, messages
 from onceflow.log.records import Records
-from onceflow.log.topic_partition import OFFSET_BEGINNING, OFFSET_END, Place
+from onceflow.log.topic_partition import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, OFFSET_STORED, Place
 
 if TYPE_CHECKING:
     from onceflow import _native
@@ -81,7 +81,13 @@ class Reader:
 
         Raises:
             UnknownTopicOrPartitionError: No such partition.
+            ConfigurationError: A negative number that is none of the constants.
         """
+        if offset < 0 and offset not in (OFFSET_BEGINNING, OFFSET_END, OFFSET_STORED, OFFSET_INVALID):
+            raise ConfigurationError(
+                f"offset={offset} of partition {place[1]} of {place[0]!r}: give an offset, or OFFSET_BEGINNING, "
+                "OFFSET_END or OFFSET_STORED; to begin so many records before the end, ask get_watermark_offsets for it"
+            )
         self._forget_chunk(place)
         if offset >= 0:
             self.positions[place] = offset

@@ -399,11 +399,13 @@ def _prepared(name: object, epoch: Any, content: Any) -> _Prepared | None:
 def read_parts(directory: str | PathLike[str]) -> bytes:
     """The content of all part files in order, the header of CSV files once.
 
-    However the checkpoints of two runs fell, the same output gives the same bytes.
+    However the checkpoints of two runs fell, the same output gives the same bytes. Instances of a job that share the
+    directory come one after the other.
     """
     out: list[bytes] = []
     header: bytes | None = None
-    for path in sorted(Path(directory).glob("part-*")):
+    paths = sorted([*Path(directory).glob("part-*"), *Path(directory).glob("instance-*of*/part-*")])
+    for path in paths:
         data = path.read_bytes()
         if path.suffix == ".csv":
             first, _, rest = data.partition(b"\n")

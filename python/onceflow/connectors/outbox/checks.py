@@ -62,7 +62,7 @@ class Checks:
             whose = "a run that is all of the job" if theirs is None else f"instance {theirs}"
             this = "is all of the job" if instance is None else f"is instance {instance}"
             raise SinkError(
-                f"{self._where(self._destination.place().name)} has output of {whose} of job {flow!r}, and this run "
+                f"{self._where(self._destination.place().name)} is written by {whose} of job {flow!r}, and this run "
                 f"{this}: each record would be in it twice. Run as many instances as before; or start over with "
                 f"{self._words.own}; or delete {self._words.thing}, and the markers of {job!r} and of all that "
                 "were run with it"

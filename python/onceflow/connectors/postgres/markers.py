@@ -58,14 +58,20 @@ class Markers:
             return {}
 
     def jobs(self, session: psycopg.Connection[Any], sink: str, table: str) -> list[str]:
-        """Jobs with a sink of a name that has written to a table."""
-        statement = sql.SQL("select owner, text from {} where key = {}").format(self._table, sql.Literal(_TARGET_KEY))
+        """Jobs with a sink of a name that has written to a table, or may be about to: it has written to none yet."""
+        statement = sql.SQL("select owner, max(text) filter (where key = {}) from {} group by owner").format(
+            sql.Literal(_TARGET_KEY), self._table
+        )
         try:
             with session.cursor(row_factory=tuple_row) as cursor:
                 rows = cursor.execute(statement).fetchall()
         except errors.UndefinedTable:
             return []
-        owners = [owner.partition("/") for owner, text in rows if msgspec.json.decode(text, type=Target).name == table]
+        owners = [
+            owner.partition("/")
+            for owner, text in rows
+            if text is None or msgspec.json.decode(text, type=Target).name == table
+        ]
         return [job for job, _, name in owners if name == sink]
 
     def lock_all(self, session: psycopg.Connection[Any]) -> dict[str, str]:

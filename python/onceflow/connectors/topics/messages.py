@@ -170,6 +170,7 @@ class MessageReading:
         for row, (key, value) in enumerate(zip(found.keys, found.values, strict=True)):
             try:
                 made = _each(self.key_of, [key]), _each(value_of, [value])
+                self._in_arrays(*made)
             except SourceError:
                 # It is not the record that is at fault.
                 raise

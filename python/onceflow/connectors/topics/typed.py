@@ -19,7 +19,8 @@ Format: TypeAlias = Literal["json", "msgpack"]
 
 _PYTHON: dict[str, Any] = {
     "int": Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)],
-    "float": float,
+    # A whole number that no float holds is refused where the column is made, instead of being rounded here.
+    "float": int | float,
     "bool": bool,
     "str": str,
     "bytes": bytes,
