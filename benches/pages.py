@@ -126,6 +126,8 @@ _HEADLINES = {
     "log_rates": "{what}, records of {record}: produce and consume, of Kafka",
     "log_transactions": "{what}, records of {record}: throughput kept with a commit every {commit every}",
     "log_delivery": "{what}: produce to delivery (p99) at {asked} with a commit every {commit every}",
+    "keyed_count": "Keyed count from a topic of Kafka into another, exactly once, of the rate of Quix Streams",
+    "recovery_on_kafka": "The same count after kill -9, until the next committed result",
     "long_run": "File after {time} of checkpoints every {interval}, of the bytes it must hold and of the live state",
 }
 

@@ -42,7 +42,7 @@ LONG = "long_run"
 #: With a real Kafka beside it: ten minutes more.
 LOG = "log"
 #: On real servers.
-SERVICES = ("kafka", "postgres", "durable_execution")
+SERVICES = ("kafka", "postgres", "durable_execution", "keyed_count")
 #: Of the tables in a file or pipe.
 _WIDTH = 160
 
@@ -89,7 +89,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--long", action="store_true", help="ten minutes: the size of the file over a long run")
     parser.add_argument("--log", action="store_true", help="ten minutes: the embedded log beside a real Kafka")
     parser.add_argument("--only", default="", help=f"some of {','.join(SUITES)}; the tables of the others are kept")
-    parser.add_argument("--services", action="store_true", help="ten minutes: sinks on real servers")
+    parser.add_argument("--services", action="store_true", help="twenty minutes: sources and sinks on real servers")
     parser.add_argument("--output", type=Path, help="instead of the checkout (quick: benches/results/quick)")
     parser.add_argument("--state-dir", type=Path, default=CHECKOUT / ".data" / "benches", help="the disk to measure")
     options = parser.parse_args()

@@ -56,10 +56,20 @@ class Peer:
         Raises:
             RuntimeError: It has failed.
         """
-        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [self._python, _PROGRAMS / program, *arguments]
-        ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s, env=env)
+        command = self._command(program, arguments)
+        ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s, env=_env())
         if ran.returncode != 0:
             sys.stderr.write(ran.stderr[-4000:])
             raise RuntimeError(f"{program} ended with {ran.returncode}")
         return json.loads(ran.stdout.splitlines()[-1])
+
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """A program of ``benches/peers`` that runs until it is killed."""
+        return subprocess.Popen(self._command(program, arguments), env=_env())
+
+    def _command(self, program: str, arguments: tuple[str, ...]) -> list[str]:
+        return [str(self._python), str(_PROGRAMS / program), *arguments]
+
+
+def _env() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -11,7 +11,7 @@ import pytest
 
 BENCHES = Path(__file__).parents[2] / "benches"
 #: The suites of logs and of services have tests of their own.
-APART = {"log", "kafka", "postgres", "durable_execution"}
+APART = {"log", "kafka", "postgres", "durable_execution", "keyed_count"}
 SUITES = sorted({path.stem.removeprefix("bench_") for path in BENCHES.glob("bench_*.py")} - APART)
 TABLES = {
     "hot_path",
