@@ -86,7 +86,8 @@ class Reader:
         if offset < 0 and offset not in (OFFSET_BEGINNING, OFFSET_END, OFFSET_STORED, OFFSET_INVALID):
             raise ConfigurationError(
                 f"offset={offset} of partition {place[1]} of {place[0]!r}: give an offset, or OFFSET_BEGINNING, "
-                "OFFSET_END or OFFSET_STORED; to begin so many records before the end, ask get_watermark_offsets for it"
+                "OFFSET_END or OFFSET_STORED; to begin some records before the end, ask get_watermark_offsets for it",
+                setting="offset",
             )
         self._forget_chunk(place)
         if offset >= 0:
