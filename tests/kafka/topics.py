@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 __all__ = ["admin", "create", "delete", "name", "producer", "read"]
@@ -61,11 +61,30 @@ def read(bootstrap: str, topic: str, *, isolation: str = "read_committed") -> li
     if metadata is None:
         return []
     places = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in sorted(metadata.partitions)}
-    asked = client.list_offsets(places, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=30)
-    ends = {place.partition: future.result(30).offset for place, future in asked.items()}
+    ends = _ends(client, places)
     return [
         message for partition, end in ends.items() for message in _records(bootstrap, topic, partition, isolation, end)
     ]
+
+
+def _ends(client: AdminClient, places: dict[TopicPartition, OffsetSpec]) -> dict[int, int]:
+    """Behind the last record of partitions. A broker that has just come back may not know its leaders for a while, and
+    where a connection was lost the client answers by a negative number."""
+    until = time.monotonic() + 30
+    while True:
+        asked = client.list_offsets(places, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=30)
+        try:
+            ends = {place.partition: future.result(30).offset for place, future in asked.items()}
+        except KafkaException:
+            if time.monotonic() > until:
+                raise
+        else:
+            if all(end >= 0 for end in ends.values()):
+                return ends
+            assert time.monotonic() < until, ends
+        time.sleep(0.2)
+        # Asks for the leaders anew.
+        client.list_topics(timeout=30)
 
 
 def _records(bootstrap: str, topic: str, partition: int, isolation: str, end: int) -> Iterator[Message]:

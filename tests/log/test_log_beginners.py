@@ -86,7 +86,7 @@ def test_a_topic_that_may_be_there(log):
     assert log.topic("four").partitions == 4
     with pytest.raises(TopicExistsError, match="exists already"):
         log.create_topic("four")
-    with pytest.raises(ConfigurationError, match="no name"):
+    with pytest.raises(ConfigurationError, match="cannot be the name of a topic"):
         log.create_topic("a b", exist_ok=True)
 
 

@@ -359,9 +359,10 @@ def test_a_server_that_is_away_is_told(monkeypatch, dsn, slot, postgres):
         assert reader.read(1).records == []
 
         def work():
-            # What the server has sent before its end comes first.
-            for _ in range(3):
+            # What the server has sent before its end comes first, and its end is noticed when it is asked again.
+            for _ in range(20):
                 reader.read(1)
+                time.sleep(0.05)
 
         check_tells(monkeypatch, postgres, "source 'job/changes'", work, SourceWaitingWarning)
     finally:

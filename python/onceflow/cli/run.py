@@ -27,7 +27,6 @@ from onceflow.exceptions import (
     StoreLockedError,
     StoreMissingError,
 )
-from onceflow.graph.division import instance_in
 from onceflow.runtime.resume_from import checkpoint_of
 from onceflow.types import Guarantee
 
@@ -127,6 +126,8 @@ def run(
     Progress goes to standard error: standard output is for sinks.
     """
     flow = load_target(target)
+    from onceflow.graph.division import instance_in  # noqa: PLC0415 - loads numpy
+
     one_of = instance_in(flow.graph, instance_of(instance))
     job = flow.name if one_of is None else one_of.job(flow.name)
     resume_from = _renamed(resume_from, from_checkpoint, fresh=fresh)
