@@ -179,7 +179,9 @@ def test_a_right_that_is_lacking(guarded, state, case):
     assert type(caught.value).__name__ == error
     assert time.monotonic() - began_s < 60
     assert PASSWORD not in str(caught.value)
-    assert topics.read(guarded.bootstrap, job.target) == []
+    if case != "the group of the source":
+        # Of a group the broker says so when its offsets are committed, after the checkpoint that has them.
+        assert topics.read(guarded.bootstrap, job.target) == []
 
 
 @pytest.mark.parametrize("kind", [KafkaSink, KafkaPlainSink])
