@@ -66,7 +66,8 @@ def reading_of(
                 f"key_codec={key_codec!r}: as a column keys are 'bytes' or 'str'", setting="key_codec"
             )
         if types is not None:
-            fields, decode, value_of = TypedFields(types, _format(decode, value_codec, value_of)), None, None
+            fields, decode = TypedFields(types, _format(decode, value_codec, value_of)), None
+            value_of = fields.row_of
         elif value_codec not in ("bytes", "str"):
             raise ConfigurationError(
                 f"value_codec={value_codec!r}: as one column values are 'bytes' or 'str'; for columns of their fields "

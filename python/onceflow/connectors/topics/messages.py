@@ -67,7 +67,7 @@ class MessageReading:
     Args:
         topic: For messages.
         key_of: Makes a key of its bytes; a key that is None stays so. None: bytes stay bytes. Of columns: makes text.
-        value_of: The same for values.
+        value_of: The same for values. With ``fields``: makes their rows.
         fields: Makes columns of the fields of values.
         placement: Where records must lie; None: anywhere.
 
@@ -157,19 +157,17 @@ class MessageReading:
 
     def _arrays(self, found: Messages) -> dict[str, Any]:
         """Keys and values, or their fields, as columns. Raises what the decoders do."""
-        if self.key_of is None and self.value_of is None and self.fields is None:
+        if self.key_of is None and self.value_of is None:
             keys, values = found.arrow()
             return {"key": keys, "value": values}
-        value_of = self.value_of if self.fields is None else self.fields.row_of
-        return self._in_arrays(_each(self.key_of, found.keys), _each(value_of, found.values))
+        return self._in_arrays(_each(self.key_of, found.keys), _each(self.value_of, found.values))
 
     def _each_in_arrays(self, found: Messages, rejections: Rejections) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
         """The same without those that are refused, and which messages are left."""
-        value_of = self.value_of if self.fields is None else self.fields.row_of
         keys, values, taken = [], [], []
         for row, (key, value) in enumerate(zip(found.keys, found.values, strict=True)):
             try:
-                made = _each(self.key_of, [key]), _each(value_of, [value])
+                made = _each(self.key_of, [key]), _each(self.value_of, [value])
                 self._in_arrays(*made)
             except SourceError:
                 # It is not the record that is at fault.
