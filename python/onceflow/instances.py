@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from onceflow.exceptions import ConfigurationError
 
-__all__ = ["REPARTITION", "Instance", "job_and_instance"]
+__all__ = ["REPARTITION", "Instance", "count_of", "job_and_instance", "run_of", "what_it_is"]
 
 #: What can be done where a topic is not partitioned by the key of a step.
 REPARTITION = (
@@ -101,3 +101,18 @@ def job_and_instance(job: str) -> tuple[str, Instance | None]:
     """The dataflow that a job's name is made of, and its instance; None if it is all of the job."""
     found = _JOB.fullmatch(job)
     return (job, None) if found is None else (found[1], Instance(int(found[2]), int(found[3])))
+
+
+def count_of(instance: Instance | None) -> int | None:
+    """How many runs divide the job; None: it is not divided."""
+    return None if instance is None else instance.count
+
+
+def run_of(instance: Instance | None) -> str:
+    """Whose something is, in words: of ``instance 2/8``."""
+    return "a run that is all of the job" if instance is None else f"instance {instance}"
+
+
+def what_it_is(instance: Instance | None) -> str:
+    """What a run is, in words: it ``is instance 2/8``."""
+    return "is all of the job" if instance is None else f"is instance {instance}"

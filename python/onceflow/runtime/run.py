@@ -24,7 +24,7 @@ from onceflow.graph.compatibility import OnChange
 from onceflow.graph.division import divided
 from onceflow.graph.guarantees import plan
 from onceflow.graph.structure import check_emits_before_the_end
-from onceflow.instances import Instance, job_and_instance
+from onceflow.instances import Instance, count_of, job_and_instance, run_of, what_it_is
 from onceflow.process import closing
 from onceflow.runtime.job import Job
 from onceflow.runtime.options import JobOptions
@@ -167,17 +167,16 @@ def _another_instance(error: StoreMismatchError, state: str | PathLike[str], job
     (flow, mine), (other, theirs) = job_and_instance(job), job_and_instance(str(error.stored))
     if flow != other or mine == theirs:
         return None
-    whose = "a run that is all of the job" if theirs is None else f"instance {theirs}"
-    this = "is all of the job" if mine is None else f"is instance {mine}"
     way = "give each instance a state directory of its own"
-    if (None if mine is None else mine.count) != (None if theirs is None else theirs.count):
+    if count_of(mine) != count_of(theirs):
         way = (
             "the number of instances cannot be changed: partitions would move between states. Run as many instances as "
             "before, where you like; or start over, with new state directories and where the old ones have written "
             "nothing"
         )
     return ConfigurationError(
-        f"{fspath(state)} has the state of {whose} of job {flow!r}, and this run {this}: {way}", setting="instance"
+        f"{fspath(state)} has the state of {run_of(theirs)} of job {flow!r}, and this run {what_it_is(mine)}: {way}",
+        setting="instance",
     )
 
 

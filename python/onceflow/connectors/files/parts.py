@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from onceflow.checks import CheckContext, Finding
 from onceflow.columns import Columns
 from onceflow.connectors.files.inspection import look_at_parts
-from onceflow.connectors.files.instance_directory import check_others, directory_of
+from onceflow.connectors.files.instance_directory import check_others, directory_of, part_directories
 from onceflow.connectors.files.leftovers import left_parts
 from onceflow.connectors.files.part_directory import PartDirectory
 from onceflow.connectors.files.part_file import OpenPart, checksum_of, sync_directory
@@ -404,8 +404,7 @@ def read_parts(directory: str | PathLike[str]) -> bytes:
     """
     out: list[bytes] = []
     header: bytes | None = None
-    paths = sorted([*Path(directory).glob("part-*"), *Path(directory).glob("instance-*of*/part-*")])
-    for path in paths:
+    for path in sorted(part for place in part_directories(Path(directory)) for part in place.glob("part-*")):
         data = path.read_bytes()
         if path.suffix == ".csv":
             first, _, rest = data.partition(b"\n")

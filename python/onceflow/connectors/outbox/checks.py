@@ -10,7 +10,7 @@ from onceflow.connectors.outbox.destination import Destination, Standings
 from onceflow.connectors.outbox.marker import Slot, Standing
 from onceflow.connectors.outbox.staged import Staged, Written
 from onceflow.exceptions import FencedError, MissingOutputWarning, RepeatedOutputWarning, SinkError
-from onceflow.instances import Instance, job_and_instance
+from onceflow.instances import count_of, job_and_instance, run_of, what_it_is
 from onceflow.sinks import SinkContext
 
 __all__ = ["Checks"]
@@ -57,15 +57,13 @@ class Checks:
         flow, instance = job_and_instance(mine.job)
         for job in self._destination.jobs():
             other, theirs = job_and_instance(job)
-            if other != flow or _count_of(theirs) == _count_of(instance):
+            if other != flow or count_of(theirs) == count_of(instance):
                 continue
-            whose = "a run that is all of the job" if theirs is None else f"instance {theirs}"
-            this = "is all of the job" if instance is None else f"is instance {instance}"
             raise SinkError(
-                f"{self._where(self._destination.place().name)} is written by {whose} of job {flow!r}, and this run "
-                f"{this}: each record would be in it twice. Run as many instances as before; or start over with "
-                f"{self._words.own}; or delete {self._words.thing}, and the markers of {job!r} and of all that "
-                "were run with it"
+                f"{self._where(self._destination.place().name)} is written by {run_of(theirs)} of job {flow!r}, and "
+                f"this run {what_it_is(instance)}: each record would be in it twice. Run as many instances as before; "
+                f"or start over with {self._words.own}; or delete {self._words.thing}, and the markers of {job!r} and "
+                "of all that were run with it"
             )
 
     def check_new_lineage(self, standings: Standings) -> None:
@@ -251,7 +249,3 @@ class Checks:
 
     def _where(self, place: str) -> str:
         return self._destination.where(place)
-
-
-def _count_of(instance: Instance | None) -> int | None:
-    return None if instance is None else instance.count
