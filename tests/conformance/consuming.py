@@ -75,8 +75,10 @@ def beginnings(world: World) -> object:
         found.append(_polled(first, 1))
     first.assign([world.place(topic, 0, world.api.OFFSET_END)])
     found.append([first.poll(1.0)])
-    world.fill(topic, 1)
-    found.append(_polled(first, 1))
+    # Where the end is has been asked for, and may be answered late: what comes before that is not read.
+    while (record := first.poll(1.0)) is None:
+        world.fill(topic, 1)
+    found.append(record.offset() >= 5)
     latest = world.consumer(auto_offset_reset="latest")
     latest.assign([world.place(topic)])
     found.append([latest.poll(1.0)])
