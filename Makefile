@@ -7,6 +7,8 @@
 # make zombies   stop a run at each of its points, replace it at each point of another, wake it: all pairs
 # make soak-log   the embedded log under kills at full size: copiers, bank transfers, two jobs in a chain
 # make soak-services   many real servers and a job that writes to all, killed, cut off and delayed (MINUTES=30)
+# make soak-memory     a job from Kafka into PostgreSQL and Kafka that nothing happens to: whether its memory stays as it is (MINUTES=60)
+# make soak-copiers    numbers copied from topic to topic of a real Kafka while both jobs and the broker are killed (NUMBERS=100000)
 # make bench-services  what sinks on real servers cost
 # make bench-log  what the embedded log costs, beside a real Kafka and what people embed today
 # make mutants   what tests notice when a line of the protocol is changed (checkpoint/, align/, backend/recovery.rs)
@@ -18,8 +20,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
 MINUTES ?= 30
+NUMBERS ?= 100000
 
-.PHONY: demo demo-services test bench bench-long bench-log bench-services crash crash-mixed zombies soak-log soak-services mutants planted wheel lint rust-test python-test release-build test-build clean
+.PHONY: demo demo-services test bench bench-long bench-log bench-services crash crash-mixed zombies soak-log soak-services soak-memory soak-copiers mutants planted wheel lint rust-test python-test release-build test-build clean
 
 demo: release-build
 	$(BIN)/python examples/flights.py
@@ -99,6 +102,12 @@ soak-log: release-build
 
 soak-services: release-build
 	$(BIN)/python tests/systems/soak_services.py $(MINUTES)
+
+soak-memory: release-build
+	$(BIN)/python tests/systems/soak_memory.py $(MINUTES)
+
+soak-copiers: release-build
+	$(BIN)/python tests/kafka/soak_copiers.py $(NUMBERS)
 
 wheel: $(VENV)/installed
 	$(BIN)/maturin build --quiet --release --out dist
