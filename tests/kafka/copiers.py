@@ -1,7 +1,8 @@
 """The soak that Kafka runs, through jobs: numbers are copied from topic to topic by two jobs in a chain.
 
 Both jobs and the broker are killed hard three times, each time after another fifth of the work at least. In between
-somebody takes the jobs' transactional ids at random, by which the broker aborts whatever is open. A reader of what is
+somebody takes the jobs' transactional ids at random, by which the broker aborts whatever is open, which is something
+nearly always: the jobs send ahead however little they have. A reader of what is
 committed follows all the while. In the end the same numbers must be there, each once, in the same order in each
 partition, and the history of all clients must show no anomaly.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from lives import Life, no_survivors
 from recording import RecordingConsumer, create_topics
 from services.kafka import KafkaBroker
 
+from onceflow.connectors.kafka import sending
 from onceflow.connectors.kafka.destination import transactional_id_of
 from onceflow.testing.histories import Recorder
 
@@ -29,19 +32,39 @@ SHARES = (0.2, 0.4, 0.6)
 #: Of one batch, which is one transaction at least.
 _BATCH = 750
 _STALLED_S = 300.0
+#: Between two times that somebody takes an id.
+_LEAST_S, _MOST_S = 0.1, 0.6
 
 
 @dataclass(frozen=True)
 class Copied:
-    """What there was: numbers that came through, kills of jobs and brokers, ids that were taken."""
+    """What there was.
+
+    Attributes:
+        numbers: That came through.
+        kills: Of jobs and brokers.
+        taken: How often somebody took an id.
+        aborted: Records of transactions that the broker aborted.
+        operations: Of the history.
+    """
 
     numbers: int
     kills: int
     taken: int
+    aborted: int
+    operations: int
 
 
 @no_survivors()
-def run_copiers(root: Path, broker: KafkaBroker, *, numbers: int, pace_s: float, seed: int) -> Copied:
+def run_copiers(
+    root: Path,
+    broker: KafkaBroker,
+    *,
+    numbers: int,
+    pace_s: float,
+    chance: random.Random,
+    told: Callable[[int], None] = lambda count: None,
+) -> Copied:
     """Runs the soak; AssertionError if anything is wrong.
 
     Args:
@@ -49,9 +72,9 @@ def run_copiers(root: Path, broker: KafkaBroker, *, numbers: int, pace_s: float,
         broker: Is killed.
         numbers: How many.
         pace_s: What a job waits at each batch, so that kills find it at work.
-        seed: Of what is random.
+        chance: Of what is random.
+        told: Called with how many have come.
     """
-    chance = random.Random(seed)
     names = [topics.name(name) for name in ("numbers", "middle", "copies")]
     create_topics(broker.bootstrap, **dict.fromkeys(names, PARTITIONS))
     jobs = [
@@ -59,8 +82,12 @@ def run_copiers(root: Path, broker: KafkaBroker, *, numbers: int, pace_s: float,
         for source, target in itertools.pairwise(names)
     ]
 
+    def follow(job: CopyingJob) -> None:
+        sending._LEAST_BYTES = 1
+        job.run(follow=True, interval_s=0.1)
+
     def begin() -> list[Life]:
-        return [Life(lambda job=job: job.run(follow=True, interval_s=0.1)) for job in jobs]
+        return [Life(lambda job=job: follow(job)) for job in jobs]
 
     lives = begin()
     written = Numbers(broker.bootstrap, root / "history", names[0], *names[1:])
@@ -69,12 +96,13 @@ def run_copiers(root: Path, broker: KafkaBroker, *, numbers: int, pace_s: float,
         follower = RecordingConsumer(broker.bootstrap, recorder, places, value_of=number_of)
         seen = kills = taken = 0
         shares = [share * numbers for share in SHARES]
-        moved_s = time.monotonic()
+        moved_s = taken_s = time.monotonic()
         while seen < numbers:
             if written.count < numbers:
                 written.write(min(2 * _BATCH, numbers - written.count))
             if found := len(follower.poll(2 * _BATCH)):
                 seen, moved_s = seen + found, time.monotonic()
+                told(seen)
             assert time.monotonic() < moved_s + _STALLED_S, f"{seen} of {numbers} copies, and no more come"
             if shares and seen >= shares[0]:
                 shares.pop(0)
@@ -84,11 +112,13 @@ def run_copiers(root: Path, broker: KafkaBroker, *, numbers: int, pace_s: float,
                 broker.start()
                 kills += len(lives) + 1
                 lives = begin()
-            elif chance.random() < 0.1:
+                taken_s = time.monotonic() + chance.uniform(_LEAST_S, _MOST_S)
+            elif time.monotonic() > taken_s:
                 job = chance.choice(jobs)
                 stranger = topics.producer(broker.bootstrap, transactional_id_of(job.name, "copies", 0))
                 stranger.init_transactions(60)
                 taken += 1
+                taken_s = time.monotonic() + chance.uniform(_LEAST_S, _MOST_S)
             for life in lives:
                 assert life.step(0) is None, life.error
         assert all(life.kill() == "killed" for life in lives)
@@ -102,8 +132,9 @@ def run_copiers(root: Path, broker: KafkaBroker, *, numbers: int, pace_s: float,
             reader.read_to_the_end()
             reader.close()
         follower.close()
-    written.due()
+    operations, aborted = written.due(), 0
     for job in jobs:
         values = [message.value() for message in topics.read(broker.bootstrap, job.target)]
         assert (said := job.wrong(values, numbers)) == "", f"{root}: {job.target}: {said}"
-    return Copied(numbers, kills, taken)
+        aborted += len(topics.read(broker.bootstrap, job.target, isolation="read_uncommitted")) - len(values)
+    return Copied(numbers, kills, taken, aborted, operations)

@@ -54,8 +54,11 @@ class Numbers:
         self._producer.flush()
         self.count += more
 
-    def due(self) -> None:
-        """All of them have to be in all topics, which were read to their ends; AssertionError if anything is wrong."""
+    def due(self) -> int:
+        """All of them have to be in all topics, which were read to their ends; AssertionError if anything is wrong.
+
+        How many operations the history has.
+        """
         for each in self._promises:
             each.due()
         with Recorder(self._history, f"last-of-{self._topic}") as recorder:
@@ -66,6 +69,7 @@ class Numbers:
         report = check(History.load(self._history), atomic_commits=False)
         report.raise_anomalies()
         assert report.unseen == 0, str(report)
+        return report.operations
 
 
 @dataclass(frozen=True)

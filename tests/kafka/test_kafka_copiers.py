@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from copiers import run_copiers
 from services.kafka import KafkaBroker
@@ -16,5 +18,5 @@ def test_jobs_in_a_chain_copy_each_number_once_and_in_order(tmp_path):
     except ServerUnavailableError as error:
         pytest.skip(str(error))
     with broker:
-        copied = run_copiers(tmp_path / "soak", broker, numbers=5_000, pace_s=0.02, seed=1)
+        copied = run_copiers(tmp_path / "soak", broker, numbers=5_000, pace_s=0.02, chance=random.Random(1))
     assert copied.kills == 9
