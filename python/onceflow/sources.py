@@ -161,9 +161,11 @@ class Source(ABC):
     #: partitions that end and cost descriptors or memory while they are open. None: all of them at once.
     max_open_partitions: ClassVar[int | None] = None
     #: Of a source that reads a share: of which instance of the job; how many partitions all instances have together, as
-    #: of the last ``partitions``; and the name of the function that puts keys into them.
+    #: of the last ``partitions``; the field of the records that is their key, and the name of the function that puts
+    #: keys into partitions.
     job_instance: Instance | None = None
     all_partitions: int | None = None
+    partitioned_by: str | None = None
     partitioner: str | None = None
 
     @abstractmethod
@@ -216,6 +218,19 @@ class Source(ABC):
         raise ConfigurationError(
             f"a {type(self).__name__} cannot be divided among several runs of a job, so each of them would read all of "
             "it: of sources KafkaSource and LogSource can. Put its records into a topic first, by a job of its own",
+            setting="instance",
+        )
+
+    def check_share(self, records: Batch) -> None:
+        """That records of a source which reads a share still belong to it: called where they come to a step with state
+        by their key, if functions of the user's have had them in their hands since they were read.
+
+        Raises:
+            SourceError: Another instance has the state of the key that one has now, or it has none.
+        """
+        raise ConfigurationError(
+            f"a {type(self).__name__} cannot tell whether a filter, or another function before a step by key, has "
+            "changed the keys of its records: put key_by before it",
             setting="instance",
         )
 

@@ -114,6 +114,16 @@ def test_sources_that_meet_by_key_are_partitioned_alike(tmp_path):
     of.run(both(), state=tmp_path / "whole")
 
 
+def test_sources_that_meet_by_key_are_partitioned_by_one_field():
+    """Kind: a key of two fields comes to one run by the first of them, and to another one by the second."""
+    flow = of.Dataflow("two")
+    a, b = (flow.source(n, LogSource("log", n, decode="json", partitioned_by=n)) for n in ("user", "page"))
+    a.union(b).key_by("user", "page").aggregate("n", n=of.count()).sink("out", TransactionalTestingSink())
+    with pytest.raises(ConfigurationError, match=r"by different fields \('page', 'user'\)"):
+        divided(flow.graph, Instance(0, 2))
+    assert divided(flow.graph, None).name == "two"
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [((8, 8), "indexes begin with 0, so those of 8 are 0 to 7"), ((-1, 2), "0 to 1"), ((0, 0), "a count from 1"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import shutil
 import sqlite3
 import time
 from collections import Counter
+from datetime import timedelta
 from functools import partial
 
 import msgspec
@@ -21,7 +23,15 @@ from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.log import LogSink, LogSource
 from onceflow.connectors.postgres import PostgresSink
 from onceflow.connectors.sql import SqlSink
-from onceflow.exceptions import ConfigurationError, SinkError, SourceChangedError, SourceError, StoreLockedError
+from onceflow.connectors.topics.share import Share
+from onceflow.exceptions import (
+    ConfigurationError,
+    SinkError,
+    SourceChangedError,
+    SourceError,
+    StoreLockedError,
+    UserFunctionError,
+)
 from onceflow.runtime import growth
 from onceflow.windows import Tumbling
 
@@ -128,6 +138,88 @@ def test_killed_at_random_beside_each_other(log, tmp_path, seed):
     for life in lives.values():
         assert life.wait() == "done", life.error
     check(log, 2000)
+
+
+def lower(record):
+    record["key"] = record["key"].lower()
+    return True
+
+
+def drop(record):
+    del record["key"]
+    return True
+
+
+CHANGING = {
+    "filter": lambda s: s.filter(lower),
+    "filter_batch": lambda s: s.filter_batch(lambda batch: [lower(record) for record in batch]),
+    "inspect": lambda s: s.inspect(lower),
+    "event times": lambda s: s.assign_timestamps("times", lambda record: float(lower(record))),
+    "far before": lambda s: s.filter(lower).filter(bool).drop_duplicates("once", ["key", "n"], horizon=timedelta(1)),
+    "a union": lambda s: s.union(s.filter(lower)),
+}
+
+
+def counted(log, steps, out):
+    flow = of.Dataflow("changed")
+    numbers = steps(flow.source("in", LogSource(log, "numbers", decode="json", partitioned_by="key")))
+    numbers.key_by("key").aggregate("totals", count=of.count(), emit="final").sink(
+        "out", LogSink(log, out, partitions=1)
+    )
+    return flow
+
+
+def write_names(log):
+    """Keys whose lower case lies in another partition of another instance, and one that stays with its own."""
+    with Log.open(log) as opened, Producer(opened) as producer:
+        for n, key in enumerate(["a", "b", "A", "B", "C", "D", "E", "F"] * 4):
+            producer.produce("numbers", msgspec.json.encode({"n": n, "key": key}), key=key)
+
+
+@pytest.mark.parametrize("how", CHANGING)
+def test_a_function_that_changes_the_key(log, tmp_path, how):
+    """Kind: a filter "normalises" the key of what it is given, and a key has a part of its count in each of two runs,
+    without a word. A run that is all of the job is not concerned."""
+    write_names(log)
+    refused = 0
+    for index in range(2):
+        try:
+            of.run(counted(log, CHANGING[how], "parts"), state=tmp_path / f"{index}", instance=(index, 2))
+        except UserFunctionError as error:
+            refused += 1
+            assert error.step_id in ("totals", "once")
+            assert re.search(
+                rf"has the key b'[a-f]' here, and had another one .* is that of instance {1 - index}/2, "
+                rf"and this run is {index}/2. A function of step '.*decode=",
+                str(error),
+            )
+    assert refused
+    of.run(counted(log, CHANGING[how], "whole"), state=tmp_path / "whole")
+    assert {total["key"] for total in records(log, "whole")} <= set("abcdefABCDEF")
+
+
+def test_a_function_that_takes_the_key_away(log, tmp_path):
+    """Kind: a check that falls over what it checks."""
+    write_names(log)
+    with pytest.raises(UserFunctionError, match=r"step 'totals': .*has no such field.*step 'filter-1'"):
+        of.run(counted(log, lambda s: s.filter(drop), "parts"), state=tmp_path / "0", instance=(0, 2))
+
+
+def test_a_key_that_stays_with_its_instance_may_be_changed(log, tmp_path):
+    """Kind: a refusal of what is right. All of the partitions are one instance's."""
+    write_names(log)
+    of.run(counted(log, lambda s: s.filter(lower), "parts"), state=tmp_path / "0", instance=(0, 1))
+    of.run(counted(log, lambda s: s.filter(lower), "whole"), state=tmp_path / "whole")
+    assert sorted(map(str, records(log, "parts"))) == sorted(map(str, records(log, "whole")))
+
+
+@pytest.mark.parametrize("how", ["no function", "not divided"])
+def test_nothing_is_checked_twice_without_a_reason(log, tmp_path, monkeypatch, how):
+    """Kind: each record is hashed once more where nothing can have changed it."""
+    monkeypatch.setattr(Share, "check_unchanged", lambda *_: pytest.fail("checked"))
+    write_names(log)
+    steps, instance = (lambda s: s, (0, 2)) if how == "no function" else (lambda s: s.filter(bool), None)
+    of.run(counted(log, steps, "parts"), state=tmp_path / "0", instance=instance)
 
 
 def test_until_caught_up(log, tmp_path):

@@ -1,15 +1,16 @@
 """A dataflow that several runs divide among them: the graph of one of them, if it can be divided.
 
 The runs exchange nothing. So what comes together in a step by its key must come to one run: the sources' partitions
-must have been divided by that key, and no step in between may have changed it.
+must have been divided by that key, and no step in between may have changed it. A function that is handed records may
+change them all the same, so where there is one each record is looked at once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from onceflow.exceptions import ConfigurationError, SourceError
+from onceflow.exceptions import ConfigurationError, SourceError, UserFunctionError
 from onceflow.graph.graph import Graph, OperatorStep, SourceStep, StreamRef
 from onceflow.graph.partitioning import ByKey
 from onceflow.graph.steps import (
@@ -23,8 +24,10 @@ from onceflow.graph.steps import (
     WindowSpec,
 )
 from onceflow.instances import REPARTITION, Instance
+from onceflow.sources import Source
+from onceflow.types import Batch
 
-__all__ = ["check_partition_counts", "divided", "instance_in"]
+__all__ = ["ShareCheck", "check_partition_counts", "divided", "instance_in", "share_check"]
 
 #: These hand on the records that come to them.
 _PASSING = FilterSpec | FilterBatchSpec | InspectSpec | UnionSpec | AssignTimestampsSpec | DropDuplicatesSpec
@@ -52,6 +55,13 @@ def divided(graph: Graph, asked: Instance | None) -> Graph:
     }
     own = Graph(instance.job(graph.name), steps, graph.deterministic)
     for operator, sources in _together(own):
+        fields = {source.source.partitioned_by for source in sources}
+        if len(fields) > 1:
+            raise ConfigurationError(
+                f"step {operator.step_id!r} takes records of sources {_names(sources)}, whose topics are partitioned "
+                f"by different fields ({', '.join(sorted(map(repr, fields)))}), so records of one key come to "
+                f"different instances: {REPARTITION}"
+            )
         ways = {source.source.partitioner for source in sources}
         if len(ways) > 1:
             raise ConfigurationError(
@@ -60,6 +70,47 @@ def divided(graph: Graph, asked: Instance | None) -> Graph:
                 f"instances: {REPARTITION}"
             )
     return own
+
+
+@dataclass(frozen=True, slots=True)
+class ShareCheck:
+    """Looks at records which come to a step with state by key, where functions of the user's may have changed them.
+
+    Attributes:
+        step: The step.
+        functions: Ids of the steps that call them.
+        source: One of those that the records come from: where they meet, all divide keys in one way.
+    """
+
+    step: OperatorStep
+    functions: tuple[str, ...]
+    source: Source
+
+    def check(self, records: Batch) -> None:
+        """Raises ``UserFunctionError`` if another instance has the state of a key that one has."""
+        try:
+            self.source.check_share(records)
+        except SourceError as error:
+            names = " or ".join(map(repr, self.functions))
+            raise UserFunctionError(
+                f"step {self.step.step_id!r}: {error}. A function of step {names} has changed records that it was "
+                "given, and their key with them. Let it leave the key as it is; change records in the source's "
+                f"decode=, or behind the steps by key; or {REPARTITION}",
+                step_id=self.step.step_id,
+            ) from error
+
+
+def share_check(graph: Graph, step: OperatorStep) -> ShareCheck | None:
+    """What a step of an instance must check of its records; None: they have the keys that they were read with."""
+    source = next((source.source for source in graph.origins(step)), None)
+    if not step.keys or source is None or source.job_instance is None:
+        return None
+    functions = [
+        before.step_id
+        for before in graph.upstream(step)
+        if before is not step and isinstance(before, OperatorStep) and before.may_change_records
+    ]
+    return ShareCheck(step, tuple(reversed(functions)), source) if functions else None
 
 
 def check_partition_counts(graph: Graph) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from onceflow.graph.partitioning import FORWARD, ByKey, Partitioning
-from onceflow.graph.steps import StepSpec
+from onceflow.graph.steps import InspectSpec, StepSpec
 from onceflow.sinks import Sink
 from onceflow.sources import Source
 
@@ -125,6 +125,11 @@ class OperatorStep:
     def calls_functions(self) -> bool:
         """It calls functions of the user's, which may give something else for the same input."""
         return self.spec.calls_functions or any(key.selector.function is not None for key in self.keys)
+
+    @property
+    def may_change_records(self) -> bool:
+        """It hands records to functions of the user's, which may change them in place."""
+        return self.calls_functions or isinstance(self.spec, InspectSpec)
 
     def __repr__(self) -> str:
         return f"{self.step_id}: {self.spec!r} ← {', '.join(map(str, self.inputs))}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from onceflow.graph.graph import Graph, OperatorStep, StreamRef
-from onceflow.graph.steps import AssignTimestampsSpec, DropDuplicatesSpec, InspectSpec, UnionSpec, WindowSpec
+from onceflow.graph.steps import AssignTimestampsSpec, DropDuplicatesSpec, UnionSpec, WindowSpec
 
 __all__ = ["InputRef", "Sharing", "sharing"]
 
@@ -62,8 +62,7 @@ def _changing(graph: Graph, edges: Mapping[StreamRef, list[InputRef]]) -> set[st
     changing: set[str] = set()
     for step in reversed(graph.steps.values()):
         if isinstance(step, OperatorStep) and (
-            step.calls_functions
-            or isinstance(step.spec, InspectSpec)
+            step.may_change_records
             or any(user in changing for origin in _passed_on(step) for user, _ in edges.get(origin, ()))
         ):
             changing.add(step.step_id)

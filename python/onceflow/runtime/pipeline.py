@@ -12,6 +12,7 @@ from onceflow._native import StateBackend
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
+from onceflow.graph.division import ShareCheck, share_check
 from onceflow.graph.graph import Graph, OperatorStep, SinkStep, SourceStep, StreamRef
 from onceflow.graph.sharing import sharing
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
@@ -222,6 +223,20 @@ class _Copying:
         self._user.take(own_copies(records) if isinstance(records, list) else records, times)
 
 
+class _Checking:
+    """Hands a step by key of one of several runs the records whose keys are still that run's."""
+
+    def __init__(self, user: _Consumer, share: ShareCheck) -> None:
+        self._user = user
+        self._share = share
+        self.advance = user.advance
+        self.expect = user.expect
+
+    def take(self, records: Batch, times: EventTimes) -> None:
+        self._share.check(records)
+        self._user.take(records, times)
+
+
 class Pipeline:
     """All operators of a graph.
 
@@ -238,6 +253,10 @@ class Pipeline:
         self._operators = {step.step_id: self._node(graph, step, partitions) for step in graph.operators()}
         self._sinks = {step.step_id: _SinkNode(step.step_id, deliveries[step.step_id]) for step in graph.sinks()}
         shared = sharing(graph)
+        checked: dict[str, _Consumer] = {}
+        for step_id, node in self._operators.items():
+            share = share_check(graph, node.step)
+            checked[step_id] = node if share is None else _Checking(node, share)
         edges = [
             (step, number, edge.origin)
             for step in graph.steps.values()
@@ -246,9 +265,7 @@ class Pipeline:
         ]
         # In the order of the graph otherwise.
         for step, number, origin in sorted(edges, key=lambda edge: (edge[0].step_id, edge[1]) not in shared.first):
-            consumer: _Consumer = (
-                self._sinks[step.step_id] if isinstance(step, SinkStep) else self._operators[step.step_id]
-            )
+            consumer: _Consumer = self._sinks[step.step_id] if isinstance(step, SinkStep) else checked[step.step_id]
             is_copied = (step.step_id, number) in shared.copied
             self._join(origin, _Copying(consumer) if is_copied else consumer)
 

@@ -38,7 +38,7 @@ from onceflow.exceptions import ConfigurationError, SourceChangedError
 from onceflow.instances import Instance
 from onceflow.log.settings import check_seconds
 from onceflow.sources import Source, SourceContext, SourceReader
-from onceflow.types import Plain
+from onceflow.types import Batch, Plain
 
 __all__ = ["KafkaSource"]
 
@@ -213,8 +213,12 @@ class KafkaSource(Source):
         """See ``Source``: partitions whose number leaves the instance's index, divided by the number of instances."""
         share = self._share.of(instance, keys)
         own = copy.copy(self)
-        own.job_instance, own._share = instance, share
+        own.job_instance, own._share, own.partitioned_by = instance, share, share.field
         return own
+
+    def check_share(self, records: Batch) -> None:
+        """See ``Source``."""
+        self._share.check_unchanged(self.all_partitions or 0, records)
 
     def partitions(self) -> list[str]:
         """``"0"``, ``"1"`` and so on, or the share of them."""

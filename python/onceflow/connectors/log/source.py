@@ -42,7 +42,7 @@ from onceflow.exceptions import (
 )
 from onceflow.instances import Instance
 from onceflow.sources import Source, SourceBatch, SourceContext, SourceReader
-from onceflow.types import Plain
+from onceflow.types import Batch, Plain
 
 __all__ = ["LogSource"]
 
@@ -129,8 +129,12 @@ class LogSource(Source):
         """See ``Source``: partitions whose number leaves the instance's index, divided by the number of instances."""
         share = self._share.of(instance, keys)
         own = copy.copy(self)
-        own.job_instance, own._share = instance, share
+        own.job_instance, own._share, own.partitioned_by = instance, share, share.field
         return own
+
+    def check_share(self, records: Batch) -> None:
+        """See ``Source``."""
+        self._share.check_unchanged(self.all_partitions or 0, records)
 
     @property
     def positions_of(self) -> dict[str, str]:

@@ -8,12 +8,13 @@ that function puts it. A record that lies elsewhere ends the run, before it is i
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from onceflow._native import _kafka_partitions, partition_of
 from onceflow.checks import Finding
@@ -51,13 +52,9 @@ class Placement:
         Raises:
             SourceError: One does not.
         """
-        if not len(records):
+        wrong = self.first_elsewhere(records, lambda places: places == partition)
+        if wrong is None:
             return
-        keys = self._keys(records)
-        places = np.array(self._places(keys), np.int64)
-        if (places == partition).all():
-            return
-        wrong = next(compress(zip(keys, places.tolist(), strict=True), places != partition))
         raise SourceError(
             f"partition {partition} of topic {self.topic!r} has a record whose {self.field} is {_shown(wrong[0])}, "
             f"and {self.partitioner} puts that into partition {wrong[1]} of {self.partitions}: so the topic is not "
@@ -65,6 +62,25 @@ class Placement:
             f"instances may have records of the same key. {_TELL_PARTITIONER}{REPARTITION}",
             partition=str(partition),
         )
+
+    def first_elsewhere(
+        self, records: Batch, are_here: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
+    ) -> tuple[bytes, int] | None:
+        """The first key that does not lie where it should, and its partition; None if all do.
+
+        Args:
+            records: With their keys.
+            are_here: Which of some partitions are right.
+
+        Raises:
+            SourceError: One has no key.
+        """
+        if not len(records):
+            return None
+        keys = self._keys(records)
+        places = np.array(self._places(keys), np.int64)
+        here = are_here(places)
+        return None if here.all() else next(compress(zip(keys, places.tolist(), strict=True), ~here))
 
     def _keys(self, records: Batch) -> list[bytes]:
         try:
@@ -173,6 +189,24 @@ class Share:
         if not self.is_keyed or self.field is None:
             return None
         return Placement(self.topic, self.field, self.partitioner, partitions)
+
+    def check_unchanged(self, partitions: int, records: Batch) -> None:
+        """That records which were read and checked are still those of this instance.
+
+        Raises:
+            SourceError: One has another key now, whose state is another instance's, or none.
+        """
+        placement = self.placement(partitions)
+        instance = self.instance
+        if placement is None or instance is None:
+            return
+        wrong = placement.first_elsewhere(records, lambda places: places % instance.count == instance.index)
+        if wrong is not None:
+            raise SourceError(
+                f"a record has the {self.field} {_shown(wrong[0])} here, and had another one when it was read from "
+                f"topic {self.topic!r}: that key lies in partition {wrong[1]} of {partitions}, so its state is that of "
+                f"instance {Instance(wrong[1] % instance.count, instance.count)}, and this run is {instance}"
+            )
 
     def check_count(self, before: int | None, now: int) -> None:
         """A topic that is partitioned by a key has as many partitions as it had, or its keys have moved.
