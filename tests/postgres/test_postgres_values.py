@@ -17,7 +17,7 @@ from writing import commit, opened, rows, write
 
 import onceflow as of
 from onceflow.checks import CheckContext
-from onceflow.connectors.postgres import PostgresSink
+from onceflow.connectors.postgres import PostgresSink, PostgresSource
 from onceflow.exceptions import ConfigurationError, SinkError
 from onceflow.testing import TestingSource
 
@@ -26,6 +26,10 @@ MOMENT = dt.datetime(2024, 2, 29, 23, 59, 59, 123_456, tzinfo=dt.UTC)
 
 class Color(enum.StrEnum):
     RED = "red"
+
+
+class Raw(enum.Enum):
+    X = b"x"
 
 
 KEPT = [
@@ -68,6 +72,7 @@ KEPT = [
     ("uuid", "00000000-0000-0000-0000-000000000007", uuid.UUID(int=7)),
     ("jsonb", {"a": [1, None, "\\u0000 as text", {"b": 1.5}]}, None),
     ("json", "a text", "a text"),
+    ("jsonb", (1, MOMENT, {2: uuid.UUID(int=7)}), [1, "2024-02-29T23:59:59.123456Z", {"2": str(uuid.UUID(int=7))}]),
     ("int[]", "{1,2}", [1, 2]),
     ("inet", "::1/128", None),
     ("bit(3)", "101", None),
@@ -110,6 +115,14 @@ REFUSED = [
     ("bits", "1", "takes 3"),
     ("jsonb", {"a": "x\0"}, "holds a NUL character"),
     ("jsonb", {"a": math.nan}, "nan"),
+    ("jsonb", {"a": [Decimal("NaN")]}, "NaN is not a value of JSON"),
+    ("json", Decimal("-Infinity"), "-Infinity is not a value of JSON"),
+    ("jsonb", {"a": b"x"}, "nothing for a bytes: make it a text"),
+    ("json", [bytearray(b"x")], "nothing for a bytearray"),
+    ("jsonb", {b"a": 1}, "nothing for a bytes"),
+    ("jsonb", {"a": Raw.X}, "nothing for a Raw"),
+    ("jsonb", [{"a": {1, 2}}], "nothing for a set: make it a list"),
+    ("json", frozenset("a"), "nothing for a frozenset"),
     ("date", MOMENT, "give a date"),
     ("timestamp", dt.date(2024, 1, 1), "give a datetime"),
     ("timestamp(3)", MOMENT, "is rounded"),
@@ -154,6 +167,70 @@ def test_p9_values_come_back_as_they_went_in(dsn):
             assert shown == (value if expected is None else expected), kind
             assert type(shown) is type(value if expected is None else expected), kind
     assert set(empty[1:]) == {None}
+
+
+NUMBERS = [
+    "1.10",
+    "12345678901234567890.01",
+    "0.1000000000000000000001",
+    "-0.00",
+    "1E+30",
+    "123456789012345678901234567890",
+]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonb"])
+def test_decimals_in_json_are_numbers_digit_by_digit(dsn, kind):
+    """Kind: a number that becomes a text, or is rounded, within JSON: alone, in lists, as a member, of a subclass."""
+
+    class Price(Decimal):
+        pass
+
+    sink = table(dsn, kind)
+    write(sink, [{"v0": shape(Price(n))} for n in NUMBERS for shape in (lambda v: v, lambda v: {"a": [v, {"b": v}]})])
+    value = "coalesce(v0 #>> '{a,1,b}', v0 #>> '{}')"
+    found = rows(dsn, f"select {kind}_typeof(coalesce(v0 #> '{{a,1,b}}', v0)), {value} from kinds order by nth")
+    # PostgreSQL itself writes powers of ten out in jsonb, and has no sign of zero.
+    shown = [f"{Decimal(n):f}".replace("-0.00", "0.00") if kind == "jsonb" else n for n in NUMBERS]
+    assert found == [("number", n) for n in shown for _ in range(2)]
+
+
+def test_decimals_as_names_in_json_are_texts(dsn):
+    """Kind: a member whose name is a number, which is no JSON."""
+    sink = table(dsn, "jsonb")
+    write(sink, [{"v0": {Decimal("1.50"): Decimal("2.50")}}])
+    assert rows(dsn, "select v0::text from kinds") == [('{"1.50": 2.50}',)]
+
+
+def test_numbers_of_json_come_through_a_job_as_they_were(dsn, tmp_path):
+    """Kind: the source gives a Decimal for what no float holds, and the sink writes something else for it."""
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("drop table if exists onceflow_markers, priced, copied")
+        session.execute("create table priced (id bigint generated always as identity primary key, v jsonb)")
+        session.execute("create table copied (id bigint, v jsonb)")
+        for number in NUMBERS:
+            session.execute("insert into priced (v) values (%s::jsonb)", (f'{{"price": [{number}]}}',))
+    flow = of.Dataflow("priced")
+    flow.source("in", PostgresSource(dsn, "priced", key="id")).sink("out", PostgresSink(dsn, "copied"))
+    of.run(flow, state=tmp_path / "state")
+    assert rows(dsn, "select * from copied order by id") == rows(dsn, "select * from priced order by id")
+    assert rows(dsn, "select jsonb_typeof(v #> '{price,0}') from copied") == [("number",)] * len(NUMBERS)
+
+
+def test_numeric_without_a_scale_keeps_that_of_each_value(dsn):
+    """Kind: 1.50 comes back as 1.5: equal, but another text. In a key both are one value, and have one row."""
+    sink = table(dsn, "numeric")
+    given = ["1.50", "100", "1E+3", "0.00", "-7.10", "0.000001"]
+    write(sink, [{"v0": Decimal(n)} for n in given])
+    assert [n for (n,) in rows(dsn, "select v0::text from kinds order by nth")] == [f"{Decimal(n):f}" for n in given]
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("drop table if exists onceflow_markers, by_price")
+        session.execute("create table by_price (price numeric primary key, n int)")
+    write(
+        PostgresSink(dsn, "by_price", mode="upsert", key="price"),
+        [{"price": Decimal(n), "n": i} for i, n in enumerate(["1.5", "1.50", "100", "1E+2"])],
+    )
+    assert rows(dsn, "select price, n from by_price order by price") == [(Decimal("1.5"), 1), (Decimal(100), 3)]
 
 
 @pytest.mark.parametrize(

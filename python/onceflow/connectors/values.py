@@ -4,13 +4,15 @@ None, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UU
 values), bytearray and memoryview (as bytes), subclasses of these (as the type itself), and numpy's scalars (as
 Python's); in JSON and Parquet also lists and mappings of them. Times are instants: formats of text get them as ISO 8601
 in UTC, and one without a zone is UTC. What has parts below a microsecond, or is outside of the years 1 to 9999 in UTC,
-is refused. CSV has no text for bytes and containers, JSON none for NaN and infinities.
+is refused. CSV has no text for bytes and containers, JSON none for NaN and infinities; what JSON has no kind of its own
+for is text, and sets are lists, except where it is to be exact: then Decimals are numbers, and bytes and sets refused.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from math import isfinite
@@ -32,6 +34,7 @@ __all__ = [
     "arrow_arrays",
     "base_value",
     "csv_value",
+    "exact_json",
     "has_csv_text",
     "iso_text",
     "json_line",
@@ -40,8 +43,6 @@ __all__ = [
     "plain_value",
 ]
 
-#: Scalars of which the encoder makes texts as they are meant; of datetimes if they are in UTC.
-_PLAIN_SCALARS = frozenset({bytes, date, datetime, timedelta, Decimal, UUID})
 _DATES = ("Y", "M", "W", "D")
 _FIRST, _LAST = np.datetime64(datetime.min, "us"), np.datetime64(datetime.max, "us")
 #: Types whose ``str`` is their text.
@@ -121,7 +122,27 @@ _BASES: list[tuple[Any, Callable[[Any], Any]]] = [
 ]
 
 
-_encoder = msgspec.json.Encoder()
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What becomes of values that JSON has nothing for.
+
+    Attributes:
+        encoder: Writes what is plain.
+        scalars: Types of scalars that it writes as they are meant; of datetimes if they are in UTC.
+        nan_is_null: NaN and infinities become null instead of being refused.
+        is_exact: See ``exact_json``.
+    """
+
+    encoder: msgspec.json.Encoder
+    scalars: frozenset[type]
+    nan_is_null: bool = False
+    is_exact: bool = False
+
+
+_TEXTS = _Form(msgspec.json.Encoder(), frozenset({bytes, date, datetime, timedelta, Decimal, UUID}))
+_TEXTS_AND_NULLS = replace(_TEXTS, scalars=_TEXTS.scalars | {float}, nan_is_null=True)
+#: Of Decimals each is looked at: they may be no numbers.
+_NUMBERS = _Form(msgspec.json.Encoder(decimal_format="number"), _TEXTS.scalars - {bytes, Decimal}, is_exact=True)
 
 
 def json_lines(records: Batch, *, nan_is_null: bool = False) -> bytes:
@@ -134,26 +155,35 @@ def json_lines(records: Batch, *, nan_is_null: bool = False) -> bytes:
     Raises:
         TypeError, ValueError, OverflowError, RecursionError: JSON cannot hold one.
     """
-    rows: list[Any]
-    if isinstance(records, Columns):
-        rows = plain_columns(records).to_rows()
-        if _are_plain_columns(records, nan_is_null):
-            return _encoder.encode_lines(rows)
-    else:
-        rows = records
-    try:
-        data = _encoder.encode_lines(rows)
-        # What is nested too deeply, or in itself, is refused before it is looked through.
-        if _are_plain(rows, nan_is_null):
-            return data
-    except TypeError:
-        pass
-    return _encoder.encode_lines([_plain_json(row, nan_is_null) for row in rows])
+    form = _TEXTS_AND_NULLS if nan_is_null else _TEXTS
+    if not isinstance(records, Columns):
+        return _lines(records, form)
+    rows = plain_columns(records).to_rows()
+    return form.encoder.encode_lines(rows) if _are_plain_columns(records, nan_is_null) else _lines(rows, form)
 
 
 def json_line(record: Any) -> bytes:
     """One record as JSON, without the end of the line; raises as ``json_lines``."""
-    return json_lines([record])[:-1]
+    return _lines([record], _TEXTS)[:-1]
+
+
+def exact_json(value: Any) -> bytes:
+    """A value as JSON that says the same: Decimals are numbers, digit by digit; bytes and sets are refused.
+
+    Dates, times and UUIDs are texts, as everywhere, and tuples lists. Raises as ``json_lines``.
+    """
+    return _lines([value], _NUMBERS)[:-1]
+
+
+def _lines(rows: list[Any], form: _Form) -> bytes:
+    try:
+        data = form.encoder.encode_lines(rows)
+        # What is nested too deeply, or in itself, is refused before it is looked through.
+        if _are_plain(rows, form):
+            return data
+    except TypeError:
+        pass
+    return form.encoder.encode_lines([_plain_json(row, form) for row in rows])
 
 
 def _are_plain_columns(columns: Columns, nan_is_null: bool) -> bool:
@@ -188,40 +218,45 @@ def _is_plain_arrow(array: Any, nan_is_null: bool) -> bool:
     return any(is_kind(kind) for is_kind in (*plain, *times))
 
 
-def _are_plain(rows: list[Any], nan_is_null: bool) -> bool:
+def _are_plain(rows: list[Any], form: _Form) -> bool:
     """Whether JSON has all that is in rows, in lists and dicts of them too, as the encoder writes it."""
     others = _uncommon(rows)
     if others is None:
         return False
     # Floats among them are not finite.
-    plain = {*_PLAIN_SCALARS, float} if nan_is_null else _PLAIN_SCALARS
-    return plain.issuperset(map(type, others)) and all(
+    return form.scalars.issuperset(map(type, others)) and all(
         other.tzinfo is UTC for other in others if type(other) is datetime
     )
 
 
-def _plain_json(value: Any, nan_is_null: bool) -> Any:
+def _plain_json(value: Any, form: _Form) -> Any:
     """The value with what the encoder would bend, or write twice, made plain or refused."""
     if isinstance(value, Mapping):
-        return _plain_members(value, nan_is_null)
+        return _plain_members(value, form)
+    if form.is_exact and isinstance(value, (set, frozenset)):
+        raise TypeError(f"JSON has nothing for a {type(value).__name__}: make it a list, in an order of your own")
     if isinstance(value, (list, tuple, set, frozenset)) or (isinstance(value, np.ndarray) and value.ndim):
-        return [_plain_json(item, nan_is_null) for item in value]
+        return [_plain_json(item, form) for item in value]
     try:
         plain = base_value(value)
     except TypeError:
         plain = msgspec.to_builtins(value, builtin_types=_BUILTINS, enc_hook=base_value)
         if type(plain) is type(value):
             raise
-        return _plain_json(plain, nan_is_null)
+        return _plain_json(plain, form)
     if isinstance(plain, datetime):
         return iso_text(plain)
     if isinstance(plain, time) and plain.tzinfo is not None:
         # The encoder rounds offsets to minutes.
         text = plain.isoformat()
         return text.removesuffix("+00:00") + "Z" if plain.tzinfo is UTC else text
-    if isinstance(plain, float) and not isfinite(plain) and not nan_is_null:
+    if form.is_exact and isinstance(plain, bytes):
+        raise TypeError(f"JSON has nothing for a {type(value).__name__}: make it a text, such as base64")
+    if form.is_exact and isinstance(plain, Decimal) and not plain.is_finite():
+        raise NotFiniteError(f"{plain} is not a value of JSON: map it to None, or to a text")
+    if isinstance(plain, float) and not isfinite(plain) and not form.nan_is_null:
         raise NotFiniteError(f"{plain!r} is not a value of JSON: map it to None, or to a text")
-    return plain if type(plain) in _EXACT else _plain_json(plain, nan_is_null)
+    return plain if type(plain) in _EXACT else _plain_json(plain, form)
 
 
 def plain_value(value: Any) -> Any:
@@ -246,12 +281,14 @@ def plain_value(value: Any) -> Any:
         return plain_value(plain)
 
 
-def _plain_members(value: Mapping[Any, Any], nan_is_null: bool) -> dict[Any, Any]:
-    names = [name if type(name) is str else _plain_json(name, nan_is_null) for name in value]
-    texts = names if set(map(type, names)) <= {str} else [_encoder.encode({name: 0}) for name in names]
+def _plain_members(value: Mapping[Any, Any], form: _Form) -> dict[Any, Any]:
+    names = [name if type(name) is str else _plain_json(name, form) for name in value]
+    # A name is a text, also where the same value is a number.
+    names = [str(name) if isinstance(name, Decimal) else name for name in names]
+    texts = names if set(map(type, names)) <= {str} else [form.encoder.encode({name: 0}) for name in names]
     if len(set(texts)) != len(texts):
         raise ValueError(f"the members {list(value)!r} have names that are the same in JSON: name them apart")
-    return {name: _plain_json(item, nan_is_null) for name, item in zip(names, value.values(), strict=True)}
+    return {name: _plain_json(item, form) for name, item in zip(names, value.values(), strict=True)}
 
 
 #: What ``msgspec.to_builtins`` leaves for ``base_value``.

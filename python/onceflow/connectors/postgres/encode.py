@@ -35,7 +35,7 @@ class Encode:
         self._rest = [name for name in columns if name not in key]
         self._columns = [*self._key, *self._rest]
         types = {name: table.columns[name].type for name in self._columns}
-        self._encoders = {name: encoder(kind) for name, kind in types.items()}
+        self._encoders = {name: encoder(kind, is_key=name in key) for name, kind in types.items()}
         #: Of columns most of whose values need no look by themselves.
         self._kinds = {name: plain_kind(kind) for name, kind in types.items()}
         self._delete = delete

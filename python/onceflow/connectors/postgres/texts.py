@@ -17,7 +17,7 @@ from uuid import UUID
 
 import numpy as np
 
-from onceflow.connectors.values import base_value, json_line
+from onceflow.connectors.values import base_value, exact_json
 
 __all__ = ["KEY_TYPES", "NULL", "ColumnType", "encoder", "plain_kind"]
 
@@ -62,10 +62,14 @@ def plain_kind(kind: ColumnType) -> str | None:
     return kind.base if kind.base in ("bool", "int2", "int4", "int8", "float8") else None
 
 
-def encoder(kind: ColumnType) -> Callable[[Sequence[Any]], list[str]]:
+def encoder(kind: ColumnType, *, is_key: bool = False) -> Callable[[Sequence[Any]], list[str]]:
     """A function that makes texts of values.
 
     It says what a column keeps; what ``_copy_lines`` takes at once is a part of that.
+
+    Args:
+        kind: Of the column.
+        is_key: Equal values have one text.
 
     Returns:
         A function: values of a column → their texts, ``NULL`` for None. It raises ``ValueError`` or ``TypeError`` for
@@ -75,6 +79,8 @@ def encoder(kind: ColumnType) -> Callable[[Sequence[Any]], list[str]]:
         encode: _Encode = _enum(kind)
     elif kind.base in _INTEGERS:
         encode = _integer(_INTEGERS[kind.base], kind.name)
+    elif kind.base == "numeric":
+        encode = _numeric(kind, is_key=is_key)
     elif kind.base in _MAKERS:
         encode = _MAKERS[kind.base](kind)
     else:
@@ -142,7 +148,7 @@ def _float(kind: ColumnType) -> _Encode:
     return encode
 
 
-def _numeric(kind: ColumnType) -> _Encode:
+def _numeric(kind: ColumnType, *, is_key: bool) -> _Encode:
     digits, scale = _precision(kind.modifier)
 
     def text(number: Decimal) -> str:
@@ -155,6 +161,9 @@ def _numeric(kind: ColumnType) -> _Encode:
                 raise ValueError(f"{number} is rounded by {kind.name}: round it, or widen the column")
             if len(figures) + exponent > digits - scale:
                 raise ValueError(f"{number} does not fit into {kind.name}: widen the column")
+        if digits is None and not is_key:
+            # Such a column keeps zeros at the end, as money and measurements have them.
+            return f"{number:f}"
         # One text for 1, 1.0 and 1E0, which are one value.
         return f"{number.normalize() if number else Decimal(0):f}"
 
@@ -293,7 +302,7 @@ def _uuid(kind: ColumnType) -> _Encode:
 
 def _json(kind: ColumnType) -> _Encode:
     def text(value: Any) -> str:
-        line = json_line(value)
+        line = exact_json(value)
         if _JSON_NUL.search(line):
             raise ValueError("a text holds a NUL character, which jsonb has none for: remove it")
         return line.decode()
@@ -327,7 +336,6 @@ _MAKERS: dict[str, Callable[[ColumnType], _Encode]] = {
     "bool": _bool,
     "float4": _float,
     "float8": _float,
-    "numeric": _numeric,
     "text": _string,
     "varchar": _string,
     "bpchar": _string,
