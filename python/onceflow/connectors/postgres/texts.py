@@ -34,6 +34,9 @@ KEY_TYPES = frozenset(
 _INTEGERS = {"int2": 16, "int4": 32, "int8": 64}
 _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _NEEDS_ESCAPE = re.compile(r"[\\\t\n\r]")
+#: Types of which texts are taken, if they have no size that these are fitted to.
+_ROUNDING = {f"_{base}" for base in ("numeric", "varchar", "bpchar", "timestamp", "timestamptz", "time")}
+_ROUNDING |= {"timetz", "interval", "_timetz", "_interval"}
 #: With or without the letter by which ``bit_in`` tells both kinds.
 _BITS = re.compile(r"[xX]([0-9a-fA-F]*)|[bB]?([01]*)")
 #: U+0000 as JSON writes it, and not a backslash before "u0000".
@@ -324,8 +327,17 @@ def _enum(kind: ColumnType) -> _Encode:
 
 
 def _text_only(kind: ColumnType) -> _Encode:
+    if kind.base == "_money" or (kind.base in _ROUNDING and kind.modifier >= 0):
+        return _rounding(kind)
     advice = f"give a str that PostgreSQL reads as {kind.name}"
     return lambda values: _escaped(_plain(values, {str}, advice))
+
+
+def _rounding(kind: ColumnType) -> _Encode:
+    def encode(values: list[Any]) -> list[str]:
+        raise ValueError(f"{kind.name} may round, cut or pad what is in a text: make the column one without a size")
+
+    return encode
 
 
 def _short(text: str) -> str:
