@@ -123,20 +123,3 @@ def test_the_broker_hangs_within_a_batch(kafka, tmp_path, after_s):
     finally:
         os.kill(kafka.pid, signal.SIGCONT)
     came_through(job, life)
-
-
-@no_survivors()
-def test_a_quota_slows_the_job_down_and_stops_nothing(forgetful, tmp_path):
-    """Kind (K25): answers that come late by the broker's will are taken for a broker that is away."""
-    job = Job.make(
-        forgetful.bootstrap, tmp_path / "job", rows=400, value=lambda record: {**record, "rest": "x" * 1_000}
-    )
-    quota = ("--bootstrap-server", forgetful.bootstrap, "--alter", "--entity-type", "clients", "--entity-default")
-    forgetful.tool("ConfigCommand", *quota, "--add-config", "producer_byte_rate=20000")
-    try:
-        began_s = time.monotonic()
-        came_through(job, Life(job.run))
-        # 400 KB, of which the broker lets what it takes in eleven seconds through at once.
-        assert time.monotonic() - began_s > 4
-    finally:
-        forgetful.tool("ConfigCommand", *quota, "--delete-config", "producer_byte_rate")

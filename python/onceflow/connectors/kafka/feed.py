@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from onceflow.connectors.kafka.quota import Quota
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.kafka.topic import Topic, TopicState, made_anew, out_of_range
 from onceflow.exceptions import NewPartitionsWarning, SourceError, SourceWaitingWarning, described
 from onceflow.sources import Wake
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaError, Message
+    from confluent_kafka import Consumer, KafkaError, Message, ThrottleEvent
 
 __all__ = ["LOOK_S", "Feed", "Lane", "offset_of"]
 
@@ -80,7 +81,7 @@ class Feed:
     def __init__(
         self,
         settings: KafkaSettings,
-        config: Callable[[Callable[[KafkaError], None]], Mapping[str, Any]],
+        config: Callable[[Callable[[KafkaError], None], Callable[[ThrottleEvent], None]], Mapping[str, Any]],
         topic: Topic,
         state: TopicState,
         wake: Wake,
@@ -114,7 +115,10 @@ class Feed:
         #: Of messages that were taken, and of those, how many a look at the topic has come after.
         self._taken = self._verified = 0
         self._verified_s = 0.0
-        self._consumer: Consumer = settings.consumer(config(self._note))
+        self._quota = Quota(
+            f"the source of topic {topic.name!r} at {settings.bootstrap!r}", "consumer_byte_rate", SourceWaitingWarning
+        )
+        self._consumer: Consumer = settings.consumer(config(self._note, self._quota.heard))
         self._thread = threading.Thread(target=self._run, name=f"onceflow-kafka-{topic.name}", daemon=True)
         self._thread.start()
 
@@ -185,6 +189,7 @@ class Feed:
         """
         if self._failure is not None:
             raise self._failure
+        self._quota.tell()
         since_s = self._away_since_s
         if since_s is None:
             return True

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from onceflow.connectors.kafka.bounds import Bounds
 from onceflow.connectors.kafka.facts import Admin
 from onceflow.connectors.kafka.producing import choose_partitions, flush, produce, settings_of
+from onceflow.connectors.kafka.quota import Quota
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.topics.fields import Fields
-from onceflow.exceptions import SinkError
+from onceflow.exceptions import SinkError, SinkWaitingWarning
 from onceflow.sinks import SinkContext, SinkWriter
 from onceflow.types import Batch
 
@@ -42,7 +43,8 @@ class PlainWriter(SinkWriter):
         self._waiting = admin.waiting
         self._facts = admin.topic_to_write(topic, partitions)
         self._failed: list[KafkaError] = []
-        self._producer = settings.producer(settings_of(settings, self._facts, self._delivered))
+        self._quota = Quota(admin.waiting.who, "producer_byte_rate", SinkWaitingWarning)
+        self._producer = settings.producer(settings_of(settings, self._facts, self._delivered, self._quota))
         self._turn = 0
 
     def write(self, records: Batch) -> None:
@@ -56,15 +58,18 @@ class PlainWriter(SinkWriter):
             until = time.monotonic() + self._timeout_s
             sent = produce(self._producer, facts.name, part, now_ms, until, self._waiting)
         if sent < len(records):
-            raise self._error(f"the client's queue was full for {self._timeout_s:g} s")
+            raise self._error(f"the client's queue was full for {self._timeout_s:g} s{self._quota.hint()}")
         self._check()
+        self._quota.tell()
 
     def flush(self) -> None:
         until = time.monotonic() + self._timeout_s
         with self._errors():
-            left = flush(self._producer, self._check, until, self._waiting)
+            left = flush(self._producer, self._check, until, self._waiting, self._quota)
         if left:
-            raise SinkError(f"{left} records to {self._where} were not accepted within {self._timeout_s:g} s")
+            raise SinkError(
+                f"{left} records to {self._where} were not accepted within {self._timeout_s:g} s{self._quota.hint()}"
+            )
 
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None:

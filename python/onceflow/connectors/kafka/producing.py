@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onceflow._native import _kafka_partitions
 from onceflow.connectors.kafka.facts import TopicFacts
+from onceflow.connectors.kafka.quota import Quota
 from onceflow.connectors.kafka.settings import KafkaSettings
 from onceflow.connectors.topics.staged import ArrowColumn, Part, Strings
 from onceflow.connectors.waiting import Waiting
@@ -30,6 +31,7 @@ def settings_of(
     settings: KafkaSettings,
     facts: TopicFacts,
     on_delivery: Callable[[KafkaError | None, Message], None],
+    quota: Quota,
     fixed: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -39,6 +41,7 @@ def settings_of(
         settings: Of the cluster.
         facts: Of the topic.
         on_delivery: Called for what was not accepted.
+        quota: Hears how long the brokers hold it back.
         fixed: What else the connector decides.
         defaults: What else it sets where the user's settings do not.
 
@@ -62,7 +65,7 @@ def settings_of(
         "queue.buffering.max.messages": _QUEUE_RECORDS,
         "queue.buffering.max.kbytes": _QUEUE_KIB,
     }
-    return settings.merged({**ours, **(fixed or {})}, {**usual, **(defaults or {})})
+    return settings.merged({**ours, **(fixed or {})}, {**usual, **(defaults or {})}, on_throttle=quota.heard)
 
 
 def choose_partitions(part: Part, partitions: int, turn: int) -> None:
@@ -89,7 +92,7 @@ def bytes_of(strings: Strings) -> list[bytes | None]:
     return found
 
 
-def flush(producer: Producer, check: Callable[[], None], until: float, waiting: Waiting) -> int:
+def flush(producer: Producer, check: Callable[[], None], until: float, waiting: Waiting, quota: Quota) -> int:
     """Waits until everything was accepted, or not.
 
     Args:
@@ -97,6 +100,7 @@ def flush(producer: Producer, check: Callable[[], None], until: float, waiting: 
         check: Raises when something was not.
         until: By the monotonic clock.
         waiting: Is told when no more records are accepted.
+        quota: That brokers have on this client.
 
     Returns:
         How many records have no answer yet.
@@ -105,8 +109,9 @@ def flush(producer: Producer, check: Callable[[], None], until: float, waiting: 
     before = -1
     while (left := producer.flush(_FLUSH_S)) and time.monotonic() < until:
         check()
+        quota.tell()
         if left == before:
-            waiting.missed(f"{left} records have no answer")
+            waiting.missed(f"{left} records have no answer{quota.hint()}")
         else:
             waiting.answered()
         before = left

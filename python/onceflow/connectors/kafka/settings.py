@@ -17,7 +17,7 @@ from onceflow.connectors.kafka.forks import made
 from onceflow.exceptions import ConfigurationError, SinkError, SourceError
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaError, Producer
+    from confluent_kafka import Consumer, KafkaError, Producer, ThrottleEvent
     from confluent_kafka.admin import AdminClient
 
 __all__ = ["KafkaSettings", "client_library", "error_text", "kafka_error", "topic_of"]
@@ -28,7 +28,7 @@ _log.addHandler(logging.NullHandler())
 
 #: Parts of the names of settings whose values are secrets.
 _SECRET = ("password", "secret", ".pem", "oauthbearer.config", "jaas", "token", "assertion", "private.key")
-_OURS = ("bootstrap.servers", "metadata.broker.list", "error_cb", "logger")
+_OURS = ("bootstrap.servers", "metadata.broker.list", "error_cb", "throttle_cb", "logger")
 _HIDDEN = "***"
 
 
@@ -85,6 +85,7 @@ class KafkaSettings:
         *,
         instead: Mapping[str, str] | None = None,
         on_error: Callable[[KafkaError], None] | None = None,
+        on_throttle: Callable[[ThrottleEvent], None] | None = None,
     ) -> dict[str, Any]:
         """What a client is made of.
 
@@ -93,6 +94,7 @@ class KafkaSettings:
             defaults: What it sets where ``config`` does not.
             instead: By names of ``fixed``, what a user gives instead.
             on_error: Called, from within polls, with errors that belong to no message or call.
+            on_throttle: Called, from within polls, when a broker holds the client back by a quota.
 
         Raises:
             ConfigurationError: ``config`` has one of ``fixed``.
@@ -104,6 +106,8 @@ class KafkaSettings:
         ours: dict[str, Any] = {"bootstrap.servers": self.bootstrap, "logger": _log}
         if on_error is not None:
             ours["error_cb"] = on_error
+        if on_throttle is not None:
+            ours["throttle_cb"] = on_throttle
         return {**defaults, **self._config, **fixed, **ours}
 
     def consumer(self, merged: Mapping[str, Any]) -> Consumer:

@@ -183,7 +183,7 @@ class KafkaSource(Source):
         self.partitioner = partitioner
         self._share = Share(self._topic_name, None, partitioned_by, partitioner)
         # Refused now and not in the middle of a start.
-        self._config(lambda error: None)
+        self._config(lambda error: None, lambda event: None)
         self._forget()
 
     def _forget(self) -> None:
@@ -383,7 +383,7 @@ class KafkaSource(Source):
             self._asked = Topic(self._settings, self._topic_name, self._connect_timeout_s)
         return self._asked
 
-    def _config(self, on_error: Callable[[Any], None]) -> dict[str, Any]:
+    def _config(self, on_error: Callable[[Any], None], on_throttle: Callable[[Any], None]) -> dict[str, Any]:
         fixed = {
             "group.id": self._group or _GROUP,
             "isolation.level": self._isolation,
@@ -392,7 +392,7 @@ class KafkaSource(Source):
             "enable.auto.offset.store": False,
             "enable.partition.eof": True,
         }
-        return self._settings.merged(fixed, _DEFAULTS, instead=_INSTEAD, on_error=on_error)
+        return self._settings.merged(fixed, _DEFAULTS, instead=_INSTEAD, on_error=on_error, on_throttle=on_throttle)
 
     def _closed(self, context: SourceContext) -> None:
         with self._lock:

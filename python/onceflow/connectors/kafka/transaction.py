@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from onceflow.connectors.kafka.facts import TopicFacts
 from onceflow.connectors.kafka.producing import flush, produce, settings_of
+from onceflow.connectors.kafka.quota import Quota
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
 from onceflow.connectors.topics.staged import Part, Rows
 from onceflow.connectors.waiting import Waiting
-from onceflow.exceptions import SinkError
+from onceflow.exceptions import SinkError, SinkWaitingWarning
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
@@ -60,6 +61,7 @@ class TransactionalProducer:
         self._library = client_library()
         self._producer: Producer | None = None
         self._failed: list[KafkaError] = []
+        self._quota = Quota(waiting.who, "producer_byte_rate", SinkWaitingWarning)
 
     def take(self, facts: TopicFacts) -> None:
         """Shuts out whoever has the id, ends what it has left open, and returns when that is done.
@@ -75,6 +77,7 @@ class TransactionalProducer:
             self._settings,
             facts,
             self._delivered,
+            self._quota,
             {"transactional.id": self.id},
             {"transaction.timeout.ms": TRANSACTION_MS},
         )
@@ -147,8 +150,8 @@ class TransactionalProducer:
             part = Part(Rows([value]), Rows([key]), partitions=partition)
             # The broker does not look at its time.
             sent = produce(producer, topic, part, 0, until, self._waiting)
-            if not sent or flush(producer, self._check, until, self._waiting):
-                raise UnsureError(f"records were not accepted within {self._timeout_s:g} s")
+            if not sent or flush(producer, self._check, until, self._waiting, self._quota):
+                raise UnsureError(f"records were not accepted within {self._timeout_s:g} s{self._quota.hint()}")
 
     def commit(self) -> None:
         """Commits the transaction.
