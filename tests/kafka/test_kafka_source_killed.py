@@ -11,8 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from kafka_topics import Topics, written
+from kafka_topics import Topics, read, written
 from services.kafka import KafkaBroker
+
+from onceflow.connectors.kafka import KafkaSource
+from onceflow.exceptions import SourceError
 
 JOB = Path(__file__).with_name("kafka_job.py")
 PARTITIONS = 3
@@ -114,3 +117,32 @@ def test_broker_killed_while_it_is_read(tmp_path, kafka):
         producer.commit_transaction(60)
         assert job.wait(90) == 0
     check(tmp_path)
+
+
+def test_k22_a_broker_that_starts_and_an_empty_partition(tmp_path):
+    """Kind (K22): a job that begins while the broker does is told of no topic, or of fewer partitions, and begins some
+    of them anew; a partition that was empty has no position, and is taken for a new one."""
+    with KafkaBroker(tmp_path / "broker") as broker:
+        topics = Topics(broker.bootstrap)
+        name = topics.create(PARTITIONS)
+        source = KafkaSource(broker.bootstrap, name, decode="json", start="latest")
+        topics.write(name, [{"n": -1}])
+        assert read(source, tmp_path / "state", until="caught_up")[0] == []
+        wanted = []
+        for turn in range(2):
+            # The last partition stays empty up to the last turn.
+            for partition in range(PARTITIONS - (turn < 1)):
+                wanted.append({"n": 10 * turn + partition})
+                topics.write(name, wanted[-1:], partition=partition)
+            broker.kill()
+            broker.launch()
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    found, _ = read(source, tmp_path / "state", until="caught_up")
+                    break
+                except SourceError as error:
+                    # Such as that the topic is not known yet: another attempt helps.
+                    assert time.monotonic() < deadline, error
+            broker.wait_until_ready()
+            assert sorted(record["n"] for record in found) == [record["n"] for record in wanted]
