@@ -12,6 +12,7 @@ from confluent_kafka import Consumer
 from kafka_topics import Topics, read
 from services.kafka import KafkaBroker
 
+from onceflow.connectors import waiting
 from onceflow.connectors.kafka import KafkaSource, feed
 from onceflow.connectors.kafka import reader as kafka_reader
 from onceflow.exceptions import (
@@ -260,15 +261,16 @@ def broker(tmp_path, kafka):
 
 
 def test_broker_goes_and_comes_back(broker, monkeypatch):
-    """Killed while it is read: the reader waits, says so once, does not spin, and goes on where it was."""
-    monkeypatch.setattr(feed, "_PATIENCE_S", 0.5)
+    """Killed while it is read: the reader waits, says so once, and once that it goes on, where it was; meanwhile it
+    does not spin."""
+    monkeypatch.setattr(waiting, "_PATIENCE_S", 0.5)
     topics = Topics(broker.bootstrap)
     name = topics.create()
     topics.write(name, [b"before"])
     reader, take = followed(topics, name)
     assert take(1) == [b"before"]
     broker.kill()
-    with pytest.warns(SourceWaitingWarning, match=r"no broker .* answers.*The job waits up to 600 s"):
+    with pytest.warns(SourceWaitingWarning, match=r"waits for Kafka at .*The bound is max_unavailable_s=600"):
         deadline = time.monotonic() + 30
         while reader._feed.check() or time.monotonic() - reader._feed._away_since_s < 1:
             assert time.monotonic() < deadline
@@ -277,6 +279,12 @@ def test_broker_goes_and_comes_back(broker, monkeypatch):
     time.sleep(2)
     assert time.process_time() - spent < 0.5
     broker.start()
+    with pytest.warns(SourceWaitingWarning, match=r"goes on: Kafka at .* answers again, after \d+ s") as told:
+        deadline = time.monotonic() + 30
+        while not told.list:
+            assert time.monotonic() < deadline
+            reader._feed.check()
+            time.sleep(0.05)
     topics.write(name, [b"after"])
     assert take(1) == [b"after"]
     reader.position()
@@ -285,12 +293,12 @@ def test_broker_goes_and_comes_back(broker, monkeypatch):
 
 def test_broker_goes_for_good(broker, monkeypatch):
     """Past the deadline it is an error that says what to do, whatever the job has read."""
-    monkeypatch.setattr(feed, "_PATIENCE_S", 100)
+    monkeypatch.setattr(waiting, "_PATIENCE_S", 100)
     topics = Topics(broker.bootstrap)
     name = topics.create()
     reader, _ = followed(topics, name, max_unavailable_s=1)
     broker.kill()
-    with pytest.raises(SourceError, match=r"no broker at .* answers .*Nothing is lost: run the job again"):
+    with pytest.raises(SourceError, match=r"no broker at .* has answered .*Nothing is lost: run the job again"):
         _read_until_raised(reader)
     reader.close()
 

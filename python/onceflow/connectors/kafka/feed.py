@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from onceflow.connectors.kafka.quota import Quota
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.kafka.topic import Topic, TopicState, made_anew, out_of_range
+from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import NewPartitionsWarning, SourceError, SourceWaitingWarning, described
 from onceflow.sources import Wake
 
@@ -38,8 +39,6 @@ _POLL_S, _QUICK_POLL_S = 0.05, 0.002
 #: The topic is looked at so often anyway, and so often while nobody answers.
 LOOK_S, _PROBE_S = 5.0, 1.0
 _PROBE_TIMEOUT_S = 2.0
-#: Nobody answered for so long: it is said.
-_PATIENCE_S = 5.0
 _VERIFY_EVERY_S = 0.1
 
 
@@ -107,7 +106,6 @@ class Feed:
         self._suspect = False
         self._away_since_s: float | None = None
         self._away_reason = ""
-        self._told_away = False
         self._looked_s = time.monotonic()
         self._poll_s = _QUICK_POLL_S
         #: Of the messages that came last.
@@ -115,9 +113,11 @@ class Feed:
         #: Of messages that were taken, and of those, how many a look at the topic has come after.
         self._taken = self._verified = 0
         self._verified_s = 0.0
-        self._quota = Quota(
-            f"the source of topic {topic.name!r} at {settings.bootstrap!r}", "consumer_byte_rate", SourceWaitingWarning
-        )
+        who = f"the source of topic {topic.name!r}"
+        limit = "none, it waits for ever" if deadline_s is None else f"max_unavailable_s={deadline_s:g}"
+        self._waiting = Waiting(who, f"Kafka at {settings.bootstrap}", limit, SourceWaitingWarning)
+        self._waits = False
+        self._quota = Quota(who, "consumer_byte_rate", SourceWaitingWarning)
         self._consumer: Consumer = settings.consumer(config(self._note, self._quota.heard))
         self._thread = threading.Thread(target=self._run, name=f"onceflow-kafka-{topic.name}", daemon=True)
         self._thread.start()
@@ -192,21 +192,19 @@ class Feed:
         self._quota.tell()
         since_s = self._away_since_s
         if since_s is None:
+            if self._waits:
+                self._waits = False
+                self._waiting.answered()
             return True
         away_s = time.monotonic() - since_s
-        where = f"no broker at {self._settings.bootstrap!r} answers for topic {self._topic.name!r}"
         if self._deadline_s is not None and away_s >= self._deadline_s:
             raise SourceError(
-                f"{where} since {away_s:.0f} s: {self._away_reason}. Nothing is lost: run the job again when it does, "
-                f"or give a longer max_unavailable_s than {self._deadline_s:g}"
+                f"no broker at {self._settings.bootstrap!r} has answered for topic {self._topic.name!r} for "
+                f"{away_s:.0f} s: {self._away_reason}. Nothing is lost: run the job again when one does, or give a "
+                f"longer max_unavailable_s than {self._deadline_s:g}"
             )
-        if away_s >= _PATIENCE_S and not self._told_away:
-            self._told_away = True
-            limit = "for ever" if self._deadline_s is None else f"up to {self._deadline_s:g} s"
-            warnings.warn(
-                SourceWaitingWarning(f"{where} since {away_s:.0f} s: {self._away_reason}. The job waits {limit}"),
-                stacklevel=2,
-            )
+        self._waits = True
+        self._waiting.missed(self._away_reason, since_s)
         return False
 
     def tell_growth(self) -> None:
@@ -401,8 +399,11 @@ class Feed:
         self._looked_s = time.monotonic()
         if isinstance(found, TopicState):
             self._check_identity(found)
-            self._suspect = self._told_away = False
-            self._away_since_s = None
+            self._suspect = False
+            if self._away_since_s is not None:
+                # It is said that somebody answers again, also where nothing is there to read.
+                self._away_since_s = None
+                self._wake.set()
             if len(found.partitions) > len(self.newest.partitions):
                 self.newest = found
                 self._wake.set()
