@@ -39,7 +39,7 @@ from onceflow.runtime.messages import (
     Trigger,
 )
 from onceflow.runtime.options import JobOptions
-from onceflow.runtime.partitions import saved_positions
+from onceflow.runtime.partitions import list_partitions, saved_positions
 from onceflow.runtime.recovery import (
     Plan,
     Replay,
@@ -108,6 +108,8 @@ class Job:
         self._finished = self._caught_up = False
         #: Window steps whose late records are lost, as was told.
         self._warned_of: set[str] = set()
+        #: Sinks may have been touched, or another run.
+        self.has_begun = False
         #: Something was read since the last cut.
         self._changed = False
 
@@ -143,12 +145,22 @@ class Job:
         self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources, self._changes)
         plan = plan_recovery(backend, graph, self._deliveries, self._changes)
         self._replay = plan.replay
+        # What is missing there is said before anything is touched.
+        partitions = list_partitions(graph)
+        self.has_begun = True
         recover_sinks(backend, graph, self._deliveries, plan)
         tally = Tally(_NOTHING_COUNTED, {}, False, {})
         if job is not None:
             tally = Tally(job.counts, job.late, job.waited, agreed_without(job.agreed, self._changes))
         blobs = {} if restored is None else without(restored.blobs, self._changes)
-        start = Start(blobs, tally, self._options.until, self._options.max_drift_us, known_steps(job, self._changes))
+        start = Start(
+            blobs,
+            partitions,
+            tally,
+            self._options.until,
+            self._options.max_drift_us,
+            known_steps(job, self._changes),
+        )
         self._worker = Worker(
             graph,
             backend,

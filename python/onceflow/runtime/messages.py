@@ -7,7 +7,7 @@ and decides what comes next. An error of the worker is an answer as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -59,6 +59,7 @@ class Start:
 
     Attributes:
         blobs: What was kept in it; empty for the beginning.
+        partitions: By source, those that it has now.
         tally: As of it.
         until: How far sources are read.
         max_drift_us: See ``Turns``.
@@ -66,6 +67,7 @@ class Start:
     """
 
     blobs: Mapping[str, bytes]
+    partitions: Mapping[str, Sequence[str]]
     tally: Tally
     until: Until = "end"
     max_drift_us: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import msgspec
@@ -15,11 +15,21 @@ from onceflow.runtime.source_task import SourceTask, source_errors
 from onceflow.sources import SourceContext
 from onceflow.types import Plain
 
-__all__ = ["open_partitions", "saved_positions"]
+__all__ = ["list_partitions", "open_partitions", "saved_positions"]
+
+
+def list_partitions(graph: Graph) -> dict[str, list[str]]:
+    """By source, what ``partitions`` returns.
+
+    Raises:
+        SourceError: There is nothing to read, or it has names that cannot be.
+    """
+    return {step.step_id: _partitions(step) for step in graph.sources()}
 
 
 def open_partitions(
     graph: Graph,
+    listed: Mapping[str, Sequence[str]],
     blobs: Mapping[str, bytes],
     batch_size: int,
     contexts: Mapping[str, SourceContext],
@@ -29,20 +39,20 @@ def open_partitions(
 
     Args:
         graph: Has the sources.
+        listed: Their partitions.
         blobs: Of the checkpoint to resume from; empty for the beginning.
         batch_size: Records that a task is asked for.
         contexts: By source.
         resources: Closes the tasks.
 
     Raises:
-        SourceError: Nothing to read, or a partition that the checkpoint has a position of is gone.
+        SourceError: It cannot be read, or a partition that the checkpoint has a position of is gone.
     """
     tasks: list[SourceTask] = []
     saved = {name: msgspec.msgpack.decode(blob) for name, blob in blobs.items() if name.startswith("source/")}
     known = set(saved)
     for step in graph.sources():
-        partitions = _partitions(step)
-        for partition in partitions:
+        for partition in listed[step.step_id]:
             state = saved.get(f"source/{step.step_id}/{partition}")
             task = SourceTask(step, partition, state, batch_size, contexts[step.step_id])
             resources.push(closing(task.close))

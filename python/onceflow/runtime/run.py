@@ -27,6 +27,7 @@ from onceflow.graph.structure import check_emits_before_the_end
 from onceflow.instances import Instance, count_of, job_and_instance, run_of, what_it_is
 from onceflow.process import closing
 from onceflow.runtime.job import Job
+from onceflow.runtime.new_directory import NewDirectory
 from onceflow.runtime.options import JobOptions
 from onceflow.runtime.recovery import nothing_to_restore
 from onceflow.runtime.resume_from import numbered
@@ -69,7 +70,8 @@ def run(
 
     Args:
         flow: What to run; its name is the job's name.
-        state: State directory, made if missing, private to the owner.
+        state: State directory, made if missing, private to the owner. Nothing is left of it where the first run is
+            refused before it has touched a sink.
         checkpoint_interval_s: Seconds from one checkpoint's start to the next one's. A checkpoint waits for the one
             before.
         guarantee: What the output promises; refused before the first record if a path cannot keep it.
@@ -104,7 +106,7 @@ def run(
             read in all of them, they are never further apart than a batch.
         instance: ``(index, count)``: one of ``count`` runs of this dataflow that divide its topics among them, on any
             machines; indexes begin with 0. Each has a state directory of its own, and goes on with the same index and
-            count for ever. See ``docs/instances.md``.
+            count for ever. A step with state by key is allowed only where the topics are partitioned by that key.
         from_checkpoint, fresh: What ``resume_from`` was called before; still taken, with a ``DeprecationWarning``.
 
     A recovery that had to work around damaged checkpoints says so by a ``DamagedCheckpointWarning``.
@@ -139,25 +141,32 @@ def run(
     plan(graph, options.guarantee)
     if options.until == "caught_up":
         check_emits_before_the_end(graph)
-    with ExitStack() as resources:
-        try:
-            resume_from = numbered(state, graph.name, options.resume_from)
-            backend = StateBackend.open(
-                state, job=graph.name, retain=options.retain, take_over=options.take_over, resume_from=resume_from
-            )
-        except StoreMismatchError as error:
-            raise _another_instance(error, state, graph.name) or error from None
-        except StoreCorruptError as error:
-            told = nothing_to_restore(error, state, graph.name) if resume_from == "newest" else None
-            if told is None:
+    directory = NewDirectory(state)
+    try:
+        with ExitStack() as resources:
+            try:
+                resume_from = numbered(state, graph.name, options.resume_from)
+                backend = StateBackend.open(
+                    state, job=graph.name, retain=options.retain, take_over=options.take_over, resume_from=resume_from
+                )
+            except StoreMismatchError as error:
+                raise _another_instance(error, state, graph.name) or error from None
+            except StoreCorruptError as error:
+                told = nothing_to_restore(error, state, graph.name) if resume_from == "newest" else None
+                if told is None:
+                    raise
+                raise told from error
+            resources.push(closing(backend.close))
+            job = Job(graph, backend, options, resources)
+            try:
+                return job.run()
+            except Exception as error:
+                _refuse_if_replaced(backend, error)
+                if not job.has_begun:
+                    directory.refuse(backend)
                 raise
-            raise told from error
-        resources.push(closing(backend.close))
-        try:
-            return Job(graph, backend, options, resources).run()
-        except Exception as error:
-            _refuse_if_replaced(backend, error)
-            raise
+    finally:
+        directory.clean()
 
 
 def _another_instance(error: StoreMismatchError, state: str | PathLike[str], job: str) -> ConfigurationError | None:

@@ -103,7 +103,7 @@ class Worker:
             )
             for step in graph.sources()
         }
-        self._tasks = open_partitions(graph, blobs, batch_size, self._contexts, resources)
+        self._tasks = open_partitions(graph, start.partitions, blobs, batch_size, self._contexts, resources)
         self._by_source = {
             step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
         }

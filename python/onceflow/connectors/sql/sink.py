@@ -42,7 +42,7 @@ class SqlSink(OutboxSink):
 
     Records are dicts with the columns of the table. The output of a checkpoint is written in one transaction, together
     with a marker in the table ``onceflow_sql_markers`` beside it, which is made when it is missing. See
-    ``onceflow.connectors.sql.target`` for how, and the page ``docs/sql.md`` for what a table must be like.
+    ``onceflow.connectors.sql.target`` for how.
 
     Args:
         database: A URL of SQLAlchemy, such as ``"postgresql+psycopg://user@host/name"`` or ``"sqlite:///orders.db"``;
