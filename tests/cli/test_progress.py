@@ -107,8 +107,26 @@ def test_a_line_that_says_nothing_new_is_not_printed(told):
         progress.on_event(Progress(50, 10))
     assert told() == ""
     progress.on_event(Progress(60, 10))
-    assert told() == "1 min 40 s: 60 in, 10 out, 0 records/s, 0 checkpoints\n"
+    assert told() == "1 min 40 s: 60 in, 10 out, 3 records/s, 0 checkpoints\n"
     for _ in range(100):
         clock.now += 1
         progress.on_event(Progress(60, 10))
     assert told() == ""
+
+
+def test_the_rate_behind_a_time_in_which_nothing_was_told(told):
+    """Kind: a sink that nobody answered for a minute, and a rate that counts the minute: 0 records/s, while thousands
+    come."""
+    clock = Clock()
+    progress = JobProgress("job", live=False, clock=clock)
+    progress.on_event(Recovered(7, 2, 1_000, 0.003))
+    for tenths in range(1, 25):
+        clock.now += 0.1
+        progress.on_event(Progress(100 * tenths, 0))
+    told()
+    clock.now += 60
+    for tenths in range(25, 80):
+        progress.on_event(Progress(100 * tenths, 0))
+        clock.now += 0.1
+    rates = [line.split(" out, ")[1].split(" records/s")[0] for line in told().splitlines()]
+    assert rates == ["1,000", "1,000", "1,000"]

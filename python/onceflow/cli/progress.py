@@ -30,6 +30,8 @@ _DONE = {"drop": "dropped", "empty": "begins empty", "widen": "widened"}
 _FRAMES_PER_S = 8
 #: The rate shown is that of the last so many seconds.
 _RATE_OVER_S = 3.0
+#: And behind a time in which nothing was told, of as much at least.
+_RATE_AFTER_S = 1.0
 
 
 class JobProgress:
@@ -117,6 +119,10 @@ class JobProgress:
             self._newest = event
             self._checkpoints += 1
             self.last_checkpoint = event.stats.id
+        if self._samples and now - self._samples[-1][0] > _RATE_OVER_S:
+            # The job was held up, as by a sink that nobody answered: that is no rate.
+            self._samples.clear()
+            self._next_line = now + _RATE_AFTER_S
         if not self._samples or now - self._samples[-1][0] >= 0.1:
             self._samples.append((now, event.records_in))
         while len(self._samples) > 2 and now - self._samples[0][0] > _RATE_OVER_S:
@@ -128,10 +134,10 @@ class JobProgress:
             note(self._line(now))
 
     def _rate(self) -> float:
-        if len(self._samples) < 2:
+        if not self._samples:
             return 0.0
-        (begin, before), (end, after) = self._samples[0], self._samples[-1]
-        return (after - before) / max(end - begin, 1e-9)
+        begin, before = self._samples[0]
+        return (self._records_in - before) / max(self._clock() - begin, 0.1)
 
     def _line(self, now: float) -> str:
         line = (
