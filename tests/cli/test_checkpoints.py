@@ -83,6 +83,7 @@ def test_show_what_a_dataflow_kept(home, onceflow):
     assert "records    2,000 in" in text
     assert "ended, everything is written" in text
     assert re.search(r"^totals +aggregate", text, re.MULTILINE)
+    assert onceflow("checkpoints", "show", "state", "newest").stdout == text
 
 
 def test_a_number_that_is_not_there(embedded, onceflow):

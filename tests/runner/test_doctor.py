@@ -338,6 +338,8 @@ def test_the_command(tmp_path):
     assert (done.returncode, staged(root)) == (0, set()), done.stderr
     clean = doctor()
     assert clean.returncode == 0 and clean.stdout.count("nothing was left behind") == 3
+    other = doctor("--instance", "1/2")
+    assert other.returncode == 2 and "state of a run that is all of the job" in other.stderr
     with no_survivors():
         life = Life(lambda: job(root), STOP_AT="file.pre_dirsync:2")
         assert life.step(60) == "stopped"

@@ -99,7 +99,12 @@ def _summary(info: CheckpointInfo) -> dict[str, Any]:
 @app.command()
 def show(
     directory: _Directory,
-    wanted: Annotated[str, typer.Argument(metavar="N|NAME", help="Its id, or the name of a savepoint.")],
+    wanted: Annotated[
+        str,
+        typer.Argument(
+            metavar="N|NAME|newest", help="Its id, the name of a savepoint, or the one that a run would resume from."
+        ),
+    ],
     as_json: _Json = False,
 ) -> None:
     """Show one checkpoint: tables, positions, what the sinks staged."""

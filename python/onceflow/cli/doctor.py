@@ -10,7 +10,7 @@ import typer
 
 from onceflow.cli.console import note, print_json
 from onceflow.cli.errors import ExitCode
-from onceflow.cli.target import TARGET_HELP, load_target
+from onceflow.cli.target import INSTANCE_HELP, TARGET_HELP, instance_of, load_target
 from onceflow.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _WORDS = {"removable": "remove", "decided": "decided", "kept": "keep"}
 def doctor(
     target: Annotated[str, typer.Argument(metavar="TARGET", help=TARGET_HELP)],
     state: Annotated[Path, typer.Option(metavar="DIR", help="State directory of the job.")],
+    instance: Annotated[str | None, typer.Option(metavar="INDEX/COUNT", help=INSTANCE_HELP)] = None,
     resolve: Annotated[
         bool, typer.Option("--resolve", help="Remove what nobody needs, after asking. The next run stays exact.")
     ] = False,
@@ -39,12 +40,13 @@ def doctor(
     from onceflow.runtime.doctor import diagnosed, resolved  # noqa: PLC0415 - loads numpy and the extension
 
     flow = load_target(target)
-    found = diagnosed(flow, state)
+    one_of = instance_of(instance)
+    found = diagnosed(flow, state, one_of)
     if resolve and not found.running and found.removable:
         if not as_json:
             _print(found)
         _confirm(found.removable, yes=yes)
-        found = resolved(flow, state)
+        found = resolved(flow, state, one_of)
         _say(found, as_json=as_json, done=True)
         if found.failed:
             raise typer.Exit(ExitCode.FAILED)

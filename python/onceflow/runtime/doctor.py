@@ -22,8 +22,8 @@ import msgspec
 from onceflow._native import StateBackend
 from onceflow.clock import SystemClock
 from onceflow.dataflow import Dataflow
-from onceflow.exceptions import OnceflowError, described
-from onceflow.instances import job_and_instance
+from onceflow.exceptions import ConfigurationError, OnceflowError, described
+from onceflow.instances import Instance, job_and_instance, run_of
 from onceflow.leftovers import Leftover, LeftoverContext, SourceLeftoverContext
 from onceflow.runtime.job_record import JOB_BLOB, JobRecord
 from onceflow.runtime.partitions import saved_positions
@@ -83,13 +83,19 @@ class Diagnosis:
         return any(step.error is not None for step in (*self.sources, *self.sinks))
 
 
-def diagnosed(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
+def diagnosed(flow: Dataflow, state: str | PathLike[str], instance: Instance | None = None) -> Diagnosis:
     """Looks, and changes nothing.
 
+    Args:
+        flow: The dataflow.
+        state: Of the job.
+        instance: Which of the runs that divide the job the state is of; None: the state says it.
+
     Raises:
+        ConfigurationError: The state is another instance's.
         StoreError: The state directory is missing, another job's, or cannot be read.
     """
-    job = _job_of(flow, state)
+    job = _job_of(flow, state, instance)
     with StateBackend.open(state, job=job, read_only=True, create=False, resume_from="none") as backend:
         owner, running = _owner(state)
         if running:
@@ -99,15 +105,16 @@ def diagnosed(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
         return Diagnosis(job, running, owner, _damage(backend), sources, tuple(known.sinks()))
 
 
-def resolved(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
-    """Removes what is removable, and says what it was.
+def resolved(flow: Dataflow, state: str | PathLike[str], instance: Instance | None = None) -> Diagnosis:
+    """Removes what is removable, and says what it was. Takes what ``diagnosed`` takes.
 
     Raises:
+        ConfigurationError: The state is another instance's.
         StoreLockedError: A run owns the state directory; nothing was touched.
         StoreError: The state directory is missing, another job's, or cannot be used.
     """
     owner, _ = _owner(state)
-    job = _job_of(flow, state)
+    job = _job_of(flow, state, instance)
     # Nothing is collected either, however many checkpoints the job keeps.
     with StateBackend.open(state, job=job, create=False, resume_from="none", retain=_RETAIN) as backend:
         known = _Known(flow, job, backend, backend.job_epoch - 1)
@@ -116,10 +123,20 @@ def resolved(flow: Dataflow, state: str | PathLike[str]) -> Diagnosis:
         return Diagnosis(job, False, owner, _damage(backend), sources, sinks)
 
 
-def _job_of(flow: Dataflow, state: str | PathLike[str]) -> str:
-    """The name of the job that a state is of: of any of the instances that the dataflow may be divided into."""
+def _job_of(flow: Dataflow, state: str | PathLike[str], instance: Instance | None) -> str:
+    """The name of the job that a state is of: of any of the instances that the dataflow may be divided into, or of the
+    one that was asked for."""
     with StateBackend.open(state, read_only=True, create=False, resume_from="none") as backend:
-        return backend.job if job_and_instance(backend.job)[0] == flow.name else flow.name
+        job = backend.job
+    name, theirs = job_and_instance(job)
+    if name != flow.name:
+        return flow.name
+    if instance is not None and instance != theirs:
+        raise ConfigurationError(
+            f"{fspath(state)} has the state of {run_of(theirs)} of job {name!r}, and not of instance {instance}",
+            setting="instance",
+        )
+    return job
 
 
 class _Known:

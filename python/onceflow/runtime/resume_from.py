@@ -17,12 +17,14 @@ RESUME_WORDS = ("newest", "none")
 
 
 def checkpoint_of(backend: StateBackend, wanted: int | str) -> CheckpointInfo:
-    """The checkpoint of this number, or the newest savepoint of this name.
+    """The checkpoint of this number, the newest savepoint of this name, or by ``"newest"`` what a run resumes from.
 
     Raises:
         CheckpointNotFoundError: Names those that exist.
     """
     known = backend.checkpoints()
+    if wanted == "newest" and backend.resumes_from is not None:
+        wanted = backend.resumes_from
     for info in reversed(known):
         if wanted in (info.id, info.savepoint):
             return info
