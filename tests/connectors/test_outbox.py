@@ -340,8 +340,9 @@ def test_markers_that_were_deleted_after_one_checkpoint_are_missed(tmp_path):
             run()
     assert numbers(path) == [1]
     # As advised: here it was there, and that is told.
-    with pytest.warns(RepeatedOutputWarning, match="nobody can tell"):
+    with pytest.warns(RepeatedOutputWarning, match="nobody can tell") as told:
         run(resume_from=1)
+    assert len(told) == 1
     assert numbers(path) == [1, 1]
     run()
     assert numbers(path) == [1, 1]

@@ -62,9 +62,10 @@ class Job:
         resume_from: int | str = "newest",
         pace_s: float = 0.002,
         on_batch: Callable[[], None] | None = None,
+        tells: bool = False,
         **options: Any,
     ) -> of.JobResult:
-        """One life of it, in this process."""
+        """One life of it, in this process; with ``tells`` one that says what is there twice, or missing."""
 
         def slowly(batch):
             time.sleep(pace_s)
@@ -87,7 +88,7 @@ class Job:
             counted.sink(f"out-{number}", KafkaSink(self.bootstrap, **{"topic": self.topic(number), **given}))
         with warnings.catch_warnings():
             # Many a life finds that the job was at its end.
-            for category in (FinishedJobWarning, RepeatedOutputWarning, MissingOutputWarning):
+            for category in (FinishedJobWarning, *(() if tells else (RepeatedOutputWarning, MissingOutputWarning))):
                 warnings.simplefilter("ignore", category)
             return run_flow(
                 flow,

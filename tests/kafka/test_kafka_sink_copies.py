@@ -10,6 +10,8 @@ import topics
 from counting_kafka import Job
 from lives import Life
 
+from onceflow.exceptions import RepeatedOutputWarning
+
 pytestmark = pytest.mark.usefixtures("crash_points", "in_turn")
 
 
@@ -34,7 +36,14 @@ def test_an_older_state_is_refused_until_it_is_meant(kafka, tmp_path):
     advice = re.search(r"resume_from=(\d+)", refused.error)
     assert advice is not None
     number = int(advice[1])
-    meant = Life(lambda: job.run(resume_from=number))
+
+    def tells_once():
+        with pytest.warns(RepeatedOutputWarning) as told:
+            job.run(resume_from=number, tells=True)
+        texts = [str(each.message) for each in told]
+        assert len(texts) == len(set(texts)), texts
+
+    meant = Life(tells_once)
     assert meant.wait() == "done", meant.error
     shown = job.shown()
     # What came after the checkpoint stays, and is written again; nothing is lost, and nothing before it is repeated.

@@ -319,3 +319,19 @@ def test_a_server_that_is_away_is_told(monkeypatch, redis, redis_url, sink):
         return
     with closing(RedisUpsertSink(redis_url, key="k").open(CONTEXT)) as writer:
         check_tells(monkeypatch, redis, "sink 'job/out'", partial(writer.write, [{"k": 1}]))
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://127.0.0.1", "ValueError: .*redis://, rediss://, unix://"),
+        ("redis://127.0.0.1/0?socket_timeout=x", "ValueError: .*'socket_timeout'"),
+        ("redis://user:pass#word@127.0.0.1", "ValueError, whose text may have a part of the password"),
+    ],
+    ids=["scheme", "option", "secret"],
+)
+def test_what_is_wrong_with_a_url_is_said(url, says):
+    """Kind: an error that says only that something is wrong, or a secret with it."""
+    with pytest.raises(ConfigurationError, match=says) as raised:
+        RedisSink(url, key="k")
+    assert "word" not in str(raised.value).replace("password", "")

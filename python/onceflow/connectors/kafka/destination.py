@@ -92,6 +92,8 @@ class KafkaDestination(Destination[Frame]):
         self._kept: dict[int, dict[str, Kept]] = {}
         self._read_to: dict[int, int] = {}
         self._turn = 0
+        #: Of which it was said that they are.
+        self._gone: set[str] = set()
         self.words = Words(
             store="the topic",
             thing=f"the topics {topic!r} and {self._markers.name!r}",
@@ -110,7 +112,8 @@ class KafkaDestination(Destination[Frame]):
     def number_of(self, place: str) -> int:
         if self._admin.topics([place]):
             return 0
-        if place != self._topic:
+        if place != self._topic and place not in self._gone:
+            self._gone.add(place)
             warnings.warn(
                 MissingOutputWarning(
                     f"{self.where(place)}, to which sink {self._context.sink!r} wrote before, does not exist any more; "

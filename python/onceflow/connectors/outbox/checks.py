@@ -9,7 +9,13 @@ from typing import Any
 from onceflow.connectors.outbox.destination import Destination, Standings
 from onceflow.connectors.outbox.marker import Slot, Standing
 from onceflow.connectors.outbox.staged import Staged, Written
-from onceflow.exceptions import FencedError, MissingOutputWarning, RepeatedOutputWarning, SinkError
+from onceflow.exceptions import (
+    FencedError,
+    MissingOutputWarning,
+    OnceflowWarning,
+    RepeatedOutputWarning,
+    SinkError,
+)
 from onceflow.instances import count_of, job_and_instance, run_of, what_it_is
 from onceflow.sinks import SinkContext
 
@@ -23,6 +29,8 @@ class Checks:
         self._context = context
         self._destination = destination
         self._words = destination.words
+        #: A target is looked at several times before it is written to.
+        self._told: set[str] = set()
 
     def check(self, standings: Standings) -> None:
         """Whether this run may write.
@@ -79,15 +87,14 @@ class Checks:
         here = {slot: standing for slot, standing in standings.items() if slot[0] == place.name}
         left = max((each.checkpoint for each in here.values() if each.lineage != mine.lineage), default=0)
         if left > restored:
-            warnings.warn(
+            self._tell(
                 RepeatedOutputWarning(
                     f"{self._where(place.name)} holds the output of checkpoints after {restored}, up to {left}, of job "
                     f"{mine.job!r}: it stays there, and sink {mine.sink!r} writes it again, so readers find it twice. "
                     f"Where that must not be, run the job with its newest state instead; or delete "
                     f"{self._words.thing}, move away what other sinks hold, and run the job once with "
                     "resume_from='none' (--resume-from none), which writes all of it once"
-                ),
-                stacklevel=3,
+                )
             )
         known = Written.read(mine.restored_state)
         standing = None if known is None else here.get((place.name, known.worker))
@@ -100,18 +107,17 @@ class Checks:
             if standing.lineage == known.lineage:
                 raise error
             # Another lineage has gone on from before it.
-            warnings.warn(MissingOutputWarning(str(error)), stacklevel=3)
+            self._tell(MissingOutputWarning(str(error)))
 
     def is_there(self, staged: Staged[Any]) -> bool:
         """Whether the place that output was decided for still exists."""
         if staged.target and staged.target != self._destination.place().target:
-            warnings.warn(
+            self._tell(
                 MissingOutputWarning(
                     f"the output of the newest checkpoint of job {self._context.job!r} was decided for another target "
                     f"than {self._where(self._destination.place().name)}, where it may be missing: run the job once "
                     "with that one to be sure"
-                ),
-                stacklevel=3,
+                )
             )
             return False
         return self._destination.number_of(staged.place) <= staged.number
@@ -130,20 +136,20 @@ class Checks:
                 error = self._without_markers(output.place, checkpoint_id)
                 if output.lineage == mine.lineage:
                     raise error
-                warnings.warn(RepeatedOutputWarning(str(error)), stacklevel=3)
+                self._tell(RepeatedOutputWarning(str(error)))
             if output.after is not None and there < output.after:
                 error = self.older_target(output.place, output.after, there)
                 if output.lineage == mine.lineage:
                     raise error
                 # Another timeline goes on from here on purpose.
-                warnings.warn(MissingOutputWarning(str(error)), stacklevel=3)
+                self._tell(MissingOutputWarning(str(error)))
             if output.slot in missing and output.after is not None and not self._destination.markers_are_with_output:
                 # A crash leaves no more than one decision without its output: the marker has gone back, and the output
                 # may still be there.
                 error = self.older_target(output.place, output.after, missing[output.slot])
                 if output.lineage == mine.lineage:
                     raise error
-                warnings.warn(RepeatedOutputWarning(str(error)), stacklevel=3)
+                self._tell(RepeatedOutputWarning(str(error)))
             missing.setdefault(output.slot, there)
             visible[output.slot] = checkpoint_id
         known, place = Written.read(mine.restored_state), self._destination.place().name
@@ -157,7 +163,13 @@ class Checks:
             if known.lineage == mine.lineage:
                 raise error
             # From the end of a lineage a person goes on all the same.
-            warnings.warn(MissingOutputWarning(str(error)), stacklevel=3)
+            self._tell(MissingOutputWarning(str(error)))
+
+    def _tell(self, warning: OnceflowWarning) -> None:
+        """Warns, once."""
+        if str(warning) not in self._told:
+            self._told.add(str(warning))
+            warnings.warn(warning, stacklevel=4)
 
     def standing(self, standing: Standing) -> int:
         """The newest checkpoint of this timeline whose output is there."""

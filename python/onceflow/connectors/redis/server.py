@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -10,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from onceflow.checks import Finding
 from onceflow.connectors.extras import require
 from onceflow.connectors.waiting import Waiting
-from onceflow.exceptions import ConfigurationError, OnceflowError, SinkError, SinkWaitingWarning, SourceWaitingWarning
+from onceflow.exceptions import (
+    ConfigurationError,
+    OnceflowError,
+    SinkError,
+    SinkWaitingWarning,
+    SourceWaitingWarning,
+    described,
+)
 from onceflow.log.settings import check_seconds, check_whole
 
 if TYPE_CHECKING:
@@ -27,6 +35,16 @@ RedisClient: TypeAlias = Any
 _CONNECT_TIMEOUT_S = 10.0
 #: Counts what was added to a stream, and says why something is missing.
 _FIRST_VERSION = 7
+
+
+def _shown(error: Exception, url: object) -> str:
+    """What an error says of a URL, if it quotes nothing of it that may be a part of a password."""
+    text = described(error)
+    quoted = re.findall("'([^']+)'", text)
+    place = str(url).partition("?")[0]
+    if "@" in str(url) or "password" in str(url).lower() or any(each in place for each in quoted):
+        return f"{type(error).__name__}, whose text may have a part of the password"
+    return text
 
 
 @dataclass(frozen=True)
@@ -54,9 +72,10 @@ class RedisAddress:
         check_whole("attempts", self.attempts)
         try:
             self.connect().close()
-        except Exception:
-            # What it says may quote the URL, and so a password.
-            raise ConfigurationError("url is not a URL of a Redis server, such as 'redis://127.0.0.1:6379/0'") from None
+        except Exception as error:
+            raise ConfigurationError(
+                f"redis-py takes no such url; give one such as 'redis://127.0.0.1:6379/0': {_shown(error, self.url)}"
+            ) from None
 
     def __repr__(self) -> str:
         return self.shown
