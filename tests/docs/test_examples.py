@@ -92,7 +92,12 @@ def kafka_environment(request, monkeypatch):
 
 
 #: Page → what its programs need.
-SERVERS = {"kafka.md": kafka_environment, "postgres.md": postgres_environment, "redis.md": redis_environment}
+SERVERS = {
+    "instances.md": kafka_environment,
+    "kafka.md": kafka_environment,
+    "postgres.md": postgres_environment,
+    "redis.md": redis_environment,
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
