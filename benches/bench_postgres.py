@@ -1,15 +1,16 @@
 """What does exactly once cost on a real PostgreSQL?
 
 Rows of four columns from memory into a table, on one server on this machine with its usual settings: by a job exactly
-once, and by the bare client, which writes the same batches by COPY and a merge one after the other, as fast as it can,
-with nothing to say afterwards which of them are there.
+once, through ``PostgresSink`` and through ``SqlSink``, which knows any database; and by the bare client, which writes
+the batches of the first by COPY and a merge one after the other, as fast as it can, and with nothing to say after which
+of them are there.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from harness.jobs import rate_of
 from harness.rounds import interleave, median
 from harness.scale import Scale
 from onceflow.connectors.postgres import PostgresSink
-from onceflow.sinks import SinkContext
+from onceflow.connectors.sql import SqlSink
+from onceflow.sinks import Sink, SinkContext
 
 INTERVALS = {"100 ms": 0.1, "1 s": 1.0}
 MODES = ("append", "upsert")
@@ -68,10 +70,14 @@ def make_table(dsn: str, mode: str) -> None:
     """An empty table."""
     key = "primary key" if mode == "upsert" else ""
     with psycopg.connect(dsn, autocommit=True) as session:
-        session.execute("drop table if exists rows, onceflow_markers")
+        session.execute("drop table if exists rows, onceflow_markers, onceflow_sql_markers")
         session.execute(f"create table rows (id int {key}, name text, amount double precision, seen int)")
         # What the contender before has left to be written is not this one's.
         session.execute("checkpoint")
+
+
+#: What the server has, and SQLAlchemy is to find.
+_DRIVER = "postgresql+psycopg"
 
 
 class _NotingSink(PostgresSink):
@@ -99,16 +105,30 @@ def job_rate(
     """Rows a second of a job, and how many it has written in each transaction."""
     make_table(dsn, mode)
     sink = _NotingSink(dsn, mode)
+    found = _rate(sink, records, directory / "job", seconds, interval_s)
+    return found, [count for count in sink.batches if count]
+
+
+def sql_rate(
+    dsn: str, mode: Any, records: list[dict[str, Any]], directory: Path, seconds: float, interval_s: float
+) -> float:
+    """The same of a job that writes through SQLAlchemy."""
+    make_table(dsn, mode)
+    sink = SqlSink(dsn.replace("postgresql", _DRIVER, 1), "rows", mode=mode, key="id" if mode == "upsert" else None)
+    return _rate(sink, records, directory / "sql", seconds, interval_s)
+
+
+def _rate(sink: Sink, records: list[dict[str, Any]], directory: Path, seconds: float, interval_s: float) -> float:
     found = rate_of(
         lambda stream: stream.sink("out", sink),
         records,
-        directory / "job",
+        directory,
         seconds,
         interval_s=interval_s,
         guarantee="exactly_once",
         batch_size=BATCH,
     )
-    return found.rate, [count for count in sink.batches if count]
+    return found.rate
 
 
 def client_rate(dsn: str, mode: str, records: list[dict[str, Any]], batches: list[int]) -> float:
@@ -142,20 +162,30 @@ def intervals(scale: Scale) -> dict[str, float]:
 def test_cost_of_exactly_once(benchmark, record, scale, directory, dsn):
     records = rows(ROWS if scale.name == "full" else 10_000)
 
-    def both(mode: str, interval_s: float) -> tuple[float, float]:
+    def all_three(mode: str, interval_s: float) -> tuple[float, float, float]:
         seconds = max(scale.seconds(4.0, least=0.5), CHECKPOINTS * interval_s)
         job, batches = job_rate(dsn, mode, records, directory, seconds, interval_s)
-        return job, client_rate(dsn, mode, records, batches)
+        return (
+            job,
+            client_rate(dsn, mode, records, batches),
+            sql_rate(dsn, mode, records, directory, seconds, interval_s),
+        )
 
     cases = {
-        (mode, interval): lambda case=(mode, interval_s): both(*case)
+        (mode, interval): lambda case=(mode, interval_s): all_three(*case)
         for mode, (interval, interval_s) in itertools.product(MODES, intervals(scale).items())
     }
     found = interleave(benchmark, cases, scale.rounds)
-    for (mode, interval), pairs in found.items():
-        shares = [job / client for job, client in pairs]
+    for (mode, interval), rounds in found.items():
+        jobs, clients, through_sql = zip(*rounds, strict=True)
         values = {"mode": mode, "commit every": interval}
-        record(TABLE, {**values, "what": "client, COPY", "rate": median([client for _, client in pairs])})
-        values |= {"what": "job, exactly_once", "rate": median([job for job, _ in pairs])}
-        values |= {"of COPY": median(shares), "lowest": min(shares), "highest": max(shares)}
-        record(TABLE, values, *([Goal("of COPY", 0.9)] if mode == "upsert" else []))
+        record(TABLE, {**values, "what": "client, COPY", "rate": median(clients)})
+        goals = [Goal("of COPY", 0.9)] if mode == "upsert" else []
+        record(TABLE, {**values, "what": "job, exactly_once", **of_copy(jobs, clients)}, *goals)
+        record(TABLE, {**values, "what": "job, exactly_once, SqlSink", **of_copy(through_sql, clients)})
+
+
+def of_copy(rates: Sequence[float], clients: Sequence[float]) -> dict[str, float]:
+    """Of the same rounds."""
+    shares = [rate / client for rate, client in zip(rates, clients, strict=True)]
+    return {"rate": median(rates), "of COPY": median(shares), "lowest": min(shares), "highest": max(shares)}

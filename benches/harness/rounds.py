@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 __all__ = ["Rate", "best_rate", "best_time", "interleave", "median"]
@@ -52,6 +52,6 @@ def best_rate(rates: list[Rate]) -> Rate:
     return Rate(max(one.rate for one in rates), max(one.of_cpu for one in rates))
 
 
-def median(values: list[float]) -> float:
+def median(values: Sequence[float]) -> float:
     """The usual round."""
     return statistics.median(values)

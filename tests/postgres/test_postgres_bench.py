@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bench_postgres import client_rate, job_rate, rows
+from bench_postgres import client_rate, job_rate, rows, sql_rate
 from writing import rows as shown
 
 
@@ -18,3 +18,5 @@ def test_client_and_job_write_the_same_rows(postgres_dsn, tmp_path, mode):
     assert client_rate(postgres_dsn, mode, records, batches) > 0
     assert shown(postgres_dsn, query) == written
     assert len(written) == (sum(batches) if mode == "append" else len(records))
+    assert sql_rate(postgres_dsn, mode, records, tmp_path, 0.3, 0.05) > 0
+    assert set(shown(postgres_dsn, query)) == set(written)
