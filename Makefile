@@ -9,7 +9,7 @@
 # make soak-services   many real servers and a job that writes to all, killed, cut off and delayed (MINUTES=30)
 # make soak-memory     a job from Kafka into PostgreSQL and Kafka that nothing happens to: whether its memory stays as it is (MINUTES=60)
 # make soak-copiers    numbers copied from topic to topic of a real Kafka while both jobs and the broker are killed (NUMBERS=100000)
-# make soak-transactions   33,000 transactions of one sink, and its id taken as often: more than a producer's epoch can count
+# make soak-transactions   35,000 transactions of one sink, and its id taken as often: more than a producer's epoch can count
 # make bench-services  what sinks on real servers cost
 # make bench-log  what the embedded log costs, beside a real Kafka and what people embed today
 # make mutants   what tests notice when a line of the protocol is changed (checkpoint/, align/, backend/recovery.rs)
@@ -111,7 +111,7 @@ soak-copiers: release-build
 	$(BIN)/python tests/kafka/soak_copiers.py $(NUMBERS)
 
 soak-transactions: release-build
-	$(BIN)/python tests/kafka/soak_transactions.py 66000
+	$(BIN)/python tests/kafka/soak_transactions.py 70000
 
 wheel: $(VENV)/installed
 	$(BIN)/maturin build --quiet --release --out dist

@@ -8,13 +8,16 @@ by as records, and aborted transactions between them.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import topics
+from confluent_kafka import KafkaException
 from services.kafka import KafkaBroker
 from waits import CONTEXT
 
@@ -27,6 +30,7 @@ __all__ = ["Identity", "Many", "run_many"]
 _PARTITIONS = 2
 #: One in so many is a stranger's, which he aborts.
 _ABORTED = 5
+_TAKERS = 12
 
 
 class Identity(NamedTuple):
@@ -92,9 +96,16 @@ def run_many(broker: KafkaBroker, count: int, taken: int, told: Callable[[int], 
                 aborted += 1
             told(number + 1)
         first = _identity(broker, own)
-        for number in range(taken):
-            topics.producer(broker.bootstrap, own).init_transactions(60)
-            told(count + number)
+
+        def take(_: int) -> None:
+            # Of several at a time the broker may refuse one, or another shuts it out.
+            with contextlib.suppress(KafkaException):
+                topics.producer(broker.bootstrap, own).init_transactions(60)
+
+        # It takes hardly any work, and many waits.
+        with ThreadPoolExecutor(_TAKERS) as takers:
+            for number, _ in enumerate(takers.map(take, range(taken))):
+                told(count + number)
         commit(count - 1)
         last = _identity(broker, own)
     source = KafkaSource(broker.bootstrap, name, decode="json")
