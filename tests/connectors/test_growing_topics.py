@@ -8,6 +8,7 @@ import time
 import msgspec
 import pytest
 from lives import Life, no_survivors
+from numbered import GrowingNumbers
 
 import onceflow as of
 from onceflow import Log, Producer
@@ -15,8 +16,6 @@ from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.log import LogSource
 from onceflow.runtime import growth
 from onceflow.windows import Tumbling
-
-KEYS = 5
 
 
 @pytest.fixture(autouse=True)
@@ -35,42 +34,21 @@ def topic(tmp_path):
     return Numbers(tmp_path)
 
 
-class Numbers:
-    def __init__(self, root):
-        self.root, self.next, self.partitions = root, 0, 1
-
-    def write(self, count):
+class Numbers(GrowingNumbers):
+    def put(self, partition, values):
         with Log.open(self.root / "log") as log, Producer(log) as producer:
-            for n in range(self.next, self.next + count):
-                value = msgspec.json.encode({"n": n, "key": f"k{n % KEYS}"})
-                producer.produce("numbers", value, partition=n % self.partitions)
-        self.next += count
+            for value in values:
+                producer.produce("numbers", value, partition=partition)
 
-    def grow(self):
-        self.partitions += 1
+    def make_partitions(self):
         with Log.open(self.root / "log") as log:
             log.alter_topic("numbers", partitions=self.partitions)
 
-    def seen(self):
-        lines = read_parts(self.root / "each").splitlines() if (self.root / "each").exists() else []
-        return sorted(msgspec.json.decode(line)["n"] for line in lines)
-
-    def totals(self):
-        """The last one of each key."""
-        lines = read_parts(self.root / "totals").splitlines() if (self.root / "totals").exists() else []
-        return {total["key"]: total["total"] for total in map(msgspec.json.decode, lines)}
-
     def await_all(self, life):
-        """Until both sinks show all that was written; one commits after the other."""
-        until = time.monotonic() + 120
-        while len(self.seen()) < self.next or sum(self.totals().values()) < sum(range(self.next)):
-            assert life.step(0.01) is None, life.error
-            assert time.monotonic() < until, (len(self.seen()), self.next)
+        def check_alive():
+            assert life.step(0) is None, life.error
 
-    def check(self):
-        """Each number once, and totals of all of them."""
-        assert self.seen() == list(range(self.next))
-        assert self.totals() == {f"k{key}": sum(range(key, self.next, KEYS)) for key in range(KEYS)}
+        super().await_all(check_alive)
 
 
 def job(root, **arguments):
@@ -193,7 +171,7 @@ def test_windows_wait_for_a_partition_that_has_come(topic, tmp_path, begins):
         time.sleep(0.5)
     until = time.monotonic() + 120
     # Of the first day one by key, of each of the eight others that are over one.
-    while not (tmp_path / "each").exists() or read_parts(tmp_path / "each").count(b"\n") < KEYS + 1 + 8:
+    while not (tmp_path / "each").exists() or read_parts(tmp_path / "each").count(b"\n") < topic.keys + 1 + 8:
         assert life.step(0.02) is None, life.error
         assert time.monotonic() < until, read_parts(tmp_path / "each")
     life.kill()

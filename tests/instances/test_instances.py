@@ -8,7 +8,6 @@ import re
 import shutil
 import sqlite3
 import time
-from collections import Counter
 from datetime import timedelta
 from functools import partial
 
@@ -16,6 +15,7 @@ import msgspec
 import psycopg
 import pytest
 from lives import Life, no_survivors
+from numbered import check_totals, key_of, value_of
 
 import onceflow as of
 from onceflow import Log, Producer
@@ -57,8 +57,7 @@ def log(tmp_path):
 def write(log, first, last, **where):
     with Log.open(log) as opened, Producer(opened) as producer:
         for n in range(first, last):
-            key = f"k{n % KEYS}"
-            producer.produce("numbers", msgspec.json.encode({"n": n, "key": key}), key=key.encode(), **where)
+            producer.produce("numbers", value_of(n, KEYS), key=key_of(n, KEYS).encode(), **where)
 
 
 def records(log, topic="totals"):
@@ -100,16 +99,7 @@ def run(root, index, count=COUNT, *, state=None, until="end", take_over=False, *
 
 
 def check(log, last):
-    """What an independent count says: the last total of each key, and one total after each batch that changed it."""
-    newest = {}
-    for total in records(log):
-        assert total["count"] > newest.get(total["key"], {"count": 0})["count"], "a total came twice"
-        newest[total["key"]] = total
-    expected = Counter()
-    for n in range(last):
-        expected[f"k{n % KEYS}"] += n
-    assert {key: total["total"] for key, total in newest.items()} == dict(expected)
-    assert sum(total["count"] for total in newest.values()) == last
+    check_totals(records(log), last, KEYS)
 
 
 def test_together_they_have_all_of_it(log, tmp_path):

@@ -10,29 +10,24 @@ import time
 from pathlib import Path
 
 import pytest
-from kafka_topics import Topics, written
+from numbered import GrowingNumbers
+from topics import Topics
 
 JOB = Path(__file__).with_name("following_kafka.py")
-KEYS = 5
 
 
-class Numbers:
-    """Numbers in a topic that grows, and what a job shows of them."""
+class Numbers(GrowingNumbers):
+    """In a real topic."""
 
     def __init__(self, bootstrap: str, root: Path) -> None:
-        self.topics = Topics(bootstrap)
-        self.root, self.bootstrap = root, bootstrap
+        super().__init__(root)
+        self.topics, self.bootstrap = Topics(bootstrap), bootstrap
         self.name = self.topics.create()
-        self.next, self.partitions = 0, 1
 
-    def write(self, count: int) -> None:
-        for partition in range(self.partitions):
-            mine = [n for n in range(self.next, self.next + count) if n % self.partitions == partition]
-            self.topics.write(self.name, [{"n": n, "key": f"k{n % KEYS}"} for n in mine], partition=partition)
-        self.next += count
+    def put(self, partition: int, values: list[bytes]) -> None:
+        self.topics.write(self.name, values, partition=partition)
 
-    def grow(self) -> None:
-        self.partitions += 1
+    def make_partitions(self) -> None:
         self.topics.grow(self.name, self.partitions)
 
     def life(self, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
@@ -40,23 +35,11 @@ class Numbers:
         command = [sys.executable, "-W", "error", str(JOB), str(self.root), self.bootstrap, self.name, *arguments]
         return subprocess.Popen(command, env=env)
 
-    def totals(self) -> dict[str, int]:
-        shown = written(self.root / "totals") if (self.root / "totals").exists() else []
-        return {total["key"]: total["total"] for total in shown}
-
     def await_all(self, life: subprocess.Popen[bytes], first: int = 0) -> None:
-        deadline = time.monotonic() + 60
-        while sum(self.totals().values()) < sum(range(first, self.next)):
+        def check_alive() -> None:
             assert life.poll() is None
-            assert time.monotonic() < deadline, self.totals()
-            time.sleep(0.02)
 
-    def check(self, first: int = 0) -> None:
-        assert sorted(record["n"] for record in written(self.root / "each")) == list(range(first, self.next))
-        expected: dict[str, int] = {}
-        for n in range(first, self.next):
-            expected[f"k{n % KEYS}"] = expected.get(f"k{n % KEYS}", 0) + n
-        assert self.totals() == expected
+        super().await_all(check_alive, first)
 
 
 @pytest.fixture
@@ -97,9 +80,9 @@ def test_a_new_partition_is_read_from_its_beginning(numbers):
     while not numbers.totals():
         assert time.monotonic() < deadline
         assert life.poll() is None
-        numbers.write(KEYS)
+        numbers.write(numbers.keys)
         time.sleep(0.2)
-    first = min(record["n"] for record in written(numbers.root / "each"))
+    first = min(numbers.seen())
     assert first >= begun
     numbers.grow()
     numbers.write(20)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 
 import msgspec
 import pytest
 import topics as real
-from kafka_topics import Topics
+from numbered import check_totals, key_of, value_of
+from topics import Topics
 
 import onceflow as of
 from onceflow.checks import CheckContext
@@ -31,8 +31,7 @@ def fill(topics: Topics, first: int = 0, last: int = RECORDS, name: str | None =
     name = name or topics.create(PARTITIONS)
     producer = topics.producer(**config)
     for n in range(first, last):
-        key = f"k{n % KEYS}"
-        producer.produce(name, msgspec.json.encode({"n": n, "key": key}), key=key)
+        producer.produce(name, value_of(n, KEYS), key=key_of(n, KEYS))
     assert producer.flush(30) == 0
     return name
 
@@ -52,17 +51,6 @@ def out(topics: Topics, name: str) -> list[dict[str, object]]:
     return [msgspec.json.decode(message.value()) for message in real.read(topics.bootstrap, f"{name}-out")]
 
 
-def check(found: list[dict[str, object]], last: int = RECORDS) -> None:
-    newest = {}
-    for total in found:
-        assert total["count"] > newest.get(total["key"], {"count": 0})["count"], "a total came twice"
-        newest[total["key"]] = total
-    expected = Counter()
-    for n in range(last):
-        expected[f"k{n % KEYS}"] += n
-    assert {key: total["total"] for key, total in newest.items()} == dict(expected)
-
-
 @pytest.mark.parametrize("partitioner", ["murmur2", "crc32"])
 def test_by_key_whatever_client_has_written(topics, tmp_path, partitioner):
     """Kind: the partition of a key is another one than the client chose. librdkafka's own way is crc32."""
@@ -74,7 +62,7 @@ def test_by_key_whatever_client_has_written(topics, tmp_path, partitioner):
     fill(topics, RECORDS, 2 * RECORDS, name, **config)
     for index in range(COUNT):
         of.run(flow, state=tmp_path / f"{index}", instance=(index, COUNT))
-    check(out(topics, name), 2 * RECORDS)
+    check_totals(out(topics, name), 2 * RECORDS, KEYS)
     other = "crc32" if partitioner == "murmur2" else "murmur2"
     with pytest.raises(SourceError, match=rf"(?s)whose key is b'k.*{other} puts that into partition"):
         of.run(flow_of(topics, name, partitioner=other, to="other"), state=tmp_path / "other", instance=(0, 1))

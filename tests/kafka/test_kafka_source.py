@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from kafka_topics import Topics, read, written
+from reading import read, written
+from topics import Topics
 
 import onceflow as of
 from onceflow._native import Log, LogProducer

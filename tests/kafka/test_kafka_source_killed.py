@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from kafka_topics import Topics, read, written
+from reading import read, written
 from services.kafka import KafkaBroker
+from topics import Topics
 
 from onceflow.connectors.kafka import KafkaSource
 from onceflow.exceptions import SourceError

@@ -9,8 +9,9 @@ import time
 
 import pytest
 from confluent_kafka import Consumer
-from kafka_topics import Topics, read
+from reading import read
 from services.kafka import KafkaBroker
+from topics import Topics
 
 from onceflow.connectors import waiting
 from onceflow.connectors.kafka import KafkaSource, feed

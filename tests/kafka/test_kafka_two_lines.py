@@ -7,7 +7,7 @@ import sys
 
 import msgspec
 import topics as real
-from kafka_topics import Topics
+from topics import Topics
 
 from onceflow import Log, Producer
 

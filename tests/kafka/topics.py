@@ -7,10 +7,11 @@ import time
 import uuid
 from collections.abc import Iterator
 
+import msgspec
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
 
-__all__ = ["admin", "create", "delete", "name", "producer", "read"]
+__all__ = ["Topics", "admin", "create", "delete", "name", "producer", "read"]
 
 _QUIET = {"log_level": 0, "error_cb": lambda error: None}
 #: What a transaction that stays open holds back is not there for who reads what is committed.
@@ -28,9 +29,10 @@ def admin(bootstrap: str) -> AdminClient:
 
 
 def producer(bootstrap: str, transactional_id: str | None, **settings: object) -> Producer:
-    """Of somebody else."""
+    """Of somebody else; ``settings``: with dots, or underscores for them."""
     given = {} if transactional_id is None else {"transactional.id": transactional_id}
-    return Producer({"bootstrap.servers": bootstrap, **given, **settings, **_QUIET})
+    given |= {key.replace("_", "."): value for key, value in settings.items()}
+    return Producer({"bootstrap.servers": bootstrap, **given, **_QUIET})
 
 
 def create(bootstrap: str, topic: str, partitions: int = 1, **config: object) -> None:
@@ -39,6 +41,58 @@ def create(bootstrap: str, topic: str, partitions: int = 1, **config: object) ->
     # A client that is let go takes its requests along.
     client = admin(bootstrap)
     client.create_topics([NewTopic(topic, partitions, 1, config=settings)])[topic].result(30)
+
+
+class Topics:
+    """Makes and writes topics of a test's own, of one cluster."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        self.admin = admin(bootstrap)
+
+    def create(self, partitions: int = 1, *, topic: str | None = None, **config: str) -> str:
+        """A topic's name. Records may be as old as they like."""
+        topic = topic or name("topic")
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                create(self.bootstrap, topic, partitions, **{"retention_ms": -1, **config})
+                return topic
+            except KafkaException:
+                # One of the name that is being deleted.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def recreate(self, topic: str, partitions: int = 1) -> None:
+        """Deletes a topic and makes it anew."""
+        self.admin.delete_topics([topic])[topic].result()
+        self.create(partitions, topic=topic)
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Gives a topic more partitions."""
+        self.admin.create_partitions([NewPartitions(topic, partitions)])[topic].result()
+
+    def delete_records(self, topic: str, before: int, partition: int = 0) -> None:
+        """As retention does."""
+        place = TopicPartition(topic, partition, before)
+        next(iter(self.admin.delete_records([place]).values())).result()
+
+    def producer(self, transactional_id: str | None = None, **settings: object) -> Producer:
+        """A producer; one with an id is ready for transactions."""
+        made = producer(self.bootstrap, transactional_id, **{"linger_ms": 2, **settings})
+        if transactional_id is not None:
+            made.init_transactions()
+        return made
+
+    def write(self, topic: str, values: object, partition: int = 0, **arguments: object) -> None:
+        """Writes values, as JSON unless they are bytes."""
+        made = self.producer()
+        for value in values:
+            data = value if value is None or isinstance(value, bytes) else msgspec.json.encode(value)
+            made.produce(topic, data, partition=partition, **arguments)
+            made.poll(0)
+        assert made.flush(30) == 0
 
 
 def delete(bootstrap: str, topic: str) -> None:
