@@ -54,6 +54,7 @@ class LeftoverContext:
         complete: Whether all checkpoints could be read; else it is not known what was decided, and nothing may be.
         known_sinks: Of the dataflow and of all its checkpoints.
         clock: Where the time comes from.
+        dropped_sinks: Of the known ones, those that only checkpoints have.
     """
 
     job: str
@@ -64,6 +65,7 @@ class LeftoverContext:
     complete: bool = True
     known_sinks: frozenset[str] = frozenset()
     clock: Clock = field(default_factory=SystemClock)
+    dropped_sinks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

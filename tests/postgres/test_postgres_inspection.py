@@ -132,6 +132,30 @@ def test_markers_of_a_sink_that_is_gone(db, state):
     assert run(flow, other).finished
 
 
+def test_markers_beside_two_sinks_and_of_a_sink_that_only_a_checkpoint_has(db, state):
+    """One marker that is told, and counted, twice; markers of a sink that the dataflow has no more, without a word."""
+    db.run("create table u (id int)")
+
+    def flow_of(*sinks):
+        flow = Dataflow("job")
+        rows = flow.source("in", TestingSource([{"id": 1, "v": "a"}]))
+        for name in sinks:
+            rows.map(lambda row: {"id": row["id"]}).sink(name, PostgresSink(db.dsn, "u"))
+        return flow
+
+    assert run(flow_of("one", "two", "three"), state).finished
+    copied = "insert into onceflow_markers select 'job/gone', key, text from onceflow_markers where owner = 'job/one'"
+    db.run(copied)
+    assert diagnosed(flow_of("one", "two", "three"), state).removable == 1
+    found = diagnosed(flow_of("one", "two"), state)
+    assert found.removable == 1
+    told = [(each.fate, each.subject.split(" in ")[0]) for sink in found.sinks for each in sink.leftovers]
+    assert told == [("removable", "2 markers of 'job/gone'"), ("kept", "2 markers of 'job/three'")]
+    assert resolved(flow_of("one", "two"), state).removable == 1
+    assert run(flow_of("one", "two", "three"), state).finished
+    assert db.run("select count(*) from onceflow_markers where owner = 'job/three'").fetchone() == (3,)
+
+
 def of_source(source):
     found = [(one.level, f"{one.subject}: {one.text}") for one in source.check(CheckContext("job", "in"))]
     return [each for each in found if "fsync is off" not in each[1]]

@@ -55,6 +55,17 @@ def test_markers_of_a_sink_that_is_gone(db, state):
               for (owner,) in db.rows("select distinct owner from onceflow_sql_markers")}  # fmt: skip
     assert owners == {"job/out", "job2/gone"}
     assert diagnosed(flow_of(db), state).removable == 0
+    # Seen from two sinks it is one, and a sink that only a checkpoint has is told of.
+    db.run(copied.format("job/gone", is_mine))
+    db.run("create table w (id int)")
+    both = flow_of(db, "new")
+    both.source("more", TestingSource([])).sink("newer", SqlSink(db.url, "w"))
+    found = [each for sink in diagnosed(both, state).sinks for each in sink.leftovers]
+    assert [(each.fate, each.subject.split(" in ")[0]) for each in found] == [
+        ("removable", "2 markers of 'job/gone'"), ("kept", "2 markers of 'job/out'"),
+    ]  # fmt: skip
+    assert "which the dataflow has no more" in found[1].text
+    assert resolved(both, state).removable == 1
     # Of another state: that job may still be run.
     other = state.with_name("other")
     db.run("create table u (id int)")
@@ -62,6 +73,9 @@ def test_markers_of_a_sink_that_is_gone(db, state):
     fresh.source("in", TestingSource([{"id": 3}])).sink("elsewhere", SqlSink(db.url, "u"))
     assert run(fresh, other).finished
     assert diagnosed(fresh, other).removable == 0
-    [kept] = diagnosed(flow_of(db), other).sinks[0].leftovers
+    kept, dropped = diagnosed(flow_of(db), other).sinks[0].leftovers
+    if "job/elsewhere" in kept.subject:
+        kept, dropped = dropped, kept
     assert kept.fate == "kept" and "another state directory" in kept.text
+    assert dropped.fate == "kept" and "which the dataflow has no more" in dropped.text
     assert run(flow_of(db), state).finished and db.rows() == [(1,), (2,)]

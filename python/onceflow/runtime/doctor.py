@@ -14,7 +14,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 
 import msgspec
@@ -179,6 +179,7 @@ class _Known:
 
     def sinks(self) -> Iterator[StepDiagnosis]:
         """All of them."""
+        told: set[tuple[str, str]] = set()
         for step in self._graph.sinks():
             decided = tuple(
                 Committable(record.id, msgspec.msgpack.decode(record.staged[step.step_id]))
@@ -194,8 +195,13 @@ class _Known:
                 self._complete,
                 self._known_sinks,
                 SystemClock(),
+                self._known_sinks - {step.step_id for step in self._graph.sinks()},
             )
-            yield _looked_at(step.step_id, step.sink, functools.partial(step.sink.leftovers, context))
+            found = _looked_at(step.step_id, step.sink, functools.partial(step.sink.leftovers, context))
+            # Two sinks that write to one place find the same there.
+            new = tuple(each for each in found.leftovers if (each.fate, each.subject) not in told)
+            told |= {(each.fate, each.subject) for each in new}
+            yield replace(found, leftovers=new)
 
 
 def _looked_at(step_id: str, connector: object, look: Callable[[], Iterable[Leftover]]) -> StepDiagnosis:

@@ -32,7 +32,7 @@ from typing import Any
 
 from onceflow.connectors.kafka.facts import Admin, TopicFacts
 from onceflow.connectors.kafka.frame import Frame, handle_of, read_staged
-from onceflow.connectors.kafka.markers import KEY, Kept, MarkerTopic, jobs_with_markers
+from onceflow.connectors.kafka.markers import KEY, Kept, MarkerTopic, jobs_with_markers, marker_topic_of
 from onceflow.connectors.kafka.producing import choose_partitions
 from onceflow.connectors.kafka.sending import Sending
 from onceflow.connectors.kafka.settings import KafkaSettings
@@ -97,14 +97,16 @@ class KafkaDestination(Destination[Frame]):
         self.words = Words(
             store="the topic",
             thing=f"the topics {topic!r} and {self._markers.name!r}",
-            own="a topic of its own, under another name of the job or the sink",
-            markers=f"the topic {self._markers.name!r}",
+            own="a topic of its own, under another name of the job or the sink, by which its markers go",
         )
 
     # -- the topics ------------------------------------------------------------------------------
 
     def where(self, place: str) -> str:
         return f"topic {place!r} at {self._settings.bootstrap}"
+
+    def markers_of(self, job: str) -> str:
+        return f"the topic {marker_topic_of(job, self._context.sink)!r}"
 
     def place(self) -> Place:
         return Place(self._topic, 0, self._cluster)
@@ -266,7 +268,8 @@ class KafkaDestination(Destination[Frame]):
         found = self._kept[worker].get(place)
         if found is None:
             raise SinkError(
-                f"{self.words.markers} does not know this job any more: its records were deleted. Run the job again"
+                f"{self.markers_of(self._context.job)} does not know this job any more: its records were deleted. Run "
+                "the job again"
             )
         return found.standing
 

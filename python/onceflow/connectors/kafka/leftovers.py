@@ -88,7 +88,7 @@ def _left_markers(
 ) -> Iterator[Leftover]:
     """Whose a topic is, its markers say; its name may be another's, too."""
     own = marker_topic_of(context.job, context.sink)
-    needed = {marker_topic_of(context.job, sink) for sink in context.known_sinks} - {own}
+    needed = {marker_topic_of(context.job, sink) for sink in context.known_sinks - context.dropped_sinks} - {own}
     for facts in admin.topics(set(marker_topics(admin.names(), context.job)) - needed).values():
         where = f"topic {facts.name!r} of {settings.bootstrap}"
         with closing(MarkerTopic(settings, admin, context.job, context.sink, timeout_s, name=facts.name)) as markers:

@@ -82,12 +82,10 @@ class LogDestination(Destination[Part]):
         self._clock = clock
         self._group = group_of(context.job, context.sink, context.worker)
         self._producer: LogProducer | None = None
-        groups = group_of(context.job, context.sink)
         self.words = Words(
             store="the log",
             thing="the topic",
             own="a topic of its own, under another name of the job or the sink, by which its markers go",
-            markers=f"the group {groups!r} (Log.open({str(directory)!r}).delete_group({groups!r}))",
         )
         with self._errors():
             self._log = Log.open(directory, create=partitions is not None)
@@ -96,6 +94,10 @@ class LogDestination(Destination[Part]):
 
     def where(self, place: str) -> str:
         return f"topic {place!r} of {self._directory}"
+
+    def markers_of(self, job: str) -> str:
+        group = group_of(job, self._context.sink)
+        return f"the group {group!r} (Log.open({str(self._directory)!r}).delete_group({group!r}))"
 
     def place(self) -> Place:
         with self._errors():

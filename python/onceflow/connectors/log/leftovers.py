@@ -9,6 +9,7 @@ from pathlib import Path
 from onceflow._native import Log, LogProducer
 from onceflow.clock import Clock
 from onceflow.connectors.log.owner import group_of
+from onceflow.connectors.outbox.leftovers import dropped
 from onceflow.connectors.outbox.marker import Standing
 from onceflow.exceptions import StoreMissingError
 from onceflow.leftovers import Leftover, LeftoverContext
@@ -53,6 +54,8 @@ def _markers(log: Log, path: Path, context: LeftoverContext) -> Iterator[Leftove
                 "refused, since it would write that output again. Run the job with that one, or delete the topic"
             )
             yield Leftover("kept", subject, text)
+        elif sink in context.dropped_sinks and not states - {context.state_id}:
+            yield Leftover("kept", subject, dropped(sink))
         elif sink not in context.known_sinks and not states - {context.state_id}:
             if not context.complete:
                 text = f"of sink {sink!r}, which a checkpoint that cannot be read may know"

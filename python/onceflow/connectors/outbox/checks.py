@@ -16,7 +16,7 @@ from onceflow.exceptions import (
     RepeatedOutputWarning,
     SinkError,
 )
-from onceflow.instances import count_of, job_and_instance, run_of, what_it_is
+from onceflow.instances import Instance, count_of, job_and_instance, run_of, what_it_is
 from onceflow.sinks import SinkContext
 
 __all__ = ["Checks"]
@@ -49,7 +49,7 @@ class Checks:
             raise SinkError(
                 f"{self._where(mine)} holds output of an earlier run, up to checkpoint {newest}, and this job starts "
                 f"from nothing, so it would be written again: delete {self._words.thing}, choose another one, or "
-                f"delete {self._words.markers} if it shall be written again"
+                f"delete {self._markers} if it shall be written again"
             )
         for (place, _), standing in standings.items():
             self._check_checkpoint(place, standing)
@@ -61,8 +61,7 @@ class Checks:
         Raises:
             SinkError: Somebody has.
         """
-        mine = self._context
-        flow, instance = job_and_instance(mine.job)
+        flow, instance = job_and_instance(self._context.job)
         for job in self._destination.jobs():
             other, theirs = job_and_instance(job)
             if other != flow or count_of(theirs) == count_of(instance):
@@ -70,9 +69,15 @@ class Checks:
             raise SinkError(
                 f"{self._where(self._destination.place().name)} is written by {run_of(theirs)} of job {flow!r}, and "
                 f"this run {what_it_is(instance)}: each record would be in it twice. Run as many instances as before; "
-                f"or start over with {self._words.own}; or delete {self._words.thing}, and the markers of {job!r} and "
-                "of all that were run with it"
+                f"or start over with {self._words.own}; or delete what they have written, and "
+                f"{self._markers_of_others(flow, instance)}"
             )
+
+    def _markers_of_others(self, flow: str, instance: Instance | None) -> str:
+        """Of all runs that divide the job in another way."""
+        jobs = {job: job_and_instance(job) for job in self._destination.jobs()}
+        others = [job for job, (other, its) in jobs.items() if other == flow and count_of(its) != count_of(instance)]
+        return " and ".join(map(self._destination.markers_of, sorted(others)))
 
     def check_new_lineage(self, standings: Standings) -> None:
         """Where a job goes back on purpose: that a target has what the output goes on from, and what it has after it.
@@ -208,18 +213,26 @@ class Checks:
     def _check_state(self, place: str, standing: Standing, *, is_unused: bool) -> None:
         mine = self._context.state_id
         if standing.state and mine and standing.state != mine:
+            if elsewhere := self._destination.elsewhere(place):
+                does = "has begun to write to" if is_unused else "writes to"
+                raise SinkError(
+                    f"the names of job {self._context.job!r} and sink {self._context.sink!r}, by which markers go, are "
+                    f"taken: a run with another state directory (identity {standing.state}, and this one is {mine}) "
+                    f"{does} {elsewhere}. Give the job or the sink another name{self._words.apart}. Only if that job "
+                    f"never runs again, delete {self._markers}"
+                )
             if is_unused:
                 raise SinkError(
                     f"{self._where(place)} is taken by job {self._context.job!r} with another state directory "
                     f"(identity {standing.state}, and this one is {mine}), which has written nothing yet: run the job "
                     f"with that one, or write to {self._words.own}. If its run has failed and does not come back, "
-                    f"delete {self._words.markers}"
+                    f"delete {self._markers}"
                 )
             raise SinkError(
                 f"{self._where(place)} holds the output of job {self._context.job!r} with another state directory "
                 f"(identity {standing.state}, and this one is {mine}): run the job with that one, or write to "
                 f"{self._words.own}. If the job's state was deleted, delete {self._words.thing} too; or only "
-                f"{self._words.markers}, if the output shall be written again"
+                f"{self._markers}, if the output shall be written again"
             )
 
     def _check_fence(self, place: str, standing: Standing) -> None:
@@ -258,6 +271,10 @@ class Checks:
             "run, and would write it again. Run the job with its newest state; or, to go on from this one on purpose, "
             f"{way}"
         )
+
+    @property
+    def _markers(self) -> str:
+        return self._destination.markers_of(self._context.job)
 
     def _where(self, place: str) -> str:
         return self._destination.where(place)

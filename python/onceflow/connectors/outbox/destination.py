@@ -29,13 +29,13 @@ class Words:
         store: What a backup is put back of: "the log".
         thing: What can be deleted, so that the output begins anew: "the topic".
         own: What another job could be given: "a topic of its own".
-        markers: The markers, and how to delete them.
+        apart: Another way than other names by which two sinks of one name have markers apart: ", or ...".
     """
 
     store: str
     thing: str
     own: str
-    markers: str
+    apart: str = ""
 
 
 class Destination(ABC, Generic[Part]):
@@ -48,6 +48,14 @@ class Destination(ABC, Generic[Part]):
     @abstractmethod
     def where(self, place: str) -> str:
         """A place in words."""
+
+    @abstractmethod
+    def markers_of(self, job: str) -> str:
+        """The markers of a job with a sink of this name, and how to delete them: "the markers of 'job/sink'"."""
+
+    def elsewhere(self, place: str) -> str:
+        """In words the target that the markers of a place are about, where this sink writes to another one now."""
+        return "" if place == self.place().name else self.where(place)
 
     @abstractmethod
     def place(self) -> Place:

@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from onceflow.connectors.outbox.marker import Standing
 from onceflow.leftovers import Leftover, LeftoverContext
 
-__all__ = ["left_markers"]
+__all__ = ["dropped", "left_markers"]
+
+
+def dropped(sink: str) -> str:
+    """Why the marker of a sink is kept that only checkpoints have."""
+    return (
+        f"of sink {sink!r}, which the dataflow has no more: a run that goes back to a checkpoint that has it needs it"
+    )
 
 
 def left_markers(
@@ -32,6 +39,8 @@ def left_markers(
             if sink == context.sink:
                 text = f"of another state directory ({', '.join(sorted(states))}): a run with this one is refused"
                 yield Leftover("kept", subject, text)
+        elif sink in context.dropped_sinks:
+            yield Leftover("kept", subject, dropped(sink))
         elif sink in context.known_sinks:
             continue
         elif context.complete:

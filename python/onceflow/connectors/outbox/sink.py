@@ -86,10 +86,11 @@ class OutboxSink(TransactionalSink):
     def leftovers(self, context: LeftoverContext) -> Iterable[Leftover]:
         """See ``Sink``: markers, as far as the target tells whose it keeps."""
         with closing(self._connect()) as target:
+            where = target.shown or f"the target of sink {context.sink!r}"
             # Its own it can always be asked for.
             owners = dict.fromkeys((f"{context.job}/{context.sink}", *target.owners()))
             kept = {owner: target.read_markers(owner) for owner in owners}
-        return left_markers(kept, f"the target of sink {context.sink!r}", context, self._forget)
+        return left_markers(kept, where, context, self._forget)
 
     def _forget(self, owner: str) -> None:
         with closing(self._connect()) as target:
@@ -103,16 +104,19 @@ class _TargetDestination(Destination[bytes]):
         self._target = target
         self._context = context
         self._codec = MsgpackCodec()
-        owner = self._marker(FENCE, 0).owner
         self.words = Words(
             store="the target",
             thing=f"the output of sink {context.sink!r} and its markers",
             own="a target of its own, under another name of the job or the sink, by which its markers go",
-            markers=f"the markers of {owner!r} in the target",
         )
 
     def where(self, place: str) -> str:
-        return f"the target of sink {self._context.sink!r}"
+        return f"the target of sink {self._context.sink!r}" + (self._target.shown and f" in {self._target.shown}")
+
+    def markers_of(self, job: str) -> str:
+        owner = f"{job}/{self._context.sink}"
+        how = self._target.how_to_forget(owner)
+        return f"the markers of {owner!r} in the target" + (how and f" ({how})")
 
     def place(self) -> Place:
         return _PLACE

@@ -24,7 +24,13 @@ class OutboxTarget(ABC):
     must be told not to mind (``sqlite3.connect(..., check_same_thread=False)``).
 
     What they raise stops the job, with its cause.
+
+    Attributes:
+        shown: Where its markers lie, for messages, without secrets: a database, but not its table. Empty: it is not
+            told.
     """
+
+    shown: str = ""
 
     @abstractmethod
     def read_markers(self, owner: str) -> Mapping[str, str]:
@@ -58,6 +64,10 @@ class OutboxTarget(ABC):
         """Removes all markers of an owner that ``owners`` has told, in one transaction: of a sink that nobody has any
         more."""
         raise SinkError(f"{type(self).__name__} has owners() and no forget(): the markers of {owner!r} stay")
+
+    def how_to_forget(self, owner: str) -> str:
+        """For messages: how a person does what ``forget`` does, such as a statement of SQL; empty: it is not told."""
+        return ""
 
     def close(self) -> None:  # noqa: B027 - optional
         """Releases the connection; also called where another method has raised."""

@@ -110,6 +110,8 @@ class PostgresDestination(Destination[Part]):
         #: What a transaction that is under way has read and locked.
         self._locked: dict[str, str] | None = None
         self._target: Target | None = None
+        #: The table that the markers are about, if it is another one.
+        self._elsewhere = ""
         try:
             with self._errors():
                 self._session.connect()
@@ -122,7 +124,7 @@ class PostgresDestination(Destination[Part]):
             store="the database",
             thing=f"table {self._table} and the markers of this sink",
             own="a table of its own, under another name of the job or the sink, by which its markers go",
-            markers=f"its markers ({self._markers.forget()})",
+            apart=", or this sink another markers_schema=",
         )
 
     @property
@@ -144,9 +146,15 @@ class PostgresDestination(Destination[Part]):
         self._encode = Encode(table, columns, mine.key, mine.delete)
         self._check_types(connection, self._encode.part(), None)
         self._markers = Markers(mine.markers_schema or table.name.schema, self._owner)
-        known = self._markers.target(self._markers.read(connection))
+        kept = self._markers.read(connection)
+        known = self._markers.target(kept)
         now = Target(str(table.name), table.oid, self.identity.database)
-        self._target = self._check_target(connection, now, known)
+        if known is not None and not any(each.checkpoint for each in _standings(kept).values()):
+            # A run has begun, and has written nothing.
+            self._target = now
+        else:
+            self._target = self._check_target(connection, now, known)
+        self._elsewhere = "" if known is None or known.name == now.name else known.name
 
     def _check_target(self, connection: psycopg.Connection[Any], now: Target, known: Target | None) -> Target:
         """Whether the table is the one that was written, and still has rows if it had some."""
@@ -173,6 +181,13 @@ class PostgresDestination(Destination[Part]):
 
     def where(self, place: str) -> str:
         return f"table {self._table} of PostgreSQL {self._server.shown}"
+
+    def markers_of(self, job: str) -> str:
+        owner = f"{job}/{self._context.sink}"
+        return f"the markers of {owner!r} ({self._markers.forget(owner)})"
+
+    def elsewhere(self, place: str) -> str:
+        return self._elsewhere and f"table {self._elsewhere} of PostgreSQL {self._server.shown}"
 
     def place(self) -> Place:
         return _PLACE
@@ -218,6 +233,9 @@ class PostgresDestination(Destination[Part]):
             if marker.is_due(kept):
                 with connection.cursor() as cursor:
                     self._markers.check_kept(cursor.execute(self._markers.keeping(marker, kept.get(marker.key))))
+            if self._target is not None and self._markers.target(kept) is None:
+                # So that who is refused is told of which table.
+                self._markers.keep_target(connection, self._target)
             connection.execute("commit")
 
         with self._errors():

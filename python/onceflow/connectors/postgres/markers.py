@@ -133,9 +133,10 @@ class Markers:
         """Markers alone."""
         return {key: text for key, text in kept.items() if key != _TARGET_KEY}
 
-    def forget(self) -> str:
-        """How a person removes them."""
-        return f"delete from {self.name} where owner = '{self._owner}'"  # noqa: S608 - for people
+    def forget(self, owner: str | None = None) -> str:
+        """How a person removes them, or those of another owner."""
+        mine = sql.Literal(self._owner if owner is None else owner)
+        return sql.SQL("delete from {} where owner = {}").format(self._table, mine).as_string(None)
 
     def forget_target(self) -> str:
         """How a person removes what is known of the table."""

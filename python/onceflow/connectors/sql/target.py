@@ -95,6 +95,9 @@ class SqlTarget(OutboxTarget):
             )
         self._dialect = _DIALECTS[engine.dialect.name]()
         self._base = engine
+        if engine.url.database:
+            shown = engine.url.set(username=None, password=None, query={}).render_as_string()
+            self.shown = shown if wanted.schema is None else f"schema {wanted.schema!r} of {shown}"
         self._engine = engine
         self._markers = sa.Table(
             MARKERS,
@@ -140,6 +143,11 @@ class SqlTarget(OutboxTarget):
     def forget(self, owner: str) -> None:
         mine = self._markers.columns.owner == self._owner(owner)
         self._repeated(lambda connection: connection.execute(self._markers.delete().where(mine)))
+
+    def how_to_forget(self, owner: str) -> str:
+        mine = self._markers.columns.owner == sa.literal(owner, sa.String())
+        statement = self._markers.delete().where(mine)
+        return str(statement.compile(self._base, compile_kwargs={"literal_binds": True})).replace("\n", "")
 
     def fence(self, marker: Marker) -> None:
         if len(marker.owner.encode()) > 400:
