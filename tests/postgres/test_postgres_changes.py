@@ -8,16 +8,19 @@ import random
 import threading
 import time
 import uuid
+from contextlib import closing
 from decimal import Decimal
 
 import psycopg
 import pytest
 from lives import Life, no_survivors
-from waits import check_tells
+from services.proxy import Proxy
+from waits import check_tells, said, standing_still
 
 import onceflow as of
+from onceflow.connectors import waiting
 from onceflow.connectors.files import JsonLinesSink, read_parts
-from onceflow.connectors.postgres import PostgresChanges
+from onceflow.connectors.postgres import PostgresChanges, changes
 from onceflow.connectors.postgres.decoding import changes_of
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError, SourceWaitingWarning
 from onceflow.sources import SourceContext
@@ -259,6 +262,57 @@ def test_no_change_is_lost_with_its_connection(dsn, slot):
         reader.close()
     assert [change["row"]["id"] for change in found] == list(range(900))
     assert ended
+
+
+def reads(reader, seconds):
+    """All that comes within that time."""
+    found, until_s = [], time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        found += reader.read(10).records
+        time.sleep(0.005)
+    return found
+
+
+def test_a_stream_that_is_silent_is_told(monkeypatch, dsn, slot, postgres):
+    """Kind: a server that stands still is taken for one without changes, or a quiet one for one that stands still."""
+    monkeypatch.setattr(changes, "_FEEDBACK_S", 1.0)
+    monkeypatch.setattr(changes, "_SILENT_S", 2.5)
+    monkeypatch.setattr(waiting, "_PATIENCE_S", 0.1)
+    with closing(opened(PostgresChanges(dsn, slot))) as reader:
+        # Quiet for longer than would be told, and then begun anew.
+        reader.read(1)
+        stream = reader._stream
+        assert reads(reader, 6) == [] and reader._stream is stream
+        with pytest.warns(SourceWaitingWarning) as told:
+            with standing_still(postgres):
+                assert reads(reader, 3.5) == [] and reader._stream is stream
+            execute(dsn, "insert into things values (1, '')")
+            assert [change["row"]["id"] for change in read(reader, 1)] == [1]
+    said(told, "source 'job/changes'")
+    assert "its stream brings nothing" in str(told[0].message)
+
+
+def test_a_stream_that_stays_silent_is_begun_anew(monkeypatch, dsn, slot, postgres):
+    """Kind: a connection that a network has forgotten: what is written meanwhile never comes, though the server is back
+    long since. Nothing comes twice."""
+    monkeypatch.setattr(changes, "_FEEDBACK_S", 1.0)
+    monkeypatch.setattr(changes, "_SILENT_S", 1.5)
+    monkeypatch.setattr(waiting, "_PATIENCE_S", 0.1)
+    with Proxy(messages=False) as proxy:
+        proxy.target = int(psycopg.conninfo.conninfo_to_dict(dsn)["port"])
+        through = psycopg.conninfo.make_conninfo(dsn, host="127.0.0.1", port=proxy.port)
+        with closing(opened(PostgresChanges(through, slot))) as reader:
+            reader.read(1)
+            execute(dsn, "insert into things values (1, '')")
+            assert [change["row"]["id"] for change in read(reader, 1)] == [1]
+            stream = reader._stream
+            proxy.hold()
+            execute(dsn, "insert into things values (2, '')")
+            threading.Timer(5, proxy.heal).start()
+            with pytest.warns(SourceWaitingWarning) as told:
+                assert [change["row"]["id"] for change in read(reader, 1)] == [2]
+            assert reader._stream is not stream and reads(reader, 0.5) == []
+    said(told, "source 'job/changes'")
 
 
 def test_words_of_others_in_the_log_are_no_changes(dsn, slot):

@@ -35,6 +35,13 @@ _PARTITION = "0"
 _PLUGIN = "test_decoding"
 #: The server ends a stream of which it has heard nothing for a minute.
 _FEEDBACK_S = 5.0
+#: A stream that has brought nothing for so long, not even an answer to that, is no quiet one: it is told of, and begun
+#: anew after twice that, and then each time after twice as long, since a large transaction may be what it is busy with.
+_SILENT_S = 30.0
+_SILENT = (
+    "its stream brings nothing, not even answers. It may be stopped or cut off, or be busy with a large transaction; a "
+    "new stream is begun after {:.0f} s of that"
+)
 _SLOT = """
 select s.plugin, s.confirmed_flush_lsn - '0/0'::pg_lsn, coalesce(s.wal_status, '') = 'lost',
        (select system_identifier::text from pg_control_system())
@@ -141,6 +148,9 @@ class _Reader(SourceReader):
         self._stream: Any = None
         self._confirmed = 0
         self._told_s = 0.0
+        #: When the stream brought something last, and for how long it may bring nothing before another one is begun.
+        self._heard_s = 0.0
+        self._patience_s = 2 * _SILENT_S
         at = position if isinstance(position, dict) else None
         slot, end, self._system = self._look(make=at is None)
         #: Behind the last transaction that was handed out in full; how many changes of the next one were.
@@ -211,7 +221,10 @@ class _Reader(SourceReader):
         )
         try:
             found: SourceBatch | None = retrying(self._read, max_records)
-            self._waiting.answered()
+            if time.monotonic() - self._heard_s < _SILENT_S:
+                self._waiting.answered()
+            else:
+                self._waiting.missed(_SILENT.format(self._patience_s), self._heard_s)
             return found
         except psycopg2.Error as error:
             self._drop()
@@ -234,6 +247,7 @@ class _Reader(SourceReader):
                 self._begin()
             while len(records) < max_records and (message := self._stream.read_message()) is not None:
                 self._take(message, records)
+            self._listen(records)
             self._tell()
         except psycopg2.Error:
             if not records:
@@ -248,6 +262,7 @@ class _Reader(SourceReader):
         """A line of the stream: moves the position on, and appends the records that are new."""
         line = message.payload
         self._awaits_line = False
+        self._patience_s = 2 * _SILENT_S
         if line.startswith("message: "):
             # Somebody's words in the log, which are no change.
             return
@@ -283,6 +298,8 @@ class _Reader(SourceReader):
     def _begin(self) -> None:
         import psycopg2.extras  # noqa: PLC0415 - an extra
 
+        # An attempt that hangs is bounded by the connection's own time-outs.
+        self._heard_s = time.monotonic()
         self._awaits_line = self._write_first_line()
         settings: dict[str, Any] = {**self._source._server.settings(), "options": SESSION_OPTIONS}
         factory = psycopg2.extras.LogicalReplicationConnection
@@ -292,6 +309,19 @@ class _Reader(SourceReader):
             slot_name=self._source._slot, decode=True, start_lsn=self._lsn, status_interval=_FEEDBACK_S
         )
         self._brought = 0
+        self._heard_s = time.monotonic()
+
+    def _listen(self, records: list[Any]) -> None:
+        """Whether the stream still lives: a server that stands still, or a cut network, looks like a quiet one."""
+        import psycopg2  # noqa: PLC0415 - an extra
+
+        now_s = time.monotonic()
+        # Both are the moments of the last word of ours until the server says something.
+        if records or self._stream.io_timestamp > self._stream.feedback_timestamp:
+            self._heard_s = now_s
+        elif now_s - self._heard_s > self._patience_s:
+            silent_s, self._patience_s = self._patience_s, 2 * self._patience_s
+            raise psycopg2.OperationalError(f"its stream has brought nothing for {silent_s:.0f} s")
 
     def _write_first_line(self) -> bool:
         """A word of ours in the log, which is the first line of the stream, or follows it.
@@ -316,11 +346,10 @@ class _Reader(SourceReader):
     def _tell(self) -> None:
         if not self._awaits_line and time.monotonic() - self._told_s >= _FEEDBACK_S:
             self._told_s = time.monotonic()
-            # The answer says how far the server has come, also where there was no change.
-            asks = self._end is not None
             # Right before the end of the last transaction: see ``_write_first_line``.
             place = max(self._confirmed - 1, 0)
-            self._stream.send_feedback(flush_lsn=place, apply_lsn=place, reply=asks, force=True)
+            # The answer says that it is there, and how far it has come, also where there was no change.
+            self._stream.send_feedback(flush_lsn=place, apply_lsn=place, reply=True, force=True)
 
     def position(self) -> Plain:
         return {"lsn": self._lsn, "taken": self._taken, "system": self._system}
