@@ -149,7 +149,9 @@ def test_markers_of_a_sink_that_is_gone(kafka, state):
     flow = to_topics(job, kafka.bootstrap, out=topic)
     assert not run(to_topics(job, kafka.bootstrap, out=topic, gone=topic), state).finished
     run(to_topics(f"{job}-2", kafka.bootstrap, gone=topic), state.with_name("others"))
-    assert left() == {}, "a checkpoint knows the sink"
+    # A checkpoint knows the sink.
+    assert {name: one.fate for name, one in left().items()} == {gone: "kept"}
+    assert "which the dataflow has no more" in left()[gone].text
     assert run(flow, state, on_change={"gone": "drop"}, retain=1).finished
     unmarked = f"onceflow-markers-{job}-unmarked"
     topics.create(kafka.bootstrap, unmarked, cleanup_policy="compact")
