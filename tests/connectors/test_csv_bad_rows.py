@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from reading import read
 
-from onceflow.connectors.files import CsvSource
-from onceflow.connectors.files import csv as csv_module
+from onceflow.connectors.files import CsvSource, csv_reader
 
 ROWS = 3000
 GOOD = ["{n},1.5,2024-01-01", '{n},1.5,"2024-01-01"', '"{n}","1.5","2024-01-01T00:00:00\n"', ""]
@@ -61,7 +60,7 @@ def test_bad_rows_are_those_that_are_refused_alone(tmp_path, share, as_columns, 
 def test_good_rows_are_not_looked_at_one_by_one(tmp_path, monkeypatch):
     """Kind: a few bad rows make a file several times slower to read."""
     converted = 0
-    convert = csv_module.convert
+    convert = csv_reader.convert
 
     def counted(texts, *arguments, **options):
         nonlocal converted
@@ -71,7 +70,7 @@ def test_good_rows_are_not_looked_at_one_by_one(tmp_path, monkeypatch):
 
     path = tmp_path / "in.csv"
     path.write_text("a,b\n" + "".join(f"{'x' if n % 1000 == 500 else n},{n}\n" for n in range(8000)))
-    monkeypatch.setattr(csv_module, "convert", counted)
+    monkeypatch.setattr(csv_reader, "convert", counted)
     found = read(CsvSource(path, types={"a": "int", "b": "int"}, on_malformed="skip"), sizes=[8000])
     assert found.skipped == 8
     assert len(found.records) == 7992

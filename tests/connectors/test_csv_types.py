@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reading import plain, position_after, read, read_in_pieces
 
 from onceflow import Dataflow, run
-from onceflow.connectors.files import CsvSink, CsvSource, read_parts
+from onceflow.connectors.files import CsvSink, CsvSource, csv_reader, read_parts
 from onceflow.connectors.files import csv as csv_module
 from onceflow.connectors.files.csv_types import COLUMN_TYPES, TypeGuess, convert
 from onceflow.exceptions import ConfigurationError, MalformedRecordError, SourceError
@@ -187,7 +187,8 @@ def test_values_behind_the_sample_lose_nothing_either(tmp_path, monkeypatch, kin
 
     The message says what to do, and both of it can be done.
     """
-    monkeypatch.setattr(csv_module, "_SAMPLE_ROWS", 2)
+    for module in (csv_module, csv_reader):
+        monkeypatch.setattr(module, "SAMPLE_ROWS", 2)
     source = column(tmp_path, [sampled, sampled, later, sampled], as_columns=as_columns)
     with pytest.raises(MalformedRecordError) as caught:
         read(source)

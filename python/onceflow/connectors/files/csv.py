@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import repeat, zip_longest
+from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from onceflow.columns import Columns
-from onceflow.connectors.event_time import EventTimeParser, out_of_range
 from onceflow.connectors.files.arrow import require_arrow
-from onceflow.connectors.files.csv_records import PARTS, CsvRecords, CsvRows
-from onceflow.connectors.files.csv_types import COLUMN_TYPES, Agreed, ColumnType, TypeGuess, convert
+from onceflow.connectors.files.csv_reader import SAMPLE_ROWS, CsvReader
+from onceflow.connectors.files.csv_records import CsvRecords
+from onceflow.connectors.files.csv_types import COLUMN_TYPES, Agreed, ColumnType, TypeGuess
 from onceflow.connectors.files.lines import MAX_RECORD_BYTES, LineReader, check_encoding
-from onceflow.connectors.files.malformed import MalformedPolicy, Rejections, check_record_bytes
+from onceflow.connectors.files.malformed import MalformedPolicy, check_record_bytes
 from onceflow.connectors.files.names import check_names, check_texts
 from onceflow.connectors.files.partitions import FileSource, NotYetReader, Paths
-from onceflow.connectors.files.record_times import EventTime, times_of_columns, times_of_records
+from onceflow.connectors.files.record_times import EventTime
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
-from onceflow.sources import SourceBatch, SourceContext, SourceReader
-from onceflow.types import Batch, Plain
+from onceflow.sources import SourceContext, SourceReader
+from onceflow.types import Plain
 
 __all__ = ["CsvSource"]
-
-_SAMPLE_ROWS = 1000
-#: What a value that does not convert raises.
-_MISFIT = (ValueError, KeyError, OverflowError)
-
-
-def _arrow_type(kind: str) -> Any:
-    pa = require_arrow()
-    if kind == "datetime_utc":
-        return pa.timestamp("us", "UTC")
-    return {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "datetime": pa.timestamp("us")}.get(
-        kind, pa.string()
-    )
 
 
 def _checked_types(types: Any) -> dict[str, str]:
@@ -197,7 +179,7 @@ class CsvSource(FileSource):
             )
             records.open_quote_at = start.get("open_quote_at")
             records.check_open_quote()
-            return _CsvReader(self, self._policy, lines, records, header, agreed, start.get("record", 0))
+            return CsvReader(self, self._policy, lines, records, header, agreed, start.get("record", 0))
         except BaseException:
             lines.close()
             raise
@@ -247,7 +229,7 @@ class CsvSource(FileSource):
             try:
                 records = self._records(lines)
                 header = self._header(lines, records)
-                rows = [] if header is None else records.peek(_SAMPLE_ROWS).fields
+                rows = [] if header is None else records.peek(SAMPLE_ROWS).fields
             finally:
                 lines.close()
             if header is None:
@@ -267,175 +249,3 @@ class CsvSource(FileSource):
         types = {name: guess.kind for name, guess in guesses.items()}
         header = None if self.columns is not None or first is None else first[1]
         return Agreed(types, set(types) - set(said), header, untyped)
-
-
-class _CsvReader(SourceReader):
-    def __init__(
-        self,
-        source: CsvSource,
-        policy: MalformedPolicy,
-        lines: LineReader,
-        records: CsvRecords,
-        header: list[str],
-        agreed: Agreed,
-        record: int,
-    ) -> None:
-        self._policy = policy
-        self._lines = lines
-        self._records = records
-        self._header = header
-        self._types = {name: agreed.types[name] for name in header if name in agreed.types}
-        self._exact = agreed.exact & set(header)
-        self._untyped = agreed.untyped
-        self._record = record
-        self._nulls = source.null_values
-        self._as_columns = source.as_columns
-        self._names = source.columns or header
-        self._wanted = [(header.index(name), name) for name in self._names]
-        self._by = "the header" if source.names is None else "and names says"
-        self._event_time = source.event_time
-        self._times = EventTimeParser()
-
-    def read(self, max_records: int) -> SourceBatch | None:
-        rows = self._records.peek(max_records)
-        if not rows.lines and self._lines.is_complete():
-            self._records.check_open_quote()
-            return None
-        rejections = Rejections(self._policy, self._lines.path)
-        batch, times = self._batch_of_good(rows, rejections)
-        self._lines.take(rows.lines)
-        first, self._record = self._record, self._record + len(rows.fields)
-        return SourceBatch(batch, times, rejections.records, rejections.skipped, first)
-
-    def _batch_of_good(self, rows: CsvRows, rejections: Rejections) -> tuple[Batch, npt.NDArray[np.int64] | None]:
-        """The rows that can be handed out; the others are refused, in their order."""
-        # Those that cannot be read are as blank ones here.
-        misfits: set[int] = set()
-        found = None
-        try:
-            found = self._batch(rows.fields)
-        except _MISFIT:
-            misfits = self._misfits(rows.fields)
-        starts = rows.starts()
-        for number in sorted({*rows.refused, *misfits}):
-            reason = rows.refused.get(number) or self._why_not(rows.fields[number])
-            if reason is None:
-                misfits.remove(number)
-                continue
-            data = self._records.data(starts[number], starts[number + 1])
-            rejections.add(self._lines.line + starts[number], reason, data)
-        return found or self._batch([row for number, row in enumerate(rows.fields) if number not in misfits])
-
-    def _misfits(self, rows: list[list[str]]) -> set[int]:
-        """Numbers of the rows that cannot be handed out; values are looked at by columns."""
-        width = len(self._header)
-        bad = {number for number, row in enumerate(rows) if len(row) not in (0, width)}
-        numbers = [number for number, row in enumerate(rows) if len(row) == width]
-        for index, name in self._wanted:
-            texts = [rows[number][index] for number in numbers]
-            bad.update(numbers[at] for at in _refused(partial(self._column, name=name), texts))
-        if self._event_time is not None:
-            numbers = [number for number in numbers if number not in bad]
-            bad.update(numbers[at] for at in _refused(self._batch, [rows[number] for number in numbers]))
-        return bad
-
-    def _why_not(self, row: list[str]) -> str | None:
-        if not row:
-            return None
-        if len(row) != len(self._header):
-            return f"has {len(row)} fields, {self._by} {len(self._header)}"
-        return self._wrong_value(row) or self._wrong_time(row)
-
-    def _wrong_value(self, row: list[str]) -> str | None:
-        for index, name in self._wanted:
-            try:
-                self._column((row[index],), name)
-            except _MISFIT:
-                kind = self._types[name]
-                reason = f"has {row[index]!r} in column {name!r}, which is {kind}"
-                if name not in self._exact:
-                    return reason
-                return (
-                    f"{reason} by the first {_SAMPLE_ROWS} rows of each file. Read it so by types={{{name!r}: "
-                    f"{kind!r}}}, or start over with resume_from='none' and {{{name!r}: 'str'}}"
-                )
-        return None
-
-    def _wrong_time(self, row: list[str]) -> str | None:
-        try:
-            self._batch([row])
-        except ValueError as error:
-            if callable(self._event_time):
-                return f"has no event time by {error}"
-            return f"has {row[self._header.index(self._event_time or '')]!r} as event time {self._event_time!r}"
-        return None
-
-    def _batch(self, rows: list[list[str]]) -> tuple[Batch, npt.NDArray[np.int64] | None]:
-        """Rows as records, with their event times.
-
-        Raises:
-            ValueError, KeyError, OverflowError: A row has another number of fields, or a value does not convert.
-        """
-        width = len(self._header)
-        widths = set(map(len, rows))
-        if 0 in widths:
-            rows = list(filter(None, rows))
-        if not widths <= {0, width}:
-            raise ValueError("another number of fields")
-        fields: list[tuple[str, ...]] = list(zip(*rows, strict=True)) if rows else [()] * width
-        values = [self._column(fields[index], name) for index, name in self._wanted]
-        if self._as_columns:
-            batch: Batch = Columns(dict(zip(self._names, values, strict=True)))
-        else:
-            # dict(zip(names, row)) of each row, without a line of Python for each.
-            batch = list(map(dict, map(zip, repeat(self._names), zip(*values, strict=True))))
-        return batch, self._event_times(batch, fields)
-
-    def _values(self, texts: Sequence[str], name: str) -> Sequence[Any]:
-        return convert(texts, self._types[name], self._nulls, exact=name in self._exact)
-
-    def _column(self, texts: Sequence[str], name: str) -> Any:
-        values = self._values(texts, name)
-        return require_arrow().array(values, _arrow_type(self._types[name])) if self._as_columns else values
-
-    def _event_times(self, batch: Batch, fields: Sequence[Sequence[str]]) -> npt.NDArray[np.int64] | None:
-        name = self._event_time
-        if name is None:
-            return None
-        if isinstance(name, str):
-            texts = fields[self._header.index(name)]
-            return self._times.parse(self._values(texts, name) if self._types[name] in ("int", "float") else texts)
-        if not isinstance(batch, Columns):
-            return times_of_records(name, batch, self._times)
-        times = times_of_columns(name, batch, self._lines.path)
-        if out_of_range(times) is not None:
-            raise ValueError("event_time: not in the years 1 to 9999")
-        return times
-
-    def position(self) -> Plain:
-        return {
-            **self._lines.position(),
-            "record": self._record,
-            "header": list(self._header),
-            "types": dict(self._types),
-            "exact": [*sorted(self._exact)],
-            "open_quote_at": self._records.open_quote_at,
-            **({"untyped": True} if self._untyped and not self._record else {}),
-        }
-
-    def close(self) -> None:
-        self._lines.close()
-
-
-def _refused(convert: Callable[[list[Any]], object], items: list[Any]) -> Iterator[int]:
-    """Numbers of the items that do not convert, looked for in ever smaller parts."""
-    try:
-        convert(items)
-    except _MISFIT:
-        if len(items) == 1:
-            yield 0
-            return
-        part = -(-len(items) // PARTS)
-        for start in range(0, len(items), part):
-            for number in _refused(convert, items[start : start + part]):
-                yield start + number
