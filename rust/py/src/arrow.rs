@@ -147,6 +147,12 @@ pub(crate) fn byte_strings(
     text: Option<bool>,
 ) -> PyResult<(Vec<u64>, Vec<u8>)> {
     if text == Some(true) {
+        // Most often, and as it is.
+        if let Some(array) = array.as_string_opt::<i32>()
+            && array.null_count() == 0
+        {
+            return Ok(parts(array.value_offsets(), array.value_data()));
+        }
         let array = cast(what, array, &DataType::LargeUtf8)?;
         let array = array.as_string::<i64>();
         return Ok(parts(array.value_offsets(), array.value_data()));
@@ -161,11 +167,11 @@ pub(crate) fn byte_strings(
     Ok(parts(array.value_offsets(), array.value_data()))
 }
 
-fn parts(offsets: &[i64], data: &[u8]) -> (Vec<u64>, Vec<u8>) {
-    let first = offsets.first().copied().unwrap_or(0);
-    let last = offsets.last().copied().unwrap_or(0);
+fn parts<T: Copy + Into<i64>>(offsets: &[T], data: &[u8]) -> (Vec<u64>, Vec<u8>) {
+    let first = offsets.first().copied().map_or(0, Into::into);
+    let last = offsets.last().copied().map_or(0, Into::into);
     let data = data.get(first as usize..last as usize).unwrap_or_default().to_vec();
-    (offsets.iter().map(|offset| (offset - first) as u64).collect(), data)
+    (offsets.iter().map(|offset| ((*offset).into() - first) as u64).collect(), data)
 }
 
 /// The values of a column.
