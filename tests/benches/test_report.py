@@ -22,6 +22,7 @@ TABLES = {
     "timers",
     "alternatives",
     "record_at_a_time",
+    "files",
     "guarantees",
     "sequence",
     "aligner",
