@@ -41,15 +41,18 @@ __all__ = [
     "Verdicts",
     "VerifyReport",
     "WakeHandle",
+    "_CsvBlocks",
     "__version__",
     "_any_moved",
     "_bare_update_loop",
     "_copy_lines",
+    "_count_lines",
     "_crc32",
     "_flat_copy",
     "_is_plain",
     "_kafka_partitions",
     "_plain_copy",
+    "_split_lines",
     "_uncommon",
     "crash_point",
     "key_group",
@@ -105,6 +108,18 @@ def _copy_lines(columns: list[tuple[str, list[Any]]], keys: int) -> tuple[list[b
         ConfigurationError: No such kind, or columns of different lengths.
     """
 
+def _count_lines(data: bytes) -> int:
+    """How many lines end in a block."""
+
+def _split_lines(data: bytes, start: int, count: int) -> tuple[list[bytes], int]:
+    """Up to so many lines of a block from a place in it on, without their ends, and the place behind them.
+
+    Args:
+        data: Whole lines.
+        start: Where the first one begins.
+        count: How many.
+    """
+
 def _crc32(data: bytes, value: int = 0) -> int:
     """CRC-32 as ``zlib.crc32`` has it, several times faster.
 
@@ -121,6 +136,57 @@ def _kafka_partitions(keys: list[bytes | None], partitions: int, unkeyed: int) -
         partitions: How many the topic has.
         unkeyed: The partition of records without a key.
     """
+
+@final
+class _CsvBlocks:
+    """Reads records of CSV out of blocks of a file where they have one reading only, the one of Python's ``csv`` in its
+    strict mode and of ``csv_types.py``. Of any other block it says None: read that by those.
+
+    Args:
+        width: Fields of a record.
+        delimiter: One ASCII character.
+        columns: Those that are asked for: name, number of the field, type as ``COLUMN_TYPES`` names it, and whether the
+            type was guessed, so that values must come back as they are written.
+        nulls: Texts that mean that a value is missing.
+        event_time: The column that holds it, in the same way.
+        is_utf8: The text is UTF-8; otherwise what is not ASCII is left to others.
+
+    Raises:
+        ConfigurationError: No such type, or no such field.
+    """
+
+    def __new__(
+        cls,
+        *,
+        width: int,
+        delimiter: str,
+        columns: Sequence[tuple[str, int, str, bool]],
+        nulls: Sequence[str],
+        event_time: tuple[str, int, str, bool] | None,
+        is_utf8: bool,
+    ) -> _CsvBlocks: ...
+    def columns(
+        self, data: bytes, start: int, lines: int, *, batch_bytes: int, record_bytes: int, is_end: bool
+    ) -> tuple[list[Any], npt.NDArray[np.int64] | None, tuple[int, int, int]] | None:
+        """Records as Arrow arrays.
+
+        Args:
+            data: Whole lines.
+            start: Where the first record begins in them.
+            lines, batch_bytes: Records are taken that begin in so many lines, or in so many bytes of lines without
+                their ends if that is less, but one line at least.
+            record_bytes: A record of several lines has no more.
+            is_end: Nothing follows the block.
+
+        Returns:
+            An array a column, the event times, and how many records (blank lines too), lines and bytes that is; None
+            if something may have another reading.
+        """
+
+    def rows(
+        self, data: bytes, start: int, lines: int, *, batch_bytes: int, record_bytes: int, is_end: bool
+    ) -> tuple[list[Any], npt.NDArray[np.int64] | None, tuple[int, int, int]] | None:
+        """Records as dicts; see ``columns``."""
 
 def _any_moved(records: list[Any], results: list[Any]) -> bool:
     """Whether one of the results is a record of another place, by its identity.

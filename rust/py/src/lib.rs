@@ -10,10 +10,16 @@ mod coordinator;
 mod copies;
 mod copy_lines;
 mod crc32;
+mod csv_blocks;
+mod csv_fields;
+mod csv_rows;
+mod csv_values;
 mod deduplicator;
 mod error;
+mod iso_times;
 mod kafka_partitions;
 mod keys;
+mod lines;
 mod log;
 mod log_args;
 mod log_group;
@@ -54,9 +60,13 @@ mod _native {
     #[pymodule_export]
     use crate::crc32::py_crc32;
     #[pymodule_export]
+    use crate::csv_blocks::PyCsvBlocks;
+    #[pymodule_export]
     use crate::deduplicator::{PyDeduplicator, PyVerdicts};
     #[pymodule_export]
     use crate::kafka_partitions::py_kafka_partitions;
+    #[pymodule_export]
+    use crate::lines::{py_count_lines, py_split_lines};
     #[pymodule_export]
     use crate::log::PyLog;
     #[pymodule_export]

@@ -82,11 +82,11 @@ class CsvSource(FileSource):
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         super().__init__(paths, event_time, on_malformed)
-        self._max_record_bytes = check_record_bytes(max_record_bytes)
-        self._encoding = check_encoding(encoding)
-        self._delimiter = delimiter
+        self.max_record_bytes = check_record_bytes(max_record_bytes)
+        self.encoding = check_encoding(encoding)
+        self.delimiter = delimiter
         self._agreed: Agreed | None = None
-        self._time_column = event_time if isinstance(event_time, str) else None
+        self.time_column = event_time if isinstance(event_time, str) else None
         self.types = _checked_types({} if types is None else types)
         self.columns = None if columns is None else check_names("columns", columns)
         self.names = None if names is None else check_names("names", names)
@@ -152,7 +152,7 @@ class CsvSource(FileSource):
             is_kept = start and not start.get("untyped")
             self._agreed = self._kept([start]) if is_kept else self._looked_at(self.types, whole_lines=whole_lines)
         agreed = self._agreed
-        lines = LineReader(partition, position, self._encoding, self._max_record_bytes, whole_lines=whole_lines)
+        lines = LineReader(partition, position, self.encoding, self.max_record_bytes, whole_lines=whole_lines)
         try:
             records = self._records(lines)
             if start:
@@ -175,7 +175,7 @@ class CsvSource(FileSource):
                 header = named
                 agreed.check_header(partition, header)
             agreed.check_types(
-                partition, {*(self.columns or header), *([self._time_column] if self._time_column else [])}
+                partition, {*(self.columns or header), *([self.time_column] if self.time_column else [])}
             )
             records.open_quote_at = start.get("open_quote_at")
             records.check_open_quote()
@@ -185,7 +185,7 @@ class CsvSource(FileSource):
             raise
 
     def _records(self, lines: LineReader) -> CsvRecords:
-        return CsvRecords(lines, self._delimiter, self._encoding, self._max_record_bytes)
+        return CsvRecords(lines, self.delimiter, self.encoding, self.max_record_bytes)
 
     def _header(self, lines: LineReader, records: CsvRecords) -> list[str] | None:
         """The names of the columns, read if the file has them; None if that line is still to be written."""
@@ -212,7 +212,7 @@ class CsvSource(FileSource):
         raise SourceError(f"{lines.path} is empty; a CSV file begins with the names of its columns")
 
     def _check_named(self, where: str, header: list[str]) -> None:
-        named = {*self.types, *(self.columns or ())} | ({self._time_column} if self._time_column else set())
+        named = {*self.types, *(self.columns or ())} | ({self.time_column} if self.time_column else set())
         missing = sorted(named - set(header))
         if missing:
             raise (ConfigurationError if where == "names" else SourceError)(
@@ -225,7 +225,7 @@ class CsvSource(FileSource):
         first: tuple[str, list[str]] | None = None
         untyped = True
         for path in super().partitions():
-            lines = LineReader(path, None, self._encoding, self._max_record_bytes, whole_lines=whole_lines)
+            lines = LineReader(path, None, self.encoding, self.max_record_bytes, whole_lines=whole_lines)
             try:
                 records = self._records(lines)
                 header = self._header(lines, records)

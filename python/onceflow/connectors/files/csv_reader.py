@@ -13,6 +13,7 @@ import numpy.typing as npt
 from onceflow.columns import Columns
 from onceflow.connectors.event_time import EventTimeParser, out_of_range
 from onceflow.connectors.files.arrow import require_arrow
+from onceflow.connectors.files.csv_blocks import CsvBlockReader
 from onceflow.connectors.files.csv_records import PARTS, CsvRecords, CsvRows
 from onceflow.connectors.files.csv_types import Agreed, convert
 from onceflow.connectors.files.lines import LineReader
@@ -67,8 +68,36 @@ class CsvReader(SourceReader):
         self._by = "the header" if source.names is None else "and names says"
         self._event_time = source.event_time
         self._times = EventTimeParser()
+        self._blocks = CsvBlockReader(
+            lines,
+            header,
+            self._names,
+            self._types,
+            self._exact,
+            self._nulls,
+            time_column=source.time_column,
+            delimiter=source.delimiter,
+            encoding=source.encoding,
+            as_columns=source.as_columns,
+            max_record_bytes=source.max_record_bytes,
+        )
 
     def read(self, max_records: int) -> SourceBatch | None:
+        return self._read_at_once(max_records) or self._read_each(max_records)
+
+    def _read_at_once(self, max_records: int) -> SourceBatch | None:
+        found = self._blocks.read(max_records)
+        if found is None:
+            return None
+        try:
+            times = self._times_by_function(found.batch) if callable(self._event_time) else found.times
+        except ValueError:
+            return None
+        self._lines.take_block(found.lines, found.size)
+        first, self._record = self._record, self._record + found.records
+        return SourceBatch(found.batch, times, [], 0, first)
+
+    def _read_each(self, max_records: int) -> SourceBatch | None:
         rows = self._records.peek(max_records)
         if not rows.lines and self._lines.is_complete():
             self._records.check_open_quote()
@@ -177,9 +206,14 @@ class CsvReader(SourceReader):
         if isinstance(name, str):
             texts = fields[self._header.index(name)]
             return self._times.parse(self._values(texts, name) if self._types[name] in ("int", "float") else texts)
+        return self._times_by_function(batch)
+
+    def _times_by_function(self, batch: Batch) -> npt.NDArray[np.int64]:
+        """Raises ``ValueError`` if a record has no time."""
+        function: Any = self._event_time
         if not isinstance(batch, Columns):
-            return times_of_records(name, batch, self._times)
-        times = times_of_columns(name, batch, self._lines.path)
+            return times_of_records(function, batch, self._times)
+        times = times_of_columns(function, batch, self._lines.path)
         if out_of_range(times) is not None:
             raise ValueError("event_time: not in the years 1 to 9999")
         return times

@@ -13,14 +13,15 @@ import os
 from bisect import bisect_right
 from hashlib import blake2b
 from itertools import accumulate
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
+from onceflow._native import _count_lines, _split_lines
 from onceflow.connectors.files.content import Content
 from onceflow.connectors.files.partitions import open_file
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.types import Plain
 
-__all__ = ["MAX_RECORD_BYTES", "LineReader", "LongLine", "check_encoding"]
+__all__ = ["MAX_RECORD_BYTES", "Block", "LineReader", "LongLine", "check_encoding"]
 
 #: Longer records are refused, so that a file without line ends, or a quote that is never closed, cannot fill memory.
 MAX_RECORD_BYTES = 16 << 20
@@ -85,6 +86,22 @@ class LongLine(bytes):
         return line
 
 
+class Block(NamedTuple):
+    """Whole lines as they lie in a file.
+
+    Attributes:
+        data: The bytes; the last line has its end, also where the file has not.
+        start: Where the next line begins in them.
+        batch_bytes: No more bytes of lines are handed out at once, but at least one line.
+        is_end: Nothing follows them.
+    """
+
+    data: bytes
+    start: int
+    batch_bytes: int
+    is_end: bool
+
+
 class LineReader:
     """Hands out lines and knows the offset behind the last one that was taken.
 
@@ -118,9 +135,16 @@ class LineReader:
         self._max_line_bytes = max_line_bytes
         self._shown_bytes = min(_SHOWN_BYTES, max_line_bytes)
         self._unterminated: bool = start.get("unterminated", False)
+        #: The next lines, from number ``_next`` on.
         self._lines: list[bytes] = []
         self._next = 0
+        #: Behind them the lines that nobody has asked for one by one yet, with their ends, from byte ``_at`` on.
+        self._block = b""
+        self._at = 0
+        self._block_lines = 0
+        #: Bytes of both.
         self._buffered = 0
+        #: The beginning of a line whose end is not read yet.
         self._rest = b""
         self._long: LongLine | None = None
         self._long_lines = 0
@@ -205,10 +229,11 @@ class LineReader:
         An empty list only at the end of the file; fewer also if they are long. How many depends on nothing that came
         before.
         """
-        while len(self._lines) - self._next < skip + count and not self._ended:
-            if self._buffered > _BATCH_BYTES and len(self._lines) - self._next > skip:
+        while (known := len(self._lines) - self._next + self._block_lines) < skip + count and not self._ended:
+            if self._buffered > _BATCH_BYTES and known > skip:
                 break
             self._fill()
+        self._split_off(skip + count - len(self._lines) + self._next)
         lines = self._lines[self._next + skip : self._next + skip + count]
         if self._buffered > _BATCH_BYTES:
             fitting = bisect_right(list(accumulate(map(len, lines))), _BATCH_BYTES)
@@ -219,19 +244,39 @@ class LineReader:
         """Moves behind the next ``count`` lines, which ``peek`` has shown."""
         lines = self._lines[self._next : self._next + count]
         size = sum(map(len, lines)) + len(lines)
-        self.offset += size
-        self._buffered -= size
         if self._long_lines:
             long = [line for line in lines if isinstance(line, LongLine)]
             self.offset += sum(line.size - len(line) for line in long)
             self._long_lines -= len(long)
-        self.line += len(lines)
         self._next += len(lines)
         if lines and self._next == len(self._lines):
             self._lines, self._next = [], 0
-            if self._tail_is_open and self._ended:
-                self.offset -= 1
-                self._unterminated = True
+        self._move(len(lines), size)
+
+    def block(self, count: int) -> Block | None:
+        """The next ``count`` lines as they lie in the file, and some more maybe; fewer at its end, and if they are
+        long. None where only ``peek`` has them."""
+        if self._lines:
+            return None
+        while self._block_lines < count and self._buffered <= _BATCH_BYTES and not self._ended:
+            self._fill()
+        if self._lines or not self._block_lines:
+            return None
+        return Block(self._block, self._at, _BATCH_BYTES, is_end=self._ended)
+
+    def take_block(self, lines: int, size: int) -> None:
+        """Moves behind the next lines, so many and of so many bytes with their ends, which ``block`` has shown."""
+        self._at += size
+        self._block_lines -= lines
+        self._move(lines, size)
+
+    def _move(self, lines: int, size: int) -> None:
+        self.offset += size
+        self._buffered -= size
+        self.line += lines
+        if lines and not self._lines and not self._block_lines and self._tail_is_open and self._ended:
+            self.offset -= 1
+            self._unterminated = True
 
     def is_complete(self) -> bool:
         """At the end: that all lines were those of one file. False if it takes longer to tell: ask again.
@@ -252,43 +297,63 @@ class LineReader:
         self._content.forget(self.offset)
         # No position lies in the middle of a line.
         self._content.add(start, data, keep=self._long is None or b"\n" in data)
-        rest = len(self._rest)
-        lines = self._split(data) if data else self._tail()
-        self._lines = self._lines[self._next :] + lines
-        self._next = 0
-        if data and self._long is None and not self._long_lines:
-            self._buffered += rest + len(data) - len(self._rest)
+        if data:
+            self._add(data)
         else:
-            self._buffered += sum(map(len, lines)) + len(lines)
+            self._add_tail()
 
-    def _split(self, data: bytes) -> list[bytes]:
+    def _add(self, data: bytes) -> None:
+        """What was read next."""
         limit = self._max_line_bytes
+        first = data.find(b"\n")
+        begun = 0
         if self._long is not None:
-            end = data.find(b"\n")
-            self._long.size += len(data) if end < 0 else end
-            if end < 0:
-                return []
-            lines: list[bytes] = [self._long, *data[end + 1 :].split(b"\n")]
-            self._long = None
-        else:
-            lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
-        if lines and len(lines[0]) > limit and not isinstance(lines[0], LongLine):
-            lines[0] = LongLine.of(lines[0][: self._shown_bytes], len(lines[0]))
+            self._long.size += len(data) if first < 0 else first
+            if first < 0:
+                return
+            self._add_long(self._long)
+            begun = first + 1
+        elif first >= 0 and len(self._rest) + first > limit:
+            beginning = (self._rest + data[:first])[: self._shown_bytes]
+            self._add_long(LongLine.of(beginning, len(self._rest) + first))
+            begun = first + 1
+        end = data.rfind(b"\n") + 1
+        if end > begun:
+            whole = memoryview(data)[begun:end]
+            self._buffered += len(self._rest) + len(whole)
+            self._block_lines += _count_lines(data) - (begun > 0)
+            self._block, self._at = b"".join((memoryview(self._block)[self._at :], self._rest, whole)), 0
+            self._rest = b""
+        self._rest += data[max(begun, end) :]
         if len(self._rest) > limit:
             self._long, self._rest = LongLine.of(self._rest[: self._shown_bytes], len(self._rest)), b""
-        self._long_lines += bool(lines) and isinstance(lines[0], LongLine)
-        return lines
 
-    def _tail(self) -> list[bytes]:
+    def _add_long(self, line: LongLine) -> None:
+        """It has lines before it, which are one by one from now on, as it is."""
+        self._split_off(self._block_lines)
+        self._lines.append(line)
+        self._long_lines += 1
+        self._buffered += len(line) + 1
+        self._long, self._rest = None, b""
+
+    def _split_off(self, count: int) -> None:
+        """Makes lines of up to so many in the block."""
+        if count > 0 and self._block_lines:
+            lines, self._at = _split_lines(self._block, self._at, count)
+            self._block_lines -= len(lines)
+            self._lines = self._lines[self._next :] + lines
+            self._next = 0
+
+    def _add_tail(self) -> None:
         self._ended = True
-        if self.whole_lines:
-            self._rest, self._long = b"", None
-            return []
-        tail, self._rest, self._long = self._rest if self._long is None else self._long, b"", None
-        self._long_lines += isinstance(tail, LongLine)
-        self._tail_is_open = bool(tail)
-        return [tail] if tail else []
+        if not self.whole_lines:
+            self._tail_is_open = bool(self._rest) or self._long is not None
+            if self._long is not None:
+                self._add_long(self._long)
+            elif self._rest:
+                # As if it had its end.
+                self._add(b"\n")
+        self._rest, self._long = b"", None
 
     def _pread(self, count: int, offset: int) -> bytes:
         try:
