@@ -14,7 +14,7 @@ from lives import Life, no_survivors
 from waits import CONTEXT, said
 
 from onceflow.connectors import waiting
-from onceflow.connectors.kafka import KafkaSink, facts
+from onceflow.connectors.kafka import KafkaSink, asking
 from onceflow.connectors.kafka.destination import transactional_id_of
 from onceflow.exceptions import SinkWaitingWarning
 from onceflow.sinks import Committable
@@ -158,7 +158,7 @@ def test_a_broker_that_is_away_is_told(monkeypatch, kafka):
 
     sink = KafkaSink(kafka.bootstrap, topics.name("told"), partitions=1)
     # Of one request, so long a client waits by itself.
-    monkeypatch.setattr(facts, "_REQUEST_S", 0.5)
+    monkeypatch.setattr(asking, "_REQUEST_S", 0.5)
     monkeypatch.setattr(waiting, "_PATIENCE_S", 0.1)
 
     def tell():

@@ -41,6 +41,11 @@ def create(bootstrap: str, topic: str, partitions: int = 1, **config: object) ->
     # A client that is let go takes its requests along.
     client = admin(bootstrap)
     client.create_topics([NewTopic(topic, partitions, 1, config=settings)])[topic].result(30)
+    until = time.monotonic() + 30
+    # The controller has it; the broker hears of it a moment later.
+    while topic not in client.list_topics(timeout=10).topics:
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 class Topics:

@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from onceflow.connectors.extras import require
-from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
+from onceflow.connectors.kafka.asking import Asking, UnansweredError, known_offset
+from onceflow.connectors.kafka.descriptions import released
+from onceflow.connectors.kafka.settings import KafkaSettings, client_library
 from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import SinkError
 
-if TYPE_CHECKING:
-    from confluent_kafka import KafkaError
-    from confluent_kafka.admin import AdminClient
-
-__all__ = ["Admin", "TopicFacts", "is_passing", "keeps_out", "known_offset", "refresh_leaders"]
+__all__ = ["Admin", "TopicFacts"]
 
 T = TypeVar("T")
 
-#: Of one request, and between two of them.
-_REQUEST_S = 10.0
+#: Between two looks at what was made just now, and how long a broker may not know of it.
 _PAUSE_S = 0.1
 _NEW_TOPIC_S = 5.0
-_PASSING = (
-    "_TIMED_OUT",
-    "_TIMED_OUT_QUEUE",
-    "_TRANSPORT",
-    "_RESOLVE",
-    "_ALL_BROKERS_DOWN",
-    "_WAIT_COORD",
-    # No leader is known of a partition.
-    "_NOENT",
-    "LEADER_NOT_AVAILABLE",
-    "NOT_LEADER_FOR_PARTITION",
-    "REPLICA_NOT_AVAILABLE",
-    "BROKER_NOT_AVAILABLE",
-    "REQUEST_TIMED_OUT",
-    "NETWORK_EXCEPTION",
-    "NOT_CONTROLLER",
-    "COORDINATOR_NOT_AVAILABLE",
-    "NOT_COORDINATOR",
-    "COORDINATOR_LOAD_IN_PROGRESS",
-    "KAFKA_STORAGE_ERROR",
-    "FENCED_LEADER_EPOCH",
-    "UNKNOWN_LEADER_EPOCH",
-    "OFFSET_NOT_AVAILABLE",
-)
 _NO_BOUND = (1 << 63) - 1
 
 
@@ -104,19 +76,12 @@ class Admin:
         self._settings = settings
         self._timeout_s = timeout_s
         self.waiting = Waiting(who, f"Kafka at {settings.bootstrap}", f"timeout_s={timeout_s:g}")
-        self._request_s = min(_REQUEST_S, timeout_s)
         self._library = client_library()
         self._admin = require("confluent_kafka.admin", extra="kafka", purpose="Kafka")
-        #: What the client said last of its connections: why nobody answers.
-        self._trouble: KafkaError | None = None
-        self._client: AdminClient = settings.admin(settings.merged({}, {}, on_error=self._note))
+        self._asking = Asking(settings, timeout_s, self.waiting, _NEW_TOPIC_S)
+        self._client, self._request_s = self._asking.client, self._asking.request_s
         #: Topics that were made or have grown just now: so many partitions, and until when not all brokers may know it.
         self._made: dict[str, tuple[int, float]] = {}
-
-    def _note(self, error: KafkaError) -> None:
-        # The sum of other errors, which say more.
-        if self._trouble is None or error.code() != self._library.KafkaError._ALL_BROKERS_DOWN:
-            self._trouble = error
 
     def cluster(self) -> str:
         """Identity of the cluster."""
@@ -137,7 +102,7 @@ class Admin:
         def ask() -> dict[str, str]:
             [future] = self._client.describe_configs([resource], request_timeout=self._request_s).values()
             try:
-                return {name: entry.value for name, entry in future.result(2 * _REQUEST_S).items()}
+                return {name: entry.value for name, entry in self._asking.answer(future).items()}
             except self._library.KafkaException as error:
                 if error.args[0].code() != self._library.KafkaError.CLUSTER_AUTHORIZATION_FAILED:
                     raise
@@ -156,7 +121,9 @@ class Admin:
                 request_timeout=self._request_s,
             )
             try:
-                return frozenset(each.name for each in asked[topic].result(2 * _REQUEST_S).authorized_operations)
+                return frozenset(
+                    each.name for each in released(self._asking.answer(asked[topic])).authorized_operations
+                )
             except self._library.KafkaException as error:
                 if error.args[0].code() == names.TOPIC_AUTHORIZATION_FAILED:
                     return None
@@ -174,7 +141,7 @@ class Admin:
         def ask() -> bool:
             asked = self._client.create_topics([wanted], validate_only=True, request_timeout=self._request_s)
             try:
-                asked[topic].result(2 * _REQUEST_S)
+                self._asking.answer(asked[topic])
             except self._library.KafkaException as error:
                 if error.args[0].code() not in (names.TOPIC_AUTHORIZATION_FAILED, names.TOPIC_ALREADY_EXISTS):
                     raise
@@ -192,7 +159,7 @@ class Admin:
                 [group], include_authorized_operations=True, request_timeout=self._request_s
             )
             try:
-                operations = asked[group].result(2 * _REQUEST_S).authorized_operations
+                operations = self._asking.answer(asked[group]).authorized_operations
             except self._library.KafkaException as error:
                 if error.args[0].code() == names.GROUP_ID_NOT_FOUND:
                     return True
@@ -217,7 +184,7 @@ class Admin:
         configs = self._asked(
             f"read the settings of {names}",
             lambda: {
-                resource.name: future.result(2 * _REQUEST_S)
+                resource.name: self._asking.answer(future)
                 for resource, future in self._client.describe_configs(
                     resources, request_timeout=self._request_s
                 ).items()
@@ -258,7 +225,7 @@ class Admin:
         found = {}
         for name, future in asked.items():
             try:
-                found[name] = future.result(2 * _REQUEST_S)
+                found[name] = released(self._asking.answer(future))
             except self._library.KafkaException as error:
                 if error.args[0].code() != self._library.KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise
@@ -300,7 +267,7 @@ class Admin:
     def _make(self, doing: str, ask: Callable[[], Future[None]], is_done: int) -> None:
         def asked() -> None:
             try:
-                ask().result(2 * _REQUEST_S)
+                self._asking.answer(ask())
             except self._library.KafkaException as error:
                 # By somebody else at the same time, or by a request of ours whose answer was lost.
                 if error.args[0].code() != is_done:
@@ -330,75 +297,17 @@ class Admin:
         def ask() -> dict[int, int]:
             asked = self._client.list_offsets(wanted, isolation_level=level, request_timeout=self._request_s)
             return {
-                where.partition: known_offset(future.result(2 * _REQUEST_S).offset) for where, future in asked.items()
+                where.partition: known_offset(self._asking.answer(future).offset) for where, future in asked.items()
             }
 
         return self._asked(f"ask for the end of {topic!r}", ask)
 
     def _asked(self, doing: str, ask: Callable[[], T]) -> T:
         """Asks again while the cluster does not answer."""
-        start = time.monotonic()
-        while True:
-            try:
-                found = ask()
-                self.waiting.answered()
-                return found
-            except (self._library.KafkaException, TimeoutError) as error:
-                self._client.poll(0)
-                # A connection that fails says more than a question that nobody answers.
-                text = self._settings.redacted(error_text(self._why(error)))
-                if not self._passes(error, time.monotonic() - start):
-                    raise SinkError(f"could not {doing} at {self._settings.bootstrap}: {text}") from None
-            self.waiting.missed(text, start)
-            time.sleep(_PAUSE_S)
-            refresh_leaders(self._client)
-
-    def _why(self, error: Exception) -> Exception | KafkaError:
-        known = kafka_error(error)
-        # The client's own kinds are below zero: nobody has answered.
-        return error if self._trouble is None or (known is not None and known.code() > 0) else self._trouble
-
-    def _passes(self, error: Exception, waited_s: float) -> bool:
-        known, names = kafka_error(error), self._library.KafkaError
-        if waited_s > self._timeout_s:
-            return False
-        if (known is None or known.code() < 0) and self._trouble is not None and keeps_out(self._trouble):
-            return False
-        if known is not None and known.code() == names.UNKNOWN_TOPIC_OR_PART:
-            # Not every broker knows at once of a topic that was made just now.
-            return waited_s < _NEW_TOPIC_S
-        return known is None or is_passing(known)
-
-
-def refresh_leaders(client: AdminClient) -> None:
-    """Has a client look anew who leads the partitions: of a broker that was started again it keeps an older epoch,
-    which it sends, and which is refused, for minutes."""
-    with contextlib.suppress(client_library().KafkaException):
-        client.list_topics(timeout=_PAUSE_S * 10)
-
-
-def known_offset(offset: int, least: int = 0) -> int:
-    """An offset that a cluster was asked for.
-
-    Raises:
-        TimeoutError: It is below ``least``, so there was no answer: where the connection was lost, the client gives one
-            of its own without an error.
-    """
-    if offset < least:
-        raise TimeoutError(f"no answer, but offset {offset}")
-    return offset
-
-
-def keeps_out(error: KafkaError) -> bool:
-    """Whether it is credentials or certificates that keep us out: no waiting helps."""
-    names = client_library().KafkaError
-    return error.fatal() or error.code() in (names._AUTHENTICATION, names._SSL, names.SASL_AUTHENTICATION_FAILED)
-
-
-def is_passing(error: KafkaError) -> bool:
-    """Whether it may go better in a while: what a client says that has no connection, and a broker that starts."""
-    names = client_library().KafkaError
-    return error.retriable() or error.code() in {getattr(names, name) for name in _PASSING}
+        try:
+            return self._asking.ask(ask)
+        except UnansweredError as error:
+            raise SinkError(f"could not {doing} at {self._settings.bootstrap}: {error}") from None
 
 
 def _facts(name: str, described: Any, config: Any) -> TopicFacts:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from onceflow.connectors.kafka.facts import Admin, TopicFacts, is_passing
+from onceflow.connectors.kafka.asking import is_passing
+from onceflow.connectors.kafka.facts import Admin, TopicFacts
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text
 from onceflow.connectors.outbox.marker import Standing
 from onceflow.exceptions import SinkError

@@ -6,29 +6,20 @@ that are there. Where two ends can be meant, the question names the one it asks 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from onceflow.connectors.extras import require
-from onceflow.connectors.kafka.facts import is_passing, keeps_out, known_offset, refresh_leaders
-from onceflow.connectors.kafka.settings import KafkaSettings, client_library, error_text, kafka_error
+from onceflow.connectors.kafka.asking import Asking, UnansweredError, is_passing, known_offset
+from onceflow.connectors.kafka.descriptions import released
+from onceflow.connectors.kafka.settings import KafkaSettings, client_library
 from onceflow.exceptions import SourceChangedError, SourceError
-
-if TYPE_CHECKING:
-    from confluent_kafka import KafkaError
 
 __all__ = ["Bounds", "Isolation", "Topic", "TopicState", "made_anew", "out_of_range"]
 
 Isolation = Literal["read_committed", "read_uncommitted"]
 _T = TypeVar("_T")
-
-#: One request may take so long; more are made until the deadline.
-_REQUEST_S = 5.0
-_PAUSE_S = 0.25
-_GLANCE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +65,8 @@ class Topic:
     def __init__(self, settings: KafkaSettings, name: str, connect_timeout_s: float) -> None:
         self._settings = settings
         self.name = name
-        self._timeout_s = connect_timeout_s
-        self._request_s = min(_REQUEST_S, connect_timeout_s)
-        #: What the client said last of its connections: why nobody answers.
-        self._trouble: KafkaError | None = None
-        self._admin = settings.admin(settings.merged({}, {}, on_error=self._note))
         self._library = client_library()
-
-    def _note(self, error: KafkaError) -> None:
-        self._trouble = error
+        self._asking = Asking(settings, connect_timeout_s)
 
     def state(self) -> TopicState:
         """What it is now.
@@ -90,14 +74,14 @@ class Topic:
         Raises:
             SourceError: There is no such topic, it may not be read, or nobody answers.
         """
-        return self._asked("state", lambda: self._describe(self._request_s))
+        return self._asked("state", lambda: self._describe(self._asking.request_s))
 
     def state_now(self, timeout_s: float) -> TopicState | str:
         """The same, asked once; or why there is no answer."""
         try:
             return self._describe(timeout_s)
         except Exception as error:
-            return self._reason(error)
+            return self._asking.text(error)
 
     def bounds(self, partitions: Iterable[int]) -> dict[int, Bounds]:
         """Where partitions begin and end.
@@ -129,82 +113,40 @@ class Topic:
         return require("confluent_kafka.admin", extra="kafka", purpose="Kafka").OffsetSpec
 
     def _describe(self, timeout_s: float) -> TopicState:
-        asked = self._admin.describe_topics(
+        asked = self._asking.client.describe_topics(
             self._library.TopicCollection([self.name]), request_timeout=max(timeout_s, 0.001)
         )
-        found = self._answer(asked[self.name], timeout_s)
+        found = released(self._asking.answer(asked[self.name], timeout_s))
         # Of brokers that know no ids it is all zeros.
         identity = str(found.topic_id or "")
         return TopicState("" if not identity.strip("A=") else identity, tuple(sorted(p.id for p in found.partitions)))
 
     def _ask_offsets(self, specs: Mapping[int, Any], isolation: str, *, least: int = 0) -> Callable[[], dict[int, int]]:
         """Sends a question; what is returned waits for the answer."""
-        asked = self._admin.list_offsets(
+        asked = self._asking.client.list_offsets(
             {self._library.TopicPartition(self.name, number): spec for number, spec in specs.items()},
             isolation_level=getattr(self._library.IsolationLevel, isolation),
-            request_timeout=self._request_s,
+            request_timeout=self._asking.request_s,
         )
         return lambda: {
-            place.partition: known_offset(self._answer(future, self._request_s).offset, least)
-            for place, future in asked.items()
+            place.partition: known_offset(self._asking.answer(future).offset, least) for place, future in asked.items()
         }
-
-    def _answer(self, future: Future[_T], timeout_s: float) -> _T:
-        """What a question is answered with; not waited for where nobody will answer us."""
-        # The client keeps its own time; ours is for a client that does not.
-        deadline = time.monotonic() + timeout_s + 1.0
-        while True:
-            try:
-                return future.result(_GLANCE_S)
-            except TimeoutError:
-                self._admin.poll(0)
-                if time.monotonic() > deadline or (self._trouble is not None and keeps_out(self._trouble)):
-                    raise
 
     def _asked(self, what: str, ask: Callable[[], _T]) -> _T:
         """An answer, asked for until the deadline as long as nobody answers."""
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                return ask()
-            except (self._library.KafkaException, TimeoutError) as error:
-                reason = self._reason(error)
-                if self._is_final(error):
-                    raise SourceError(self._final_text(error, reason)) from None
-            self._admin.poll(0)
-            if self._trouble is not None and keeps_out(self._trouble):
-                break
-            if time.monotonic() > deadline:
-                break
-            time.sleep(_PAUSE_S)
-            refresh_leaders(self._admin)
-        raise SourceError(
-            f"no broker at {self._settings.bootstrap!r} gives the {what} of topic {self.name!r}: {self._reason(None)}"
-            f"{'' if self._trouble is not None else '; ' + reason}. Check bootstrap=, config= and that the brokers run"
-        ) from None
-
-    def _is_final(self, error: Exception) -> bool:
-        """Whether a broker has answered, and would answer the same again."""
-        found = kafka_error(error)
-        # The client's own kinds are below zero: nobody has answered.
-        return found is not None and found.code() > 0 and not is_passing(found)
-
-    def _final_text(self, error: Exception, reason: str) -> str:
-        found = kafka_error(error)
-        if found is not None and found.code() == self._library.KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return (
-                f"there is no topic {self.name!r} at {self._settings.bootstrap!r}: create it, or give another one "
-                f"({reason})"
+        where = self._settings.bootstrap
+        try:
+            return self._asking.ask(ask)
+        except UnansweredError as error:
+            text = (
+                f"no broker at {where!r} gives the {what} of topic {self.name!r}: {error}. Check bootstrap=, config= "
+                "and that the brokers run"
             )
-        return f"topic {self.name!r} cannot be read at {self._settings.bootstrap!r}: {reason}"
-
-    def _reason(self, error: Exception | None) -> str:
-        """What a user can do something about: a connection that fails says more than a request that timed out."""
-        self._admin.poll(0)
-        found = None if error is None else kafka_error(error)
-        if (found is None or found.code() < 0) and self._trouble is not None:
-            return self._settings.redacted(error_text(self._trouble))
-        return self._settings.redacted("no answer" if error is None else error_text(error))
+            if error.refused is not None and not is_passing(error.refused):
+                text = f"topic {self.name!r} cannot be read at {where!r}: {error}"
+                if error.refused.code() == self._library.KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    text = f"there is no topic {self.name!r} at {where!r}: create it, or give another one ({error})"
+        raise SourceError(text)
 
 
 def made_anew(topic: str) -> SourceChangedError:
