@@ -9,7 +9,7 @@ from typing import TypeAlias
 from onceflow._native import CheckpointStats
 from onceflow.types import StateChange
 
-__all__ = ["CheckpointCompleted", "JobEvent", "JobResult", "Progress", "Recovered", "Stopping"]
+__all__ = ["CheckpointCompleted", "JobEvent", "JobResult", "Progress", "Recovered", "Restarting", "Stopping"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,24 @@ class Stopping:
     finishing: int = 0
 
 
-JobEvent: TypeAlias = Recovered | CheckpointCompleted | Progress | Stopping
+@dataclass(frozen=True, slots=True)
+class Restarting:
+    """The run has failed and is begun again, as its restart policy says. Everything that it had open is closed.
+
+    Told before the wait; when everything is open again, ``Recovered`` says where it goes on.
+
+    Attributes:
+        restarts: So many times it was begun again, this time included.
+        wait_s: Seconds until then.
+        reason: Why it failed, for people.
+    """
+
+    restarts: int
+    wait_s: float
+    reason: str
+
+
+JobEvent: TypeAlias = Recovered | CheckpointCompleted | Progress | Stopping | Restarting
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +123,9 @@ class JobResult:
             letters, as the sink was told.
         raised: Records for which the function of a step raised, or gave no valid event time, and that were handed to
             dead letters of that step. Where they are records of a source they are among ``records_in`` too.
+        restarts: How often the run has failed and was begun again, by its restart policy. What is counted above is
+            counted over all of its attempts.
+        failures: Why, oldest first; the newest 100 of them.
     """
 
     finished: bool
@@ -121,3 +141,5 @@ class JobResult:
     caught_up: bool = False
     refused: Mapping[str, int] = field(default_factory=dict)
     raised: int = 0
+    restarts: int = 0
+    failures: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ import onceflow.cli.run as command
 import onceflow.runtime.run
 from onceflow.cli.app import app
 from onceflow.events import JobResult
+from onceflow.restart import FixedDelay
 
 #: What a command line has no word for, and old names.
 ELSEWHERE = {"flow", "on_event", "clock", "from_checkpoint", "fresh"}
@@ -26,6 +27,11 @@ SAID = {
     "until": ("--until", "caught_up", "caught_up"),
     "max_drift_s": ("--max-drift", "90s", 90.0),
     "instance": ("--instance", "1/2", (1, 2)),
+    "restart": (
+        "--restart",
+        "fixed-delay:delay=2s,attempts=5,within=1h",
+        FixedDelay(delay_s=2, attempts=5, within_s=3600),
+    ),
 }
 
 

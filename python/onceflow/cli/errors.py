@@ -138,8 +138,9 @@ def _explain(failure: OnceflowError) -> None:
             _print_traceback(failure.__cause__)
     elif isinstance(failure, StoreCorruptError):
         note("  onceflow checkpoints verify DIR says what is damaged")
-    if not isinstance(failure, UserFunctionError):
-        for told in getattr(failure, "__notes__", ()):
+    for told in getattr(failure, "__notes__", ()):
+        # Where the record came from is said already.
+        if not isinstance(failure, UserFunctionError) or not told.startswith("while processing "):
             note(f"  {told}")
 
 

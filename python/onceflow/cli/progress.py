@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from onceflow.cli.console import note, status, warning
 from onceflow.cli.units import bytes_text, count_text, duration_text
-from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
+from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Restarting, Stopping
 from onceflow.process import HomeProcess
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class JobProgress:
         self._records_out = 0
         self._late = 0
         self._checkpoints = 0
+        self._restarts = 0
         self._newest: CheckpointCompleted | None = None
         self._samples: deque[tuple[float, int]] = deque()
         self._stopping = False
@@ -85,13 +86,22 @@ class JobProgress:
             note("stopping with a last checkpoint; Ctrl-C once more stops at once, which is safe too")
             if event.finishing:
                 note(f"  the batch under way, of {count_text(event.finishing)} records, is finished first")
+        elif isinstance(event, Restarting):
+            self._restarts = event.restarts
+            warning(
+                f"{self._name}: failed, and is begun again in {duration_text(event.wait_s)} "
+                f"(restart {event.restarts}): {' '.join(event.reason.split())}"
+            )
         else:
             self._count(event)
 
     def _recovered(self, event: Recovered) -> None:
-        # The time of opening and restoring is told by itself and does not count for the rate.
-        self._start = self._clock()
-        self._first_in = self._records_in = event.records_in
+        if not self._restarts:
+            # The time of opening and restoring is told by itself and does not count for the rate.
+            self._start = self._clock()
+            self._first_in = event.records_in
+        self._samples.clear()
+        self._records_in = event.records_in
         self._records_out = event.records_out
         self._shown = (event.records_in, event.records_out)
         self.last_checkpoint = event.checkpoint_id
@@ -177,7 +187,7 @@ class JobProgress:
     def finish(self, result: JobResult) -> None:
         """The last words about a run that ended well."""
         seconds = self._clock() - self._start
-        if result.finished and result.checkpoints == 0:
+        if result.finished and result.checkpoints == 0 and not result.restarts:
             note(
                 f"{self._name}: had finished already, with checkpoint {result.last_checkpoint}; nothing was done, "
                 "whatever has changed since in its code, its input or its output (--resume-from none starts over, once "
@@ -191,6 +201,9 @@ class JobProgress:
             f"({count_text(read / max(seconds, 1e-9))} records/s), {_plural(result.checkpoints, 'checkpoint')}"
         )
         note(f"  in all     {count_text(result.records_in)} in, {count_text(result.records_out)} out")
+        if result.restarts:
+            reason = " ".join(result.failures[-1].split())
+            note(f"  restarts   {count_text(result.restarts)}, the last one after {reason}")
         if result.rejected or result.skipped:
             note(f"  malformed  {count_text(result.rejected)} to dead letters, {count_text(result.skipped)} skipped")
         if result.raised:

@@ -16,6 +16,7 @@ import typer
 from onceflow.cli.console import note
 from onceflow.cli.directory import job_record, reader
 from onceflow.cli.errors import ExitCode
+from onceflow.cli.restart import RESTART_HELP, restart_policy
 from onceflow.cli.target import GUARANTEE_HELP, INSTANCE_HELP, TARGET_HELP, instance_of, load_target
 from onceflow.cli.units import checked_duration, count_text, duration_s
 from onceflow.exceptions import (
@@ -24,6 +25,7 @@ from onceflow.exceptions import (
     DataflowChangedError,
     FinishedJobWarning,
     OnceflowError,
+    RestartWarning,
     StoreLockedError,
     StoreMissingError,
 )
@@ -91,6 +93,10 @@ def run(
         ),
     ] = None,
     instance: Annotated[str | None, typer.Option(metavar="INDEX/COUNT", help=INSTANCE_HELP)] = None,
+    restart: Annotated[
+        str,
+        typer.Option(metavar="POLICY", callback=lambda text: (restart_policy(text), text)[1], help=RESTART_HELP),
+    ] = "never",
     savepoint: Annotated[
         str | None, typer.Option(metavar="NAME", help="Keep the last checkpoint of this run for ever, under this name.")
     ] = None,
@@ -145,6 +151,7 @@ def run(
             # The progress tells what they say.
             warnings.simplefilter("ignore", DamagedCheckpointWarning)
             warnings.simplefilter("ignore", FinishedJobWarning)
+            warnings.simplefilter("ignore", RestartWarning)
             result = run_job(
                 flow,
                 state,
@@ -161,6 +168,7 @@ def run(
                 until=until.value,
                 max_drift_s=None if max_drift is None else duration_s(max_drift),
                 instance=None if one_of is None else (one_of.index, one_of.count),
+                restart=restart_policy(restart),
             )
     except KeyboardInterrupt:
         newest = progress.last_checkpoint

@@ -62,8 +62,8 @@ known is None. Errors can be pickled and copied.
 Each class has a stable ``kind``, under which the Rust core and logs know it. Warnings are for what a user must hear of
 while the job goes on: ``DamagedCheckpointWarning``, ``FinishedJobWarning``, ``GroupOffsetsWarning``,
 ``LateRecordsWarning``, ``MissingOutputWarning``, ``NewPartitionsWarning``, ``RefusedRecordsWarning``,
-``RepeatedOutputWarning``, ``SinkWaitingWarning``, ``SourceWaitingWarning``, ``UnknownTopicWarning``; all of them are
-an ``OnceflowWarning``.
+``RepeatedOutputWarning``, ``RestartWarning``, ``SinkWaitingWarning``, ``SourceWaitingWarning``,
+``UnknownTopicWarning``; all of them are an ``OnceflowWarning``.
 """
 
 from __future__ import annotations
@@ -143,6 +143,7 @@ from onceflow.exceptions.warnings import (
     OnceflowWarning,
     RefusedRecordsWarning,
     RepeatedOutputWarning,
+    RestartWarning,
     SinkWaitingWarning,
     SourceWaitingWarning,
     UnknownTopicWarning,
@@ -185,6 +186,7 @@ __all__ = [
     "RecordTooLargeError",
     "RefusedRecordsWarning",
     "RepeatedOutputWarning",
+    "RestartWarning",
     "SchemaMismatchError",
     "SerializationError",
     "SinkError",

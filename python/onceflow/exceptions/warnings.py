@@ -12,6 +12,7 @@ __all__ = [
     "OnceflowWarning",
     "RefusedRecordsWarning",
     "RepeatedOutputWarning",
+    "RestartWarning",
     "SinkWaitingWarning",
     "SourceWaitingWarning",
     "UnknownTopicWarning",
@@ -52,6 +53,13 @@ class RepeatedOutputWarning(OnceflowWarning):
     """A job goes back on purpose, and what a sink holds from after that point stays there and is written again.
 
     Raised before any sink is touched: as an error it stops the run with nothing changed.
+    """
+
+
+class RestartWarning(OnceflowWarning):
+    """A run failed and is begun again from its newest checkpoint, as its restart policy says.
+
+    Warned of at each failure; ``JobResult.restarts`` counts them.
     """
 
 

@@ -66,12 +66,20 @@ _EPOCH_EVERY_S = 1.0
 #: A job looks at its signals so often, also while it waits for its sinks.
 _LONGEST_WAIT_S = 0.1
 #: From ``Job.run`` up to who called ``run``.
-_STACK_OF_RUN = 3
+_STACK_OF_RUN = 6
 _NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0, "raised": 0}
 
 
 class Job:
-    """One run."""
+    """One run, or one attempt of it.
+
+    Args:
+        graph: What to run.
+        backend: Its state, opened.
+        options: Of the run.
+        resources: Closes what is opened.
+        is_restart: An attempt of the run has failed before: if it had finished the job, only its sinks are behind.
+    """
 
     def __init__(
         self,
@@ -79,6 +87,8 @@ class Job:
         backend: StateBackend,
         options: JobOptions,
         resources: ExitStack,
+        *,
+        is_restart: bool = False,
     ) -> None:
         self._graph = graph
         self._backend = backend
@@ -88,6 +98,9 @@ class Job:
         self._batch_size = options.batch_size
         self._clock = options.clock
         self._resources = resources
+        self._is_restart = is_restart
+        #: When everything was open, and the first record could be read, by the job's clock; None: not yet.
+        self.began_s: float | None = None
         #: Set by whoever gives the job's thread something to do while it waits for something to read.
         self._wake = WakeHandle()
         #: By a source, and by a signal.
@@ -113,6 +126,15 @@ class Job:
         #: Something was read since the last cut.
         self._changed = False
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a signal has told it to stop."""
+        return self._interrupted
+
+    def so_far(self) -> JobResult:
+        """How far it has come, once it has begun."""
+        return self._result(self._worker.counts(), self._worker.late(), finished=False)
+
     # -- start ---------------------------------------------------------------------------------
 
     def run(self) -> JobResult:
@@ -132,15 +154,17 @@ class Job:
             self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources)
             recover_sinks(backend, graph, self._deliveries, Plan())
             self._tell_sources(restored)
-            warnings.warn(
-                FinishedJobWarning(
-                    f"job {graph.name!r} had finished before, with checkpoint {restored.id}, so this run has done "
-                    "nothing, whatever has changed since in its code, its input or its output. To compute it anew, "
-                    "move its output away and run it once with resume_from='none'. A job whose files grow, or get "
-                    "new ones beside them, is run with until='caught_up' from the beginning: that does not finish it"
-                ),
-                stacklevel=_STACK_OF_RUN,
-            )
+            if not self._is_restart:
+                warnings.warn(
+                    FinishedJobWarning(
+                        f"job {graph.name!r} had finished before, with checkpoint {restored.id}, so this run has done "
+                        "nothing, whatever has changed since in its code, its input or its output. To compute it anew, "
+                        "move its output away and run it once with resume_from='none'. A job whose files grow, or get "
+                        "new ones beside them, is run with until='caught_up' from the beginning: that does not finish "
+                        "it"
+                    ),
+                    stacklevel=_STACK_OF_RUN,
+                )
             return self._result(job.counts, job.late, finished=True)
         self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources, self._changes)
         plan = plan_recovery(backend, graph, self._deliveries, self._changes)
@@ -181,6 +205,7 @@ class Job:
             # The run before may have been killed before it had told.
             self._hear(self._worker.take(Committed(restored.id)))
         crash_point("recover.post_open")
+        self.began_s = self._clock.monotonic()
         with stop_on_signals(self._interrupt), quick_switches():
             finished = self._loop()
         return self._result(self._worker.counts(), self._worker.late(), finished=finished)
@@ -462,5 +487,9 @@ class Job:
             late=late,
             changes=self._changes,
             refused={step_id: number for step_id, one in self._deliveries.items() if (number := one.refused())},
-            **counts,
+            records_in=counts["records_in"],
+            records_out=counts["records_out"],
+            rejected=counts["rejected"],
+            skipped=counts["skipped"],
+            raised=counts.get("raised", 0),
         )

@@ -12,7 +12,7 @@ from onceflow.types import FIRST_MICROS, LAST_MICROS, Micros
 __all__ = ["warn_of_late"]
 
 #: From where the warning is raised up to who called ``run``.
-_STACK_OF_RUN = 6
+_STACK_OF_RUN = 9
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 

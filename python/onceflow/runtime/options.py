@@ -13,6 +13,7 @@ from onceflow.codec import Codec, codec_by_name
 from onceflow.events import JobEvent
 from onceflow.exceptions import ConfigurationError
 from onceflow.graph.compatibility import OnChange, checked_on_change
+from onceflow.restart import ExponentialBackoff, FixedDelay, RestartPolicy
 from onceflow.runtime.resume_from import RESUME_WORDS
 from onceflow.types import Guarantee, Until
 
@@ -42,6 +43,7 @@ class JobOptions:
     clock: Clock
     until: Until
     max_drift_us: int | None
+    restart: RestartPolicy | None
 
     @classmethod
     def checked(
@@ -60,6 +62,7 @@ class JobOptions:
         clock: Any,
         until: Any,
         max_drift_s: Any,
+        restart: Any,
     ) -> JobOptions:
         """The options, of whatever a user gave."""
         options = cls(
@@ -76,6 +79,7 @@ class JobOptions:
             clock=clock,
             until=_until(until),
             max_drift_us=None if max_drift_s is None else round(_seconds("max_drift_s", max_drift_s) * 1_000_000),
+            restart=_restart(restart),
         )
         if on_event is not None and not callable(on_event):
             raise _refusal("on_event", on_event, "give a function of one event, or None")
@@ -112,6 +116,14 @@ def _until(value: Any) -> Until:
             "until", value, "give 'end' (the job is over when its sources are) or 'caught_up' (what is there now)"
         )
     return cast("Until", value)
+
+
+def _restart(value: Any) -> RestartPolicy | None:
+    if value is not None and not isinstance(value, FixedDelay | ExponentialBackoff):
+        raise _refusal(
+            "restart", value, "give a FixedDelay or ExponentialBackoff of onceflow.restart, or None: a failure ends it"
+        )
+    return value
 
 
 def _savepoint(value: Any) -> str | None:

@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 #: From where a warning is raised up to who called ``run``.
-_STACK_OF_RUN = 5
+_STACK_OF_RUN = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,36 +1,25 @@
-"""Runs a dataflow: checks what was asked for, opens the state directory, and gives both to a ``Job``."""
+"""Runs a dataflow: checks what was asked for, and has it done."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from os import PathLike, fspath
 from typing import Any
 
-from onceflow._native import StateBackend
 from onceflow.clock import Clock, SystemClock
 from onceflow.codec import CodecName
 from onceflow.dataflow import Dataflow
 from onceflow.events import JobEvent, JobResult
-from onceflow.exceptions import (
-    ConfigurationError,
-    FencedError,
-    OnceflowError,
-    StoreCorruptError,
-    StoreMismatchError,
-)
+from onceflow.exceptions import ConfigurationError
 from onceflow.graph.compatibility import OnChange
 from onceflow.graph.division import divided
 from onceflow.graph.guarantees import plan
 from onceflow.graph.structure import check_emits_before_the_end
-from onceflow.instances import Instance, count_of, job_and_instance, run_of, what_it_is
-from onceflow.process import closing
-from onceflow.runtime.job import Job
-from onceflow.runtime.new_directory import NewDirectory
+from onceflow.instances import Instance
+from onceflow.restart import RestartPolicy
+from onceflow.runtime.attempts import Attempts
 from onceflow.runtime.options import JobOptions
-from onceflow.runtime.recovery import nothing_to_restore
-from onceflow.runtime.resume_from import numbered
 from onceflow.types import Guarantee, GuaranteeName, Until
 
 __all__ = ["run"]
@@ -57,6 +46,7 @@ def run(
     until: Until = "end",
     max_drift_s: float | None = None,
     instance: tuple[int, int] | None = None,
+    restart: RestartPolicy | None = None,
     from_checkpoint: int | str | None = None,
     fresh: bool = False,
 ) -> JobResult:
@@ -107,6 +97,12 @@ def run(
         instance: ``(index, count)``: one of ``count`` runs of this dataflow that divide its topics among them, on any
             machines; indexes begin with 0. Each has a state directory of its own, and goes on with the same index and
             count for ever. A step with state by key is allowed only where the topics are partitioned by that key.
+        restart: What is done when the run fails: a ``FixedDelay`` or an ``ExponentialBackoff`` of ``onceflow.restart``
+            begins it again in the same process, from the newest checkpoint, with everything reopened; None: the failure
+            ends it. Not where it cannot heal by that (``ConfigurationError``, ``FencedError``, damage, input or state
+            that is not what it was), nor before the first attempt could begin, nor after a signal, which ends a wait at
+            once. What a function has kept outside of its state is not taken back. ``JobResult.restarts`` counts, a
+            ``RestartWarning`` and the event ``Restarting`` tell.
         from_checkpoint, fresh: What ``resume_from`` was called before; still taken, with a ``DeprecationWarning``.
 
     A recovery that had to work around damaged checkpoints says so by a ``DamagedCheckpointWarning``.
@@ -114,7 +110,7 @@ def run(
     Raises:
         DeliveryGuaranteeError, ConfigurationError: Before anything was opened.
         DataflowChangedError: Steps with state are gone, new or changed, and ``on_change`` does not name them.
-        UserFunctionError, SourceError, SinkError: The job failed; it can be run again.
+        UserFunctionError, SourceError, SinkError: The job failed, also after its restarts; it can be run again.
         FencedError: A newer run of the job has taken over.
         StoreError: The state directory cannot be used.
     """
@@ -136,73 +132,13 @@ def run(
         clock=clock or SystemClock(),
         until=until,
         max_drift_s=max_drift_s,
+        restart=restart,
     )
     graph = divided(flow.graph, None if instance is None else Instance.checked("instance", instance))
     plan(graph, options.guarantee)
     if options.until == "caught_up":
         check_emits_before_the_end(graph)
-    directory = NewDirectory(state)
-    try:
-        with ExitStack() as resources:
-            try:
-                resume_from = numbered(state, graph.name, options.resume_from)
-                backend = StateBackend.open(
-                    state, job=graph.name, retain=options.retain, take_over=options.take_over, resume_from=resume_from
-                )
-            except StoreMismatchError as error:
-                raise _another_instance(error, state, graph.name) or error from None
-            except StoreCorruptError as error:
-                told = nothing_to_restore(error, state, graph.name) if resume_from == "newest" else None
-                if told is None:
-                    raise
-                raise told from error
-            resources.push(closing(backend.close))
-            job = Job(graph, backend, options, resources)
-            try:
-                return job.run()
-            except Exception as error:
-                _refuse_if_replaced(backend, error)
-                if not job.has_begun:
-                    directory.refuse(backend)
-                raise
-    finally:
-        directory.clean()
-
-
-def _another_instance(error: StoreMismatchError, state: str | PathLike[str], job: str) -> ConfigurationError | None:
-    """What to do with the state of another instance of the same dataflow; None if it is something else."""
-    if error.setting != "job" or error.stored is None:
-        return None
-    (flow, mine), (other, theirs) = job_and_instance(job), job_and_instance(str(error.stored))
-    if flow != other or mine == theirs:
-        return None
-    way = "give each instance a state directory of its own"
-    if count_of(mine) != count_of(theirs):
-        way = (
-            "the number of instances cannot be changed: partitions would move between states. Run as many instances as "
-            "before, where you like; or start over, with new state directories and where the old ones have written "
-            "nothing"
-        )
-    return ConfigurationError(
-        f"{fspath(state)} has the state of {run_of(theirs)} of job {flow!r}, and this run {what_it_is(mine)}: {way}",
-        setting="instance",
-    )
-
-
-def _refuse_if_replaced(backend: StateBackend, error: Exception) -> None:
-    """Raises ``FencedError`` if a newer run has taken over: then it is why this one failed, whatever it fell over.
-
-    Its successor may have removed a file that it was about to rename, or taken its producer's epoch.
-    """
-    if isinstance(error, FencedError):
-        return
-    try:
-        backend.check_epoch()
-    except FencedError as fenced:
-        raise fenced from error
-    except OnceflowError:
-        # The directory cannot say, such as in a forked child: the error itself does.
-        return
+    return Attempts(graph, state, options).run()
 
 
 def _renamed(resume_from: Any, from_checkpoint: Any, fresh: Any) -> Any:
