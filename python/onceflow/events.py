@@ -9,7 +9,16 @@ from typing import TypeAlias
 from onceflow._native import CheckpointStats
 from onceflow.types import StateChange
 
-__all__ = ["CheckpointCompleted", "JobEvent", "JobResult", "Progress", "Recovered", "Restarting", "Stopping"]
+__all__ = [
+    "CheckpointCompleted",
+    "CheckpointFailed",
+    "JobEvent",
+    "JobResult",
+    "Progress",
+    "Recovered",
+    "Restarting",
+    "Stopping",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,22 @@ class CheckpointCompleted:
     records_in: int
     records_out: int
     late: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFailed:
+    """A checkpoint is given up, and the attempt of the run ends with it: what was sealed for it cannot go back.
+
+    Told as soon as it is known, also while a sink that it waited for is still at work. One whose decision is written,
+    and that a sink could not commit, is not lost: the next attempt, or run, commits it.
+
+    Attributes:
+        checkpoint_id: Its number.
+        reason: Why, for people.
+    """
+
+    checkpoint_id: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +118,7 @@ class Restarting:
     reason: str
 
 
-JobEvent: TypeAlias = Recovered | CheckpointCompleted | Progress | Stopping | Restarting
+JobEvent: TypeAlias = Recovered | CheckpointCompleted | CheckpointFailed | Progress | Stopping | Restarting
 
 
 @dataclass(frozen=True, slots=True)

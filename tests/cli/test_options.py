@@ -27,6 +27,8 @@ SAID = {
     "until": ("--until", "caught_up", "caught_up"),
     "max_drift_s": ("--max-drift", "90s", 90.0),
     "instance": ("--instance", "1/2", (1, 2)),
+    "checkpoint_timeout_s": ("--checkpoint-timeout", "30s", 30.0),
+    "checkpoint_min_pause_s": ("--checkpoint-min-pause", "500ms", 0.5),
     "restart": (
         "--restart",
         "fixed-delay:delay=2s,attempts=5,within=1h",

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from onceflow.cli.console import note, status, warning
 from onceflow.cli.units import bytes_text, count_text, duration_text
-from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Restarting, Stopping
+from onceflow.events import (
+    CheckpointCompleted,
+    CheckpointFailed,
+    JobEvent,
+    JobResult,
+    Progress,
+    Recovered,
+    Restarting,
+    Stopping,
+)
 from onceflow.process import HomeProcess
 
 if TYPE_CHECKING:
@@ -86,6 +95,8 @@ class JobProgress:
             note("stopping with a last checkpoint; Ctrl-C once more stops at once, which is safe too")
             if event.finishing:
                 note(f"  the batch under way, of {count_text(event.finishing)} records, is finished first")
+        elif isinstance(event, CheckpointFailed):
+            warning(f"{self._name}: checkpoint {event.checkpoint_id} failed: {' '.join(event.reason.split())}")
         elif isinstance(event, Restarting):
             self._restarts = event.restarts
             warning(

@@ -50,6 +50,7 @@ _OPTIONS = {
     "until=": "--until",
     "max_drift_s=": "--max-drift",
     "instance=": "--instance",
+    "checkpoint_timeout_s": "--checkpoint-timeout",
 }
 
 
@@ -71,6 +72,22 @@ def run(
     checkpoint_interval: Annotated[
         str, typer.Option(metavar="DURATION", callback=checked_duration, help="Between checkpoints: 100ms, 10s, 2m.")
     ] = "1s",
+    checkpoint_timeout: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            callback=checked_duration,
+            help="A checkpoint that is not ready to be decided after so long fails, and the run with it.",
+        ),
+    ] = "10m",
+    checkpoint_min_pause: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            callback=lambda text: text and checked_duration(text),
+            help="At least so long from the end of a checkpoint to the start of the next one.",
+        ),
+    ] = None,
     guarantee: Annotated[Guarantee, typer.Option(metavar="GUARANTEE", help=GUARANTEE_HELP)] = Guarantee.EXACTLY_ONCE,
     batch_size: Annotated[int, typer.Option(min=1, help="Records that a source is asked for at once.")] = 8192,
     codec: Annotated[
@@ -169,6 +186,8 @@ def run(
                 max_drift_s=None if max_drift is None else duration_s(max_drift),
                 instance=None if one_of is None else (one_of.index, one_of.count),
                 restart=restart_policy(restart),
+                checkpoint_timeout_s=duration_s(checkpoint_timeout),
+                checkpoint_min_pause_s=None if checkpoint_min_pause is None else duration_s(checkpoint_min_pause),
             )
     except KeyboardInterrupt:
         newest = progress.last_checkpoint

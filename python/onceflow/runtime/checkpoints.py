@@ -31,7 +31,6 @@ from onceflow.runtime.messages import Acknowledged, Declined, Trigger
 
 __all__ = ["Checkpoints"]
 
-_TIMEOUT_S = 600.0
 #: The one task that acknowledges: a worker answers for its sources too.
 _WORKER = "worker"
 _Effects: TypeAlias = Sequence[CoordinatorEffect]
@@ -46,6 +45,7 @@ class Checkpoints:
         clock: Where the time comes from.
         inject: Has the worker take part in a checkpoint, and hears its answers.
         wake: Set when a checkpoint has completed, or failed.
+        timeout_s: A checkpoint whose decision was not asked for so long after its start is given up.
     """
 
     def __init__(
@@ -55,13 +55,14 @@ class Checkpoints:
         clock: Clock,
         inject: Callable[[Trigger], None],
         wake: WakeHandle,
+        timeout_s: float,
     ) -> None:
         self._backend = backend
         self._deliveries = deliveries
         self._clock = clock
         self._inject = inject
         self._home = HomeProcess()
-        self._coordinator = CheckpointCoordinator([_WORKER], list(deliveries), timeout_s=_TIMEOUT_S)
+        self._coordinator = CheckpointCoordinator([_WORKER], list(deliveries), timeout_s=timeout_s)
         self._thread = CheckpointThread(self._work, wake)
         self._pending: PendingCheckpoint | None = None
         self._sealed: Mapping[str, Sealed] = {}
@@ -78,6 +79,11 @@ class Checkpoints:
         """Whether a checkpoint is."""
         return self._pending is not None
 
+    @property
+    def current_id(self) -> int:
+        """The number of the one under way."""
+        return self._current().id
+
     def begin(self, savepoint: str | None = None) -> None:
         """Begins a checkpoint, or a savepoint of this name."""
         self._pending = pending = self._backend.begin_checkpoint(savepoint=savepoint)
@@ -85,7 +91,11 @@ class Checkpoints:
         self._carry_out(self._coordinator.trigger(pending.id, now_s=self._clock.monotonic()))
 
     def acknowledge(self, message: Acknowledged, job: JobRecord) -> None:
-        """The worker's part is in it; the checkpoint thread goes to work."""
+        """The worker's part is in it; the checkpoint thread goes to work.
+
+        Raises:
+            CheckpointError: It has come too late.
+        """
         self._home.check()
         pending = self._current()
         self._sealed = message.sealed
@@ -94,7 +104,7 @@ class Checkpoints:
                 pending.put_blob(f"{SINK_BLOB}{step_id}", sealed.learnt)
         pending.put_blob(JOB_BLOB, job.encode())
         now_s = self._clock.monotonic()
-        self._carry_out(self._coordinator.acknowledge(_WORKER, message.checkpoint_id, now_s=now_s))
+        self._carry_out_in_time(self._coordinator.acknowledge(_WORKER, message.checkpoint_id, now_s=now_s))
 
     def decline(self, message: Declined) -> None:
         """The worker cannot take its part in a checkpoint."""
@@ -112,7 +122,7 @@ class Checkpoints:
             FencedError, SinkError, StoreError, CheckpointError: It failed. Sealed output cannot go back into the
                 stream, so the run must end; the next one begins at the checkpoint before.
         """
-        self._carry_out(self._coordinator.tick(self._clock.monotonic()))
+        self._carry_out_in_time(self._coordinator.tick(self._clock.monotonic()))
         if not self._thread.poll(timeout_s):
             return None
         stats, self._pending = self._stats, None
@@ -135,6 +145,16 @@ class Checkpoints:
                 self._inject(Trigger(self._current(), self._clock.monotonic()))
             else:
                 self._thread.submit(effect)
+
+    def _carry_out_in_time(self, effects: _Effects) -> None:
+        """The same; raises at once where the time of the checkpoint is over, whatever its thread waits for."""
+        self._carry_out(effects)
+        for effect in effects:
+            if isinstance(effect, CoordinatorEffect.Abort):
+                raise CheckpointError(
+                    f"checkpoint {effect.checkpoint_id} is given up: {effect.reason}. Raise checkpoint_timeout_s, or "
+                    "see what takes so long; the next run begins at the checkpoint before"
+                )
 
     def _current(self) -> PendingCheckpoint:
         if self._pending is None:

@@ -8,13 +8,14 @@ on; the checkpoint thread then has the sinks prepare, writes the decision record
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 from onceflow._native import CheckpointInfo, StateBackend, WakeHandle
 from onceflow.crash import crash_point
-from onceflow.events import CheckpointCompleted, JobEvent, JobResult, Progress, Recovered, Stopping
+from onceflow.events import CheckpointCompleted, CheckpointFailed, JobEvent, JobResult, Progress, Recovered, Stopping
 from onceflow.exceptions import ConfigurationError, FinishedJobWarning, SourceError, described
 from onceflow.graph.compatibility import fingerprint, has_been_done, settings_of
 from onceflow.graph.graph import Graph
@@ -116,6 +117,8 @@ class Job:
         self._changes: tuple[StateChange, ...] = ()
         self._done: list[str] = []
         self._last_start = self._clock.monotonic()
+        #: When the last checkpoint of this run was over.
+        self._last_end = -math.inf
         self._last_progress = self._last_epoch_check = self._last_start
         self._completed = 0
         self._finished = self._caught_up = False
@@ -196,7 +199,9 @@ class Job:
             self._wake,
             self._resources,
         )
-        self._checkpoints = Checkpoints(backend, self._deliveries, self._clock, self._inject, self._wake)
+        self._checkpoints = Checkpoints(
+            backend, self._deliveries, self._clock, self._inject, self._wake, self._options.checkpoint_timeout_s
+        )
         self._resources.push(closing(self._checkpoints.close))
         if plan.replay is not None:
             self._worker.replay_to(plan.replay.positions, to_end=plan.replay.to_end)
@@ -305,8 +310,7 @@ class Job:
         """Nothing was there to read: what is to be done next wakes it, be it a checkpoint or a signal."""
         longest_s = _EPOCH_EVERY_S
         if self._changed and self._replay is None and not self._checkpoints.under_way:
-            due = self._last_start + self._options.checkpoint_interval_s
-            longest_s = min(longest_s, max(due - self._clock.monotonic(), 0.0))
+            longest_s = min(longest_s, max(self._next_start - self._clock.monotonic(), 0.0))
         self._worker.wait(longest_s)
 
     def _check_replay(self) -> None:
@@ -349,10 +353,12 @@ class Job:
                 case Ended():
                     self._ended = True
                 case Acknowledged():
-                    self._checkpoints.acknowledge(message, self._record(message.tally))
+                    with self._checkpoint_failures():
+                        self._checkpoints.acknowledge(message, self._record(message.tally))
                 case Declined(error=error):
                     self._checkpoints.decline(message)
-                    raise error
+                    with self._checkpoint_failures():
+                        raise error
                 case Failed(error=error):
                     self._checkpoints.fail(described(error))
                     raise error
@@ -385,8 +391,14 @@ class Job:
 
     # -- checkpoints ---------------------------------------------------------------------------
 
+    @property
+    def _next_start(self) -> float:
+        """When the next checkpoint begins if there is something new by then."""
+        options = self._options
+        return max(self._last_start + options.checkpoint_interval_s, self._last_end + options.checkpoint_min_pause_s)
+
     def _is_due(self) -> bool:
-        if self._changed and self._clock.monotonic() - self._last_start >= self._options.checkpoint_interval_s:
+        if self._changed and self._clock.monotonic() >= self._next_start:
             return True
         # By half of the bounds: as much can be held while it is under way, so that reading goes on.
         return self._hold(_MAX_HELD_RECORDS // 2, _MAX_HELD_BYTES // 2)
@@ -437,14 +449,26 @@ class Job:
             self._backend.check_epoch()
         if not self._checkpoints.under_way:
             return
-        stats = self._checkpoints.poll(timeout_s)
+        with self._checkpoint_failures():
+            stats = self._checkpoints.poll(timeout_s)
         if stats is not None:
+            self._last_end = self._clock.monotonic()
             self._last_checkpoint = stats.id
             self._completed += 1
             self._hear(self._worker.take(Committed(stats.id)))
             self._tell(
                 CheckpointCompleted(stats, self._worker.records_in, self._worker.records_out, self._worker.late())
             )
+
+    @contextmanager
+    def _checkpoint_failures(self) -> Iterator[None]:
+        """Tells that the checkpoint under way has failed, before the run ends with it."""
+        checkpoint_id = self._checkpoints.current_id
+        try:
+            yield
+        except Exception as error:
+            self._tell(CheckpointFailed(checkpoint_id, described(error)))
+            raise
 
     # -- reports -------------------------------------------------------------------------------
 

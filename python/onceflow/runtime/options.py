@@ -44,6 +44,8 @@ class JobOptions:
     until: Until
     max_drift_us: int | None
     restart: RestartPolicy | None
+    checkpoint_timeout_s: float
+    checkpoint_min_pause_s: float
 
     @classmethod
     def checked(
@@ -63,6 +65,8 @@ class JobOptions:
         until: Any,
         max_drift_s: Any,
         restart: Any,
+        checkpoint_timeout_s: Any,
+        checkpoint_min_pause_s: Any,
     ) -> JobOptions:
         """The options, of whatever a user gave."""
         options = cls(
@@ -80,6 +84,10 @@ class JobOptions:
             until=_until(until),
             max_drift_us=None if max_drift_s is None else round(_seconds("max_drift_s", max_drift_s) * 1_000_000),
             restart=_restart(restart),
+            checkpoint_timeout_s=_seconds("checkpoint_timeout_s", checkpoint_timeout_s),
+            checkpoint_min_pause_s=0.0
+            if checkpoint_min_pause_s is None
+            else _seconds("checkpoint_min_pause_s", checkpoint_min_pause_s),
         )
         if on_event is not None and not callable(on_event):
             raise _refusal("on_event", on_event, "give a function of one event, or None")

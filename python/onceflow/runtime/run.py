@@ -47,6 +47,8 @@ def run(
     max_drift_s: float | None = None,
     instance: tuple[int, int] | None = None,
     restart: RestartPolicy | None = None,
+    checkpoint_timeout_s: float = 600.0,
+    checkpoint_min_pause_s: float | None = None,
     from_checkpoint: int | str | None = None,
     fresh: bool = False,
 ) -> JobResult:
@@ -103,6 +105,12 @@ def run(
             that is not what it was), nor before the first attempt could begin, nor after a signal, which ends a wait at
             once. What a function has kept outside of its state is not taken back. ``JobResult.restarts`` counts, a
             ``RestartWarning`` and the event ``Restarting`` tell.
+        checkpoint_timeout_s: A checkpoint that is not ready to be decided so many seconds after its barriers, because a
+            step or a sink's ``prepare`` takes so long, fails, and the attempt with it (see ``restart``), told by the
+            event ``CheckpointFailed``. One that is decided rolls forward, however long its sinks' commits take.
+        checkpoint_min_pause_s: Seconds at least from the end of a checkpoint to the start of the next one, so that a
+            job whose checkpoints take as long as their interval gets time for records; None: none. Where sinks hold
+            too much, and for the last one, nothing is waited for.
         from_checkpoint, fresh: What ``resume_from`` was called before; still taken, with a ``DeprecationWarning``.
 
     A recovery that had to work around damaged checkpoints says so by a ``DamagedCheckpointWarning``.
@@ -133,6 +141,8 @@ def run(
         until=until,
         max_drift_s=max_drift_s,
         restart=restart,
+        checkpoint_timeout_s=checkpoint_timeout_s,
+        checkpoint_min_pause_s=checkpoint_min_pause_s,
     )
     graph = divided(flow.graph, None if instance is None else Instance.checked("instance", instance))
     plan(graph, options.guarantee)
