@@ -35,6 +35,8 @@ class Recovered:
         records_in: Records that earlier runs had read up to the checkpoint.
         records_out: Records that had reached a sink.
         changes: What of the checkpoint's state was given up, begins with nothing or was widened, as ``on_change`` said.
+        counts: By name, what ``JobResult`` has besides: ``rejected``, ``skipped`` and ``raised``.
+        late: By window step, records that had come too late.
     """
 
     checkpoint_id: int | None
@@ -46,6 +48,8 @@ class Recovered:
     records_in: int = 0
     records_out: int = 0
     changes: tuple[StateChange, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    late: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +86,27 @@ class Progress:
         records_in: See ``JobResult``, as the others; those of earlier runs included.
         records_out: Records that reached a sink.
         late: By window step, records that came too late for their windows.
+        rejected: See ``JobResult``, as the next two.
+        skipped: Malformed records that were only counted.
+        raised: Records for which the function of a step raised.
+        busy: Share of the time since the last one, from 0 to 1, that the worker was at work; what is left beside the
+            next one it waited for something to read.
+        backpressured: Share of it that nothing was read, since sinks hold as much as they may until it is committed.
+        event_time_s: How far event time has come, in seconds since 1970: the lowest watermark of the partitions that
+            hold it back. None: there is none yet, or not any more.
+        held_bytes: By sink, bytes that it holds in memory until they are committed.
     """
 
     records_in: int
     records_out: int
     late: Mapping[str, int] = field(default_factory=dict)
+    rejected: int = 0
+    skipped: int = 0
+    raised: int = 0
+    busy: float = 0.0
+    backpressured: float = 0.0
+    event_time_s: float | None = None
+    held_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,9 @@ def test_every_setting_of_run_has_an_option():
     """A setting that only programs can reach."""
     settings = set(inspect.signature(onceflow.runtime.run.run).parameters) - ELSEWHERE
     assert settings == {"state", *SAID}
-    assert len(inspect.signature(command.run).parameters) == len(settings) + len({"target", "yes", "from", "fresh"})
+    assert len(inspect.signature(command.run).parameters) == len(settings) + len(
+        {"target", "yes", "from", "fresh", "metrics-port", "metrics-address"}
+    )
 
 
 def test_options_come_to_run_as_they_were_said(home, monkeypatch):

@@ -10,7 +10,7 @@ from cli_job import QUICK, SLOW, checkpoints, damage_chunk, finish
 from onceflow.cli import console
 from onceflow.cli.progress import JobProgress
 from onceflow.connectors.files import read_parts
-from onceflow.events import JobResult, Progress, Recovered, Stopping
+from onceflow.events import CheckpointFailed, JobResult, Progress, Recovered, Restarting, Stopping
 
 
 def test_a_terminal_shows_a_live_panel_and_then_a_summary(home, terminal):
@@ -75,12 +75,46 @@ def test_rate_and_counts_begin_where_the_run_began(told):
     for half_seconds in range(1, 5):
         clock.now += 0.5
         progress.on_event(Progress(50_000 + 500 * half_seconds, 10_000))
-    assert told() == "2 s: 52,000 in, 10,000 out, 1,000 records/s, 0 checkpoints\n"
+    assert told() == "2 s: 52,000 in, 10,000 out, 1,000 records/s, 0 checkpoints, 0% busy\n"
     progress.finish(JobResult(True, 52_000, 10_000, 3, 4, 1, 8, 7))
     assert told().splitlines() == [
         "job: finished after 2 s, 2,000 records (1,000 records/s), 1 checkpoint",
         "  in all     52,000 in, 10,000 out",
         "  malformed  3 to dead letters, 4 skipped",
+    ]
+
+
+def test_how_the_worker_is_is_told(told):
+    """The kind of fault: a job that its sinks hold up, or that is days behind, and looks idle."""
+    clock = Clock()
+    progress = JobProgress("job", live=False, clock=clock, now=lambda: 1_000_000.0)
+    progress.on_event(Recovered(None, 1, 0, 0.003))
+    told()
+    told_of = {"busy": 0.25, "backpressured": 0.7, "event_time_s": 1_000_000.0 - 95}
+    clock.now += 2.5
+    progress.on_event(Progress(10, 10, **told_of))
+    assert told().endswith(", 0 checkpoints, 25% busy, 70% backpressured, event time 1 min 35 s behind\n")
+    clock.now += 2.5
+    progress.on_event(Progress(20, 20, busy=1.0, event_time_s=1_000_000.0 - 3 * 86400))
+    assert told().endswith(", 0 checkpoints, 100% busy, event time 3 days behind\n")
+
+
+def test_a_failed_attempt_is_told_and_counts_go_on(told):
+    """The kind of fault: a run that begins its counts anew at each restart, so that its rate is that of a minute."""
+    clock = Clock()
+    progress = JobProgress("job", live=False, clock=clock)
+    progress.on_event(Recovered(7, 2, 1_000, 0.003, records_in=100))
+    clock.now += 10
+    progress.on_event(CheckpointFailed(8, "SinkError: no\nanswer"))
+    progress.on_event(Restarting(1, 2.5, "SinkError: no\nanswer"))
+    progress.on_event(Recovered(7, 3, 1_000, 0.003, records_in=100))
+    assert "warning: job: checkpoint 8 failed: SinkError: no answer\n" in (text := told())
+    assert "warning: job: failed, and is begun again in 2.5 s (restart 1): SinkError: no answer\n" in text
+    clock.now += 10
+    progress.finish(JobResult(True, 1100, 10, 0, 0, 1, 8, 7, restarts=1, failures=("SinkError: no\nanswer",)))
+    assert told().splitlines()[::2] == [
+        "job: finished after 20 s, 1,000 records (50 records/s), 1 checkpoint",
+        "  restarts   1, the last one after SinkError: no answer",
     ]
 
 
@@ -107,7 +141,7 @@ def test_a_line_that_says_nothing_new_is_not_printed(told):
         progress.on_event(Progress(50, 10))
     assert told() == ""
     progress.on_event(Progress(60, 10))
-    assert told() == "1 min 40 s: 60 in, 10 out, 3 records/s, 0 checkpoints\n"
+    assert told() == "1 min 40 s: 60 in, 10 out, 3 records/s, 0 checkpoints, 0% busy\n"
     for _ in range(100):
         clock.now += 1
         progress.on_event(Progress(60, 10))

@@ -96,7 +96,8 @@ def test_a_line_now_and_then_where_there_is_no_terminal(home, start):
         lines.append(process.stderr.readline())
         assert lines[-1], lines
     assert re.fullmatch(
-        r"[\d.]+ s: [\d,]+ in, [\d,]+ out, [\d,]+ records/s, \d+ checkpoints, the last [\d.]+ \ws, [\d.]+ \w+\n",
+        r"[\d.]+ s: [\d,]+ in, [\d,]+ out, [\d,]+ records/s, \d+ checkpoints, the last [\d.]+ \ws, [\d.]+ \w+"
+        r", \d+% busy(, \d+% backpressured)?(, event time [\d, ]+ days behind)?\n",
         lines[-1],
     )
 

@@ -19,7 +19,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("guide", "log", "sql"))]
+PROGRAMS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("guide", "log", "metrics", "sql"))]
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

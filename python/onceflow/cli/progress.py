@@ -37,6 +37,8 @@ _LINE_EVERY_S = 2.0
 #: What was done about a change of the dataflow.
 _DONE = {"drop": "dropped", "empty": "begins empty", "widen": "widened"}
 _FRAMES_PER_S = 8
+#: A share that is less is rounded to nothing.
+_SHOWN_SHARE = 0.005
 #: The rate shown is that of the last so many seconds.
 _RATE_OVER_S = 3.0
 #: And behind a time in which nothing was told, of as much at least.
@@ -50,12 +52,21 @@ class JobProgress:
         name: The job.
         live: Whether to show a panel; None: if both outputs are terminals.
         clock: Seconds, monotonic.
+        now: Seconds since 1970 UTC.
     """
 
-    def __init__(self, name: str, *, live: bool | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        live: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._name = name
         self._live = sys.stdout.isatty() and sys.stderr.isatty() if live is None else live
         self._clock = clock
+        self._now = now
         self._home = HomeProcess()
         self._panel = ExitStack()
         self._start = clock()
@@ -64,6 +75,7 @@ class JobProgress:
         self._records_in = 0
         self._records_out = 0
         self._late = 0
+        self._progress = Progress(0, 0)
         self._checkpoints = 0
         self._restarts = 0
         self._newest: CheckpointCompleted | None = None
@@ -136,6 +148,8 @@ class JobProgress:
     def _count(self, event: CheckpointCompleted | Progress) -> None:
         now = self._clock()
         self._records_in, self._records_out, self._late = event.records_in, event.records_out, sum(event.late.values())
+        if isinstance(event, Progress):
+            self._progress = event
         if isinstance(event, CheckpointCompleted):
             self._newest = event
             self._checkpoints += 1
@@ -167,7 +181,26 @@ class JobProgress:
         )
         if self._late:
             line = f"{line}, {count_text(self._late)} late"
-        return line if self._newest is None else f"{line}, the last {_cost(self._newest)}"
+        if self._newest is not None:
+            line = f"{line}, the last {_cost(self._newest)}"
+        line = f"{line}, {self._load()}"
+        lag = self._lag()
+        return line if lag is None else f"{line}, {lag}"
+
+    def _load(self) -> str:
+        """How busy the worker is, and how much it waits for its sinks."""
+        load = f"{self._progress.busy:.0%} busy"
+        if self._progress.backpressured >= _SHOWN_SHARE:
+            load = f"{load}, {self._progress.backpressured:.0%} backpressured"
+        return load
+
+    def _lag(self) -> str | None:
+        """How far event time is behind the clock; None where there is none."""
+        if self._progress.event_time_s is None:
+            return None
+        lag_s = max(self._now() - self._progress.event_time_s, 0.0)
+        days = int(lag_s // 86400)
+        return f"event time {f'{count_text(days)} days' if days > 1 else duration_text(lag_s)} behind"
 
     def _render(self) -> Table:
         from rich.spinner import Spinner  # noqa: PLC0415 - see above
@@ -191,6 +224,8 @@ class JobProgress:
                 (f"  {count_text(self._late)} late" if self._late else "", "yellow"),
             ),
         )
+        lag = self._lag()
+        grid.add_row("", "worker", Text.assemble((self._load(), "bold"), ("" if lag is None else f"  {lag}", "dim")))
         newest = "" if self._newest is None else f"  last {_cost(self._newest)}"
         grid.add_row("", "checkpoints", Text.assemble((count_text(self._checkpoints), "bold"), (newest, "dim")))
         return grid

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -34,6 +34,8 @@ from onceflow.types import Guarantee
 
 if TYPE_CHECKING:
     from onceflow.dataflow import Dataflow
+    from onceflow.events import JobEvent
+    from onceflow.metrics import JobMetrics
 
 __all__ = ["run"]
 
@@ -114,6 +116,18 @@ def run(
         str,
         typer.Option(metavar="POLICY", callback=lambda text: (restart_policy(text), text)[1], help=RESTART_HELP),
     ] = "never",
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="Serve metrics for Prometheus there by HTTP: pip install 'onceflow[metrics]'. 0: any that is free.",
+        ),
+    ] = None,
+    metrics_address: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where; whoever can reach it can read them.")
+    ] = "127.0.0.1",
     savepoint: Annotated[
         str | None, typer.Option(metavar="NAME", help="Keep the last checkpoint of this run for ever, under this name.")
     ] = None,
@@ -164,7 +178,7 @@ def run(
 
     progress = JobProgress(job)
     try:
-        with _options_told(), progress, warnings.catch_warnings():
+        with _options_told(), _metrics(job, metrics_port, metrics_address) as told, progress, warnings.catch_warnings():
             # The progress tells what they say.
             warnings.simplefilter("ignore", DamagedCheckpointWarning)
             warnings.simplefilter("ignore", FinishedJobWarning)
@@ -181,7 +195,7 @@ def run(
                 resume_from=_checkpoint(resume_from),
                 take_over=take_over,
                 on_change=_on_change(on_change),
-                on_event=progress.on_event,
+                on_event=progress.on_event if told is None else _both(told.on_event, progress.on_event),
                 until=until.value,
                 max_drift_s=None if max_drift is None else duration_s(max_drift),
                 instance=None if one_of is None else (one_of.index, one_of.count),
@@ -197,6 +211,27 @@ def run(
         )
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     progress.finish(result)
+
+
+@contextmanager
+def _metrics(job: str, port: int | None, address: str) -> Iterator[JobMetrics | None]:
+    """Metrics of the job, served while it runs; None where nobody has asked for them."""
+    if port is None:
+        yield None
+        return
+    from onceflow.metrics import JobMetrics  # noqa: PLC0415 - needs the extra
+
+    with JobMetrics(job, port=port, address=address) as metrics:
+        note(f"{job}: metrics at http://{f'[{address}]' if ':' in address else address}:{metrics.port}/metrics")
+        yield metrics
+
+
+def _both(first: Callable[[JobEvent], None], second: Callable[[JobEvent], None]) -> Callable[[JobEvent], None]:
+    def tell(event: JobEvent) -> None:
+        first(event)
+        second(event)
+
+    return tell
 
 
 def _renamed(resume_from: str, from_checkpoint: str | None, *, fresh: bool) -> str:

@@ -50,6 +50,7 @@ from onceflow.runtime.recovery import (
     resumed_job,
     warn_of_damage,
 )
+from onceflow.runtime.shares import Shares
 from onceflow.runtime.signals import quick_switches, stop_on_signals
 from onceflow.runtime.source_task import source_errors
 from onceflow.runtime.worker import Worker
@@ -102,6 +103,7 @@ class Job:
         self._is_restart = is_restart
         #: When everything was open, and the first record could be read, by the job's clock; None: not yet.
         self.began_s: float | None = None
+        self._shares = Shares()
         #: Set by whoever gives the job's thread something to do while it waits for something to read.
         self._wake = WakeHandle()
         #: By a source, and by a signal.
@@ -224,7 +226,7 @@ class Job:
                 step.source.on_checkpoint_complete(restored.id, positions, context)
 
     def _recovered(self, plan: Plan) -> None:
-        recovery, replay = self._backend.recovery, plan.replay
+        recovery, replay, counts = self._backend.recovery, plan.replay, self._worker.counts()
         if recovery.damage:
             warn_of_damage(self._backend, plan)
         self._tell(
@@ -238,6 +240,8 @@ class Job:
                 self._worker.records_in,
                 self._worker.records_out,
                 self._changes,
+                {name: counts[name] for name in ("rejected", "skipped", "raised")},
+                self._worker.late(),
             )
         )
 
@@ -260,7 +264,8 @@ class Job:
                 break
             if self._checkpoints.under_way and self._holds_much():
                 # What is read now could only be held as well.
-                self._poll(_LONGEST_WAIT_S)
+                with self._shares.backpressured():
+                    self._poll(_LONGEST_WAIT_S)
                 self._tell_progress()
                 continue
             self._idle = False
@@ -311,7 +316,8 @@ class Job:
         longest_s = _EPOCH_EVERY_S
         if self._changed and self._replay is None and not self._checkpoints.under_way:
             longest_s = min(longest_s, max(self._next_start - self._clock.monotonic(), 0.0))
-        self._worker.wait(longest_s)
+        with self._shares.idle():
+            self._worker.wait(longest_s)
 
     def _check_replay(self) -> None:
         """Outputs are suppressed until every source stands where the damaged checkpoint stood.
@@ -370,7 +376,8 @@ class Job:
         while not self._interrupted and self._holds_much():
             if not self._checkpoints.under_way:
                 return True
-            self._poll(_LONGEST_WAIT_S)
+            with self._shares.backpressured():
+                self._poll(_LONGEST_WAIT_S)
             self._tell_progress()
         return self._interrupted
 
@@ -427,6 +434,7 @@ class Job:
 
     def _finish_checkpoint(self, *, finished: bool) -> None:
         """A last checkpoint, waited for."""
+        self._tell_progress(at_once=True)
         self._settle()
         self._start_checkpoint(finished=finished, savepoint=self._options.savepoint)
         self._settle()
@@ -494,11 +502,28 @@ class Job:
             self._told_stopping = True
             self._tell(Stopping(self._worker.finishing))
 
-    def _tell_progress(self) -> None:
+    def _tell_progress(self, *, at_once: bool = False) -> None:
         now = self._clock.monotonic()
-        if now - self._last_progress >= _PROGRESS_EVERY_S:
+        if at_once or now - self._last_progress >= _PROGRESS_EVERY_S:
             self._last_progress = now
-            self._tell(Progress(self._worker.records_in, self._worker.records_out, self._worker.late()))
+            busy, backpressured = self._shares.take()
+            counts, event_time = self._worker.counts(), self._worker.event_time
+            self._tell(
+                Progress(
+                    counts["records_in"],
+                    counts["records_out"],
+                    self._worker.late(),
+                    rejected=counts["rejected"],
+                    skipped=counts["skipped"],
+                    raised=counts["raised"],
+                    busy=busy,
+                    backpressured=backpressured,
+                    event_time_s=None if event_time is None else event_time / 1_000_000,
+                    held_bytes={
+                        step_id: each.held_bytes + each.sealed_bytes for step_id, each in self._deliveries.items()
+                    },
+                )
+            )
 
     def _result(self, counts: dict[str, int], late: dict[str, int], *, finished: bool) -> JobResult:
         restored = self._backend.recovery.restored

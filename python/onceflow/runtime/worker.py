@@ -171,6 +171,12 @@ class Worker:
         """Records that reached a sink."""
         return self._before.counts["records_out"] + self._pipeline.records_out
 
+    @property
+    def event_time(self) -> Micros | None:
+        """How far event time has come in the partition that holds it back; None if there is none that does."""
+        marks = (task.delivered for task in self._turns.live if not task.idle)
+        return min((mark for mark in marks if mark not in (None, END_OF_TIME)), default=None)
+
     def counts(self) -> dict[str, int]:
         """Those of ``JobResult``, of earlier runs too."""
         rejected = self._before.counts["rejected"] + self._pipeline.rejected
