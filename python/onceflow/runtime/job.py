@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 from onceflow._native import CheckpointInfo, StateBackend, WakeHandle
 from onceflow.crash import crash_point
-from onceflow.events import CheckpointCompleted, CheckpointFailed, JobEvent, JobResult, Progress, Recovered, Stopping
+from onceflow.events import CheckpointCompleted, JobResult, Recovered
 from onceflow.exceptions import ConfigurationError, FinishedJobWarning, SourceError, described
 from onceflow.graph.compatibility import fingerprint, has_been_done, settings_of
 from onceflow.graph.graph import Graph
@@ -23,7 +23,6 @@ from onceflow.process import closing
 from onceflow.runtime.checkpoints import Checkpoints
 from onceflow.runtime.evolution import agreed_without, evolve, known_steps, without
 from onceflow.runtime.job_record import JobRecord
-from onceflow.runtime.late import warn_of_late
 from onceflow.runtime.messages import (
     Acknowledged,
     Committed,
@@ -50,7 +49,7 @@ from onceflow.runtime.recovery import (
     resumed_job,
     warn_of_damage,
 )
-from onceflow.runtime.shares import Shares
+from onceflow.runtime.reports import Reports
 from onceflow.runtime.signals import quick_switches, stop_on_signals
 from onceflow.runtime.source_task import source_errors
 from onceflow.runtime.worker import Worker
@@ -63,7 +62,6 @@ __all__ = ["Job"]
 #: decision record takes 1 GiB, and a round's output comes on top.
 _MAX_HELD_RECORDS = 1_000_000
 _MAX_HELD_BYTES = 64 << 20
-_PROGRESS_EVERY_S = 0.1
 _EPOCH_EVERY_S = 1.0
 #: A job looks at its signals so often, also while it waits for its sinks.
 _LONGEST_WAIT_S = 0.1
@@ -103,17 +101,13 @@ class Job:
         self._is_restart = is_restart
         #: When everything was open, and the first record could be read, by the job's clock; None: not yet.
         self.began_s: float | None = None
-        self._shares = Shares()
+        self._reports = Reports(options.on_event, options.clock)
         #: Set by whoever gives the job's thread something to do while it waits for something to read.
         self._wake = WakeHandle()
         #: By a source, and by a signal.
         self._stopping = self._interrupted = False
         #: In the last round there was nothing to read; all sources have ended.
         self._idle = self._ended = False
-        #: An event is being told; a signal that comes meanwhile waits with its own.
-        self._telling = False
-        self._told_stopping = False
-        self._untold: Exception | None = None
         self._replay: Replay | None = None
         #: What was done about state of another dataflow; what of the setting for that has been, by earlier runs too.
         self._changes: tuple[StateChange, ...] = ()
@@ -121,11 +115,9 @@ class Job:
         self._last_start = self._clock.monotonic()
         #: When the last checkpoint of this run was over.
         self._last_end = -math.inf
-        self._last_progress = self._last_epoch_check = self._last_start
+        self._last_epoch_check = self._last_start
         self._completed = 0
         self._finished = self._caught_up = False
-        #: Window steps whose late records are lost, as was told.
-        self._warned_of: set[str] = set()
         #: Sinks may have been touched, or another run.
         self.has_begun = False
         #: Something was read since the last cut.
@@ -229,7 +221,7 @@ class Job:
         recovery, replay, counts = self._backend.recovery, plan.replay, self._worker.counts()
         if recovery.damage:
             warn_of_damage(self._backend, plan)
-        self._tell(
+        self._reports.tell(
             Recovered(
                 None if recovery.restored is None else recovery.restored.id,
                 self._backend.job_epoch,
@@ -254,19 +246,19 @@ class Job:
             self._poll()
             if self._interrupted and self._replay is not None:
                 # Nothing can be kept before its end, and nothing is lost: the next run replays.
-                self._tell_stopping()
+                self._reports.stopping(self._worker.finishing)
                 return False
             if (self._interrupted or self._stopping) and self._replay is None:
-                self._tell_stopping()
+                self._reports.stopping(self._worker.finishing)
                 self._finish_checkpoint(finished=False)
                 return False
             if self._ended:
                 break
             if self._checkpoints.under_way and self._holds_much():
                 # What is read now could only be held as well.
-                with self._shares.backpressured():
+                with self._reports.shares.backpressured():
                     self._poll(_LONGEST_WAIT_S)
-                self._tell_progress()
+                self._reports.progress(self._worker, self._deliveries)
                 continue
             self._idle = False
             self._hear(self._worker.round())
@@ -274,9 +266,9 @@ class Job:
                 self._wait()
             else:
                 self._changed = True
-            self._warn_of_late()
+            self._reports.late(self._worker)
             self._check_replay()
-            self._tell_progress()
+            self._reports.progress(self._worker, self._deliveries)
             may_begin = not self._checkpoints.under_way and self._replay is None
             if (self._worker.is_stopped and not self._interrupted) or (may_begin and self._is_due()):
                 self._start_checkpoint()
@@ -306,7 +298,7 @@ class Job:
             if not self._worker.is_stopped:
                 self._finish_checkpoint(finished=True)
                 return True
-            self._tell_stopping()
+            self._reports.stopping(self._worker.finishing)
             if self._replay is None:
                 self._finish_checkpoint(finished=False)
             return False
@@ -316,7 +308,7 @@ class Job:
         longest_s = _EPOCH_EVERY_S
         if self._changed and self._replay is None and not self._checkpoints.under_way:
             longest_s = min(longest_s, max(self._next_start - self._clock.monotonic(), 0.0))
-        with self._shares.idle():
+        with self._reports.shares.idle():
             self._worker.wait(longest_s)
 
     def _check_replay(self) -> None:
@@ -337,12 +329,7 @@ class Job:
         """By the handler of a signal, in the middle of whatever the job's thread does."""
         self._interrupted = True
         self._wake.set()
-        if not self._telling:
-            try:
-                self._tell_stopping()
-            except Exception as error:
-                # Not here, where it would be taken for an error of a user's function.
-                self._untold = error
+        self._reports.interrupted(self._worker.finishing)
 
     def _hear(self, messages: Iterator[FromWorker]) -> None:
         """Has the worker do something, and takes its answers in turn."""
@@ -359,11 +346,11 @@ class Job:
                 case Ended():
                     self._ended = True
                 case Acknowledged():
-                    with self._checkpoint_failures():
+                    with self._reports.checkpoint_failures(self._checkpoints.current_id):
                         self._checkpoints.acknowledge(message, self._record(message.tally))
                 case Declined(error=error):
                     self._checkpoints.decline(message)
-                    with self._checkpoint_failures():
+                    with self._reports.checkpoint_failures(self._checkpoints.current_id):
                         raise error
                 case Failed(error=error):
                     self._checkpoints.fail(described(error))
@@ -372,13 +359,13 @@ class Job:
     def _must_stop(self) -> bool:
         """Looks up within a batch; true if the run ends within it, or if sinks hold too much for its rest."""
         self._poll()
-        self._tell_progress()
+        self._reports.progress(self._worker, self._deliveries)
         while not self._interrupted and self._holds_much():
             if not self._checkpoints.under_way:
                 return True
-            with self._shares.backpressured():
+            with self._reports.shares.backpressured():
                 self._poll(_LONGEST_WAIT_S)
-            self._tell_progress()
+            self._reports.progress(self._worker, self._deliveries)
         return self._interrupted
 
     def _record(self, tally: Tally) -> JobRecord:
@@ -434,7 +421,7 @@ class Job:
 
     def _finish_checkpoint(self, *, finished: bool) -> None:
         """A last checkpoint, waited for."""
-        self._tell_progress(at_once=True)
+        self._reports.progress(self._worker, self._deliveries, at_once=True)
         self._settle()
         self._start_checkpoint(finished=finished, savepoint=self._options.savepoint)
         self._settle()
@@ -457,72 +444,15 @@ class Job:
             self._backend.check_epoch()
         if not self._checkpoints.under_way:
             return
-        with self._checkpoint_failures():
+        with self._reports.checkpoint_failures(self._checkpoints.current_id):
             stats = self._checkpoints.poll(timeout_s)
         if stats is not None:
             self._last_end = self._clock.monotonic()
             self._last_checkpoint = stats.id
             self._completed += 1
             self._hear(self._worker.take(Committed(stats.id)))
-            self._tell(
+            self._reports.tell(
                 CheckpointCompleted(stats, self._worker.records_in, self._worker.records_out, self._worker.late())
-            )
-
-    @contextmanager
-    def _checkpoint_failures(self) -> Iterator[None]:
-        """Tells that the checkpoint under way has failed, before the run ends with it."""
-        checkpoint_id = self._checkpoints.current_id
-        try:
-            yield
-        except Exception as error:
-            self._tell(CheckpointFailed(checkpoint_id, described(error)))
-            raise
-
-    # -- reports -------------------------------------------------------------------------------
-
-    def _warn_of_late(self) -> None:
-        for step_id, first in self._worker.lost_late().items():
-            if step_id not in self._warned_of:
-                self._warned_of.add(step_id)
-                warn_of_late(step_id, first)
-
-    def _tell(self, event: JobEvent) -> None:
-        if self._options.on_event is not None:
-            self._telling = True
-            try:
-                self._options.on_event(event)
-            finally:
-                self._telling = False
-
-    def _tell_stopping(self) -> None:
-        error, self._untold = self._untold, None
-        if error is not None:
-            raise error
-        if not self._told_stopping:
-            self._told_stopping = True
-            self._tell(Stopping(self._worker.finishing))
-
-    def _tell_progress(self, *, at_once: bool = False) -> None:
-        now = self._clock.monotonic()
-        if at_once or now - self._last_progress >= _PROGRESS_EVERY_S:
-            self._last_progress = now
-            busy, backpressured = self._shares.take()
-            counts, event_time = self._worker.counts(), self._worker.event_time
-            self._tell(
-                Progress(
-                    counts["records_in"],
-                    counts["records_out"],
-                    self._worker.late(),
-                    rejected=counts["rejected"],
-                    skipped=counts["skipped"],
-                    raised=counts["raised"],
-                    busy=busy,
-                    backpressured=backpressured,
-                    event_time_s=None if event_time is None else event_time / 1_000_000,
-                    held_bytes={
-                        step_id: each.held_bytes + each.sealed_bytes for step_id, each in self._deliveries.items()
-                    },
-                )
             )
 
     def _result(self, counts: dict[str, int], late: dict[str, int], *, finished: bool) -> JobResult:
