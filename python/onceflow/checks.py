@@ -7,13 +7,13 @@ program could notice, and says what it found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from onceflow.clock import Clock, SystemClock
 from onceflow.exceptions import OnceflowError, described
-from onceflow.types import Guarantee
+from onceflow.types import Guarantee, Plain
 
 __all__ = ["CheckContext", "Checked", "Finding", "Level", "collected"]
 
@@ -48,12 +48,14 @@ class CheckContext:
         step_id: Of the source or sink.
         guarantee: What the job is to promise.
         clock: Where this machine's time comes from, to be compared with that of a server.
+        positions: Of a source, by partition, from where the job's next run goes on; None: that is not known.
     """
 
     job: str
     step_id: str
     guarantee: Guarantee = Guarantee.EXACTLY_ONCE
     clock: Clock = field(default_factory=SystemClock)
+    positions: Mapping[str, Plain] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,13 @@ class Checked:
 
     Attributes:
         step_id: Its step.
-        role: Which of the two it is.
+        role: Which of the two it is; ``"job"`` where it is the job's state directory.
         connector: Name of its class.
         findings: In the order in which it looked; none if it has no ``check``, so that nothing is known.
     """
 
     step_id: str
-    role: Literal["source", "sink"]
+    role: Literal["source", "sink", "job"]
     connector: str
     findings: tuple[Finding, ...]
 
@@ -78,14 +80,15 @@ class Checked:
         return any(finding.level == "error" for finding in self.findings)
 
 
-def collected(findings: Iterable[Finding], connector: str) -> tuple[Finding, ...]:
+def collected(findings: Iterable[Finding], connector: str, found: list[Finding] | None = None) -> tuple[Finding, ...]:
     """All findings; a look that raises is an error among them, since what it would have looked at is not known.
 
     Args:
         findings: May be a generator, which raises while it is read.
         connector: Name of the class, as the subject of what it raised.
+        found: Gets them one by one, for who does not wait for the last one.
     """
-    found: list[Finding] = []
+    found = [] if found is None else found
     try:
         # One by one: what was found before stays found.
         found.extend(findings)

@@ -17,7 +17,7 @@ from onceflow.graph.division import divided
 from onceflow.graph.explanation import Explanation
 from onceflow.graph.graph import Edge, Graph, OperatorStep, SinkStep, SourceStep, StreamRef
 from onceflow.graph.guarantees import explained
-from onceflow.graph.inspection import inspected
+from onceflow.graph.inspection import looks
 from onceflow.graph.partitioning import FORWARD, ByKey, KeySelector, KeyTypeName, Partitioning, check_key_type
 from onceflow.graph.pictures import mermaid, svg
 from onceflow.graph.steps import (
@@ -179,7 +179,7 @@ class Dataflow:
             Of each source, then of each sink, what it found. A job whose findings have no error may start; what
             happens to the systems meanwhile nobody knows.
         """
-        return list(inspected(self._divided(instance), Guarantee(guarantee), SystemClock()))
+        return [look.checked() for look in looks(self._divided(instance), Guarantee(guarantee), SystemClock())]
 
     def _divided(self, instance: tuple[int, int] | None) -> Graph:
         return divided(self._graph, None if instance is None else Instance.checked("instance", instance))

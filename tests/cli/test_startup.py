@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+from cli_job import PROGRAM
+
 from onceflow._native import __version__
 
 
@@ -67,6 +69,62 @@ def test_explain_looks_at_the_real_systems(home, onceflow):
     assert "  ERROR    CsvSource: " in lacking.stdout and f"{home}/out is not a directory" in lacking.stdout
     assert "  unknown  it has no check" in onceflow("explain", "job.py:printing", "--check").stdout
     assert onceflow("explain", "job.py:flow").returncode == 0
+
+
+def test_explain_looks_at_what_a_state_goes_on_from(home, onceflow):
+    """A start that is going to be refused for its state, shown as sound; or a state that a look makes."""
+    looked = ("explain", "job.py:flow", "--check", "--state", "state")
+    fresh = onceflow(*looked)
+    assert fresh.returncode == 0 and "\njob totals\n  ok       state directory state: is made by" in fresh.stdout
+    assert not (home / "state").exists()
+    run = onceflow("run", "job.py:flow", "--state", "state", "--until", "caught_up")
+    assert run.returncode == 0, run.stderr
+    sound = onceflow(*looked)
+    assert sound.returncode == 0, sound.stdout
+    assert "a run goes on from checkpoint" in sound.stdout
+    assert "positions of 'rows': a run can go on from all 1" in sound.stdout
+    other = onceflow(*looked, "--guarantee", "at_least_once")
+    assert other.returncode == 1 and "the job was started with guarantee='exactly_once'" in other.stdout
+    (home / "in.csv").write_text("id\n")
+    shrunk = onceflow(*looked, "--format", "json")
+    assert shrunk.returncode == 1
+    job, rows, _ = json.loads(shrunk.stdout)["checks"]
+    assert (job["role"], job["findings"][0]["level"]) == ("job", "ok")
+    assert (rows["findings"][-1]["level"], rows["findings"][-1]["subject"]) == ("error", "positions of 'rows'")
+    assert onceflow("explain", "job.py:flow", "--state", "state").returncode == 2
+
+
+def test_explain_says_whom_it_asks_and_does_not_wait_for_ever(home, onceflow):
+    """Nothing on the screen for as long as a server does not answer."""
+    (home / "hanging.py").write_text(HANGING)
+    looked = onceflow("explain", "hanging.py:flow", "--check", "--timeout", "500ms")
+    assert looked.returncode == 1
+    assert "source in: Hanging\n  ok       a server: can be reached\n  ERROR    Hanging: what is asked" in looked.stdout
+    assert "within 0.5 s" in looked.stdout and "sink out: CsvSink\n  ok " in looked.stdout
+    asking = subprocess.Popen(
+        [*PROGRAM, "explain", "hanging.py:flow", "--check", "--timeout", "1h"],
+        cwd=home, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with asking:
+        assert any("source in: Hanging" in line for line in asking.stdout)
+        asking.kill()
+
+
+HANGING = """
+import time
+import onceflow as of
+from onceflow.checks import Finding
+from onceflow.connectors.files import CsvSink
+from onceflow.testing import TestingSource
+
+class Hanging(TestingSource):
+    def check(self, context):
+        yield Finding("ok", "a server", "can be reached")
+        time.sleep(3600)
+
+flow = of.Dataflow("hanging")
+flow.source("in", Hanging([{"id": 1}])).sink("out", CsvSink("hung"))
+"""
 
 
 def test_explain_for_programs_and_as_a_picture(home, onceflow):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from datetime import timedelta
 
@@ -9,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import onceflow as of
-from onceflow import Log
+from onceflow import Log, Producer
 from onceflow.cli.app import app
 from onceflow.connectors.files import CsvSource
 from onceflow.connectors.log import LogSource
@@ -144,6 +146,45 @@ def test_names_of_instances():
     assert job_and_instance("a.2of8") == ("a.2of8", None)
     with pytest.raises(ConfigurationError):
         of.Dataflow("a@2of8")
+
+
+def test_a_look_finds_what_a_start_would_refuse(tmp_path, monkeypatch):
+    """Kind: a look at the real systems that says all is well, and a start that is refused: a topic that has grown, a
+    topic that is partitioned in another way, a dataflow that has changed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dividing.py").write_text(PROGRAM)
+    with Log.open(tmp_path / "log") as log, Producer(log) as producer:
+        log.create_topic("clicks", partitions=2)
+        for user in "abcdef":
+            producer.produce("clicks", json.dumps({"user": user}), key=user)
+    looked = ("explain", "dividing.py:flow", "--check", "--state", "s0", "--instance", "0/2")
+    told = call(*looked)
+    assert told.exit_code == 0 and "state directory s0: is made by the first run" in told.output, told.output
+    assert re.search(r"topic 'clicks': \d records that were read lie where log puts them", told.output)
+    assert not (tmp_path / "s0").exists()
+    assert call("run", "dividing.py:flow", "--state", "s0", "--instance", "0/2", "--until", "caught_up").exit_code == 0
+    told = call(*looked)
+    assert told.exit_code == 0, told.output
+    assert "state directory s0: a run goes on from checkpoint" in told.output
+    assert "positions of 'in': a run can go on from all 1" in told.output
+    (tmp_path / "dividing.py").write_text(PROGRAM.replace('aggregate("n"', 'aggregate("m"'))
+    told = call(*looked)
+    assert told.exit_code == 1 and "the dataflow is not the one that the checkpoint has state of" in told.output
+    (tmp_path / "dividing.py").write_text(PROGRAM)
+    told = call(*looked[:-1], "1/2")
+    assert told.exit_code == 1 and "ERROR    state directory s0: " in told.output, told.output
+    with Log.open(tmp_path / "log") as log:
+        log.alter_topic("clicks", partitions=4)
+    told = call(*looked)
+    assert told.exit_code == 1 and "topic 'clicks' has 4 partitions, and had 2 before" in told.output, told.output
+    assert call("run", "dividing.py:flow", "--state", "s0", "--instance", "0/2").exit_code == 1
+    with Log.open(tmp_path / "log") as log, Producer(log) as producer:
+        log.delete_topic("clicks")
+        log.create_topic("clicks", partitions=2)
+        for user in "abcdef":
+            producer.produce("clicks", json.dumps({"user": user}), partition=0)
+    told = call("explain", "dividing.py:flow", "--check", "--instance", "0/2")
+    assert told.exit_code == 1 and "ERROR    partition 0 of topic 'clicks': partition 0 of" in told.output, told.output
 
 
 PROGRAM = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import msgspec
@@ -126,6 +127,13 @@ def test_what_a_look_says(topics):
 
     assert looked(0, 2)[0].text.startswith(f"reads 2 of 3 partitions of topic '{name}': 0, 2; that murmur2 puts")
     assert looked(4, 5)[0].level == "warning"
+    # It was written by a client that chooses partitions in another way than the source says.
+    own = divided(flow.graph, Instance(0, 1)).sources()[0].source
+    last = list(own.check(CheckContext("numbers", "in")))[-1]
+    assert last.level == "error" and "murmur2 puts that into partition" in last.text
+    own = divided(flow_of(topics, name, partitioner="crc32").graph, Instance(0, 1)).sources()[0].source
+    last = list(own.check(CheckContext("numbers", "in")))[-1]
+    assert last.level == "ok" and re.match(r"[1-9]\d* records that were read lie where crc32 puts them", last.text)
 
 
 def test_a_share_of_nothing_gets_a_partition(topics, tmp_path, monkeypatch):

@@ -366,7 +366,7 @@ class KafkaSource(Source):
 
     def check(self, context: CheckContext) -> Iterable[Finding]:
         """See ``Source``."""
-        return look_at_source(
+        yield from look_at_source(
             self._settings,
             self._topic_name,
             group=self._group or _GROUP,
@@ -374,6 +374,8 @@ class KafkaSource(Source):
             timeout_s=self._connect_timeout_s,
             share=self._share,
         )
+        if self._share.is_keyed:
+            yield from self._share.sampled(self._topic().state().partitions, self.open, context.positions)
 
     def _topic(self) -> Topic:
         if self._process != os.getpid():

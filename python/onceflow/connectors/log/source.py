@@ -183,6 +183,7 @@ class LogSource(Source):
             topic = self._known(log)
             yield from look_at_source(log, topic)
             yield from self._share.findings(topic.partitions)
+        yield from self._share.sampled(range(topic.partitions), self.open, context.positions)
 
     def _open(self, *, read_only: bool = False) -> Log:
         try:

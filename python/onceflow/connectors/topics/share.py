@@ -7,8 +7,10 @@ that function puts it. A record that lies elsewhere ends the run, before it is i
 
 from __future__ import annotations
 
+import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any, Literal, TypeAlias, get_args
@@ -21,7 +23,8 @@ from onceflow.checks import Finding
 from onceflow.columns import Columns, to_list
 from onceflow.exceptions import ConfigurationError, SourceChangedError, SourceError
 from onceflow.instances import REPARTITION, Instance
-from onceflow.types import Batch
+from onceflow.sources import SourceReader
+from onceflow.types import Batch, Plain
 
 __all__ = ["Partitioner", "Placement", "Share"]
 
@@ -243,7 +246,40 @@ class Share:
             text += f"; that {self.partitioner} puts each record there by {self.field!r} is checked as it is read"
         yield Finding("ok", subject, text)
 
+    def sampled(
+        self,
+        partitions: Iterable[int],
+        open_reader: Callable[[str, Plain], SourceReader],
+        positions: Mapping[str, Plain] | None,
+    ) -> Iterator[Finding]:
+        """Whether the next records of some partitions lie where they must; nothing if they may lie anywhere.
 
+        Args:
+            partitions: Of the topic.
+            open_reader: Of a partition, at a position.
+            positions: Where the job has come to.
+        """
+        if not self.is_keyed:
+            return
+        until_s, records = time.monotonic() + _SAMPLE_S, 0
+        for number in self.numbers(partitions)[:_MOST_SAMPLED]:
+            name = str(number)
+            try:
+                with closing(open_reader(name, (positions or {}).get(name))) as reader:
+                    batch = reader.read(_SAMPLE)
+                    while batch is not None and not len(batch.records) and time.monotonic() < until_s:
+                        # A client that fetches them meanwhile.
+                        time.sleep(0.02)
+                        batch = reader.read(_SAMPLE)
+            except SourceError as error:
+                yield Finding("error", f"partition {number} of topic {self.topic!r}", str(error))
+                return
+            records += 0 if batch is None else len(batch.records)
+        text = f"{records} records that were read lie where {self.partitioner} puts them"
+        yield Finding("ok", f"topic {self.topic!r}", text)
+
+
+_SAMPLE, _MOST_SAMPLED, _SAMPLE_S = 100, 4, 3.0
 _MOST_SHOWN = 20
 _TELL_PARTITIONER = "If other clients than Java's wrote it, partitioner='crc32' of KafkaSource may be theirs; else "
 
