@@ -51,6 +51,7 @@ __all__ = [
     "_flat_copy",
     "_is_plain",
     "_kafka_partitions",
+    "_key_groups",
     "_plain_copy",
     "_split_lines",
     "_uncommon",
@@ -615,6 +616,15 @@ def key_group(
     key: int | str | bytes | tuple[Any, ...], key_type: KeyElementType | Sequence[KeyElementType], key_groups: int
 ) -> int:
     """The key group that a key belongs to."""
+
+def _key_groups(
+    keys: _Keys, key_type: KeyElementType | Sequence[KeyElementType], key_groups: int
+) -> npt.NDArray[np.uint16]:
+    """The key group of each key of a batch, of as many groups, a power of two.
+
+    Raises:
+        TypeMismatchError: A key is of another type.
+    """
 
 # ---- deduplicator (owner: sequence) ------------------------------------------------------
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use numpy::{IntoPyArray, PyArray1};
 use onceflow_core::backend::{Backend, BackendOptions, Recovery, Restore};
 use onceflow_core::random::random_id;
 use onceflow_core::store::{self, CheckpointRecord, Damage, StoreOptions};
@@ -590,11 +591,32 @@ pub(crate) fn py_key_group(
     if !key_groups.is_power_of_two() {
         return Err(invalid_argument(format!("{key_groups} key groups; give a power of two")));
     }
-    let key_type = crate::table::key_type(key_type)?;
     let list = pyo3::types::PyList::new(key.py(), [key])?;
-    let batch = KeyBatch::read(&key_type, list.as_any())?;
-    let hash = onceflow_core::rows::hash_of_first(&batch.as_keys()?);
-    Ok(onceflow_core::hash::key_group(hash, key_groups))
+    Ok(groups_of(list.as_any(), key_type, key_groups)?[0])
+}
+
+/// The key group of each key of a batch, as uint16.
+#[pyfunction]
+#[pyo3(name = "_key_groups")]
+pub(crate) fn py_key_groups<'py>(
+    keys: &Bound<'py, PyAny>,
+    key_type: &Bound<'py, PyAny>,
+    key_groups: u16,
+) -> PyResult<Bound<'py, PyArray1<u16>>> {
+    if !key_groups.is_power_of_two() {
+        return Err(invalid_argument(format!("{key_groups} key groups; give a power of two")));
+    }
+    Ok(groups_of(keys, key_type, key_groups)?.into_pyarray(keys.py()))
+}
+
+fn groups_of(
+    keys: &Bound<'_, PyAny>,
+    key_type: &Bound<'_, PyAny>,
+    key_groups: u16,
+) -> PyResult<Vec<u16>> {
+    let batch = KeyBatch::read(&crate::table::key_type(key_type)?, keys)?;
+    let hashes = onceflow_core::rows::hashes(&batch.as_keys()?);
+    Ok(hashes.into_iter().map(|hash| onceflow_core::hash::key_group(hash, key_groups)).collect())
 }
 
 /// Which checkpoint to restore.

@@ -45,7 +45,8 @@ mod _native {
     use crate::aligner::{PyAlignerAction, PyBarrierAligner};
     #[pymodule_export]
     use crate::backend::{
-        PyCheckpointInfo, PyRecovery, PyStateBackend, PyVerifyReport, py_key_group, py_verify,
+        PyCheckpointInfo, PyRecovery, PyStateBackend, PyVerifyReport, py_key_group, py_key_groups,
+        py_verify,
     };
     #[pymodule_export]
     use crate::checkpoint::{PyCheckpointStats, PyPendingCheckpoint, crash_point};

@@ -11,5 +11,5 @@ pub use schema::{ColumnType, KeyType, MAX_COLUMNS, MAX_KEY_ELEMENTS, Schema};
 pub use tuple::KeyPart;
 pub(crate) use tuple::check as check_tuple;
 pub use values::{
-    Bytes, Column, ColumnData, Keys, KeysBuf, Op, Operand, Rows, Scalar, Update, hash_of_first,
+    Bytes, Column, ColumnData, Keys, KeysBuf, Op, Operand, Rows, Scalar, Update, hashes,
 };

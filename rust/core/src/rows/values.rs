@@ -254,12 +254,14 @@ fn slice_bytes(offsets: &[u64], data: &[u8], range: std::ops::Range<usize>) -> (
     (offsets.iter().map(|offset| offset - first).collect(), data)
 }
 
-/// Hash of the first key of a batch; 0 of an empty one.
-pub fn hash_of_first(keys: &Keys<'_>) -> u64 {
+/// The hash of each key of a batch.
+pub fn hashes(keys: &Keys<'_>) -> Vec<u64> {
     match keys {
-        Keys::I64(keys) => keys.first().map_or(0, |key| hash_u64(*key as u64)),
-        Keys::U64(keys) => keys.first().map_or(0, |key| hash_u64(*key)),
-        Keys::Words { width, words } => hash_words(words.get(..*width).unwrap_or_default()),
-        Keys::Bytes(keys) => hash_bytes(keys.get(0)),
+        Keys::I64(keys) => keys.iter().map(|key| hash_u64(*key as u64)).collect(),
+        Keys::U64(keys) => keys.iter().map(|key| hash_u64(*key)).collect(),
+        Keys::Words { width, words } => {
+            words.chunks_exact((*width).max(1)).map(hash_words).collect()
+        }
+        Keys::Bytes(keys) => (0..keys.len()).map(|row| hash_bytes(keys.get(row))).collect(),
     }
 }
