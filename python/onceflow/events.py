@@ -14,11 +14,29 @@ __all__ = [
     "CheckpointFailed",
     "JobEvent",
     "JobResult",
+    "PartsStats",
     "Progress",
     "Recovered",
     "Restarting",
     "Stopping",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class PartsStats:
+    """What a checkpoint of several workers cost, as ``CheckpointStats`` says it of one: rows and bytes of all of them,
+    times of the slowest, in seconds."""
+
+    id: int
+    delta_rows: int
+    base_rows: int
+    bytes_written: int
+    freeze_s: float
+    capture_s: float
+    longest_pause_s: float
+    durable_s: float
+    encode_s: float
+    commit_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +74,7 @@ class Recovered:
 class CheckpointCompleted:
     """A checkpoint is durable and the sinks have committed it."""
 
-    stats: CheckpointStats
+    stats: CheckpointStats | PartsStats
     records_in: int
     records_out: int
     late: Mapping[str, int] = field(default_factory=dict)

@@ -19,7 +19,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("guide", "log", "metrics", "sql"))]
+PROGRAMS = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("guide", "log", "metrics", "sql", "workers")),
+]
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

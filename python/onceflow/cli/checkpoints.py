@@ -12,7 +12,7 @@ from onceflow.cli.console import error, note, out, print_json, print_table
 from onceflow.cli.directory import DIRECTORY_HELP, job_record, reader
 from onceflow.cli.errors import ExitCode
 from onceflow.cli.units import bytes_text, count_text, time_text
-from onceflow.cli.verification import verify_in_child
+from onceflow.cli.verification import Verdict, verify_in_child
 from onceflow.runtime.resume_from import checkpoint_of
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def _details(info: CheckpointInfo) -> dict[str, Any]:
             "codec": job.codec,
             "batch_size": job.batch_size,
             "finished": job.finished,
+            "workers": job.workers,
             "counts": job.counts,
             "steps": job.steps,
         },
@@ -171,6 +172,7 @@ def _show(job_name: str, info: CheckpointInfo) -> None:
             ("guarantee", run["guarantee"]),
             ("settings", f"batch size {run['batch_size']}, codec {run['codec']}"),
             ("records", f"{count_text(counts['records_in'])} in, {count_text(counts['records_out'])} out"),
+            ("workers", _workers_text(run["workers"])),
             ("sources", "ended, everything is written" if run["finished"] else "go on"),
         ]
     say(f"checkpoint {info.id}", style="bold")
@@ -198,6 +200,10 @@ def _show(job_name: str, info: CheckpointInfo) -> None:
             print_table(columns, rows, right=["rows", "bytes"])
 
 
+def _workers_text(count: int) -> str:
+    return "1" if count == 1 else f"{count}, whose tables lie in workers/0 to workers/{count - 1} of the directory"
+
+
 def _plain(value: Any) -> str:
     import msgspec  # noqa: PLC0415 - see above
 
@@ -210,24 +216,39 @@ def verify(directory: _Directory, as_json: _Json = False) -> None:
 
     Runs in a process of its own, so that damage which kills it is a verdict too.
     """
-    report = verify_in_child(directory)
+    # Several workers have a store each.
+    stores = {"": directory, **{f"{path.parent.name}/{path.name}": path for path in _stores_of_workers(directory)}}
+    reports = {name: verify_in_child(path) for name, path in stores.items()}
     if as_json:
-        print_json(
-            {
-                "sound": report.sound,
-                "checkpoints": report.checkpoints,
-                "chunks": report.chunks,
-                "bytes": report.bytes,
-                "damage": [{"checkpoint": number, "reason": reason} for number, reason in report.damage],
-            }
-        )
+        whole = _verdict(reports.pop(""))
+        print_json({**whole, "workers": {name: _verdict(report) for name, report in reports.items()}})
     else:
-        ids = ", ".join(map(str, report.checkpoints)) or "none"
-        out().print(f"sound checkpoints: {ids}", soft_wrap=True)
-        out().print(f"sound chunks: {count_text(report.chunks)}, {bytes_text(report.bytes)}", soft_wrap=True)
-        for number, reason in report.damage:
-            where = "" if number is None else f"checkpoint {number}: "
-            out().print(f"damaged: {where}{reason}", soft_wrap=True)
-    if not report.sound:
+        for name, report in reports.items():
+            _print_verdict(name, report)
+    if not all(report.sound for report in reports.values()):
         error(f"{directory} is damaged")
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _stores_of_workers(directory: Path) -> list[Path]:
+    return sorted(path for path in (directory / "workers").glob("*") if path.is_dir())
+
+
+def _verdict(report: Verdict) -> dict[str, Any]:
+    return {
+        "sound": report.sound,
+        "checkpoints": report.checkpoints,
+        "chunks": report.chunks,
+        "bytes": report.bytes,
+        "damage": [{"checkpoint": number, "reason": reason} for number, reason in report.damage],
+    }
+
+
+def _print_verdict(store: str, report: Verdict) -> None:
+    of_store = f"{store}: " if store else ""
+    ids = ", ".join(map(str, report.checkpoints)) or "none"
+    out().print(f"{of_store}sound checkpoints: {ids}", soft_wrap=True)
+    out().print(f"{of_store}sound chunks: {count_text(report.chunks)}, {bytes_text(report.bytes)}", soft_wrap=True)
+    for number, reason in report.damage:
+        where = "" if number is None else f"checkpoint {number}: "
+        out().print(f"{of_store}damaged: {where}{reason}", soft_wrap=True)

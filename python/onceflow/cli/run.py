@@ -53,6 +53,7 @@ _OPTIONS = {
     "max_drift_s=": "--max-drift",
     "instance=": "--instance",
     "checkpoint_timeout_s": "--checkpoint-timeout",
+    "workers=": "--workers",
 }
 
 
@@ -128,6 +129,9 @@ def run(
     metrics_address: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where; whoever can reach it can read them.")
     ] = "127.0.0.1",
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that run the dataflow, each on a share of its partitions and keys.")
+    ] = 1,
     savepoint: Annotated[
         str | None, typer.Option(metavar="NAME", help="Keep the last checkpoint of this run for ever, under this name.")
     ] = None,
@@ -202,6 +206,7 @@ def run(
                 restart=restart_policy(restart),
                 checkpoint_timeout_s=duration_s(checkpoint_timeout),
                 checkpoint_min_pause_s=None if checkpoint_min_pause is None else duration_s(checkpoint_min_pause),
+                workers=workers,
             )
     except KeyboardInterrupt:
         newest = progress.last_checkpoint

@@ -97,7 +97,7 @@ def _tell_damage(backend: StateBackend) -> None:
 
 def _list_tables(backend: StateBackend, schemas: dict[str, TableSchema]) -> None:
     if not schemas:
-        note(f"{backend.path} has no tables" + ("" if backend.recovery.restored else ": there is no checkpoint yet"))
+        note(f"{backend.path} has no tables{_why_none(backend)}")
         return
     rows = []
     for name, schema in schemas.items():
@@ -106,6 +106,16 @@ def _list_tables(backend: StateBackend, schemas: dict[str, TableSchema]) -> None
         table = backend.table(name, key=schema.key, columns=schema.columns)
         rows.append([name, key, columns, count_text(len(table)), bytes_text(table.memory_bytes())])
     print_table(["table", "key", "columns", "rows", "memory"], rows, right=["rows", "memory"])
+
+
+def _why_none(backend: StateBackend) -> str:
+    restored = backend.recovery.restored
+    if restored is None:
+        return ": there is no checkpoint yet"
+    job = job_record(restored)
+    if job is None or job.workers == 1:
+        return ""
+    return f": those of the {job.workers} workers lie in {backend.path}/workers/0 and so on"
 
 
 @contextmanager

@@ -46,6 +46,7 @@
     │   ├── TransactionAbortedError        the delivery report of a record that was aborted
     │   └── LogTimeoutError                no answer in time; the outcome is not known
     ├── FencedError                        a newer epoch of the job has taken over
+    ├── WorkerLostError                    the process of a worker has ended
     ├── CheckpointError
     │   ├── CheckpointNotFoundError
     │   └── CheckpointStateError
@@ -132,6 +133,7 @@ from onceflow.exceptions.store import (
     StoreNetworkFilesystemError,
     StorePoisonedError,
     StoreReadOnlyError,
+    WorkerLostError,
 )
 from onceflow.exceptions.warnings import (
     DamagedCheckpointWarning,
@@ -217,6 +219,7 @@ __all__ = [
     "UnknownTopicOrPartitionError",
     "UnknownTopicWarning",
     "UserFunctionError",
+    "WorkerLostError",
     "described",
 ]
 

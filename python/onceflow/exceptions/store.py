@@ -22,6 +22,7 @@ __all__ = [
     "StoreNetworkFilesystemError",
     "StorePoisonedError",
     "StoreReadOnlyError",
+    "WorkerLostError",
 ]
 
 
@@ -165,6 +166,20 @@ class FencedError(OnceflowError):
         super().__init__(message)
         self.epoch = epoch
         self.newer_epoch = newer_epoch
+
+
+class WorkerLostError(OnceflowError):
+    """The process of a worker has ended, and has not said why.
+
+    Attributes:
+        worker: Its number.
+    """
+
+    kind = "worker_lost"
+
+    def __init__(self, message: str = "", *, worker: int | None = None) -> None:
+        super().__init__(message)
+        self.worker = worker
 
 
 class CheckpointError(OnceflowError):

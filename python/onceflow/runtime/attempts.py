@@ -33,10 +33,11 @@ from onceflow.process import HomeProcess, closing
 from onceflow.runtime.job import Job
 from onceflow.runtime.new_directory import NewDirectory
 from onceflow.runtime.options import JobOptions
-from onceflow.runtime.recovery import nothing_to_restore
+from onceflow.runtime.recovery import has_finished, nothing_to_restore
 from onceflow.runtime.restarts import Restarts, may_heal
 from onceflow.runtime.resume_from import numbered
 from onceflow.runtime.signals import stop_on_signals
+from onceflow.runtime.workers.supervisor import Supervisor
 
 __all__ = ["Attempts"]
 
@@ -61,7 +62,7 @@ class Attempts:
         self._directory = NewDirectory(state)
         self._restarts = Restarts(options.restart)
         #: Of the newest attempt: its job, if it has come so far, and whether it has opened the state directory.
-        self._job: Job | None = None
+        self._job: Job | Supervisor | None = None
         self._has_opened = False
         #: Of the newest one that has opened it.
         self._epoch: int | None = None
@@ -100,7 +101,9 @@ class Attempts:
             try:
                 self._check_successors(backend)
                 self._epoch, self._has_opened = backend.job_epoch, True
-                self._job = Job(self._graph, backend, self._options, resources, is_restart=self._is_restart)
+                is_one = self._options.workers == 1 or has_finished(backend)
+                kind = Job if is_one else Supervisor
+                self._job = kind(self._graph, backend, self._options, resources, is_restart=self._is_restart)
                 return self._job.run()
             except Exception as error:
                 _refuse_if_replaced(backend, error)

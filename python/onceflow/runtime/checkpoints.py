@@ -142,7 +142,8 @@ class Checkpoints:
         for effect in effects:
             if isinstance(effect, CoordinatorEffect.InjectBarriers):
                 crash_point("barrier.pre_inject")
-                self._inject(Trigger(self._current(), self._clock.monotonic()))
+                pending = self._current()
+                self._inject(Trigger(pending.id, pending, self._clock.monotonic()))
             else:
                 self._thread.submit(effect)
 

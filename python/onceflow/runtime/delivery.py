@@ -235,8 +235,9 @@ class _RecordedDelivery(Delivery):
 
     def recover(self, decided: Sequence[tuple[int, bytes]]) -> None:
         # A decision waits for the writes of the one before, so only the newest can be unwritten.
-        for checkpoint_id, staged in decided[-1:]:
-            self.commit(checkpoint_id, None, [staged])
+        for checkpoint_id, staged in decided:
+            if checkpoint_id == decided[-1][0]:
+                self.commit(checkpoint_id, None, [staged])
 
     def write(self, records: Batch) -> None:
         # Bytes at once: user code may change a record later, such as a state that it also returned as a result.

@@ -25,7 +25,7 @@ from onceflow.dataflow import Dataflow
 from onceflow.exceptions import ConfigurationError, OnceflowError, described
 from onceflow.instances import Instance, job_and_instance, run_of
 from onceflow.leftovers import Leftover, LeftoverContext, SourceLeftoverContext
-from onceflow.runtime.job_record import JOB_BLOB, JobRecord
+from onceflow.runtime.job_record import JOB_BLOB, JobRecord, step_of
 from onceflow.runtime.partitions import saved_positions
 from onceflow.sinks import Committable, TransactionalSink
 
@@ -153,7 +153,7 @@ class _Known:
         sources = {step.step_id for step in self._graph.sources()}
         sinks = {step.step_id for step in self._graph.sinks()}
         for record in self._records:
-            sinks |= record.staged.keys()
+            sinks |= set(map(step_of, record.staged))
             if JOB_BLOB in record.blobs:
                 steps = JobRecord.decode(record.blobs[JOB_BLOB]).steps
                 sources |= {step_id for step_id, kind in steps.items() if kind == "source"}
@@ -182,9 +182,10 @@ class _Known:
         told: set[tuple[str, str]] = set()
         for step in self._graph.sinks():
             decided = tuple(
-                Committable(record.id, msgspec.msgpack.decode(record.staged[step.step_id]))
+                Committable(record.id, msgspec.msgpack.decode(staged))
                 for record in self._records
-                if step.step_id in record.staged and isinstance(step.sink, TransactionalSink)
+                for name, staged in record.staged.items()
+                if step_of(name) == step.step_id and isinstance(step.sink, TransactionalSink)
             )
             context = LeftoverContext(
                 self._job,

@@ -23,7 +23,7 @@ from onceflow.operators.dropped_states import drop_states
 from onceflow.operators.keys import other_keys
 from onceflow.operators.table_columns import InexactError, TableChange
 from onceflow.operators.totals import cells_of, columns_of
-from onceflow.runtime.job_record import WATERMARKS_BLOB, JobRecord
+from onceflow.runtime.job_record import WATERMARKS_BLOB, JobRecord, step_of
 from onceflow.state import Processor
 from onceflow.types import Change, ColumnType, Plain, StateChange
 
@@ -107,7 +107,7 @@ def without(blobs: Mapping[str, bytes], changes: Iterable[StateChange]) -> dict[
 def _with_staged_output(backend: StateBackend, change: StateChange) -> StateChange:
     """Says of a sink that is gone, or is another one, that nobody commits what it had prepared, if it had."""
     restored = backend.recovery.restored
-    if restored is None or change.result is not None or change.step_id not in restored.staged:
+    if restored is None or change.result is not None or change.step_id not in map(step_of, restored.staged):
         return change
     what = f"{change.what}, and its output of checkpoint {restored.id} stays hidden unless it was committed by then"
     return replace(change, what=what)

@@ -14,6 +14,7 @@ from onceflow.clock import Clock
 from onceflow.graph.graph import SourceStep
 from onceflow.process import closing
 from onceflow.runtime.source_task import SourceTask, source_errors
+from onceflow.runtime.workers.share import Share
 from onceflow.sources import SourceContext
 
 __all__ = ["Growth"]
@@ -31,6 +32,7 @@ class Growth:
         batch_size: Records that a task is asked for.
         clock: Where the time comes from.
         resources: Closes the tasks.
+        share: Whose partitions are opened; None: all are.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Growth:
         batch_size: int,
         clock: Clock,
         resources: ExitStack,
+        share: Share | None = None,
     ) -> None:
         self._contexts = contexts
         self._batch_size = batch_size
@@ -48,6 +51,7 @@ class Growth:
         #: Those that may get some; it is not known yet of which this is so.
         self._growing = list(sources)
         self._looked_s: float | None = None
+        self._share = share
 
     @property
     def may_come(self) -> bool:
@@ -69,11 +73,15 @@ class Growth:
         self._looked_s = now_s
         for step in list(self._growing):
             known, context = {task.partition for task in tasks[step.step_id]}, self._contexts[step.step_id]
+            if self._share is not None:
+                known |= self._share.others_of(step.step_id)
             with source_errors(step.step_id):
                 found = step.source.new_partitions(known, context)
             if found is None:
                 self._growing.remove(step)
             for partition in found or ():
+                if self._share is not None and not self._share.owns(step.step_id, partition):
+                    continue
                 task = SourceTask(step, partition, None, self._batch_size, context)
                 self._resources.push(closing(task.close))
                 task.open()

@@ -22,6 +22,7 @@ from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.checkpoints import Checkpoints
 from onceflow.runtime.evolution import agreed_without, evolve, known_steps, without
+from onceflow.runtime.held import holds_half, holds_much
 from onceflow.runtime.job_record import JobRecord
 from onceflow.runtime.messages import (
     Acknowledged,
@@ -47,7 +48,9 @@ from onceflow.runtime.recovery import (
     plan_recovery,
     recover_sinks,
     resumed_job,
+    sink_contexts,
     warn_of_damage,
+    warn_of_repeats,
 )
 from onceflow.runtime.reports import Reports
 from onceflow.runtime.signals import quick_switches, stop_on_signals
@@ -58,10 +61,6 @@ from onceflow.types import StateChange
 
 __all__ = ["Job"]
 
-#: While a checkpoint is under way nothing is read when sinks hold more; one begins early when they hold half of it. The
-#: decision record takes 1 GiB, and a round's output comes on top.
-_MAX_HELD_RECORDS = 1_000_000
-_MAX_HELD_BYTES = 64 << 20
 _EPOCH_EVERY_S = 1.0
 #: A job looks at its signals so often, also while it waits for its sinks.
 _LONGEST_WAIT_S = 0.1
@@ -148,7 +147,7 @@ class Job:
                     "the job has finished, so no checkpoint comes that could be kept as "
                     f"{self._options.savepoint!r}; give the savepoint to the run that finishes it"
                 )
-            self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources)
+            self._open_sinks()
             recover_sinks(backend, graph, self._deliveries, Plan())
             self._tell_sources(restored)
             if not self._is_restart:
@@ -163,7 +162,7 @@ class Job:
                     stacklevel=_STACK_OF_RUN,
                 )
             return self._result(job.counts, job.late, finished=True)
-        self._deliveries = open_deliveries(backend, graph, self._guarantee, self._codec, self._resources, self._changes)
+        self._open_sinks()
         plan = plan_recovery(backend, graph, self._deliveries, self._changes)
         self._replay = plan.replay
         # What is missing there is said before anything is touched.
@@ -208,6 +207,13 @@ class Job:
         with stop_on_signals(self._interrupt), quick_switches():
             finished = self._loop()
         return self._result(self._worker.counts(), self._worker.late(), finished=finished)
+
+    def _open_sinks(self) -> None:
+        warn_of_repeats(self._backend, self._graph)
+        [contexts] = sink_contexts(self._backend, self._graph, self._changes)
+        self._deliveries = open_deliveries(
+            self._backend, self._graph, self._guarantee, self._codec, self._resources, contexts
+        )
 
     def _tell_sources(self, restored: CheckpointInfo) -> None:
         """Of a job that had finished: the run that finished it may have been killed before it had told them."""
@@ -254,7 +260,7 @@ class Job:
                 return False
             if self._ended:
                 break
-            if self._checkpoints.under_way and self._holds_much():
+            if self._checkpoints.under_way and holds_much(self._deliveries):
                 # What is read now could only be held as well.
                 with self._reports.shares.backpressured():
                     self._poll(_LONGEST_WAIT_S)
@@ -266,7 +272,7 @@ class Job:
                 self._wait()
             else:
                 self._changed = True
-            self._reports.late(self._worker)
+            self._reports.late(self._worker.lost_late())
             self._check_replay()
             self._reports.progress(self._worker, self._deliveries)
             may_begin = not self._checkpoints.under_way and self._replay is None
@@ -360,7 +366,7 @@ class Job:
         """Looks up within a batch; true if the run ends within it, or if sinks hold too much for its rest."""
         self._poll()
         self._reports.progress(self._worker, self._deliveries)
-        while not self._interrupted and self._holds_much():
+        while not self._interrupted and holds_much(self._deliveries):
             if not self._checkpoints.under_way:
                 return True
             with self._reports.shares.backpressured():
@@ -394,20 +400,7 @@ class Job:
     def _is_due(self) -> bool:
         if self._changed and self._clock.monotonic() >= self._next_start:
             return True
-        # By half of the bounds: as much can be held while it is under way, so that reading goes on.
-        return self._hold(_MAX_HELD_RECORDS // 2, _MAX_HELD_BYTES // 2)
-
-    def _holds_much(self) -> bool:
-        """Whether sinks hold more, for the checkpoint under way and for the next one, than one of them or all may."""
-        return self._hold(_MAX_HELD_RECORDS, _MAX_HELD_BYTES)
-
-    def _hold(self, records: int, nbytes: int) -> bool:
-        deliveries = self._deliveries.values()
-        return (
-            any(delivery.holds_much for delivery in deliveries)
-            or sum(delivery.held + delivery.sealed for delivery in deliveries) > records
-            or sum(delivery.held_bytes + delivery.sealed_bytes for delivery in deliveries) > nbytes
-        )
+        return holds_half(self._deliveries)
 
     def _start_checkpoint(self, *, finished: bool = False, savepoint: str | None = None) -> None:
         """Injects a barrier after the last batch of each task; the cut comes when the aligner has seen them all."""

@@ -8,7 +8,7 @@ from typing import Any
 from onceflow.exceptions import ConfigurationError
 from onceflow.types import Plain
 
-__all__ = ["JOB_BLOB", "SINK_BLOB", "WATERMARKS_BLOB", "JobRecord"]
+__all__ = ["JOB_BLOB", "SINK_BLOB", "WATERMARKS_BLOB", "WORKER_BLOB", "JobRecord", "of_worker", "step_of"]
 
 #: Name of its blob in a decision record.
 JOB_BLOB = "job"
@@ -17,7 +17,20 @@ SINK_BLOB = "sink/"
 #: Of how far event time had come, by source and step.
 WATERMARKS_BLOB = "watermarks"
 
+#: And, followed by its number, of where one of several workers has its part.
+WORKER_BLOB = "worker/"
+
 _FORMAT = 1
+
+
+def of_worker(step_id: str, worker: int) -> str:
+    """What a decision record calls what is a worker's of a sink. The first one bears no number, as when it is alone."""
+    return f"{step_id}/{worker}" if worker else step_id
+
+
+def step_of(name: str) -> str:
+    """The step id in what ``of_worker`` made."""
+    return name.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,7 @@ class JobRecord:
             of several partitions was a matter of time.
         settings: What the state of its steps means besides (see ``settings_of``).
         done: What of the setting ``on_change`` has been done, while it stays (see ``has_been_done``).
+        workers: How many ran the job.
         agreed: By step, what it has agreed on once: types of keys, names and kinds of states (see ``Operator.agreed``).
     """
 
@@ -53,6 +67,8 @@ class JobRecord:
     settings: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     #: And this, by which a setting that stays allowed any change.
     done: list[str] = field(default_factory=list)
+    #: Nor is this, when there was always one.
+    workers: int = 1
 
     def encode(self) -> bytes:
         """The blob."""

@@ -79,10 +79,12 @@ class Trigger:
     """Take part in a checkpoint, after what was read so far.
 
     Attributes:
-        checkpoint: Takes the worker's part.
+        checkpoint_id: Which.
+        checkpoint: Takes the worker's part; of one of several workers it is its store's own, with a number of its own.
         now_s: When its barriers come into being, in seconds of the job's clock.
     """
 
+    checkpoint_id: int
     checkpoint: PendingCheckpoint
     now_s: float
 

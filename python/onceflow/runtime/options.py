@@ -46,6 +46,7 @@ class JobOptions:
     restart: RestartPolicy | None
     checkpoint_timeout_s: float
     checkpoint_min_pause_s: float
+    workers: int
 
     @classmethod
     def checked(
@@ -67,6 +68,7 @@ class JobOptions:
         restart: Any,
         checkpoint_timeout_s: Any,
         checkpoint_min_pause_s: Any,
+        workers: Any,
     ) -> JobOptions:
         """The options, of whatever a user gave."""
         options = cls(
@@ -88,6 +90,7 @@ class JobOptions:
             checkpoint_min_pause_s=0.0
             if checkpoint_min_pause_s is None
             else _seconds("checkpoint_min_pause_s", checkpoint_min_pause_s),
+            workers=_whole("workers", workers),
         )
         if on_event is not None and not callable(on_event):
             raise _refusal("on_event", on_event, "give a function of one event, or None")

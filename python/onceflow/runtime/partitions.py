@@ -12,6 +12,7 @@ from onceflow.graph.division import check_partition_counts
 from onceflow.graph.graph import Graph, SourceStep
 from onceflow.process import closing
 from onceflow.runtime.source_task import SourceTask, source_errors
+from onceflow.runtime.workers.share import Share
 from onceflow.sources import SourceContext
 from onceflow.types import Plain
 
@@ -34,6 +35,7 @@ def open_partitions(
     batch_size: int,
     contexts: Mapping[str, SourceContext],
     resources: ExitStack,
+    share: Share | None = None,
 ) -> list[SourceTask]:
     """The tasks of all partitions, in the order of the sources and of what ``partitions`` returns.
 
@@ -44,6 +46,7 @@ def open_partitions(
         batch_size: Records that a task is asked for.
         contexts: By source.
         resources: Closes the tasks.
+        share: Those of one worker only; ``blobs`` are of all.
 
     Raises:
         SourceError: It cannot be read, or a partition that the checkpoint has a position of is gone.
@@ -53,11 +56,13 @@ def open_partitions(
     known = set(saved)
     for step in graph.sources():
         for partition in listed[step.step_id]:
+            known.discard(f"source/{step.step_id}/{partition}")
+            if share is not None and not share.owns(step.step_id, partition):
+                continue
             state = saved.get(f"source/{step.step_id}/{partition}")
             task = SourceTask(step, partition, state, batch_size, contexts[step.step_id])
             resources.push(closing(task.close))
             tasks.append(task)
-            known.discard(f"source/{task.name}")
         with source_errors(step.step_id):
             step.source.restore(saved_positions(blobs, step.step_id))
     check_partition_counts(graph)

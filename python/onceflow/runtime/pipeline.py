@@ -13,6 +13,7 @@ from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
 from onceflow.graph.division import ShareCheck, share_check
+from onceflow.graph.exchanges import stages
 from onceflow.graph.graph import Graph, OperatorStep, SinkStep, SourceStep, StreamRef
 from onceflow.graph.sharing import sharing
 from onceflow.operators.base import EventTimes, Operator, OperatorContext
@@ -23,6 +24,7 @@ from onceflow.process import HomeProcess
 from onceflow.runtime.delivery import Delivery, sink_errors
 from onceflow.runtime.marks import read_marks
 from onceflow.runtime.operators import make_operator
+from onceflow.runtime.workers.exchange import Edges
 from onceflow.types import BEGINNING_OF_TIME, END_OF_TIME, Batch, Micros, Plain
 from onceflow.watermarks import CaughtUp, combined, combined_partitions
 
@@ -244,9 +246,17 @@ class Pipeline:
         graph: What to run.
         deliveries: By step id, how each sink is written.
         partitions: By source, the names of the tasks that read its partitions.
+        edges: Where records change to other workers; None: there are none.
     """
 
-    def __init__(self, graph: Graph, deliveries: dict[str, Delivery], partitions: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        deliveries: dict[str, Delivery],
+        partitions: Mapping[str, Sequence[str]],
+        edges: Edges | None = None,
+    ) -> None:
+        self._stages = stages(graph)
         self._sources = {step.step_id: _Node() for step in graph.sources()}
         #: By source, the steps where event time begins for its records, each before those after it.
         self._timestamps: dict[str, list[_TimestampsNode]] = {source_id: [] for source_id in partitions}
@@ -257,17 +267,18 @@ class Pipeline:
         for step_id, node in self._operators.items():
             share = share_check(graph, node.step)
             checked[step_id] = node if share is None else _Checking(node, share)
-        edges = [
+        inputs = [
             (step, number, edge.origin)
             for step in graph.steps.values()
             if not isinstance(step, SourceStep)
             for number, edge in enumerate(step.inputs)
         ]
         # In the order of the graph otherwise.
-        for step, number, origin in sorted(edges, key=lambda edge: (edge[0].step_id, edge[1]) not in shared.first):
+        for step, number, origin in sorted(inputs, key=lambda edge: (edge[0].step_id, edge[1]) not in shared.first):
             consumer: _Consumer = self._sinks[step.step_id] if isinstance(step, SinkStep) else checked[step.step_id]
             is_copied = (step.step_id, number) in shared.copied
-            self._join(origin, _Copying(consumer) if is_copied else consumer)
+            user = _Copying(consumer) if is_copied else consumer
+            self._join(origin, user if edges is None else edges.outlet(step.step_id, number, user, _Node))
 
     def _node(self, graph: Graph, step: OperatorStep, partitions: Mapping[str, Sequence[str]]) -> _OperatorNode:
         operator = make_operator(step)
@@ -365,13 +376,17 @@ class Pipeline:
         """How far event time has come in a source."""
         return self._sources[source_id].watermark
 
-    def end(self) -> Iterator[None]:
+    def end(self, stage: int | None = None) -> Iterator[None]:
         """All inputs have ended: operators emit what is left, in the order of the graph.
 
         After each piece it may be left, and a barrier come; whoever calls it again goes on from there.
+
+        Args:
+            stage: Only those whose records have passed so many exchanges; None: all.
         """
-        for node in self._operators.values():
-            yield from node.operator.end(node)
+        for step_id, node in self._operators.items():
+            if stage is None or self._stages[step_id] == stage:
+                yield from node.operator.end(node)
 
     def snapshot(self) -> dict[str, bytes]:
         """Operators write cached state into their tables. How far event time has come within them, by step id: what

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
@@ -30,7 +30,7 @@ from onceflow.graph.compatibility import Settings, settings_of, why_not_repeatab
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.delivery import Delivery, open_delivery, sink_errors
-from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord
+from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord, of_worker
 from onceflow.runtime.snapshots import had_begun_to_end
 from onceflow.sinks import PlainSink, SinkContext
 from onceflow.types import Guarantee, StateChange
@@ -38,12 +38,17 @@ from onceflow.types import Guarantee, StateChange
 __all__ = [
     "Plan",
     "Replay",
+    "decided_outputs",
+    "has_finished",
     "nothing_to_restore",
     "open_deliveries",
     "plan_recovery",
+    "recover_sink",
     "recover_sinks",
     "resumed_job",
+    "sink_contexts",
     "warn_of_damage",
+    "warn_of_repeats",
 ]
 
 #: From where a warning is raised up to who called ``run``.
@@ -100,8 +105,14 @@ def nothing_to_restore(error: StoreCorruptError, state: str | PathLike[str], job
     )
 
 
+def has_finished(backend: StateBackend) -> bool:
+    """Whether the job that is resumed is over."""
+    restored = backend.recovery.restored
+    return restored is not None and JOB_BLOB in restored.blobs and JobRecord.decode(restored.blobs[JOB_BLOB]).finished
+
+
 def resumed_job(
-    backend: StateBackend, graph: Graph, guarantee: Guarantee, codec: Codec, batch_size: int
+    backend: StateBackend, graph: Graph, guarantee: Guarantee, codec: Codec, batch_size: int, workers: int = 1
 ) -> JobRecord | None:
     """What the restored checkpoint says of the job; None if it starts from nothing.
 
@@ -118,6 +129,13 @@ def resumed_job(
             "dataflow; give the dataflow its own directory"
         )
     job = JobRecord.decode(blob)
+    if job.workers != workers and not job.finished:
+        raise ConfigurationError(
+            f"the job was started with workers={job.workers} and is resumed with {workers}; state cannot be divided "
+            "anew yet: use the former, or move away what the sinks hold and start over with resume_from='none'",
+            setting="workers",
+            stored=job.workers,
+        )
     wanted = {"guarantee": str(guarantee), "codec": codec.name, "batch_size": batch_size}
     for name, value in wanted.items():
         if getattr(job, name) != value:
@@ -130,22 +148,16 @@ def resumed_job(
     return job
 
 
-def open_deliveries(
-    backend: StateBackend,
-    graph: Graph,
-    guarantee: Guarantee,
-    codec: Codec,
-    resources: ExitStack,
-    changes: Sequence[StateChange] = (),
-) -> dict[str, Delivery]:
-    """All sinks by step id, checked and opened: each may be written by this run. No output is changed.
+def sink_contexts(
+    backend: StateBackend, graph: Graph, changes: Sequence[StateChange] = (), workers: int = 1
+) -> list[dict[str, SinkContext]]:
+    """For each worker, by step id, who writes to the sinks.
 
     Args:
-        backend: Has the checkpoints.
+        backend: Has the decisions.
         graph: Has the sinks.
-        guarantee, codec: Of the job.
-        resources: Closes the sinks.
         changes: A sink that begins with nothing by them is not told what another one had learnt.
+        workers: How many write.
     """
     begun = {change.step_id for change in changes if change.result is None}
     restored = backend.recovery.restored
@@ -156,16 +168,15 @@ def open_deliveries(
     # Where newer state is damaged the sinks hold more than what was restored, and have learnt from it.
     learnt_from = next((record for record in reversed(known) if record.damage is None), restored)
     left = _left(backend)
-    _warn_of_repeats(backend, graph)
     run = secrets.token_hex(8)
-    deliveries: dict[str, Delivery] = {}
-    for step in graph.sinks():
+
+    def context(step_id: str, worker: int) -> SinkContext:
         blob = None
-        if learnt_from is not None and step.step_id not in begun:
-            blob = learnt_from.blobs.get(f"{SINK_BLOB}{step.step_id}")
-        context = SinkContext(
+        if learnt_from is not None and step_id not in begun:
+            blob = learnt_from.blobs.get(f"{SINK_BLOB}{of_worker(step_id, worker)}")
+        return SinkContext(
             graph.name,
-            step.step_id,
+            step_id,
             backend.job_epoch,
             backend.lineage,
             None if restored is None else restored.id,
@@ -173,10 +184,34 @@ def open_deliveries(
             backend.store_id,
             None if blob is None else msgspec.msgpack.decode(blob),
             left[-1].id if left else None,
-            run=run,
+            worker,
+            run,
         )
+
+    return [{step.step_id: context(step.step_id, worker) for step in graph.sinks()} for worker in range(workers)]
+
+
+def open_deliveries(
+    backend: StateBackend,
+    graph: Graph,
+    guarantee: Guarantee,
+    codec: Codec,
+    resources: ExitStack,
+    contexts: Mapping[str, SinkContext],
+) -> dict[str, Delivery]:
+    """All sinks by step id, checked and opened: each may be written by this run. No output is changed.
+
+    Args:
+        backend: Knows when this run is replaced.
+        graph: Has the sinks.
+        guarantee, codec: Of the job.
+        resources: Closes the sinks.
+        contexts: By step id, who writes.
+    """
+    deliveries: dict[str, Delivery] = {}
+    for step in graph.sinks():
         with sink_errors(step.step_id, "open"):
-            delivery = open_delivery(step.sink, context, guarantee, codec, backend.check_epoch)
+            delivery = open_delivery(step.sink, contexts[step.step_id], guarantee, codec, backend.check_epoch)
         resources.push(closing(delivery.close))
         deliveries[step.step_id] = delivery
     return deliveries
@@ -191,7 +226,7 @@ def _left(backend: StateBackend) -> list[CheckpointInfo]:
     return [record for record in known if record.id > restored.id and record.lineage in (0, restored.lineage)]
 
 
-def _warn_of_repeats(backend: StateBackend, graph: Graph) -> None:
+def warn_of_repeats(backend: StateBackend, graph: Graph) -> None:
     """A plain sink does not know what it wrote; whoever keeps the checkpoints does. Of others their own kinds tell."""
     restored = backend.recovery.restored
     plain = [step.step_id for step in graph.sinks() if isinstance(step.sink, PlainSink)]
@@ -301,27 +336,8 @@ def recover_sinks(backend: StateBackend, graph: Graph, deliveries: Mapping[str, 
     Raises:
         StoreCorruptError: An older run has made visible meanwhile what was to be given up.
     """
-    # After a crash the next run must not come back to the lineage that was left.
-    backend.begin_lineage()
-    # Outputs of that are written again, so what is undone there must not be carried through.
-    known = [record for record in backend.checkpoints() if record.id not in plan.given_up]
-    decided = [record for record in known if record.damage is None and record.lineage == backend.lineage]
-    restored = backend.recovery.restored
-    if restored is not None and restored.lineage != backend.lineage:
-        # The new lineage begins with it. As the last one of its own it may be decided and not committed yet.
-        decided = [*([] if _left(backend) else [restored]), *decided]
-    settings = settings_of(graph)
-    for step_id, delivery in deliveries.items():
-        crash_point("recover.pre_commit")
-        with sink_errors(step_id, "recover"):
-            delivery.recover(
-                [
-                    (record.id, record.staged[step_id])
-                    for record in decided
-                    if step_id in record.staged and _is_of(record, step_id, settings)
-                ]
-            )
-        crash_point("recover.post_commit")
+    for step_id, outputs in decided_outputs(backend, graph, plan).items():
+        recover_sink(deliveries[step_id], step_id, outputs)
     for number in plan.given_up:
         # A run that was paused before the sinks were fenced may have gone on since they were asked.
         late = [step_id for step_id, delivery in deliveries.items() if delivery.applied(number)]
@@ -332,6 +348,45 @@ def recover_sinks(backend: StateBackend, graph: Graph, deliveries: Mapping[str, 
             )
     for number in plan.given_up:
         backend.delete_checkpoint(number)
+
+
+def decided_outputs(backend: StateBackend, graph: Graph, plan: Plan) -> dict[str, list[tuple[int, bytes]]]:
+    """By sink, the decided checkpoints with what was staged for them, of all workers, oldest first. From now on the job
+    is resumed in the present lineage."""
+    # After a crash the next run must not come back to the lineage that was left.
+    backend.begin_lineage()
+    # Outputs of that are written again, so what is undone there must not be carried through.
+    known = [record for record in backend.checkpoints() if record.id not in plan.given_up]
+    decided = [record for record in known if record.damage is None and record.lineage == backend.lineage]
+    restored = backend.recovery.restored
+    if restored is not None and restored.lineage != backend.lineage:
+        # The new lineage begins with it. As the last one of its own it may be decided and not committed yet.
+        decided = [*([] if _left(backend) else [restored]), *decided]
+    settings = settings_of(graph)
+    return {
+        step.step_id: [
+            (record.id, staged)
+            for record in decided
+            if _is_of(record, step.step_id, settings)
+            for staged in _staged(record, step.step_id)
+        ]
+        for step in graph.sinks()
+    }
+
+
+def recover_sink(delivery: Delivery, step_id: str, outputs: Sequence[tuple[int, bytes]]) -> None:
+    """Commits what was decided for one sink."""
+    crash_point("recover.pre_commit")
+    with sink_errors(step_id, "recover"):
+        delivery.recover(outputs)
+    crash_point("recover.post_commit")
+
+
+def _staged(record: CheckpointInfo, step_id: str) -> Iterator[bytes]:
+    """What each worker has staged for a sink."""
+    for worker in range(JobRecord.decode(record.blobs[JOB_BLOB]).workers):
+        if (staged := record.staged.get(of_worker(step_id, worker))) is not None:
+            yield staged
 
 
 def _is_of(record: CheckpointInfo, step_id: str, settings: Settings) -> bool:

@@ -10,6 +10,7 @@ from onceflow.events import CheckpointFailed, JobEvent, Progress, Stopping
 from onceflow.exceptions import described
 from onceflow.runtime.delivery import Delivery
 from onceflow.runtime.late import warn_of_late
+from onceflow.runtime.pipeline import FirstLate
 from onceflow.runtime.shares import Shares
 from onceflow.runtime.worker import Worker
 
@@ -99,9 +100,9 @@ class Reports:
             self.tell(CheckpointFailed(checkpoint_id, described(error)))
             raise
 
-    def late(self, worker: Worker) -> None:
+    def late(self, lost: Mapping[str, FirstLate]) -> None:
         """Warns of records that are lost, once a step."""
-        for step_id, first in worker.lost_late().items():
+        for step_id, first in lost.items():
             if step_id not in self._warned_of:
                 self._warned_of.add(step_id)
                 warn_of_late(step_id, first)

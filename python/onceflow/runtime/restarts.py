@@ -26,6 +26,7 @@ from onceflow.exceptions import (
     TopicExistsError,
     TransactionTimedOutError,
     UnknownTopicOrPartitionError,
+    WorkerLostError,
 )
 from onceflow.restart import ExponentialBackoff, RestartPolicy
 
@@ -36,6 +37,8 @@ _MAY_HEAL: dict[type[BaseException], bool] = {
     # Of sources, sinks, functions and checkpoints: a server that was away, a service that answers again. One that
     # comes of the records themselves comes again, which the policy's attempts bound.
     OnceflowError: True,
+    # Of several workers one was killed.
+    WorkerLostError: True,
     # What was asked for cannot be, or does not fit what is there.
     ConfigurationError: False,
     DataflowChangedError: False,

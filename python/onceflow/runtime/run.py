@@ -49,6 +49,7 @@ def run(
     restart: RestartPolicy | None = None,
     checkpoint_timeout_s: float = 600.0,
     checkpoint_min_pause_s: float | None = None,
+    workers: int = 1,
     from_checkpoint: int | str | None = None,
     fresh: bool = False,
 ) -> JobResult:
@@ -111,6 +112,7 @@ def run(
         checkpoint_min_pause_s: Seconds at least from the end of a checkpoint to the start of the next one, so that a
             job whose checkpoints take as long as their interval gets time for records; None: none. Where sinks hold
             too much, and for the last one, nothing is waited for.
+        workers: So many processes run the dataflow, each on a share of its partitions and keys.
         from_checkpoint, fresh: What ``resume_from`` was called before; still taken, with a ``DeprecationWarning``.
 
     A recovery that had to work around damaged checkpoints says so by a ``DamagedCheckpointWarning``.
@@ -143,6 +145,7 @@ def run(
         restart=restart,
         checkpoint_timeout_s=checkpoint_timeout_s,
         checkpoint_min_pause_s=checkpoint_min_pause_s,
+        workers=workers,
     )
     graph = divided(flow.graph, None if instance is None else Instance.checked("instance", instance))
     plan(graph, options.guarantee)

@@ -8,12 +8,13 @@ this is the cut. The worker knows no job: it does what it is told, and answers b
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import msgspec
 
-from onceflow._native import AlignerAction, BarrierAligner, PendingCheckpoint, StateBackend, WakeHandle
+from onceflow._native import AlignerAction, BarrierAligner, StateBackend, WakeHandle
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
@@ -46,6 +47,7 @@ from onceflow.runtime.partitions import open_partitions
 from onceflow.runtime.pipeline import FirstLate, Pipeline
 from onceflow.runtime.source_task import SourceTask, source_errors
 from onceflow.runtime.turns import Turns
+from onceflow.runtime.workers.share import Share
 from onceflow.sources import SourceContext, StopRun
 from onceflow.types import END_OF_TIME, Micros
 from onceflow.watermarks import combined, combined_partitions
@@ -66,6 +68,7 @@ class Worker:
         start: Where it begins.
         wake: Ends a ``wait``.
         resources: Closes what was opened.
+        share: What of the job is this worker's; None: all of it.
 
     Raises:
         SourceError: Nothing to read, or a partition that the checkpoint has a position of is gone.
@@ -82,8 +85,10 @@ class Worker:
         start: Start,
         wake: WakeHandle,
         resources: ExitStack,
+        share: Share | None = None,
     ) -> None:
         blobs = start.blobs
+        rank = 0 if share is None else share.rank
         self._wake = wake
         self._until = start.until
         #: How often nothing was there to read since something was.
@@ -99,20 +104,22 @@ class Worker:
         self._counts = dict(start.tally.counts)
         self._contexts = {
             step.step_id: SourceContext(
-                graph.name, step.step_id, 0, clock, wake, start.until, step.step_id in start.resumed
+                graph.name, step.step_id, rank, clock, wake, start.until, step.step_id in start.resumed
             )
             for step in graph.sources()
         }
-        self._tasks = open_partitions(graph, start.partitions, blobs, batch_size, self._contexts, resources)
+        self._tasks = open_partitions(graph, start.partitions, blobs, batch_size, self._contexts, resources, share)
         self._by_source = {
             step.step_id: [task for task in self._tasks if task.step is step] for step in graph.sources()
         }
         self._sources = {step.step_id: step.source for step in graph.sources()}
         self._turns = Turns(self._by_source, start.max_drift_us)
-        self._growth = Growth(graph.sources(), self._contexts, batch_size, clock, resources)
+        self._growth = Growth(graph.sources(), self._contexts, batch_size, clock, resources, share)
         #: Until everything is where a replay ends, nothing comes besides.
         self._is_replay = False
-        self._numbers = {task.name: number for number, task in enumerate(self._tasks)}
+        #: Number of the first task's channel, behind those from other workers.
+        self._first = 0 if share is None else share.channels
+        self._numbers = {task.name: number for number, task in enumerate(self._tasks, self._first)}
         #: Numbers of the tasks with something in their channels.
         self._filled: set[int] = set()
         self._is_replayable = all(step.source.replayable for step in graph.sources())
@@ -124,13 +131,13 @@ class Worker:
         self._goes_back = False
         #: Records of the batch that is processed now, if it must be processed to its end.
         self.finishing = 0
-        self._aligner = BarrierAligner(max(len(self._tasks), 1))
+        self._aligner = BarrierAligner(max(self._first + len(self._tasks), 1))
         #: Its barriers are on their way.
-        self._cutting: PendingCheckpoint | None = None
+        self._cutting: Trigger | None = None
         #: What was sealed for the newest cut.
         self._sealed: dict[str, Sealed] = {}
         partitions = {step_id: [task.name for task in tasks] for step_id, tasks in self._by_source.items()}
-        self._pipeline = Pipeline(graph, deliveries, partitions)
+        self._pipeline = Pipeline(graph, deliveries, partitions, None if share is None else share.edges)
         resources.push(closing(self._pipeline.close))
         self._passed = snapshots.passed_time(blobs, clock)
         watermarks = snapshots.watermarks(blobs, self._by_source)
@@ -160,6 +167,11 @@ class Worker:
                 f"source {ended[0]!r} was read to its end by a run with until='end', which has closed its windows for "
                 "good, so nothing can follow; finish the job with until='end', or start over with resume_from='none'"
             )
+
+    @property
+    def cut_positions(self) -> Mapping[str, dict[str, Any]]:
+        """What resumes each source task, by its name, as of the last cut."""
+        return self._cut_positions
 
     @property
     def records_in(self) -> int:
@@ -259,14 +271,14 @@ class Worker:
         if self._is_replay or self._cutting is not None or not (come := list(self._growth.come(self._by_source))):
             return
         for task in come:
-            self._numbers[task.name] = len(self._tasks)
+            self._numbers[task.name] = self._first + len(self._tasks)
             self._tasks.append(task)
             self._by_source[task.step.step_id].append(task)
             self._turns.join(task)
             self._pipeline.join_partition(task.step.step_id, task.name)
             self._positions[task.name] = task.snapshot()
-        self._aligner = BarrierAligner(len(self._tasks))
-        for number, task in enumerate(self._tasks):
+        self._aligner = BarrierAligner(self._first + len(self._tasks))
+        for number, task in enumerate(self._tasks, self._first):
             if task.ended:
                 self._aligner.end(number, now_s=self._clock.monotonic())
         for step_id in dict.fromkeys(task.step.step_id for task in come):
@@ -290,21 +302,25 @@ class Worker:
 
     def _trigger(self, message: Trigger) -> Iterator[FromWorker]:
         """Puts a barrier after the last batch of each task, and takes what lies before it; then the cut comes."""
-        self._cutting, self._sealed = message.checkpoint, {}
+        self._cutting, self._sealed = message, {}
         try:
             live = self._turns.live
             for task in live:
                 self._filled.add(self._numbers[task.name])
                 self._positions[task.name] = task.snapshot_of_taken() if task.is_behind else task.snapshot()
-                task.inject(message.checkpoint.id, message.now_s)
+                task.inject(message.checkpoint_id, message.now_s)
                 crash_point("barrier.mid_inject")
             if live:
                 yield from self._consume()
-            else:
-                yield self._cut()
+            yield from self._injected(message, live)
             self._goes_back, self._is_stopped = self._is_stopped, False
         except Exception as error:
-            yield Declined(message.checkpoint.id, self._sealed, error)
+            yield Declined(message.checkpoint_id, self._sealed, error)
+
+    def _injected(self, message: Trigger, live: Sequence[SourceTask]) -> Iterator[FromWorker]:
+        """What lies before the barriers of all sources was taken."""
+        if not live:
+            yield self._cut()
 
     def _committed(self, message: Committed) -> Iterator[FromWorker]:
         """Sinks hold nothing for the last cut any more, and sources may tell others how far the job is."""
@@ -360,26 +376,26 @@ class Worker:
     def _cut(self) -> Acknowledged:
         """Everything before the barriers was processed and nothing after them: the tables are frozen, the sinks
         sealed; event times within steps and the positions become part of the checkpoint."""
-        checkpoint, self._cutting = self._cutting, None
-        if checkpoint is None:
+        trigger, self._cutting = self._cutting, None
+        if trigger is None:
             raise CheckpointError("the aligner has cut a checkpoint that nobody began; report this")
         crash_point("task.pre_snapshot")
-        snapshots.take(checkpoint, self._pipeline, self._positions, self._passed)
+        snapshots.take(trigger.checkpoint, self._pipeline, self._positions, self._passed)
         self._cut_positions = dict(self._positions)
         self._home.check()
-        seal(self._deliveries, checkpoint.id, self._sealed)
+        seal(self._deliveries, trigger.checkpoint_id, self._sealed)
         crash_point("task.post_snapshot")
-        return Acknowledged(checkpoint.id, self._sealed, self._tally)
+        return Acknowledged(trigger.checkpoint_id, self._sealed, self._tally)
 
     def _consume(self) -> Iterator[FromWorker]:
         now = self._clock.monotonic
         aligner = self._aligner
         for number in sorted(self._filled):
-            task = self._tasks[number]
+            task = self._tasks[number - self._first]
             while len(task.channel) and not aligner.is_blocked(number):
                 event = task.channel.pop()
                 if isinstance(event, BatchEvent):
-                    if not self._is_stopped and number and self._is_replayable:
+                    if not self._is_stopped and number > self._first and self._is_replayable:
                         yield PieceTaken()
                     if self._is_stopped:
                         continue  # It is read again.
@@ -394,11 +410,11 @@ class Worker:
                     self._advance(task.step.step_id)
                 for action in actions:
                     if isinstance(action, AlignerAction.Deliver):
-                        yield from self._deliver(self._tasks[action.channel], action.item)
+                        yield from self._deliver(self._tasks[action.channel - self._first], action.item)
                     elif isinstance(action, AlignerAction.Trigger):
                         yield self._cut()
 
-        self._filled = {number for number in self._filled if len(self._tasks[number].channel)}
+        self._filled = {number for number in self._filled if len(self._tasks[number - self._first].channel)}
         self._turns.leave_out_ended()
 
     def _deliver(self, task: SourceTask, event: Event) -> Iterator[FromWorker]:
