@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onceflow._native import _CsvBlocks
 from onceflow.columns import Columns
-from onceflow.connectors.files.lines import LineReader
+from onceflow.connectors.files.lines import Block, LineReader
 from onceflow.types import Batch
 
 __all__ = ["CsvBlockReader", "CsvRowsAtOnce"]
@@ -94,18 +94,23 @@ class CsvBlockReader:
             is_utf8=encoding == "utf-8",
         )
 
-    def read(self, count: int) -> CsvRowsAtOnce | None:
-        """The rows that begin in the next ``count`` lines; None if somebody else must look at them."""
-        if self._blocks is None or (block := self._lines.block(count)) is None:
-            return None
+    def block(self, count: int) -> Block | None:
+        """Bytes with the next ``count`` lines; None if somebody else must look at them."""
+        return None if self._blocks is None else self._lines.block(count)
+
+    def read(self, block: Block, start: int, count: int, batch_bytes: int) -> CsvRowsAtOnce | None:
+        """The rows that begin in ``count`` lines of a block; None if something may have another reading.
+
+        Args:
+            block: As ``block`` gave it.
+            start: Where the first of them begins.
+            count: How many lines.
+            batch_bytes: No more bytes of lines, but at least one line.
+        """
+        assert self._blocks is not None
         read = self._blocks.columns if self._as_columns else self._blocks.rows
         found = read(
-            block.data,
-            block.start,
-            count,
-            batch_bytes=block.batch_bytes,
-            record_bytes=self._max_bytes,
-            is_end=block.is_end,
+            block.data, start, count, batch_bytes=batch_bytes, record_bytes=self._max_bytes, is_end=block.is_end
         )
         if found is None:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from onceflow.connectors.files.arrow import require_arrow
 from onceflow.connectors.files.csv_blocks import CsvBlockReader
 from onceflow.connectors.files.csv_records import PARTS, CsvRecords, CsvRows
 from onceflow.connectors.files.csv_types import Agreed, convert
-from onceflow.connectors.files.lines import LineReader
+from onceflow.connectors.files.lines import Block, LineReader
 from onceflow.connectors.files.malformed import MalformedPolicy, Rejections
 from onceflow.connectors.files.record_times import times_of_columns, times_of_records
 from onceflow.sources import SourceBatch, SourceReader
@@ -31,6 +31,12 @@ __all__ = ["SAMPLE_ROWS", "CsvReader"]
 SAMPLE_ROWS = 1000
 #: What a value that does not convert raises.
 _MISFIT = (ValueError, KeyError, OverflowError)
+#: So few rows are read one by one if one of them is unusual; behind it parts become longer again by this factor.
+_PART_ROWS = 32
+_GROWTH = 4
+#: More such parts than these, and than one in so many lines, and all rows of the batch may be so.
+_PARTS_BY_ROW = 4
+_LINES_BETWEEN = 256
 
 
 def _arrow_type(kind: str) -> Any:
@@ -83,19 +89,69 @@ class CsvReader(SourceReader):
         )
 
     def read(self, max_records: int) -> SourceBatch | None:
-        return self._read_at_once(max_records) or self._read_each(max_records)
-
-    def _read_at_once(self, max_records: int) -> SourceBatch | None:
-        found = self._blocks.read(max_records)
+        block = self._blocks.block(max_records)
+        if block is None:
+            return self._read_each(max_records)
+        found = self._blocks.read(block, block.start, max_records, block.batch_bytes)
         if found is None:
-            return None
+            # A function of columns gets those of a whole batch.
+            return self._read_each(max_records) if callable(self._event_time) else self._read_parts(block, max_records)
         try:
             times = self._times_by_function(found.batch) if callable(self._event_time) else found.times
         except ValueError:
-            return None
+            return self._read_each(max_records)
         self._lines.take_block(found.lines, found.size)
-        first, self._record = self._record, self._record + found.records
-        return SourceBatch(found.batch, times, [], 0, first)
+        return self._handed_out([(found.batch, times)], found.records)
+
+    def _handed_out(
+        self,
+        parts: list[tuple[Batch, npt.NDArray[np.int64] | None]],
+        records: int,
+        rejections: Rejections | None = None,
+    ) -> SourceBatch:
+        """Rows that were taken, so many records in the file."""
+        batches = [batch for batch, _ in parts]
+        times = [times for _, times in parts if times is not None]
+        batch: Batch = batches[0]
+        if len(batches) > 1:
+            columns = [batch for batch in batches if isinstance(batch, Columns)]
+            batch = Columns.concat(columns) if columns else list(chain.from_iterable(batches))
+        refused, skipped = ([], 0) if rejections is None else (rejections.records, rejections.skipped)
+        first, self._record = self._record, self._record + records
+        return SourceBatch(batch, np.concatenate(times) if times else None, refused, skipped, first)
+
+    def _read_parts(self, block: Block, max_records: int) -> SourceBatch | None:
+        """What cannot be read at once because of some of its rows: those row by row, and what lies between at once."""
+        rejections = Rejections(self._policy, self._lines.path)
+        count = len(self._lines.peek(max_records))
+        parts: list[tuple[Batch, npt.NDArray[np.int64] | None]] = []
+        start, taken, records, each = block.start, 0, 0, 0
+        size = -(-count // PARTS)
+        while taken < count:
+            size = min(size, count - taken)
+            found = self._blocks.read(block, start, size, len(block.data))
+            if found is not None:
+                parts.append((found.batch, found.times))
+                start, taken, records = start + found.size, taken + found.lines, records + found.records
+                size *= _GROWTH
+                continue
+            are_few = each < _PARTS_BY_ROW + taken // _LINES_BETWEEN
+            if are_few and size > _PART_ROWS:
+                size = -(-size // PARTS)
+                continue
+            rows = self._records.peek(size if are_few else count - taken, taken)
+            if rows.lines == taken:
+                break
+            parts.append(self._batch_of_good(rows, rejections))
+            start, taken = start + self._records.size(taken, rows.lines), rows.lines
+            records += len(rows.fields)
+            each += 1
+        if not taken:
+            return self._read_each(max_records)
+        # What was read at once is to be taken line by line, too.
+        self._lines.peek(1, taken - 1)
+        self._lines.take(taken)
+        return self._handed_out(parts, records, rejections)
 
     def _read_each(self, max_records: int) -> SourceBatch | None:
         rows = self._records.peek(max_records)

@@ -37,12 +37,14 @@ class CsvRows:
 
     Attributes:
         fields: Of each; empty for a blank line, and for one that cannot be read.
-        lines: How many lines they have, to be taken.
+        first: The line that the first one begins with, from 0 on.
+        lines: How many lines there are up to the end of the last one, to be taken.
         further: How many lines those have behind their first one that have any, by their numbers.
         refused: Why those that cannot be read cannot, by their numbers.
     """
 
     fields: list[list[str]] = field(default_factory=list)
+    first: int = 0
     lines: int = 0
     further: dict[int, int] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
@@ -50,8 +52,9 @@ class CsvRows:
     def starts(self) -> Sequence[int]:
         """The line that each begins with, from 0 on, and the one behind the last."""
         if not self.further:
-            return range(self.lines + 1)
-        return list(accumulate((1 + self.further.get(number, 0) for number in range(len(self.fields))), initial=0))
+            return range(self.first, self.lines + 1)
+        lines = (1 + self.further.get(number, 0) for number in range(len(self.fields)))
+        return list(accumulate(lines, initial=self.first))
 
 
 class _UnfinishedError(Exception):
@@ -88,13 +91,13 @@ class CsvRecords:
                 position=self.open_quote_at,
             )
 
-    def peek(self, count: int) -> CsvRows:
-        """The records that begin in the next ``count`` lines; none at the end of the file."""
-        rows = CsvRows()
-        count = len(self._lines.peek(count))
+    def peek(self, count: int, skip: int = 0) -> CsvRows:
+        """The records that begin in ``count`` lines behind the next ``skip`` ones; none at the end of the file."""
+        rows = CsvRows(first=skip, lines=skip)
+        count = len(self._lines.peek(count, skip))
         # One that is still being written is left where it is.
         with suppress(_UnfinishedError):
-            self._peek_parts(rows, count, count)
+            self._peek_parts(rows, skip + count, count)
         return rows
 
     def data(self, start: int, stop: int) -> bytes:
@@ -144,7 +147,7 @@ class CsvRecords:
                 fields.append(next(reader))
                 start, taken = taken, first + reader.line_num
                 if taken - start > 1:
-                    if self._size(start, taken) > self._max_bytes:
+                    if self.size(start, taken) > self._max_bytes:
                         return False
                     further[len(rows.fields) + len(fields) - 1] = taken - start - 1
         except (UnicodeDecodeError, csv.Error):
@@ -165,7 +168,8 @@ class CsvRecords:
                     raise csv.Error("too long, as it seems from here")
                 yield line.decode(self._encoding) + "\n"
 
-    def _size(self, start: int, stop: int) -> int:
+    def size(self, start: int, stop: int) -> int:
+        """Bytes of the lines from ``start`` to ``stop``, with their ends."""
         return sum(len(line) + 1 for lines in self._blocks(start, stop) for line in lines)
 
     def _blocks(self, start: int, stop: int) -> Iterator[list[bytes]]:
