@@ -21,7 +21,7 @@ from typing import Any, Literal
 sys.path.extend(str(Path(__file__).parents[1] / beside) for beside in ("", "kafka", "http"))
 
 from lives import Life, no_survivors
-from many_sinks import TRANSACTION_S, Addresses, Wrong, create, feed, follow, judge, report, run, run_calm
+from many_sinks import TRANSACTION_S, Addresses, Input, Wrong, create, feed, follow, judge, report, run, run_calm
 from services.kafka import KafkaBroker
 from services.kafka.cluster import KafkaCluster
 from services.postgres import PostgresServer
@@ -47,6 +47,7 @@ class Figures:
         brokers: ``"one"`` or ``"three"``.
         seconds: From the first record to the last check.
         records: Of the input.
+        repeated: Of them, those that the client which wrote them has written more than once.
         happened: How often what happened.
         stopped: Lives that ended by themselves, by the error: their servers were away at their start, or for too long.
         wrong: By target.
@@ -57,6 +58,7 @@ class Figures:
     brokers: Brokers
     seconds: float = 0.0
     records: int = 0
+    repeated: int = 0
     happened: Counter[str] = field(default_factory=Counter)
     stopped: Counter[str] = field(default_factory=Counter)
     wrong: dict[str, Wrong] = field(default_factory=dict)
@@ -325,10 +327,12 @@ def run_rough(
         assert follower.wait(_LONG_S) == "done", follower.error
         figures.happened["connections cut"] = servers.cuts
         figures.records = int((root / "fed").read_text())
-        figures.wrong = judge(root, at)
-        said = report(root, at)
+        given = Input.read(root, at)
+        figures.repeated = len(given.repeated)
+        figures.wrong = judge(at, given, root / "server.sqlite")
+        said, own = report(root, at, given)
         figures.operations = said.operations
-        figures.anomalies = str(said) if said.anomalies or said.unseen else ""
+        figures.anomalies = str(said) if own or said.unseen else ""
         figures.seconds = time.monotonic() - began_s
         figures.memory_mib = _memory(root / "memory")
     return figures

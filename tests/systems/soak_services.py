@@ -32,6 +32,7 @@ def told(figures: Figures, seed: int) -> str:
     stopped = ", ".join(f"{what}: {count}" for what, count in sorted(figures.stopped.items())) or "none"
     lines = [
         f"{BROKERS[figures.brokers]}, seed {seed}: {figures.records:,} records in {figures.seconds:.0f} s",
+        *([f"  {figures.repeated} of them written twice by the client that feeds them"] if figures.repeated else []),
         f"  happened: {happened}",
         f"  runs that ended by themselves because their servers were away: {stopped}",
         f"  lost {totals.lost}, doubled {totals.doubled}, contradicting {totals.contradicting}, in "
