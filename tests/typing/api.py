@@ -43,7 +43,7 @@ from onceflow.embed import (
     Verdicts,
     key_group,
 )
-from onceflow.events import CheckpointCompleted, JobEvent, Recovered
+from onceflow.events import CheckpointCompleted, JobEvent, PartsStats, Recovered
 from onceflow.exceptions import (
     FencedError,
     InvalidTransactionStateError,
@@ -116,7 +116,7 @@ def dataflow() -> None:
         if isinstance(event, Recovered):
             assert_type(event.damage, tuple[str, ...])
         elif isinstance(event, CheckpointCompleted):
-            assert_type(event.stats, CheckpointStats)
+            assert_type(event.stats, CheckpointStats | PartsStats)
 
     result = run(
         flow,
