@@ -61,7 +61,7 @@ def test_show_what_a_program_kept(embedded, onceflow):
     shown = json.loads(onceflow("checkpoints", "show", "state", "1", "--json").stdout)
     assert shown["tables"] == {"sums": 3}
     assert shown["positions"] == {"in-0": 42, "file": "a.csv"}
-    assert shown["run"] is None
+    assert shown["run"] is shown["cost"] is None
     text = onceflow("checkpoints", "show", "state", "1").stdout
     assert "savepoint  before the change" in text
     assert re.search(r"in-0 +42", text)
@@ -81,9 +81,24 @@ def test_show_what_a_dataflow_kept(home, onceflow):
     assert position["record"] == 2000
     text = onceflow("checkpoints", "show", "state", str(newest.id)).stdout
     assert "records    2,000 in" in text
+    # Of its own writing it cannot tell.
+    cost = shown["cost"]
+    assert cost["sync_s"] > 0 and cost["start_delay_s"] >= 0 and cost["alignment_s"] >= 0
+    assert (cost["async_s"], cost["durable_s"], cost["bytes_written"]) == (None, None, None)
+    assert re.search(r"^  cut        [\d.]+ \ws of the worker's time", text, re.MULTILINE) and "  written " not in text
     assert "ended, everything is written" in text
     assert re.search(r"^totals +aggregate", text, re.MULTILINE)
     assert onceflow("checkpoints", "show", "state", "newest").stdout == text
+
+
+def test_what_a_checkpoint_has_cost_is_told_by_the_next_one(home, onceflow):
+    """Kind: a checkpoint that was slow last night, and nobody knows where its time went."""
+    finish(home)
+    before = checkpoints(home / "state")[-2]
+    shown = json.loads(onceflow("checkpoints", "show", "state", str(before.id), "--json").stdout)["cost"]
+    assert shown["async_s"] > 0 and shown["durable_s"] > 0 and shown["bytes_written"] > 0
+    text = onceflow("checkpoints", "show", "state", str(before.id)).stdout
+    assert re.search(r"^  written    [\d.]+ \w+ in [\d.]+ \ws, durable [\d.]+ \ws after the cut$", text, re.MULTILINE)
 
 
 def test_a_number_that_is_not_there(embedded, onceflow):

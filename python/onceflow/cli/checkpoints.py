@@ -11,8 +11,9 @@ import typer
 from onceflow.cli.console import error, note, out, print_json, print_table
 from onceflow.cli.directory import DIRECTORY_HELP, job_record, reader
 from onceflow.cli.errors import ExitCode
-from onceflow.cli.units import bytes_text, count_text, time_text
+from onceflow.cli.units import bytes_text, count_text, duration_text, time_text
 from onceflow.cli.verification import Verdict, verify_in_child
+from onceflow.runtime.cost import costs
 from onceflow.runtime.resume_from import checkpoint_of
 
 if TYPE_CHECKING:
@@ -110,16 +111,17 @@ def show(
     """Show one checkpoint: tables, positions, what the sinks staged."""
     with reader(directory) as backend:
         job, info = backend.job, checkpoint_of(backend, int(wanted) if wanted.isdecimal() else wanted)
+        later = [each for each in backend.checkpoints() if each.id > info.id]
     if as_json:
-        print_json({"job": job, **_summary(info), **({} if info.damage else _details(info))})
+        print_json({"job": job, **_summary(info), **({} if info.damage else _details(info, later))})
     elif info.damage is None:
-        _show(job, info)
+        _show(job, info, later)
     if info.damage is not None:
         error(f"checkpoint {wanted} is damaged: {info.damage}")
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _details(info: CheckpointInfo) -> dict[str, Any]:
+def _details(info: CheckpointInfo, later: list[CheckpointInfo]) -> dict[str, Any]:
     job = job_record(info)
     return {
         "tables": info.tables,
@@ -140,6 +142,7 @@ def _details(info: CheckpointInfo) -> dict[str, Any]:
             "counts": job.counts,
             "steps": job.steps,
         },
+        "cost": None if job is None else costs(info, later),
     }
 
 
@@ -154,8 +157,8 @@ def _positions(info: CheckpointInfo) -> dict[str, Any]:
     return dict(sorted(positions.items()))
 
 
-def _show(job_name: str, info: CheckpointInfo) -> None:
-    details = _details(info)
+def _show(job_name: str, info: CheckpointInfo, later: list[CheckpointInfo]) -> None:
+    details = _details(info, later)
     say = out().print
     lines = [
         ("job", job_name),
@@ -175,6 +178,7 @@ def _show(job_name: str, info: CheckpointInfo) -> None:
             ("workers", _workers_text(run["workers"])),
             ("sources", "ended, everything is written" if run["finished"] else "go on"),
         ]
+        lines += _cost_lines(details["cost"])
     say(f"checkpoint {info.id}", style="bold")
     for name, text in lines:
         say(f"  {name:<10} {text}", soft_wrap=True)
@@ -202,6 +206,17 @@ def _show(job_name: str, info: CheckpointInfo) -> None:
 
 def _workers_text(count: int) -> str:
     return "1" if count == 1 else f"{count}, whose tables lie in workers/0 to workers/{count - 1} of the directory"
+
+
+def _cost_lines(cost: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    if cost["sync_s"] is not None:
+        start, aligned, sync = (duration_text(cost[name]) for name in ("start_delay_s", "alignment_s", "sync_s"))
+        lines.append(("cut", f"{sync} of the worker's time, barriers {start} on their way, {aligned} of alignment"))
+    if cost["async_s"] is not None:
+        written, durable = duration_text(cost["async_s"]), duration_text(cost["durable_s"])
+        lines.append(("written", f"{bytes_text(cost['bytes_written'])} in {written}, durable {durable} after the cut"))
+    return lines
 
 
 def _plain(value: Any) -> str:

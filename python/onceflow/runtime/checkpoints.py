@@ -25,6 +25,7 @@ from onceflow.crash import crash_point
 from onceflow.exceptions import CapacityExceededError, CheckpointError, described
 from onceflow.process import HomeProcess
 from onceflow.runtime.checkpoint_thread import CheckpointThread
+from onceflow.runtime.cost import COST_BLOB, Cost, WriteCost
 from onceflow.runtime.delivery import Delivery, Sealed, Staged, sink_errors
 from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord
 from onceflow.runtime.messages import Acknowledged, Declined, Trigger
@@ -68,6 +69,8 @@ class Checkpoints:
         self._sealed: Mapping[str, Sealed] = {}
         self._staged: dict[str, Staged] = {}
         self._stats: CheckpointStats | None = None
+        #: What the writing of the last one took.
+        self._last_cost: WriteCost | None = None
         #: Why a sink or the store could not do its part.
         self._error: BaseException | None = None
         self._aborted = False
@@ -103,6 +106,7 @@ class Checkpoints:
             if sealed.learnt is not None:
                 pending.put_blob(f"{SINK_BLOB}{step_id}", sealed.learnt)
         pending.put_blob(JOB_BLOB, job.encode())
+        pending.put_blob(COST_BLOB, Cost(message.cost, self._last_cost).encode())
         now_s = self._clock.monotonic()
         self._carry_out_in_time(self._coordinator.acknowledge(_WORKER, message.checkpoint_id, now_s=now_s))
 
@@ -126,6 +130,7 @@ class Checkpoints:
         if not self._thread.poll(timeout_s):
             return None
         stats, self._pending = self._stats, None
+        self._last_cost = None if stats is None else WriteCost.of(stats)
         return stats
 
     def close(self) -> None:

@@ -8,10 +8,11 @@ and decides what comes next. An error of the worker is an answer as well.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from onceflow._native import PendingCheckpoint
+from onceflow.runtime.cost import CutCost
 from onceflow.runtime.delivery import Sealed
 from onceflow.types import Plain, Until
 
@@ -141,11 +142,13 @@ class Acknowledged:
         checkpoint_id: Of which checkpoint.
         sealed: By step id, what belongs to it of the output to each sink.
         tally: As of the cut.
+        cost: What the cut took.
     """
 
     checkpoint_id: int
     sealed: Mapping[str, Sealed]
     tally: Tally
+    cost: CutCost = field(default_factory=CutCost)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from onceflow.graph.graph import Graph
 from onceflow.process import HomeProcess, closing
 from onceflow.runtime import snapshots
 from onceflow.runtime.channel import BarrierEvent, BatchEvent, Event
+from onceflow.runtime.cost import CutCost
 from onceflow.runtime.delivery import Delivery, Sealed, seal
 from onceflow.runtime.growth import Growth
 from onceflow.runtime.messages import (
@@ -373,10 +374,11 @@ class Worker:
             self._advance(task.step.step_id)
         return progressed
 
-    def _cut(self) -> Acknowledged:
+    def _cut(self, start_delay_s: float = 0.0, alignment_s: float = 0.0) -> Acknowledged:
         """Everything before the barriers was processed and nothing after them: the tables are frozen, the sinks
         sealed; event times within steps and the positions become part of the checkpoint."""
         trigger, self._cutting = self._cutting, None
+        began_s = time.monotonic()
         if trigger is None:
             raise CheckpointError("the aligner has cut a checkpoint that nobody began; report this")
         crash_point("task.pre_snapshot")
@@ -385,7 +387,8 @@ class Worker:
         self._home.check()
         seal(self._deliveries, trigger.checkpoint_id, self._sealed)
         crash_point("task.post_snapshot")
-        return Acknowledged(trigger.checkpoint_id, self._sealed, self._tally)
+        cost = CutCost(start_delay_s, alignment_s, time.monotonic() - began_s)
+        return Acknowledged(trigger.checkpoint_id, self._sealed, self._tally, cost)
 
     def _consume(self) -> Iterator[FromWorker]:
         now = self._clock.monotonic
@@ -412,7 +415,7 @@ class Worker:
                     if isinstance(action, AlignerAction.Deliver):
                         yield from self._deliver(self._tasks[action.channel - self._first], action.item)
                     elif isinstance(action, AlignerAction.Trigger):
-                        yield self._cut()
+                        yield self._cut(action.start_delay_s, action.alignment_s)
 
         self._filled = {number for number in self._filled if len(self._tasks[number - self._first].channel)}
         self._turns.leave_out_ended()
