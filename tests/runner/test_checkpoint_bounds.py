@@ -78,7 +78,7 @@ def test_a_sink_that_takes_too_long_is_told_of_at_once(state):
         if hanging:
             hanging.clear()
             # Told while it hangs, else this takes until the test is given up.
-            assert told.wait(200)
+            assert told.wait(30)
 
     def listen(event):
         events.append(event)
