@@ -235,8 +235,8 @@ def verify(directory: _Directory, as_json: _Json = False) -> None:
     stores = {"": directory, **{f"{path.parent.name}/{path.name}": path for path in _stores_of_workers(directory)}}
     reports = {name: verify_in_child(path) for name, path in stores.items()}
     if as_json:
-        whole = _verdict(reports.pop(""))
-        print_json({**whole, "workers": {name: _verdict(report) for name, report in reports.items()}})
+        whole, *_ = verdicts = [_verdict(report) for report in reports.values()]
+        print_json({**whole, "workers": dict(zip(list(reports)[1:], verdicts[1:], strict=True))})
     else:
         for name, report in reports.items():
             _print_verdict(name, report)
