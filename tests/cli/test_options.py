@@ -29,6 +29,7 @@ SAID = {
     "instance": ("--instance", "1/2", (1, 2)),
     "checkpoint_timeout_s": ("--checkpoint-timeout", "30s", 30.0),
     "checkpoint_min_pause_s": ("--checkpoint-min-pause", "500ms", 0.5),
+    "workers": ("--workers", "3", 3),
     "restart": (
         "--restart",
         "fixed-delay:delay=2s,attempts=5,within=1h",
