@@ -12,14 +12,15 @@ import pytest
 from lives import Life
 from paced import Paced
 
-from onceflow import Dataflow
+from onceflow import Dataflow, Log, Producer
 from onceflow.codec import MsgpackCodec
 from onceflow.columns import rows_of
-from onceflow.exceptions import DeliveryGuaranteeError
+from onceflow.connectors.log import LogSource
+from onceflow.exceptions import DeliveryGuaranteeError, SinkError
 from onceflow.runtime.delivery import open_delivery
 from onceflow.runtime.run import run
 from onceflow.sinks import IdempotentSink, OutputId, SinkContext, SinkWriter
-from onceflow.testing import TestingSource
+from onceflow.testing import IdempotentTestingSink, TestingSource
 from onceflow.types import Guarantee
 
 pytestmark = pytest.mark.usefixtures("crash_points")
@@ -135,3 +136,59 @@ def test_a_writer_without_a_use_for_them_is_called_as_before():
 
     Plain().write_output([1], OutputId("", 1, 0, 0))
     assert written == [[1]]
+
+
+def repeating(sink, log, **settings):
+    flow = Dataflow("repeating")
+    source = LogSource(log, "numbers", decode="json")
+    flow.source("in", source).filter(lambda number: number > 0).sink("out", sink)
+    return run(flow, log.parent / "state", guarantee="exactly_once", **settings)
+
+
+def numbers(log, *some):
+    with Log.open(log) as opened, Producer(opened) as producer:
+        opened.create_topic("numbers", partitions=1, exist_ok=True)
+        for number in some:
+            producer.produce("numbers", str(number))
+
+
+@pytest.mark.parametrize("until", ["end", "caught_up"])
+def test_nothing_is_written_again_after_an_orderly_end(tmp_path, until):
+    """Kind: a restart that sends thousands of requests which were answered long since, to a server that may know their
+    keys no more."""
+    log, sink = tmp_path / "log", IdempotentTestingSink(int)
+    numbers(log, 1, 2, 3)
+    for _ in range(3):
+        repeating(sink, log, until=until)
+        assert sink.writes == 3
+    if until == "caught_up":
+        numbers(log, 4)
+        repeating(sink, log, until=until)
+        assert sink.writes == 4
+
+
+def test_what_a_later_decision_tells_is_not_written_again(tmp_path):
+    """Kind: output of an older checkpoint, written again though the job has gone on since. After a savepoint, which is
+    the newest checkpoint, nothing tells that it was written, so it is, once more and with the same identity."""
+    log, sink = tmp_path / "log", IdempotentTestingSink(int)
+    numbers(log, 1, 2, 3)
+    repeating(sink, log, until="caught_up", savepoint="kept")
+    assert sink.writes == 3
+    numbers(log, -1)
+    # Its checkpoint has no output.
+    repeating(sink, log, until="caught_up")
+    assert sink.writes == 6
+    repeating(sink, log, until="caught_up")
+    assert sink.writes == 6 and sink.records == {1: 1, 2: 2, 3: 3}
+
+
+def test_what_may_be_unwritten_is_written_after_a_crash(tmp_path):
+    """Kind: output that nobody has written, taken for written."""
+    log, sink = tmp_path / "log", IdempotentTestingSink(int, fail={"flush": 1})
+    numbers(log, 1, 2, 3)
+    with pytest.raises(SinkError):
+        repeating(sink, log, until="caught_up")
+    repeating(sink, log, until="caught_up")
+    assert sink.records == {1: 1, 2: 2, 3: 3} and sink.writes == 6
+    repeating(sink, log, until="caught_up")
+    assert sink.writes == 6

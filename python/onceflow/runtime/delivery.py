@@ -79,6 +79,8 @@ class Delivery(ABC):
     max_held_bytes: int | None = None
     #: What it makes visible is staged in the decision record before.
     stages = False
+    #: What was sealed last is written again by the next run, unless a later decision tells that it was written.
+    repeats = False
 
     @property
     def holds_much(self) -> bool:
@@ -252,6 +254,7 @@ class _RecordedDelivery(Delivery):
     def seal(self, checkpoint_id: int) -> Any | None:
         batches, self._batches = self._batches, []
         self.held = self.held_bytes = 0
+        self.repeats = bool(batches)
         return batches or None
 
     def prepare(self, checkpoint_id: int, sealed: Any) -> Staged | None:

@@ -418,6 +418,11 @@ class Job:
         self._settle()
         self._start_checkpoint(finished=finished, savepoint=self._options.savepoint)
         self._settle()
+        if self._options.savepoint is None and any(each.repeats for each in self._deliveries.values()):
+            # Its decision, behind the writes, spares the next run to write all of it again. A savepoint stays the last
+            # checkpoint, so that who resumes from it leaves nothing.
+            self._start_checkpoint(finished=finished)
+            self._settle()
         crash_point("job.end")
         # Replaced after the decision, with nothing left for its sinks to commit, a run would not notice.
         self._backend.check_epoch()

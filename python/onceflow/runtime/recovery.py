@@ -32,7 +32,7 @@ from onceflow.process import closing
 from onceflow.runtime.delivery import Delivery, open_delivery, sink_errors
 from onceflow.runtime.job_record import JOB_BLOB, SINK_BLOB, JobRecord, of_worker
 from onceflow.runtime.snapshots import had_begun_to_end
-from onceflow.sinks import PlainSink, SinkContext
+from onceflow.sinks import PlainSink, SinkContext, TransactionalSink
 from onceflow.types import Guarantee, StateChange
 
 __all__ = [
@@ -366,7 +366,9 @@ def decided_outputs(backend: StateBackend, graph: Graph, plan: Plan) -> dict[str
     return {
         step.step_id: [
             (record.id, staged)
-            for record in decided
+            # A decision waits for the writes of the one before: of what tells nobody whether it was written, only that
+            # of the newest one can be missing.
+            for record in (decided if isinstance(step.sink, TransactionalSink) else decided[-1:])
             if _is_of(record, step.step_id, settings)
             for staged in _staged(record, step.step_id)
         ]
