@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 
 import msgspec
@@ -14,7 +16,11 @@ import onceflow as of
 from onceflow import Log, Producer
 from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.connectors.log import LogSource
+from onceflow.embed import StateBackend
+from onceflow.events import CheckpointCompleted
+from onceflow.exceptions import LateRecordsWarning
 from onceflow.runtime import growth
+from onceflow.runtime.job_record import JOB_BLOB, JobRecord
 from onceflow.windows import Tumbling
 
 
@@ -176,3 +182,45 @@ def test_windows_wait_for_a_partition_that_has_come(topic, tmp_path, begins):
         assert time.monotonic() < until, read_parts(tmp_path / "each")
     life.kill()
     assert read_parts(tmp_path / "late") == b""
+
+
+def test_what_a_partition_holds_for_windows_that_are_closed_is_late_and_told(topic, tmp_path):
+    """Kind: records of a partition that was found behind the end of their windows, dropped without a word, or taken
+    into windows that are written a second time."""
+
+    def windows():
+        flow = of.Dataflow("windows")
+        source = LogSource(
+            tmp_path / "log", "numbers", decode="json", stop_at_end=False, event_time=lambda record: record["n"] * 3600
+        )
+        numbers = flow.source("numbers", source)
+        daily = numbers.key_by("key").window("daily", Tumbling(days=1)).aggregate(count=of.count())
+        daily.sink("out", JsonLinesSink(tmp_path / "each"))
+        with pytest.warns(LateRecordsWarning, match="step 'daily': records come too late for their windows"):
+            of.run(flow, state=tmp_path / "state", checkpoint_interval_s=0.02, on_event=stop)
+
+    def stop(event):
+        if isinstance(event, CheckpointCompleted) and event.records_in == 240 + 30 + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def put(partition, *hours):
+        topic.put(partition, [msgspec.json.encode({"n": n, "key": "k"}) for n in hours])
+
+    put(0, *range(240))
+    life = Life(windows)
+    until = time.monotonic() + 60
+    while not (tmp_path / "each").exists() or read_parts(tmp_path / "each").count(b"\n") < 9:
+        assert life.step(0.02) is None, life.error
+        assert time.monotonic() < until
+    before = read_parts(tmp_path / "each")
+    topic.grow()
+    # Of the first days, which are closed, and one of a day that is open.
+    put(1, *range(30), 239)
+    assert life.wait(60) == "done", life.error
+    assert read_parts(tmp_path / "each") == before
+    assert late_in(tmp_path / "state") == {"daily": 30}
+
+
+def late_in(state):
+    with StateBackend.open(state, read_only=True, create=False, resume_from="none") as backend:
+        return JobRecord.decode(backend.checkpoints()[-1].blobs[JOB_BLOB]).late
