@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 import onceflow as of
-import onceflow.runtime.job
+import onceflow.runtime.held
 from onceflow._native import Log, LogProducer, WakeHandle
 from onceflow.clock import ManualClock
 from onceflow.connectors.log import LogSink, LogSource, destination
@@ -423,7 +423,7 @@ def test_a_fenced_run_that_takes_the_id_while_waking_up_stops_and_the_new_one_go
 
 
 def test_many_held_bytes_bring_a_checkpoint(log, tmp_path, monkeypatch):
-    monkeypatch.setattr(onceflow.runtime.job, "_MAX_HELD_BYTES", 1_000_000)
+    monkeypatch.setattr(onceflow.runtime.held, "MAX_HELD_BYTES", 1_000_000)
     log.create_topic("t")
     records = [b"x" * 100_000] * 100
     done = []

@@ -18,7 +18,7 @@ from onceflow import Columns, Dataflow, run
 from onceflow.events import CheckpointCompleted, Progress
 from onceflow.exceptions import CapacityExceededError
 from onceflow.runtime.channel import BatchEvent, Channel, EndEvent
-from onceflow.runtime.job import Job
+from onceflow.runtime.held import holds_much
 from onceflow.runtime.sizes import estimated_bytes
 from onceflow.sinks import IdempotentSink, PlainSink, SinkWriter, TransactionalSink, TransactionalSinkWriter
 from onceflow.sources import Source, SourceBatch, SourceReader
@@ -150,7 +150,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _bound(monkeypatch):
-    monkeypatch.setattr("onceflow.runtime.job._MAX_HELD_BYTES", BOUND)
+    monkeypatch.setattr("onceflow.runtime.held.MAX_HELD_BYTES", BOUND)
 
 
 @pytest.mark.parametrize("of", ["bytes", "records"])
@@ -158,8 +158,8 @@ def _bound(monkeypatch):
 def test_a_sink_that_does_not_come_back_stops_the_reading(state, guarantee, of, monkeypatch):
     """Counted in bytes, or, where records are small, by number: what is under way, and what is written meanwhile."""
     if of == "records":
-        monkeypatch.setattr("onceflow.runtime.job._MAX_HELD_BYTES", 1 << 40)
-        monkeypatch.setattr("onceflow.runtime.job._MAX_HELD_RECORDS", BOUND // RECORD_BYTES)
+        monkeypatch.setattr("onceflow.runtime.held.MAX_HELD_BYTES", 1 << 40)
+        monkeypatch.setattr("onceflow.runtime.held.MAX_HELD_RECORDS", BOUND // RECORD_BYTES)
     gate = Gate()
     flow = Dataflow("bounds")
     flow.source("in", Fast(2000)).sink("out", KINDS[guarantee](gate))
@@ -294,13 +294,12 @@ def test_checkpoints_begin_before_one_gets_too_large(state, guarantee, monkeypat
     flow = Dataflow("bounds")
     flow.source("in", Fast(2000)).sink("out", KINDS[guarantee](gate))
     most = []
-    holds_much = Job._holds_much
 
-    def noted(job):
-        most.append(sum(delivery.held_bytes + delivery.sealed_bytes for delivery in job._deliveries.values()))
-        return holds_much(job)
+    def noted(deliveries):
+        most.append(sum(delivery.held_bytes + delivery.sealed_bytes for delivery in deliveries.values()))
+        return holds_much(deliveries)
 
-    monkeypatch.setattr(Job, "_holds_much", noted)
+    monkeypatch.setattr("onceflow.runtime.job.holds_much", noted)
     completed = []
     result = run(
         flow,
@@ -345,7 +344,7 @@ def test_a_batch_whose_output_is_larger_than_the_bound_is_left_for_a_checkpoint(
     # A piece of a batch has 64 records at first, and 300 here at most.
     assert max(sizes) < BOUND + 400 * RECORD_BYTES
     assert len(sizes) >= 2 * partitions
-    monkeypatch.setattr("onceflow.runtime.job._MAX_HELD_BYTES", 1 << 40)
+    monkeypatch.setattr("onceflow.runtime.held.MAX_HELD_BYTES", 1 << 40)
     assert numbers == numbered(state.with_name("calm"), partitions)
     assert len(numbers) == 700 * partitions
 

@@ -17,7 +17,7 @@ from outbox_table import rows_sink, shown_rows
 from onceflow import Columns, Dataflow, count, run
 from onceflow.events import CheckpointCompleted
 from onceflow.operators import aggregating
-from onceflow.runtime import job
+from onceflow.runtime import held, job
 from onceflow.sinks import IdempotentSink, SinkWriter
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.testing import TestingSource
@@ -31,7 +31,7 @@ EXPECTED = [(str(number), 2) for number in sorted(NUMBERS)]
 def small(monkeypatch):
     """Pieces of 30 rows, of which the sinks hold 100."""
     monkeypatch.setattr(aggregating, "_ROWS_AT_ONCE", 30)
-    monkeypatch.setattr(job, "_MAX_HELD_RECORDS", 100)
+    monkeypatch.setattr(held, "MAX_HELD_RECORDS", 100)
 
 
 def numbers(tmp_path):
@@ -152,16 +152,16 @@ class Ascending(IdempotentSink, SinkWriter):
 def test_two_million_keys_within_a_small_bound(state, monkeypatch):
     bound = 4 << 20
     monkeypatch.setattr(aggregating, "_ROWS_AT_ONCE", 1 << 14)
-    monkeypatch.setattr(job, "_MAX_HELD_RECORDS", 1 << 40)
-    monkeypatch.setattr(job, "_MAX_HELD_BYTES", bound)
-    most, holds_much = [0], job.Job._holds_much
+    monkeypatch.setattr(held, "MAX_HELD_RECORDS", 1 << 40)
+    monkeypatch.setattr(held, "MAX_HELD_BYTES", bound)
+    most = [0]
 
-    def noted(self):
-        held = sum(delivery.held_bytes + delivery.sealed_bytes for delivery in self._deliveries.values())
-        most[0] = max(most[0], held)
-        return holds_much(self)
+    def noted(deliveries):
+        held_now = sum(delivery.held_bytes + delivery.sealed_bytes for delivery in deliveries.values())
+        most[0] = max(most[0], held_now)
+        return held.holds_much(deliveries)
 
-    monkeypatch.setattr(job.Job, "_holds_much", noted)
+    monkeypatch.setattr(job, "holds_much", noted)
     sink = Ascending()
     flow = Dataflow("many")
     flow.source("in", Numbers(2_000_000)).key_by("n", key_type="i64").aggregate(

@@ -19,7 +19,7 @@ from onceflow.exceptions import DamagedCheckpointWarning, SinkError, SourceChang
 from onceflow.graph.compatibility import why_not_repeatable
 from onceflow.log import Log, Producer
 from onceflow.operators import aggregating
-from onceflow.runtime import job
+from onceflow.runtime import held
 from onceflow.sinks import IdempotentSink, SinkWriter
 from onceflow.sources import Source, SourceBatch, SourceReader
 from onceflow.testing import EOF, TestingSource, TransactionalTestingSink
@@ -504,7 +504,7 @@ def test_the_order_of_partitions_that_waited_is_a_matter_of_time(state):
 def test_damage_within_the_end_of_a_job_is_no_reason_to_repeat_results(state, tmp_path, monkeypatch):
     """Where in its results a damaged checkpoint stood, no position of a source says: they came out twice."""
     monkeypatch.setattr(aggregating, "_ROWS_AT_ONCE", 30)
-    monkeypatch.setattr(job, "_MAX_HELD_RECORDS", 100)
+    monkeypatch.setattr(held, "MAX_HELD_RECORDS", 100)
     within = []
 
     def on_event(event):
