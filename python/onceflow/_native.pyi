@@ -257,6 +257,7 @@ class StateBackend:
         read_only: bool = False,
         take_over: bool = False,
         resume_from: int | str = "newest",
+        lineage: int | None = None,
         restore_key_groups: tuple[int, int] | None = None,
         max_state_bytes: int = ...,
         map_size_bytes: int = ...,
@@ -276,6 +277,8 @@ class StateBackend:
             take_over: Fence a running or paused owner instead of being refused.
             resume_from: ``"newest"``, ``"none"`` (empty tables) or the number of a checkpoint. Another one than the
                 newest starts a new lineage, for good from ``begin_lineage`` or the first checkpoint on.
+            lineage: Number of the lineage, if one begins, which no other copy of the directory may get. None: of the
+                time, in milliseconds, with six digits behind it that are drawn.
             restore_key_groups: First group, and the one after the last.
             max_state_bytes: Memory bound of each table.
             map_size_bytes: Address space reserved for the file (sparse).
@@ -298,9 +301,20 @@ class StateBackend:
     @property
     def lineage(self) -> int:
         """The lineage that this run's checkpoints belong to."""
+    def raise_lineage(self, above: int) -> bool:
+        """Gives a lineage that begins a number above another one, which was found in a target, such as where the clock
+        of a copy of the directory was ahead. False if none begins, or it has begun."""
     def begin_lineage(self) -> None:
         """Makes it durable that the job goes on from the checkpoint that was opened: from now on it is resumed in the
         new lineage, also after a crash. Does nothing if the lineage is not new."""
+    @property
+    def run(self) -> str:
+        """Identity of the run that has opened it: 32 hex digits that no other run has, also not of a copy of the
+        directory with the same epoch."""
+    def begin_run(self) -> None:
+        """Makes it durable that this run begins, before it shows anywhere outside."""
+    def runs(self) -> dict[int, str]:
+        """Job epoch → identity of the runs that have begun, as many as are kept: all of them from the first one on."""
     @property
     def resumes_from(self) -> int | None:
         """The newest checkpoint that the job has not left; None: it would start from nothing."""

@@ -46,7 +46,7 @@ from a backup while the target has gone on. A sink is exact through both if it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -69,6 +69,10 @@ __all__ = [
 ]
 
 
+#: Of a run whose state directory knows it; versions that noted none had shorter identities.
+_RUN_DIGITS = 32
+
+
 @dataclass(frozen=True, slots=True)
 class SinkContext:
     """Who writes.
@@ -77,7 +81,9 @@ class SinkContext:
         job: Name of the dataflow.
         sink: Step id of the sink.
         job_epoch: Raised at each start; whatever an older epoch holds must be refused.
-        lineage: Changes when a job resumes on purpose from something else than its newest checkpoint.
+        lineage: Of the timeline that the run belongs to: 1, until a job resumes on purpose from something else than its
+            newest checkpoint. Then it is a number of up to 63 bits that is above all earlier ones, and that no other
+            copy of the state gets.
         restored_checkpoint: The checkpoint that the job resumes from; None if it starts from nothing.
         newest_decided: The newest checkpoint of this lineage that the state directory knows as decided, whether it can
             be read or not; None if there is none. What a target holds beyond it comes from a newer state.
@@ -89,6 +95,8 @@ class SinkContext:
             meet: put the number into names, transactional ids and markers.
         run: Identity of this run of the job, the same for all of its workers, and of no other run, also not of a copy
             of the state with the same epoch. Empty if it is not known: then each writer is a run of its own.
+        runs: Job epoch → identity of the runs that have begun with this state directory, all of them from the first one
+            on; None if it is not known. See ``is_of_a_copy``.
     """
 
     job: str
@@ -102,6 +110,22 @@ class SinkContext:
     newest_left: int | None = None
     worker: int = 0
     run: str = ""
+    runs: Mapping[int, str] | None = None
+
+    def is_of_a_copy(self, job_epoch: int, run: str) -> bool:
+        """Whether a run that a target knows, of this lineage and state directory, was one of another copy of the state.
+        What that has read and written this state does not know, whatever their checkpoints are called.
+
+        Args:
+            job_epoch: Of that run.
+            run: Its identity.
+
+        Returns:
+            False also where nobody can tell: of a run that began long ago, or with a version that noted none.
+        """
+        if self.runs is None or run == self.run or len(run) < _RUN_DIGITS:
+            return False
+        return job_epoch >= min(self.runs, default=0) and self.runs.get(job_epoch) != run
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from outbox_table import RowsTable, rows_sink, shown_rows
 
 import onceflow as of
 from onceflow.connectors.outbox import Marker, OutboxSink, OutboxTarget
+from onceflow.connectors.outbox.marker import Standing
 from onceflow.exceptions import ConfigurationError, FencedError, RepeatedOutputWarning, SinkError, UserFunctionError
 from onceflow.sinks import Committable, SinkContext
 from onceflow.testing import EOF, TestingSource, TransactionalSinkContract
@@ -283,6 +284,24 @@ def test_wrong_settings_are_refused_by_name(tmp_path):
             OutboxSink(lambda: None, max_staged_bytes=number)
     with pytest.raises(SinkError, match="derive it from OutboxTarget"):
         OutboxSink(lambda: None).open(context())
+
+
+def test_a_marker_keeps_how_far_earlier_lineages_came():
+    """Kind: a target that does not know whether it has an output of a lineage that was left; texts that grow without
+    an end; markers of an older version."""
+    first = Standing(7, "r" * 32, 12, 1, "5" * 32)
+    assert (first.newest_of(1), first.newest_of(2), first.newest_of(None), first.left_by(1)) == (12, None, None, {})
+    second = Standing(8, "s" * 32, 9, 1_790_000_000_000_000_000, "5" * 32, first.left_by(1_790_000_000_000_000_000))
+    read = Standing.read(second.text())
+    assert (read, read.newest_of(1), read.newest_of(read.lineage)) == (second, 12, 9)
+    for number in range(20):
+        lineage = 1_790_000_000_000_000_001 + number
+        second = Standing(9, "s" * 32, 10**12 + number, lineage, "5" * 32, second.left_by(lineage))
+    assert list(second.left) == [1_790_000_000_000_000_012 + number for number in range(8)]
+    assert len(second.text()) < 600
+    old = Standing.read('{"job_epoch":1,"run":"x","checkpoint":3,"lineage":1,"state":""}')
+    assert (old.left, old.left_by(2)) == ({}, {1: 3})
+    assert Standing.read('{"job_epoch":1,"run":"x","checkpoint":3}').left_by(2) == {}
 
 
 def test_a_marker_says_what_it_is_about():

@@ -101,7 +101,7 @@ def test_what_a_writer_has_learnt_comes_back(tmp_path):
     assert len(before.state_id) == 32
     run(flow, tmp_path / "state", resume_from=after.restored_checkpoint)
     assert sink.contexts[2].restored_state == {"first": "first"}
-    assert sink.contexts[2].lineage == after.lineage + 1
+    assert sink.contexts[2].lineage > after.lineage == 1
     assert sink.contexts[2].newest_decided is None
     run(flow, tmp_path / "state", resume_from="none")
     assert sink.contexts[3].restored_state is None

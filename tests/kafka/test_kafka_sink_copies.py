@@ -70,3 +70,40 @@ def test_all_of_it_is_written_again_on_purpose(kafka, tmp_path):
     second = Life(job.run)
     assert second.wait() == "done", second.error
     assert sorted(job.shown()) == sorted(2 * list(set(job.shown())))
+
+
+def test_two_copies_of_a_state_lose_nothing(kafka, tmp_path):
+    """Kind (Q4, Q14): what one copy has decided passes for written, because another one has written an output of the
+    same number."""
+    job = Job.make(kafka.bootstrap, tmp_path / "job")
+    assert Life(lambda: job.run(pace_s=0.3), CRASH_AT="sink.post_commit:1").wait() == "killed"
+    before = job.shown()
+    assert before
+    states = {name: tmp_path / name for name in "as"}
+    shutil.copytree(job.root / "state", states["a"])
+    assert Life(lambda: job.run(pace_s=0.3), CRASH_AT="sink.pre_commit:1").wait() == "killed"
+    assert job.shown() == before
+    shutil.move(job.root / "state", states["s"])
+
+    def life(name, resume_from="newest", **crash):
+        """One life with a copy of the state."""
+        shutil.move(states[name], job.root / "state")
+        made = Life(lambda: job.run(resume_from=resume_from, pace_s=0.3 if crash else 0.0), **crash)
+        made.wait()
+        shutil.move(job.root / "state", states[name])
+        return made
+
+    refused = life("a")
+    assert "written by another copy of the state" in refused.error
+    advised = int(re.search(r"resume_from=(\d+)", refused.error)[1])
+    assert life("a", advised, CRASH_AT="sink.post_commit:1").end == "killed"
+    of_a = job.shown()
+    assert len(of_a) > len(before)
+    refused = life("s")
+    assert "of lineage" in refused.error
+    advised = int(re.search(r"resume_from=(\d+)", refused.error)[1])
+    assert life("s", advised).end == "done"
+    shown = job.shown()
+    assert len(set(shown)) == job.rows
+    # S has written all that it had decided, beside what A has made of the same input.
+    assert {record for record in shown if shown.count(record) > 1} == set(of_a) - set(before)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 
 import pytest
@@ -16,6 +18,7 @@ from onceflow import Dataflow, run
 from onceflow.connectors.files import JsonLinesSink, read_parts
 from onceflow.embed import StateBackend
 from onceflow.exceptions import CheckpointStateError, ConfigurationError, RepeatedOutputWarning, SinkError
+from onceflow.sinks import SinkContext
 from onceflow.testing import ABORT, EOF, PAUSE, AbortedError, IdempotentTestingSink, PlainTestingSink, TestingSource
 from onceflow.testing import TransactionalTestingSink as Output
 
@@ -158,7 +161,7 @@ def test_what_was_left_is_not_resumed_from_retained_or_counted(state):
     """The kind of fault: a checkpoint that the job has left is taken for its history, by a resume, by retention or by a
     lineage's number."""
     one, two, three = checkpointed(state, 1, 2, 3)
-    with StateBackend.open(state, job="j", retain=9, resume_from=one) as backend:
+    with StateBackend.open(state, job="j", retain=9, resume_from=one, lineage=2) as backend:
         assert (backend.lineage, backend.resumes_from) == (2, three)
         backend.begin_lineage()
         assert backend.resumes_from == one
@@ -166,10 +169,10 @@ def test_what_was_left_is_not_resumed_from_retained_or_counted(state):
             backend.delete_checkpoint(one)
     # Chosen again it is another lineage: its sinks may hold what a newer state has written after it.
     for checkpoint, lineage in ((one, 3), (None, 2)):
-        with StateBackend.open(state, job="j", retain=9, resume_from=checkpoint) as backend:
+        with StateBackend.open(state, job="j", retain=9, resume_from=checkpoint, lineage=3) as backend:
             assert (backend.lineage, backend.positions, backend.recovery.damage) == (lineage, {"p": 1}, [])
     # The newest record is not the newest of the history.
-    with StateBackend.open(state, job="j", retain=9, resume_from=three) as backend:
+    with StateBackend.open(state, job="j", retain=9, resume_from=three, lineage=3) as backend:
         assert (backend.lineage, backend.positions) == (3, {"p": 3})
         # Not begun: looking at it changed nothing.
     with StateBackend.open(state, job="j", retain=2) as backend:
@@ -183,9 +186,59 @@ def test_what_was_left_is_not_resumed_from_retained_or_counted(state):
         assert backend.resumes_from == four + 1
 
 
+def test_a_lineage_has_a_number_that_no_copy_gets(state, tmp_path):
+    """The kind of fault: two copies of a state begin lineages of one number, so that a target takes the output of the
+    one for that of the other."""
+    one, _ = checkpointed(state, 1, 2)
+    copy = shutil.copytree(state, tmp_path / "copy")
+    before, numbers = time.time_ns(), []
+    for path in (state, copy, copy, state):
+        with StateBackend.open(path, job="j", retain=9, resume_from=one) as backend:
+            backend.begin_lineage()
+            numbers.append(backend.lineage)
+    # Milliseconds, with six digits behind them that are drawn; above all that came before.
+    assert before - 1_000_000 <= numbers[0] < numbers[1] < numbers[2] < numbers[3] < time.time_ns() + 1_000_000
+    assert len({number % 1_000_000 for number in numbers}) > 1
+    # What a target knows may be higher, until the lineage has begun.
+    with StateBackend.open(state, job="j", retain=9, resume_from=one) as backend:
+        ahead = backend.lineage + 10**15
+        assert backend.raise_lineage(ahead)
+        assert ahead < backend.lineage <= ahead + 1_000_000
+        raised = backend.lineage
+        backend.begin_lineage()
+        assert not backend.raise_lineage(raised)
+    with StateBackend.open(state, job="j", retain=9) as backend:
+        assert backend.lineage == raised
+        assert not backend.raise_lineage(raised + 1)
+
+
+def test_a_run_is_noted_before_it_shows(state):
+    """The kind of fault: a run of this state directory is taken for one of a copy, or the other way round."""
+    with StateBackend.open(state) as backend:
+        assert backend.runs() == {}
+        backend.begin_run()
+        first = backend.run
+        assert len(first) == 32
+    with StateBackend.open(state) as backend:
+        assert backend.runs() == {1: first}
+        # One that ends before it begins is not noted.
+        assert backend.run != first
+    with StateBackend.open(state) as backend:
+        backend.begin_run()
+        third = backend.run
+    with StateBackend.open(state, read_only=True) as backend:
+        assert backend.runs() == {1: first, 3: third}
+    context = SinkContext("j", "s", 4, 1, run="f" * 32, runs={2: first, 3: third})
+    known = [(2, first), (3, third), (4, "f" * 32), (1, "e" * 32), (3, "short")]
+    assert not any(context.is_of_a_copy(*run) for run in known)
+    assert all(context.is_of_a_copy(*run) for run in [(2, third), (3, "e" * 32), (4, first), (9, first)])
+    assert SinkContext("j", "s", 4, 1, run="f" * 32, runs={}).is_of_a_copy(1, first)
+    assert not SinkContext("j", "s", 4, 1, run="f" * 32).is_of_a_copy(1, first)
+
+
 def test_a_program_that_checkpoints_without_saying_so_begins_its_lineage_too(state):
     one, _ = checkpointed(state, 1, 2)
-    with StateBackend.open(state, job="j", resume_from="none") as backend:
+    with StateBackend.open(state, job="j", resume_from="none", lineage=2) as backend:
         backend.checkpoint({"p": 7}).wait()
         assert backend.lineage == 2
     with StateBackend.open(state, job="j") as backend:

@@ -181,7 +181,7 @@ class Backend(RuleBasedStateMachine):
             number = data.draw(st.sampled_from(sorted(self.checkpoints)))
             self.reopen(number, resume_from=number)
             # Choosing is another history, also from the newest one.
-            assert self.backend.lineage == self.lineage + 1
+            assert self.backend.lineage > self.lineage
             self.choice = (number, max(self.checkpoints) + 1)
 
     @rule()
@@ -190,7 +190,7 @@ class Backend(RuleBasedStateMachine):
         history = self.newest()
         self.reopen(None, resume_from="none")
         # Over nothing there is nothing to be left.
-        assert self.backend.lineage == self.lineage + (history is not None)
+        assert (self.backend.lineage > self.lineage) == (history is not None)
         if history is not None:
             self.choice = (0, max(self.checkpoints) + 1)
 

@@ -158,14 +158,24 @@ class FencedError(OnceflowError):
     Attributes:
         epoch: Of this process.
         newer_epoch: Of the one that has taken over.
+        newer_lineage: Its lineage, where that is a newer one and a sink says so when it is opened: a run that goes back
+            on purpose then takes a number above it.
     """
 
     kind = "fenced"
 
-    def __init__(self, message: str = "", *, epoch: int | None = None, newer_epoch: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        epoch: int | None = None,
+        newer_epoch: int | None = None,
+        newer_lineage: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.epoch = epoch
         self.newer_epoch = newer_epoch
+        self.newer_lineage = newer_lineage
 
 
 class WorkerLostError(OnceflowError):

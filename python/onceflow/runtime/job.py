@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from onceflow._native import CheckpointInfo, StateBackend, WakeHandle
 from onceflow.crash import crash_point
 from onceflow.events import CheckpointCompleted, JobResult, Recovered
-from onceflow.exceptions import ConfigurationError, FinishedJobWarning, SourceError, described
+from onceflow.exceptions import ConfigurationError, FencedError, FinishedJobWarning, SourceError, described
 from onceflow.graph.compatibility import fingerprint, has_been_done, settings_of
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
@@ -210,10 +210,20 @@ class Job:
 
     def _open_sinks(self) -> None:
         warn_of_repeats(self._backend, self._graph)
-        [contexts] = sink_contexts(self._backend, self._graph, self._changes)
-        self._deliveries = open_deliveries(
-            self._backend, self._graph, self._guarantee, self._codec, self._resources, contexts
-        )
+        while True:
+            [contexts] = sink_contexts(self._backend, self._graph, self._changes)
+            with ExitStack() as opened:
+                try:
+                    self._deliveries = open_deliveries(
+                        self._backend, self._graph, self._guarantee, self._codec, opened, contexts
+                    )
+                except FencedError as error:
+                    # Of a copy of the state whose clock was ahead. Who goes back on purpose is not refused.
+                    if error.newer_lineage is None or not self._backend.raise_lineage(error.newer_lineage):
+                        raise
+                    continue
+                self._resources.push(opened.pop_all())
+                return
 
     def _tell_sources(self, restored: CheckpointInfo) -> None:
         """Of a job that had finished: the run that finished it may have been killed before it had told them."""

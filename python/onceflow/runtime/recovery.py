@@ -7,7 +7,6 @@ exact. ``recovery_plan`` of the core says what that is.
 
 from __future__ import annotations
 
-import secrets
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -168,7 +167,7 @@ def sink_contexts(
     # Where newer state is damaged the sinks hold more than what was restored, and have learnt from it.
     learnt_from = next((record for record in reversed(known) if record.damage is None), restored)
     left = _left(backend)
-    run = secrets.token_hex(8)
+    runs = backend.runs()
 
     def context(step_id: str, worker: int) -> SinkContext:
         blob = None
@@ -185,7 +184,8 @@ def sink_contexts(
             None if blob is None else msgspec.msgpack.decode(blob),
             left[-1].id if left else None,
             worker,
-            run,
+            backend.run,
+            runs,
         )
 
     return [{step.step_id: context(step.step_id, worker) for step in graph.sinks()} for worker in range(workers)]
@@ -355,6 +355,8 @@ def decided_outputs(backend: StateBackend, graph: Graph, plan: Plan) -> dict[str
     is resumed in the present lineage."""
     # After a crash the next run must not come back to the lineage that was left.
     backend.begin_lineage()
+    # Before this run shows in a target: one that is found there and was never noted was of a copy of the state.
+    backend.begin_run()
     # Outputs of that are written again, so what is undone there must not be carried through.
     known = [record for record in backend.checkpoints() if record.id not in plan.given_up]
     decided = [record for record in known if record.damage is None and record.lineage == backend.lineage]

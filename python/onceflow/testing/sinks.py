@@ -162,6 +162,7 @@ class _TransactionalWriter(TransactionalSinkWriter):
                 f"(lineages {lineage} and {context.lineage}) and must stop",
                 epoch=context.job_epoch,
                 newer_epoch=sink.epoch,
+                newer_lineage=lineage if lineage > context.lineage else None,
             )
 
     def write(self, records: Batch) -> None:

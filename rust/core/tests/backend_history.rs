@@ -36,6 +36,7 @@ fn options(restore: Restore) -> BackendOptions {
         store: store_options(),
         retain: 3,
         restore,
+        lineage: 2,
         groups: 0..GROUPS,
         max_state_bytes: 1 << 30,
         chunk_bytes: 16 << 10,
@@ -389,6 +390,56 @@ fn what_was_left_does_not_count_as_kept() {
     assert_eq!(ids(&backend.checkpoints().unwrap()), [1, 2, 3, first, second]);
     let third = checkpoint(&backend, None);
     assert_eq!(ids(&backend.checkpoints().unwrap()), [first, second, third]);
+}
+
+/// Two copies of a directory begin lineages of numbers of their own, also where a clock falls back.
+#[test]
+fn a_lineage_has_the_number_that_is_wanted_or_one_above_all_that_are_known() {
+    let job = Job::with(2);
+    let open = |lineage: u64| {
+        let options = BackendOptions { lineage, ..options(Restore::Checkpoint(2)) };
+        Backend::open(&job.path(), options).unwrap()
+    };
+    let ahead = 1_790_000_000_000_000_000;
+    for (wanted, begun) in [(ahead, ahead), (5_000_007, ahead + 8), (ahead + 9, ahead + 9)] {
+        let backend = open(wanted);
+        assert_eq!(backend.lineage(), begun);
+        backend.begin_lineage().unwrap();
+        backend.close().unwrap();
+    }
+    // Found outside, and above: until it has begun.
+    let backend = open(ahead + 20);
+    assert!(backend.raise_lineage(ahead + 100));
+    let raised = backend.lineage();
+    assert!((ahead + 101..=ahead + 100 + 1_000_000).contains(&raised), "{raised}");
+    backend.begin_lineage().unwrap();
+    assert!(!backend.raise_lineage(raised));
+    checkpoint(&backend, None);
+    backend.close().unwrap();
+    let backend = job.open(Restore::Newest);
+    assert_eq!(backend.lineage(), raised);
+    assert!(!backend.raise_lineage(raised + 1));
+}
+
+/// A run is known by its epoch, also to a reader and a backup, once it has begun.
+#[test]
+fn runs_that_have_begun_are_known() {
+    let job = Job::new();
+    for run in ["a", "b"] {
+        let backend = job.open(Restore::Newest);
+        backend.begin_run(run).unwrap();
+        checkpoint(&backend, None);
+        backend.close().unwrap();
+    }
+    let backend = job.open(Restore::Checkpoint(1));
+    let known = vec![(1, "a".to_owned()), (2, "b".to_owned())];
+    assert_eq!(backend.runs(), known);
+    let copy = job.root.path().join("copy");
+    backend.backup(&copy).unwrap();
+    backend.close().unwrap();
+    let reader = StoreOptions { read_only: true, create: false, ..store_options() };
+    let options = BackendOptions { store: reader, ..options(Restore::Newest) };
+    assert_eq!(Backend::open(&copy, options).unwrap().runs(), known);
 }
 
 #[test]

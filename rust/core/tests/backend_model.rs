@@ -37,6 +37,7 @@ fn options(restore: Restore) -> BackendOptions {
         },
         retain: 3,
         restore,
+        lineage: 2,
         groups: 0..16,
         max_state_bytes: 1 << 30,
         chunk_bytes: 16 << 10,

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyString};
 
 use crate::args::{self, Arg, optional};
-use crate::checkpoint::PyPendingCheckpoint;
+use crate::checkpoint::{PyPendingCheckpoint, unix_ms};
 use crate::deduplicator::{PyDeduplicator, options as deduplicator_options};
 use crate::error::{invalid_argument, to_py, type_mismatch};
 use crate::keys::KeyBatch;
@@ -21,6 +21,10 @@ use crate::table::{PyTable, PyTableSchema, schema};
 
 /// Blobs of this prefix hold positions.
 const POSITION_PREFIX: &str = "position/";
+
+/// In a number of a lineage the time comes first, up to about the year 2250, and then so many that are drawn.
+const MAX_LINEAGE_MS: u64 = 9_000_000_000_000;
+const DRAWN_LINEAGES: u64 = 1_000_000;
 
 const DEFAULT_JOB: &str = "default";
 const DEFAULT_KEY_GROUPS: u16 = 128;
@@ -39,6 +43,7 @@ const DEFAULT_KEY_GROUPS: u16 = 128;
 pub(crate) struct PyStateBackend {
     backend: Backend,
     job: String,
+    run: String,
 }
 
 #[pymethods]
@@ -57,6 +62,8 @@ impl PyStateBackend {
     ///     take_over: Fence a running or paused owner instead of being refused.
     ///     resume_from: ``"newest"``, ``"none"`` (empty tables) or the number of a checkpoint. Another one than the
     ///         newest starts a new lineage, for good from ``begin_lineage`` or the first checkpoint on.
+    ///     lineage: Number of the lineage, if one begins, which no other copy of the directory may get. None: of the time,
+    ///         in milliseconds, with six digits behind it that are drawn.
     ///     restore_key_groups: First group, and the one after the last.
     ///     max_state_bytes: Memory bound of each table.
     ///     map_size_bytes: Address space reserved for the file (sparse).
@@ -77,12 +84,13 @@ impl PyStateBackend {
         read_only = Arg::of(false),
         take_over = Arg::of(false),
         resume_from = None,
+        lineage = None,
         restore_key_groups = None,
         max_state_bytes = Arg::of(64 << 30),
         map_size_bytes = Arg::of(64 << 30),
         chunk_bytes = Arg::of(256 << 10),
     ), text_signature = "(path, *, job=None, key_groups=None, retain=2, create=True, \
-        read_only=False, take_over=False, resume_from=\"newest\", restore_key_groups=None, \
+        read_only=False, take_over=False, resume_from=\"newest\", lineage=None, restore_key_groups=None, \
         max_state_bytes=68719476736, map_size_bytes=68719476736, chunk_bytes=262144)")]
     #[allow(clippy::too_many_arguments)]
     fn open(
@@ -95,6 +103,7 @@ impl PyStateBackend {
         read_only: Arg<bool>,
         take_over: Arg<bool>,
         resume_from: Option<&Bound<'_, PyAny>>,
+        lineage: Option<Arg<u64>>,
         restore_key_groups: Option<Arg<(u16, u16)>>,
         max_state_bytes: Arg<usize>,
         map_size_bytes: Arg<usize>,
@@ -107,6 +116,7 @@ impl PyStateBackend {
         let create = create.named("create")?;
         let read_only = read_only.named("read_only")?;
         let take_over = take_over.named("take_over")?;
+        let lineage = optional("lineage", lineage)?.unwrap_or_else(new_lineage);
         let restore_key_groups = optional("restore_key_groups", restore_key_groups)?;
         let max_state_bytes = max_state_bytes.named("max_state_bytes")?;
         let map_size_bytes = map_size_bytes.named("map_size_bytes")?;
@@ -137,12 +147,13 @@ impl PyStateBackend {
             },
             retain,
             restore,
+            lineage,
             groups: first..end,
             max_state_bytes,
             chunk_bytes,
         };
         let backend = py.detach(|| Backend::open(&path, options)).map_err(to_py)?;
-        Ok(Self { backend, job })
+        Ok(Self { backend, job, run: format!("{:032x}", random_id()) })
     }
 
     #[getter]
@@ -323,10 +334,33 @@ impl PyStateBackend {
         py.detach(|| self.backend.delete_checkpoint(checkpoint_id)).map_err(to_py)
     }
 
+    /// Gives a lineage that begins a number above another one, which was found in a target, such as where the clock of
+    /// a copy of the directory was ahead. False if none begins, or it has begun.
+    fn raise_lineage(&self, above: Arg<u64>) -> PyResult<bool> {
+        Ok(self.backend.raise_lineage(above.named("above")?))
+    }
+
     /// Makes it durable that the job goes on from the checkpoint that was opened: from now on it is resumed in the
     /// new lineage, also after a crash. Does nothing if the lineage is not new.
     fn begin_lineage(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.backend.begin_lineage()).map_err(to_py)
+    }
+
+    /// Identity of the run that has opened it: 32 hex digits that no other run has, also not of a copy of the directory
+    /// with the same epoch.
+    #[getter]
+    fn run(&self) -> &str {
+        &self.run
+    }
+
+    /// Makes it durable that this run begins, before it shows anywhere outside.
+    fn begin_run(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.backend.begin_run(&self.run)).map_err(to_py)
+    }
+
+    /// Job epoch → identity of the runs that have begun, as many as are kept: all of them from the first one on.
+    fn runs(&self) -> BTreeMap<u64, String> {
+        self.backend.runs().into_iter().collect()
     }
 
     /// The newest checkpoint that the job has not left; None: it would start from nothing.
@@ -674,4 +708,10 @@ fn decode_position<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, Py
         b's' => Ok(PyString::new(py, text).into_any()),
         _ => Err(unknown()),
     }
+}
+
+/// A number that no other copy of a directory gets, and that is above those of all lineages that began before.
+fn new_lineage() -> u64 {
+    let drawn = (random_id() % u128::from(DRAWN_LINEAGES)) as u64;
+    unix_ms().min(MAX_LINEAGE_MS) * DRAWN_LINEAGES + drawn
 }

@@ -113,7 +113,8 @@ impl PyPendingCheckpoint {
     }
 }
 
-fn unix_ms() -> u64 {
+/// By the wall clock.
+pub(crate) fn unix_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |since| since.as_millis() as u64)
 }

@@ -40,8 +40,13 @@ class VisibleParts:
         found = [(PartName.parse(name.removeprefix("part-")), self._path / name) for name in names]
         return sorted(((name, path) for name, path in found if name), key=lambda part: (part[0].output.rank, part[1]))
 
-    def check(self, staging: Staging) -> None:
-        """That nothing is there which this run would write again, or which its state does not know."""
+    def check(self, staging: Staging, known: Output | None = None) -> None:
+        """That nothing is there which this run would write again, or which its state does not know.
+
+        Args:
+            staging: What is under way.
+            known: The newest output of what the run goes on from, if that is known.
+        """
         context = self._context
         parts = self.parts()
         restored = context.restored_checkpoint
@@ -54,7 +59,12 @@ class VisibleParts:
         left = [
             path.name
             for name, path in parts
-            if name.output.lineage < context.lineage and name.output.checkpoint > (restored or 0)
+            if name.output.lineage < context.lineage
+            and (
+                name.output.checkpoint > (restored or 0)
+                # Of a lineage that another copy of the state has begun.
+                or (known is not None and known.lineage < name.output.lineage and known.worker == name.output.worker)
+            )
         ]
         if left:
             raise SinkError(
@@ -130,15 +140,18 @@ class VisibleParts:
 
     def older_state(self) -> str:
         """How to go on with a state that is older than the output."""
-        context = self._context
-        number = context.newest_decided or context.restored_checkpoint
-        way = (
-            f"move the part files that came after checkpoint {number} away, and run it once with "
-            f"resume_from={number} (--resume-from {number})"
-            if number is not None
-            else f"move the part files away, delete {self._staging}, and run it again"
-        )
         return (
             "the state is older than its output, as when a backup was put back, and would write it again. Run the job "
-            f"with its newest state; or, to go on from this one on purpose, {way}"
+            f"with its newest state; or, to go on from this one on purpose, {self.way_on()}"
+        )
+
+    def way_on(self) -> str:
+        """How to go on with a state that does not know all of the output."""
+        context = self._context
+        number = context.newest_decided or context.restored_checkpoint
+        if number is None:
+            return f"move the part files away, delete {self._staging}, and run it again"
+        return (
+            f"move the part files that came after checkpoint {number} away, and run it once with "
+            f"resume_from={number} (--resume-from {number})"
         )

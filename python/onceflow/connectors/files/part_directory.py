@@ -87,6 +87,8 @@ class PartDirectory:
         self._run = Run(context.lineage, context.job_epoch, context.run or secrets.token_hex(8))
         self._opened = 0
         self._visible = VisibleParts(path, self.staging, context)
+        #: The newest output of what this run goes on from, as far as it is known.
+        self._known: Output | None = None
         #: Worker → the name of kind ``newest-*`` that is moved on by this run.
         self._newest: dict[int, Path] = {}
         self._check_place()
@@ -128,12 +130,13 @@ class PartDirectory:
 
     # -- who may write ---------------------------------------------------------------------------
 
-    def check(self, newest: Output | None, before: Output | None) -> None:
+    def check(self, newest: Output | None, before: Output | None, *, is_known: bool = False) -> None:
         """Whether this run may write here; changes nothing.
 
         Args:
             newest: The newest output, as far as the state of this worker knows.
             before: The one before it.
+            is_known: The state says which is the newest, also that there is none.
 
         Raises:
             FencedError: A newer run writes here.
@@ -145,7 +148,9 @@ class PartDirectory:
         newer = max((run for run in staging.runs if run != self._run), default=None)
         if newer is not None and (newer.lineage, newer.epoch) >= (self._run.lineage, self._run.epoch):
             raise self._fenced(newer, f". If none does, {self._visible.older_state()}")
-        self._visible.check(staging)
+        self._known = Output(0, 0, self._context.worker) if newest is None and is_known else newest
+        self._visible.check(staging, self._known)
+        self._check_copies(staging)
         self._visible.check_complete(staging, newest, before)
 
     def take(self) -> None:
@@ -160,7 +165,18 @@ class PartDirectory:
         with sink_errors(self.path):
             touch(name)
             sync_directory(self.staging)
-        self.check_run()
+        # Of two copies of the state that begin at the same time at least one sees the other.
+        self._check_copies(self.check_run())
+
+    def _check_copies(self, staging: Staging) -> None:
+        for run in staging.runs:
+            if run.lineage == self._run.lineage and self._context.is_of_a_copy(run.epoch, run.token):
+                raise SinkError(
+                    f"{self.path} was written by another copy of the state of job {self._context.job!r}, in a run with "
+                    f"epoch {run.epoch} that this one does not know: output would be missing there, or be there twice. "
+                    "Run the job with the copy that has written last, or give each a directory of its own; or, to go "
+                    f"on from this one on purpose, {self._visible.way_on()}"
+                )
 
     def check_run(self) -> Staging:
         """What is under way here.
@@ -203,6 +219,7 @@ class PartDirectory:
             f"{advice}",
             epoch=self._run.epoch,
             newer_epoch=newer.epoch,
+            newer_lineage=newer.lineage if newer.lineage > self._run.lineage else None,
         )
 
     def _check_former_epoch(self) -> None:
@@ -301,7 +318,7 @@ class PartDirectory:
     def check_visible(self) -> None:
         """Again, when nobody older can make anything visible any more."""
         with self.effects():
-            self._visible.check(self._look())
+            self._visible.check(self._look(), self._known)
 
     def mark(self, output: Output) -> None:
         """Notes that the output of a worker was made visible up to this one.

@@ -153,7 +153,7 @@ class _PartSinkWriter(TransactionalSinkWriter):
         if restored.get("learnt") is not None:
             writer.restore(restored["learnt"])
         self._directory = PartDirectory(directory, context)
-        self._directory.check(self._sealed, self._before)
+        self._directory.check(self._sealed, self._before, is_known=self._sealed is not None or "newest" in restored)
 
     def applied(self, checkpoint_id: int) -> bool | None:
         return self._directory.applied(checkpoint_id)

@@ -239,7 +239,8 @@ class KafkaDestination(Destination[Frame]):
             before = kept.get(place)
             if other != worker or (before is not None and before.standing.run == self._context.run):
                 continue
-            made = Kept(self._standing(checkpoint), self._writable().id if place == self._topic else "")
+            standing = self._standing(checkpoint, None if before is None else before.standing)
+            made = Kept(standing, self._writable().id if place == self._topic else "")
             if before is not None:
                 same = (before.standing.checkpoint, before.standing.lineage) == (checkpoint, self._context.lineage)
                 made = Kept(
@@ -330,7 +331,7 @@ class KafkaDestination(Destination[Frame]):
                 break
             kept = dict(self._kept[worker])
             before = kept[staged.place]
-            newest = self._standing(checkpoint_id)
+            newest = self._standing(checkpoint_id, before.standing)
             kept[staged.place] = Kept(newest, before.topic_id, before.standing.checkpoint, staged.run)
             until = time.monotonic() + self._timeout_s
             try:
@@ -401,9 +402,10 @@ class KafkaDestination(Destination[Frame]):
         name = transactional_id_of(mine.job, mine.sink, worker)
         return TransactionalProducer(self._settings, name, self._timeout_s, self._admin.waiting)
 
-    def _standing(self, checkpoint_id: int) -> Standing:
+    def _standing(self, checkpoint_id: int, before: Standing | None) -> Standing:
         mine = self._context
-        return Standing(mine.job_epoch, mine.run, checkpoint_id, mine.lineage, mine.state_id)
+        left = {} if before is None else before.left_by(mine.lineage)
+        return Standing(mine.job_epoch, mine.run, checkpoint_id, mine.lineage, mine.state_id, left)
 
     def _disturbed(self, text: str) -> SinkError:
         return SinkError(

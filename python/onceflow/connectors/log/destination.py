@@ -143,7 +143,7 @@ class LogDestination(Destination[Part]):
                     try:
                         for worker, producer in producers.items():
                             slots = [slot for slot in self._older(standings, checkpoints) if slot[1] == worker]
-                            self._write_markers(producer, {slot: checkpoints[slot] for slot in slots})
+                            self._write_markers(producer, {slot: checkpoints[slot] for slot in slots}, standings)
                     except ProducerFencedError:
                         # By a newer run, which its marker tells; or by an older one, which will read ours and stop.
                         continue
@@ -197,14 +197,14 @@ class LogDestination(Destination[Part]):
         producer.init_transactions(now_ms=self._now_ms())
         return producer
 
-    def _write_markers(self, producer: LogProducer, checkpoints: Mapping[Slot, int]) -> None:
+    def _write_markers(self, producer: LogProducer, checkpoints: Mapping[Slot, int], before: Standings) -> None:
         """From now on each topic says that it is this run that writes.
 
         Each worker's by the producer of its id: if a run that was replaced has taken that id back meanwhile, it fails.
         """
         producer.begin_transaction(now_ms=self._now_ms())
         for slot, checkpoint in checkpoints.items():
-            self._send_marker(producer, slot, checkpoint)
+            self._send_marker(producer, slot, checkpoint, before.get(slot))
         producer.commit_transaction(now_ms=self._now_ms())
 
     # -- output ----------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ class LogDestination(Destination[Part]):
                 try:
                     producer = self._begun()
                     self._produce(producer, staged)
-                    self._send_marker(producer, staged.slot, checkpoint_id)
+                    self._send_marker(producer, staged.slot, checkpoint_id, self.standing(staged.slot))
                     crash_point("log.pre_append")
                     producer.commit_transaction(now_ms=self._now_ms())
                 except (ProducerFencedError, InvalidTransactionStateError):
@@ -269,9 +269,10 @@ class LogDestination(Destination[Part]):
                 wall_ms=staged.staged_ms,
             )
 
-    def _send_marker(self, producer: LogProducer, slot: Slot, checkpoint_id: int) -> None:
+    def _send_marker(self, producer: LogProducer, slot: Slot, checkpoint_id: int, before: Standing | None) -> None:
         mine, (topic, worker) = self._context, slot
-        note = Standing(mine.job_epoch, mine.run, checkpoint_id, mine.lineage, mine.state_id).text()
+        left = {} if before is None else before.left_by(mine.lineage)
+        note = Standing(mine.job_epoch, mine.run, checkpoint_id, mine.lineage, mine.state_id, left).text()
         group = group_of(mine.job, mine.sink, worker)
         producer.send_offsets(group, [(topic, 0, checkpoint_id, note)], now_ms=self._now_ms())
 

@@ -31,6 +31,27 @@ class Checks:
         self._words = destination.words
         #: A target is looked at several times before it is written to.
         self._told: set[str] = set()
+        self._known = Written.read(context.restored_state)
+        #: Decided output that a new lineage begins with.
+        self._begins_with: dict[Slot, Staged[Any]] = {}
+
+    def expect(self, outputs: Iterable[tuple[int, Staged[Any]]]) -> None:
+        """Called with the decided outputs once they are known. Says which of them may be written a second time."""
+        first = {output.slot: (number, output) for number, output in outputs if output.lineage != self._context.lineage}
+        self._begins_with = {slot: output for slot, (_, output) in first.items()}
+        standings = self._destination.standings() if first else {}
+        for slot, (checkpoint_id, output) in first.items():
+            there = standings.get(slot)
+            if there is None or output.lineage is None or there.newest_of(output.lineage) is not None:
+                continue
+            if self._context.lineage > (there.lineage or 0) > output.lineage:
+                self._tell(
+                    RepeatedOutputWarning(
+                        f"{self._where(output.place)} holds the output of lineage {there.lineage}, and does not say "
+                        f"whether it has that of checkpoint {checkpoint_id}, which job {self._context.job!r} goes on "
+                        "from: it is written, and may be there twice"
+                    )
+                )
 
     def check(self, standings: Standings) -> None:
         """Whether this run may write.
@@ -53,6 +74,8 @@ class Checks:
             )
         for (place, _), standing in standings.items():
             self._check_checkpoint(place, standing)
+        for (place, _), standing in standings.items():
+            self._check_copy(place, standing)
 
     def check_division(self) -> None:
         """That nobody has written here who divides the same job in another way: what one of those has read and written,
@@ -90,7 +113,11 @@ class Checks:
             return
         place = self._destination.place()
         here = {slot: standing for slot, standing in standings.items() if slot[0] == place.name}
+        known = self._known
         left = max((each.checkpoint for each in here.values() if each.lineage != mine.lineage), default=0)
+        others = [
+            each for each in here.values() if known is not None and mine.lineage > (each.lineage or 0) > known.lineage
+        ]
         if left > restored:
             self._tell(
                 RepeatedOutputWarning(
@@ -101,11 +128,20 @@ class Checks:
                     "resume_from='none' (--resume-from none), which writes all of it once"
                 )
             )
-        known = Written.read(mine.restored_state)
+        elif other := max(
+            (each for each in others if each.checkpoint), key=lambda each: each.lineage or 0, default=None
+        ):
+            self._tell(
+                RepeatedOutputWarning(
+                    f"{self._where(place.name)} holds the output of lineage {other.lineage} of job {mine.job!r}, up to "
+                    f"checkpoint {other.checkpoint}, which checkpoint {restored} does not come from: it stays there, "
+                    f"and sink {mine.sink!r} writes what came of the same input, so readers find that twice"
+                )
+            )
         standing = None if known is None else here.get((place.name, known.worker))
         if known is None or standing is None or known.place != place.name or self._is_anew(known):
             return
-        there = self.standing(standing)
+        there = self.standing((place.name, known.worker), standing)
         # Without a checkpoint that is left, the output of the restored one may have to be committed yet.
         if mine.newest_left is not None and there < known.newest:
             error = self.older_target(place.name, known.newest, there, mine.newest_left)
@@ -130,7 +166,7 @@ class Checks:
     def check_outputs(self, standings: Standings, outputs: Iterable[tuple[int, Staged[Any]]]) -> None:
         """Refuses a target that lacks what was in it: it would get what came after, and nobody would miss the rest."""
         mine = self._context
-        visible: dict[Slot, int] = {slot: self.standing(standing) for slot, standing in standings.items()}
+        visible: dict[Slot, int] = {slot: self.standing(slot, standing) for slot, standing in standings.items()}
         missing: dict[Slot, int] = {}
         for checkpoint_id, output in outputs:
             there = visible.get(output.slot, 0)
@@ -157,7 +193,7 @@ class Checks:
                 self._tell(RepeatedOutputWarning(str(error)))
             missing.setdefault(output.slot, there)
             visible[output.slot] = checkpoint_id
-        known, place = Written.read(mine.restored_state), self._destination.place().name
+        known, place = self._known, self._destination.place().name
         if known is None or known.place != place:
             return
         if known.lineage != mine.lineage and mine.newest_left is not None:
@@ -176,12 +212,22 @@ class Checks:
             self._told.add(str(warning))
             warnings.warn(warning, stacklevel=4)
 
-    def standing(self, standing: Standing) -> int:
+    def standing(self, slot: Slot, standing: Standing) -> int:
         """The newest checkpoint of this timeline whose output is there."""
         if standing.lineage in (None, self._context.lineage):
             return standing.checkpoint
         # Another timeline begins with what it resumes from, whatever was written after it.
-        return min(standing.checkpoint, self._context.restored_checkpoint or 0)
+        restored = self._context.restored_checkpoint or 0
+        first = self._begins_with.get(slot)
+        known = self._known if first is None else first
+        there = standing.newest_of(None if known is None else known.lineage)
+        if there is None:
+            there = standing.checkpoint
+            if first is not None and first.lineage is not None:
+                # A number of another lineage says nothing of this one's newest output; what was there before it was
+                # compared when it was decided.
+                there = min(there, restored - 1 if first.after is None else first.after)
+        return min(there, restored)
 
     def older_target(self, place: str, expected: int, there: int, newest: int | None = None) -> SinkError:
         """The target lacks what was there."""
@@ -245,6 +291,17 @@ class Checks:
                 f"{mine.job_epoch} and must stop. If none does, {self._older_state()}",
                 epoch=mine.job_epoch,
                 newer_epoch=standing.job_epoch,
+                newer_lineage=lineage if lineage > mine.lineage else None,
+            )
+
+    def _check_copy(self, place: str, standing: Standing) -> None:
+        mine = self._context
+        if standing.lineage == mine.lineage and mine.is_of_a_copy(standing.job_epoch, standing.run):
+            raise SinkError(
+                f"{self._where(place)} was written by another copy of the state of job {mine.job!r}, in a run with "
+                f"epoch {standing.job_epoch} that this one does not know: output would be missing there, or be there "
+                "twice. Run the job with the copy that has written last, or give each "
+                f"{self._words.own}; or, to go on from this one on purpose, {self._way_on()}"
             )
 
     def _check_checkpoint(self, place: str, standing: Standing) -> None:
@@ -259,17 +316,19 @@ class Checks:
 
     def _older_state(self) -> str:
         """How to go on with a state that is older than the target."""
-        number, thing = self._context.newest_decided or self._context.restored_checkpoint, self._words.thing
-        way = (
-            f"run it once with resume_from={number} (--resume-from {number}): what was written after it stays "
-            f"in {thing}, and is written again"
-            if number is not None
-            else f"delete {thing}, and run it again"
-        )
         return (
             "the state is older than its output, as when a backup was put back or another copy of the job's state was "
             "run, and would write it again. Run the job with its newest state; or, to go on from this one on purpose, "
-            f"{way}"
+            f"{self._way_on()}"
+        )
+
+    def _way_on(self) -> str:
+        number, thing = self._context.newest_decided or self._context.restored_checkpoint, self._words.thing
+        if number is None:
+            return f"delete {thing}, and run it again"
+        return (
+            f"run it once with resume_from={number} (--resume-from {number}): what was written after it stays in "
+            f"{thing}, and is written again"
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -14,6 +14,9 @@ __all__ = ["FENCE", "Marker", "Slot", "Standing"]
 
 #: The worker of a marker that is of no worker, but says which run may write.
 FENCE: Final = -1
+
+#: Of so many lineages that were left a marker says how far they came.
+_KEPT_LINEAGES = 8
 
 #: Where a marker lies: the name of a place in the target (empty if there is only one), and whose output it is about.
 Slot = tuple[str, int]
@@ -26,6 +29,8 @@ class Standing(msgspec.Struct, frozen=True):
     checkpoint: The newest one of the lineage whose output is there; 0 if there is none.
     lineage: Of that run; None where an older version did not say.
     state: Identity of the run's state directory; empty where it is not known.
+    left: Lineages that have written here before → the newest checkpoint of each whose output is there, as many as are
+        kept; older versions kept none.
     """
 
     job_epoch: int
@@ -33,6 +38,20 @@ class Standing(msgspec.Struct, frozen=True):
     checkpoint: int
     lineage: int | None = None
     state: str = ""
+    left: dict[int, int] = {}
+
+    def newest_of(self, lineage: int | None) -> int | None:
+        """The newest checkpoint of a lineage whose output is there; None if it has none, or that is not known."""
+        if lineage is None:
+            return None
+        return self.checkpoint if self.lineage == lineage else self.left.get(lineage)
+
+    def left_by(self, lineage: int) -> dict[int, int]:
+        """What a marker of a lineage keeps of those before it."""
+        if self.lineage is None or self.lineage == lineage:
+            return self.left
+        left = {**self.left, self.lineage: self.checkpoint}
+        return {number: left[number] for number in sorted(left)[-_KEPT_LINEAGES:]}
 
     def text(self) -> str:
         """As it is kept."""
@@ -67,6 +86,7 @@ class Marker:
         job_epoch: Of the run.
         run: Identity of the run.
         state: Identity of the job's state directory.
+        left: See ``Standing``.
     """
 
     job: str
@@ -77,6 +97,7 @@ class Marker:
     job_epoch: int
     run: str
     state: str
+    left: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def owner(self) -> str:
@@ -90,8 +111,9 @@ class Marker:
 
     @property
     def text(self) -> str:
-        """What is to be kept: JSON, below 300 bytes."""
-        return Standing(self.job_epoch, self.run, self.checkpoint, self.lineage, self.state).text()
+        """What is to be kept: JSON, below 600 bytes."""
+        left = dict(self.left)
+        return Standing(self.job_epoch, self.run, self.checkpoint, self.lineage, self.state, left).text()
 
     def is_due(self, kept: Mapping[str, str]) -> bool:
         """Whether this is to be applied, and kept: asked in the transaction that does so.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -192,7 +193,8 @@ class _TargetDestination(Destination[bytes]):
         if not is_due():
             return
         crash_point("outbox.pre_apply")
-        self._target.apply(self._records(staged), self._marker(staged.worker, checkpoint_id))
+        left = self.standing(staged.slot).left_by(self._context.lineage)
+        self._target.apply(self._records(staged), replace(self._marker(staged.worker, checkpoint_id), left=left))
         crash_point("outbox.post_apply")
         there = self.standing(staged.slot)
         if (there.lineage, there.checkpoint) != (self._context.lineage, checkpoint_id):

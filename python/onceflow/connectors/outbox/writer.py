@@ -30,9 +30,14 @@ more; then what was decided is applied. A run that was paused and wakes up finds
 Older copies
 ------------
 A state that was put back from a copy does not know a marker's checkpoint: refused, at each attempt, until a new
-timeline is begun on purpose. A target that was put back lacks what the state says was written: staged output names the
-checkpoint whose output was there before it, and the checkpoint itself keeps the newest one that has output, so that the
-gap is refused too.
+timeline is begun on purpose. So is one that does not know the run that has written a marker: then another copy of the
+state is in use, whose checkpoints have the same numbers. So of each lineage one run after the other has written here,
+each with what the one before it had, and a number says what is there. A marker also keeps how far the lineages before
+its own have come: a state that goes back on purpose while another copy has gone on finds by its own lineage's number
+whether its newest output is there.
+
+A target that was put back lacks what the state says was written: staged output names the checkpoint whose output was
+there before it, and the checkpoint itself keeps the newest one that has output, so that the gap is refused too.
 """
 
 from __future__ import annotations
@@ -119,12 +124,13 @@ class OutboxWriter(TransactionalSinkWriter, Generic[Part]):
     def recover(self, decided: Sequence[Committable]) -> None:
         staged = [(committable.checkpoint_id, self._staged(committable)) for committable in decided]
         outputs = [(checkpoint_id, output) for checkpoint_id, output in staged if self._checks.is_there(output)]
+        self._checks.expect(outputs)
 
         def judge(standings: Standings) -> dict[Slot, int]:
             self._checks.check(standings)
             self._checks.check_outputs(standings, outputs)
             new = dict.fromkeys([self._slot(), *(output.slot for _, output in outputs)], 0)
-            return new | {slot: self._checks.standing(each) for slot, each in standings.items()}
+            return new | {slot: self._checks.standing(slot, each) for slot, each in standings.items()}
 
         self._destination.fence(judge)
         # Again: of two that begin at the same time at least one sees the other.
@@ -219,7 +225,7 @@ class OutboxWriter(TransactionalSinkWriter, Generic[Part]):
         self._destination.apply(staged, checkpoint_id, is_due)
 
     def _newest(self, slot: Slot) -> int:
-        return self._checks.standing(self._destination.standing(slot))
+        return self._checks.standing(slot, self._destination.standing(slot))
 
     def _slot(self) -> Slot:
         return self._destination.place().name, self._context.worker

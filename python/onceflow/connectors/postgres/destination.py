@@ -287,12 +287,12 @@ class PostgresDestination(Destination[Part]):
         return msgspec.msgpack.decode(handle, type=Staged[list[Part]])
 
     def apply(self, staged: Staged[list[Part]], checkpoint_id: int, is_due: Callable[[], bool]) -> None:
-        marker = self._marker(staged.worker, checkpoint_id)
+        key = self._marker(staged.worker, checkpoint_id).key
         fence = self._marker(FENCE, 0).key
         find = False
 
         def applied(connection: psycopg.Connection[Any]) -> None:
-            kept = self._markers.lock(connection, _BEGIN.format(lock_timeout="30s"), fence, marker.key)
+            kept = self._markers.lock(connection, _BEGIN.format(lock_timeout="30s"), fence, key)
             self._locked = kept
             try:
                 is_needed = is_due()
@@ -303,7 +303,8 @@ class PostgresDestination(Destination[Part]):
                 return
             # A sink stages one part for a checkpoint.
             (part,) = staged.parts
-            keep = self._markers.keeping(marker, kept.get(marker.key))
+            marker = self._marker(staged.worker, checkpoint_id, kept.get(key))
+            keep = self._markers.keeping(marker, kept.get(key))
             overriding, partitioned = self._check_types(connection, part, checkpoint_id, keep)
             merge = Merge(part, overriding=overriding, partitioned=partitioned)
             self._write(connection, merge, part, checkpoint_id, find=find)
@@ -412,9 +413,12 @@ class PostgresDestination(Destination[Part]):
     def close(self) -> None:
         self._session.close()
 
-    def _marker(self, worker: int, checkpoint_id: int) -> Marker:
+    def _marker(self, worker: int, checkpoint_id: int, before: str | None = None) -> Marker:
         mine = self._context
-        return Marker(mine.job, mine.sink, worker, mine.lineage, checkpoint_id, mine.job_epoch, mine.run, mine.state_id)
+        left = {} if before is None else Standing.read(before).left_by(mine.lineage)
+        return Marker(
+            mine.job, mine.sink, worker, mine.lineage, checkpoint_id, mine.job_epoch, mine.run, mine.state_id, left
+        )
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

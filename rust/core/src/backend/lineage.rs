@@ -11,6 +11,15 @@ use serde::{Deserialize, Serialize};
 use crate::store::{RecordStore, Snapshot};
 use crate::{Error, ErrorKind, Result};
 
+/// So many numbers of new lineages are told apart by chance, where the clock does not.
+const DRAWN: u64 = 1_000_000;
+
+/// The number of a lineage that begins: the wanted one, which no other copy of the state gets, if it
+/// is above all that this copy knows; else above these, by chance.
+pub(super) fn number_above(newest: u64, wanted: u64) -> u64 {
+    if wanted > newest { wanted } else { newest.saturating_add(1 + wanted % DRAWN) }
+}
+
 /// The note that holds the splits.
 const NOTE: &str = "__lineages";
 
@@ -74,6 +83,14 @@ impl Lineages {
         Self { splits }
     }
 
+    /// The last choice under another number.
+    pub(super) fn renumbered(mut self, lineage: u64) -> Self {
+        if let Some(last) = self.splits.last_mut() {
+            last.lineage = lineage;
+        }
+        self
+    }
+
     /// Without the choices that concern none of the checkpoints that exist, besides the last one.
     pub(super) fn pruned(mut self, oldest: u64) -> Self {
         let last = self.splits.len().saturating_sub(1);
@@ -105,6 +122,16 @@ mod tests {
         let known: Vec<u64> = (1..9).filter(|id| afresh.includes(*id)).collect();
         assert_eq!(known, [7, 8]);
         assert_eq!((afresh.newest(), afresh.knows(2)), (4, false));
+    }
+
+    #[test]
+    fn a_number_is_above_all_that_are_known() {
+        assert_eq!(number_above(1, 2), 2);
+        assert_eq!(number_above(1, 1_790_000_000_000_000_000), 1_790_000_000_000_000_000);
+        // The clock was ahead when the newest one began.
+        assert_eq!(number_above(7_000_000, 5_000_003), 7_000_004);
+        assert_eq!(number_above(7, 7), 15);
+        assert_eq!(number_above(u64::MAX, 1), u64::MAX);
     }
 
     #[test]

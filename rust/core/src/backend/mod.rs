@@ -6,12 +6,13 @@
 mod lineage;
 mod pending;
 mod recovery;
+mod runs;
 mod tables;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -23,10 +24,11 @@ use crate::state::{ColumnType, KeyType, KeysBuf, Schema, Table};
 use crate::store::{CheckpointRecord, Damage, RecordStore, Store, StoreOptions, StoreSize};
 use crate::{Error, ErrorKind, Result};
 
-use lineage::Lineages;
+use lineage::{Lineages, number_above};
 use pending::Pending;
 pub use pending::PendingCheckpoint;
 use recovery::History;
+use runs::Runs;
 use tables::Tables;
 
 /// How long a slice of a capture may hold up the thread that works on the tables.
@@ -44,6 +46,9 @@ pub struct BackendOptions {
     pub retain: usize,
     /// What to restore.
     pub restore: Restore,
+    /// Number of a lineage that begins: one that no other copy of the directory gets. Where the
+    /// directory knows one as high, it is only by how much the new one is higher, up to a million.
+    pub lineage: u64,
     /// Key groups to restore (all: `0..key_groups`).
     pub groups: std::ops::Range<u16>,
     /// Memory bound of each table.
@@ -118,7 +123,8 @@ struct Inner {
     store_id: String,
     job_epoch: u64,
     key_groups: u16,
-    lineage: u64,
+    /// May change until `choice` is durable.
+    lineage: AtomicU64,
     retain: usize,
     chunk_bytes: usize,
     max_state_bytes: usize,
@@ -130,6 +136,8 @@ struct Inner {
     history: Mutex<History>,
     /// The choice that begins the lineage, until it is durable.
     choice: Mutex<Option<Lineages>>,
+    /// The runs that have begun, by job epoch.
+    runs: Mutex<Runs>,
     /// The checkpoint under way.
     active: Mutex<Option<Arc<Pending>>>,
     /// True while a capture may be waiting for `poll`.
@@ -181,7 +189,7 @@ impl Backend {
                 store_id: store.id().to_owned(),
                 job_epoch: store.job_epoch(),
                 key_groups,
-                lineage: restored.lineage,
+                lineage: AtomicU64::new(restored.lineage),
                 retain: options.retain,
                 chunk_bytes: options.chunk_bytes,
                 max_state_bytes: options.max_state_bytes,
@@ -191,6 +199,7 @@ impl Backend {
                 tables: Mutex::new(restored.tables),
                 history: Mutex::new(restored.history),
                 choice: Mutex::new(restored.choice),
+                runs: Mutex::new(restored.runs),
                 active: Mutex::new(None),
                 capturing: AtomicBool::new(false),
                 slice_slots: AtomicUsize::new(16 << 10),
@@ -223,7 +232,18 @@ impl Backend {
 
     /// The lineage that checkpoints of this run belong to.
     pub fn lineage(&self) -> u64 {
-        self.inner.lineage
+        self.inner.lineage.load(Ordering::SeqCst)
+    }
+
+    /// Gives a lineage that begins a number above another one, which was found outside, such as where
+    /// the clock of a copy of the directory was ahead. False if no lineage begins, or one has begun.
+    pub fn raise_lineage(&self, above: u64) -> bool {
+        let mut choice = self.inner.choice.lock();
+        let Some(lineages) = choice.take() else { return false };
+        let lineage = number_above(above.max(self.lineage()), self.lineage());
+        *choice = Some(lineages.renumbered(lineage));
+        self.inner.lineage.store(lineage, Ordering::SeqCst);
+        true
     }
 
     /// Makes the choice durable that opening made (`Restore::Checkpoint`, `Restore::Nothing`): from
@@ -238,6 +258,27 @@ impl Backend {
             crate::crash_point!("lineage.begun");
         }
         Ok(())
+    }
+
+    /// Makes durable that a run begins in this job epoch, before it shows anywhere: `run` is an
+    /// identity that no other run has, also not of a copy of the directory. So a later run knows by
+    /// what it finds outside whether that is of this directory or of a copy.
+    ///
+    /// # Errors
+    /// As `RecordStore::put_note`.
+    pub fn begin_run(&self, run: &str) -> Result<()> {
+        let store = self.store()?;
+        let mut runs = self.inner.runs.lock();
+        let begun = runs.with(self.inner.job_epoch, run);
+        begun.write(&*store)?;
+        *runs = begun;
+        Ok(())
+    }
+
+    /// Job epoch and identity of the runs that have begun, as many as are kept: all of them from the
+    /// first one on.
+    pub fn runs(&self) -> Vec<(u64, String)> {
+        self.inner.runs.lock().begun().to_vec()
     }
 
     /// The checkpoint that the job would resume from now, if it is sound.

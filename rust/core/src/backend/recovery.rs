@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::lineage::Lineages;
+use super::lineage::{Lineages, number_above};
+use super::runs::Runs;
 use super::tables::{Entry, Tables};
 use super::{BackendOptions, Recovery, Restore};
 use crate::snapshot::ChunkKind;
@@ -136,6 +137,7 @@ pub(super) struct Restored {
     pub(super) tables: Tables,
     pub(super) history: History,
     pub(super) lineage: u64,
+    pub(super) runs: Runs,
     /// A choice that begins the lineage and is not durable yet.
     pub(super) choice: Option<Lineages>,
 }
@@ -151,6 +153,7 @@ pub(super) fn restore(
     let snapshot = store.snapshot()?;
     let records = snapshot.records()?;
     let lineages = Lineages::read(&snapshot)?;
+    let runs = Runs::read(&snapshot)?;
     let mut history = History { lineages: lineages.clone(), ..History::default() };
     let mut recovery = Recovery::default();
     for record in &records {
@@ -183,14 +186,14 @@ pub(super) fn restore(
     match options.restore {
         Restore::Nothing => {
             if records.iter().any(|record| is_history(record, &lineages)) {
-                lineage += 1;
+                lineage = number_above(lineage, options.lineage);
                 choice = choose(0, lineage);
             }
         }
         Restore::Checkpoint(id) => {
             let record = find(&records, id)?;
             entries = load(&snapshot, record, options, key_groups, &mut recovery)?;
-            lineage += 1;
+            lineage = number_above(lineage, options.lineage);
             choice = choose(id, lineage);
             recovery.restored = Some(record.clone());
         }
@@ -247,7 +250,7 @@ pub(super) fn restore(
         collect_orphans(store, &history)?;
     }
     let tables = Tables::new(entries, next_id);
-    Ok(Restored { recovery, tables, history, lineage, choice })
+    Ok(Restored { recovery, tables, history, lineage, runs, choice })
 }
 
 /// Which checkpoint a record is of, as far as it is known.

@@ -98,7 +98,7 @@ fn write(
     let record = CheckpointRecord {
         id: pending.id,
         job_epoch: inner.job_epoch,
-        lineage: inner.lineage,
+        lineage: inner.lineage.load(Ordering::SeqCst),
         created_unix_ms,
         savepoint: pending.savepoint.clone(),
         tables: entries.iter().map(Entry::manifest).collect(),
