@@ -743,7 +743,7 @@ def test_a_worker_that_takes_its_id_back_while_it_is_replaced_writes_nothing_twi
     write_markers, old = newer._destination._write_markers, workers[by]._destination
     commits = []
 
-    def disturb(producer, checkpoints):
+    def disturb(producer, checkpoints, before):
         if not commits:
             # It looks whether it may write, begins, and is paused before the end of its transaction.
             old._take_id()
@@ -751,7 +751,7 @@ def test_a_worker_that_takes_its_id_back_while_it_is_replaced_writes_nothing_twi
                 patch.setattr(destination, "crash_point", _pause)
                 workers[by].commit(decided)
             commits.append(old._producer.commit_transaction)
-        write_markers(producer, checkpoints)
+        write_markers(producer, checkpoints, before)
 
     newer._destination._write_markers = disturb
     newer.recover([decided])
@@ -776,13 +776,13 @@ def test_a_worker_that_was_replaced_already_does_not_commit_what_is_not_taken_ov
     newer = LogSink(log, "t").open(SinkContext("job", "out", 2, 1, 1, 1, run="r2"))
     write_markers, woken = newer._destination._write_markers, []
 
-    def disturb(producer, checkpoints):
+    def disturb(producer, checkpoints, before):
         if ("t", 2) in checkpoints:
             woken.append(workers[1])
             workers[1]._destination._take_id()
             with pytest.raises(FencedError):
                 workers[1].commit(decided)
-        write_markers(producer, checkpoints)
+        write_markers(producer, checkpoints, before)
 
     newer._destination._write_markers = disturb
     newer.recover([decided])
@@ -817,13 +817,13 @@ def test_a_recovery_that_is_disturbed_goes_on(log):
     write_markers = second._destination._write_markers
     disturbed = []
 
-    def disturb(producer, checkpoints):
+    def disturb(producer, checkpoints, before):
         if not disturbed:
             disturbed.append(first)
             # What it had decided is still its to commit: its successor finds it there.
             first._destination._take_id()
             first.commit(decided)
-        write_markers(producer, checkpoints)
+        write_markers(producer, checkpoints, before)
 
     second._destination._write_markers = disturb
     second.recover([decided])
