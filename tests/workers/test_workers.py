@@ -291,3 +291,32 @@ def test_a_run_is_begun_again_when_a_worker_was_lost(tmp_path):
     assert (result.finished, result.restarts, result.records_in) == (True, 1, 1000)
     found = [json.loads(line) for path in (tmp_path / "out").glob("*.jsonl") for line in path.read_text().splitlines()]
     assert sorted((row["key"], row["n"]) for row in found) == [(key, 143 if key < 6 else 142) for key in range(7)]
+
+
+def test_going_back_works_where_a_copys_clock_was_ahead(tmp_path):
+    """Kind of fault: only a job of one worker takes a lineage above that of a copy."""
+    state, copy, out = tmp_path / "state", tmp_path / "copy", tmp_path / "out"
+    write_inputs(tmp_path, records=50)
+    base = _run(tmp_path, "changes", 2, until="caught_up", retain=20).last_checkpoint
+    first = set(out.glob("part-*"))
+    write_inputs(tmp_path, records=100)
+    _run(tmp_path, "changes", 2, until="caught_up", retain=20)
+    shutil.copytree(state, copy)
+    ahead = int((time.time() + 7 * 86_400) * 1000) * 1_000_000
+    with StateBackend.open(copy, job="workers-changes", resume_from=base, lineage=ahead, retain=20) as backend:
+        backend.begin_lineage()
+    for where, resume_from in ((copy, "newest"), (state, base)):
+        # As the message says that refuses a rewound run of files.
+        for part in set(out.glob("part-*")) - first:
+            part.unlink()
+        of.run(
+            build(tmp_path, "changes"),
+            where,
+            workers=2,
+            batch_size=50,
+            until="caught_up",
+            retain=20,
+            resume_from=resume_from,
+        )
+    with StateBackend.open(state, read_only=True, create=False) as backend:
+        assert backend.checkpoints()[-1].lineage > ahead

@@ -27,6 +27,7 @@ from onceflow.events import Recovered as JobRecovered
 from onceflow.exceptions import (
     CheckpointError,
     ConfigurationError,
+    FencedError,
     StoreCorruptError,
     described,
 )
@@ -170,15 +171,13 @@ class Supervisor:
         self._dealt = dealt_out(names, self._dealt, self._count)
         parts = [part_of(restored.blobs, rank) if restored is not None else None for rank in range(self._count)]
         warn_of_repeats(backend, graph)
-        contexts = sink_contexts(backend, graph, (), self._count)
         flow = pickled(graph)
+        self._resources.push(closing(self._close_crew))
         with stop_on_signals(self._interrupt):
             (Path(backend.path) / _STORES).mkdir(mode=0o700, exist_ok=True)
-            self._resources.push(closing(self._crew.close))
-            self._crew.start()
-            for worker in self._workers:
-                worker.tell(self._setup(worker, flow, contexts[worker.rank], parts[worker.rank], job))
-            self._until(lambda: all(worker.opened for worker in self._workers))
+            while not self._has_opened(flow, parts):
+                self._crew.close()
+                self._crew = Crew(self._count, self._lost)
             opened = [worker.opened for worker in self._workers if worker.opened is not None]
             self._changes = tuple(dict.fromkeys(change for each in opened for change in each.changes))
             self._done = [] if job is None else has_been_done(self._changes, options.on_change, job.done)
@@ -209,6 +208,24 @@ class Supervisor:
         self._crew.end()
         durable = [worker.durable for worker in self._workers if worker.durable is not None]
         return self._result([each.tally.counts for each in durable], [each.tally.late for each in durable])
+
+    def _has_opened(self, flow: bytes, parts: list[Part | None]) -> bool:
+        """Starts the workers; false if their sinks know a newer lineage, which the job's was raised above."""
+        contexts = sink_contexts(self._backend, self._graph, (), self._count)
+        self._crew.start()
+        for worker in self._workers:
+            worker.tell(self._setup(worker, flow, contexts[worker.rank], parts[worker.rank], self._job))
+        try:
+            self._until(lambda: all(worker.opened for worker in self._workers))
+        except FencedError as error:
+            # Of a copy of the state whose clock was ahead. Who goes back on purpose is not refused.
+            if error.newer_lineage is None or not self._backend.raise_lineage(error.newer_lineage):
+                raise
+            return False
+        return True
+
+    def _close_crew(self) -> None:
+        self._crew.close()
 
     @property
     def _workers(self) -> list[Member]:
