@@ -248,7 +248,9 @@ class TransactionalSinkWriter(ABC):
 
     def snapshot(self) -> Plain:
         """What the writer has learnt and must be the same after a restart, such as a schema; called right after
-        ``seal``, kept in the checkpoint and given back as ``restored_state``. Small, and as msgpack can write it."""
+        ``seal``, kept in the checkpoint and given back as ``restored_state``. Small, and as msgpack can write it. Of
+        a dict, what stands under ``"learnt"`` must be the same for all workers: a checkpoint is refused where two have
+        learnt different things."""
         return None
 
     @abstractmethod

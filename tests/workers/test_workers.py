@@ -22,12 +22,13 @@ import onceflow as of
 from onceflow._native import StateBackend
 from onceflow.cli.app import app
 from onceflow.clock import Clock
-from onceflow.connectors.files import JsonLinesSink, JsonLinesSource
+from onceflow.connectors.files import CsvSink, JsonLinesSink, JsonLinesSource
 from onceflow.connectors.iterable import IterableSource
 from onceflow.exceptions import (
     ConfigurationError,
     LateRecordsWarning,
     RestartWarning,
+    SinkError,
     StoreCorruptError,
     TypeMismatchError,
     UserFunctionError,
@@ -320,3 +321,48 @@ def test_going_back_works_where_a_copys_clock_was_ahead(tmp_path):
         )
     with StateBackend.open(state, read_only=True, create=False) as backend:
         assert backend.checkpoints()[-1].lineage > ahead
+
+
+def _windowed(root: Path) -> of.Dataflow:
+    flow = of.Dataflow("windowed")
+    rows = flow.source("in", JsonLinesSource(str(root / "in-*.jsonl"), event_time="at"))
+    windows = rows.key_by("key").window("w", Tumbling(seconds=10)).aggregate(n=of.count())
+    windows.sink("sink", JsonLinesSink(root / "out"))
+    return flow
+
+
+def _append(root: Path, part: int, times: range) -> None:
+    root.mkdir(exist_ok=True)
+    with (root / f"in-{part}.jsonl").open("a") as file:
+        file.writelines(json.dumps({"key": at % 3, "at": at}) + "\n" for at in times)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_worker_without_partitions_holds_no_window_open(tmp_path, workers):
+    """Kind of fault: event time never comes to its end where a worker has nothing to read, and windows stay open."""
+    _append(tmp_path, 0, range(25))
+    result = of.run(_windowed(tmp_path), tmp_path / "state", workers=workers)
+    assert (result.records_out, result.late) == (9, {"w": 0})
+
+
+def test_a_partition_that_comes_later_is_late_as_with_one_worker(tmp_path):
+    """Kind of fault: each worker holds event time back for its own partitions alone."""
+    for root, workers in ((tmp_path / "several", 2), (tmp_path / "one", 1)):
+        _append(root, 0, range(50))
+        _append(root, 1, range(5))
+        of.run(_windowed(root), root / "state", workers=workers, until="caught_up")
+        _append(root, 1, range(5, 50))
+        _append(root, 2, range(40))
+        assert of.run(_windowed(root), root / "state", workers=workers).late == {"w": 0}
+
+
+@pytest.mark.parametrize("rows", [('{"a":1,"b":2}\n', '{"b":3,"a":4}\n'), ('{"a":1}\n', '{"c":4}\n')])
+def test_workers_that_learn_different_columns_are_refused(tmp_path, rows):
+    """Kind of fault: files of one sink that do not fit together, and nobody says so."""
+    for number, row in enumerate(rows):
+        (tmp_path / f"in-{number}.jsonl").write_text(row)
+    flow = of.Dataflow("columns")
+    flow.source("in", JsonLinesSource(str(tmp_path / "*.jsonl"))).map(dict).sink("sink", CsvSink(tmp_path / "out"))
+    with pytest.raises(SinkError, match=r"'sink' has learnt different things of the first records of workers 0 and 1"):
+        of.run(flow, tmp_path / "state", workers=2)
+    assert not list((tmp_path / "out").glob("part-*"))

@@ -155,6 +155,10 @@ class _TimestampsNode(_OperatorNode):
     def join(self, partition: str) -> None:
         """A partition has come."""
         self._live[partition] = False
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on it stands where its partitions do, and at the end of time without any."""
         self._has_begun = True
 
     def take_from(self, partition: str) -> None:
@@ -371,6 +375,13 @@ class Pipeline:
         for source_id in source_ids:
             self.settle(source_id)
             self.advance(source_id, None, idle=True)
+
+    def end_source(self, source_id: str) -> None:
+        """A source without partitions has ended: none will come."""
+        for node in self._timestamps[source_id]:
+            node.begin()
+            node.settle()
+        self.advance(source_id, END_OF_TIME, idle=False)
 
     def reached(self, source_id: str) -> Micros | None:
         """How far event time has come in a source."""

@@ -73,6 +73,7 @@ class Setup:
         job: Of the checkpoint that the job begins with.
         positions: Of all partitions in it, by the names of their blobs.
         dealt: Which worker reads each partition.
+        watermarks: How far event time had come in sources, and in steps before any exchange, over all workers.
     """
 
     rank: int
@@ -94,6 +95,7 @@ class Setup:
     job: JobRecord | None
     positions: Mapping[str, bytes]
     dealt: Mapping[str, int]
+    watermarks: Mapping[str, Micros]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ class PartDurable:
         staged: By sink, what its output needs to be committed.
         learnt: By sink, see ``Delivery.snapshot``.
         positions: Of its partitions, by the names of their blobs.
+        watermarks: Of sources that it has partitions of, and steps of such before any exchange; None: not known yet.
         tally: As of the cut.
         stats: What it cost.
     """
@@ -205,6 +208,7 @@ class PartDurable:
     staged: Mapping[str, Sequence[bytes]]
     learnt: Mapping[str, bytes]
     positions: Mapping[str, bytes]
+    watermarks: Mapping[str, Micros | None]
     tally: Tally
     stats: PartStats
 

@@ -22,13 +22,14 @@ from onceflow.clock import SystemClock
 from onceflow.codec import codec_by_name
 from onceflow.crash import crash_point
 from onceflow.exceptions import CheckpointError, StoreCorruptError
-from onceflow.graph.exchanges import exchanges
+from onceflow.graph.exchanges import exchanges, stages
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.checkpoint_thread import CheckpointThread
 from onceflow.runtime.delivery import Sealed, sink_errors
 from onceflow.runtime.evolution import agreed_without, evolve, known_steps, without
 from onceflow.runtime.held import holds_half, holds_much
+from onceflow.runtime.job_record import WATERMARKS_BLOB
 from onceflow.runtime.messages import (
     Acknowledged,
     Committed,
@@ -130,6 +131,11 @@ class _Process:
         edges = Edges(graph, found, setup.rank, setup.count, self._links, codec)
         share = Share(setup.rank, setup.count, setup.dealt, edges)
         blobs = {**setup.positions, **({} if restored is None else restored.blobs)}
+        if restored is not None:
+            mine = msgspec.msgpack.decode(blobs[WATERMARKS_BLOB], type=dict[str, int])
+            before = {step_id for step_id, stage in stages(graph).items() if stage == 0}
+            kept = {step_id: mark for step_id, mark in mine.items() if step_id not in before}
+            blobs[WATERMARKS_BLOB] = msgspec.msgpack.encode({**kept, **setup.watermarks})
         tally = Tally(_NOTHING_COUNTED, {}, False, {})
         if setup.job is not None:
             agreed = agreed_without(setup.job.agreed, changes)
@@ -335,7 +341,8 @@ class _Process:
         positions = {
             f"source/{name}": msgspec.msgpack.encode(position) for name, position in self._worker.cut_positions.items()
         }
-        return PartDurable(message.checkpoint_id, part, staged, learnt, positions, message.tally, _of(stats))
+        marks = self._worker.cut_watermarks
+        return PartDurable(message.checkpoint_id, part, staged, learnt, positions, marks, message.tally, _of(stats))
 
     def _commit(self, checkpoint_id: int) -> None:
         for step_id, sealed in self._sealed.items():

@@ -17,14 +17,26 @@ from onceflow._native import AlignerAction, StateBackend, WakeHandle
 from onceflow.clock import Clock
 from onceflow.codec import Codec
 from onceflow.crash import crash_point
+from onceflow.graph.exchanges import stages
 from onceflow.graph.graph import Graph
 from onceflow.runtime.delivery import Delivery
-from onceflow.runtime.messages import Ended, Failed, FromWorker, Idle, PieceTaken, Start, StopAsked, Trigger
+from onceflow.runtime.messages import (
+    Acknowledged,
+    Ended,
+    Failed,
+    FromWorker,
+    Idle,
+    PieceTaken,
+    Start,
+    StopAsked,
+    Trigger,
+)
 from onceflow.runtime.source_task import SourceTask
 from onceflow.runtime.worker import Worker
 from onceflow.runtime.workers.exchange import Inlet
 from onceflow.runtime.workers.links import Frame
 from onceflow.runtime.workers.share import Share
+from onceflow.types import Micros
 
 __all__ = ["SharedWorker"]
 
@@ -52,6 +64,10 @@ class SharedWorker(Worker):
     ) -> None:
         super().__init__(graph, backend, codec, clock, deliveries, batch_size, start, wake, resources, share)
         self._must_pause = must_pause
+        self._graph = graph
+        self._stages = stages(graph)
+        #: How far event time had come at the last cut; see ``PartDurable``.
+        self.cut_watermarks: dict[str, Micros | None] = {}
         self._edges = share.edges
         self._inlets = self._edges.inlets()
         self._links = self._edges.links
@@ -126,9 +142,23 @@ class SharedWorker(Worker):
         self._hand_on_barrier()
         for action in actions:
             if isinstance(action, AlignerAction.Trigger):
-                yield self._cut()
+                yield self._cut(action.start_delay_s, action.alignment_s)
 
     # -- barriers and ends ---------------------------------------------------------------------
+
+    def _cut(self, start_delay_s: float = 0.0, alignment_s: float = 0.0) -> Acknowledged:
+        acknowledged = super()._cut(start_delay_s, alignment_s)
+        reached = self._pipeline.watermarks()
+        self.cut_watermarks = {name: reached.get(name) for name in self._before_exchanges()}
+        return acknowledged
+
+    def _before_exchanges(self) -> list[str]:
+        """Sources that this worker has partitions of, and the steps of such before any exchange."""
+        mine = [step_id for step_id, tasks in self._by_source.items() if tasks]
+        for step in self._graph.operators():
+            if self._stages[step.step_id] == 0 and any(origin.step_id in mine for origin in self._graph.origins(step)):
+                mine.append(step.step_id)
+        return mine
 
     def _injected(self, message: Trigger, live: Sequence[SourceTask]) -> Iterator[FromWorker]:
         self._barrier_stage = 0
@@ -158,6 +188,11 @@ class SharedWorker(Worker):
             if not all(inlet.has_ended for inlet in self._inlets if inlet.stage <= stage):
                 return
             if self._until == "end":
+                if stage == 0:
+                    # Others wait for those that this worker has no partition of as well.
+                    for step_id, tasks in self._by_source.items():
+                        if not tasks:
+                            self._pipeline.end_source(step_id)
                 for _ in self._pipeline.end(stage):
                     yield PieceTaken()
                     if self._must_pause():

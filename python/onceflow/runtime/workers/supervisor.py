@@ -60,12 +60,19 @@ from onceflow.runtime.workers.messages import (
     WorkerOpened,
     WorkerStops,
 )
-from onceflow.runtime.workers.parts import keep_part, keep_positions, known_parts, part_of, positions_in
+from onceflow.runtime.workers.parts import (
+    common_watermarks,
+    keep_part,
+    keep_positions,
+    known_parts,
+    part_of,
+    positions_in,
+)
 from onceflow.runtime.workers.share import dealt_out
-from onceflow.runtime.workers.tallies import agreed_by_all, cost_of_all, progress_of_all, summed
+from onceflow.runtime.workers.tallies import agreed_by_all, check_learnt_alike, cost_of_all, progress_of_all, summed
 from onceflow.runtime.workers.travel import pickled
 from onceflow.sinks import SinkContext
-from onceflow.types import StateChange
+from onceflow.types import Micros, StateChange
 
 __all__ = ["Supervisor"]
 
@@ -136,6 +143,7 @@ class Supervisor:
         self._job: JobRecord | None = None
         self._dealt: dict[str, int] = {}
         self._positions: dict[str, bytes] = {}
+        self._watermarks: dict[str, Micros] = {}
         #: Name of the savepoint that the checkpoint under way is to be.
         self._savepoint: str | None = None
 
@@ -165,7 +173,7 @@ class Supervisor:
             )
         self._last_checkpoint = None if restored is None else restored.id
         if restored is not None:
-            self._positions, self._dealt = positions_in(restored.blobs)
+            self._positions, self._dealt, self._watermarks = positions_in(restored.blobs)
         listed = list_partitions(graph)
         names = [f"{step_id}/{partition}" for step_id, partitions in listed.items() for partition in partitions]
         self._dealt = dealt_out(names, self._dealt, self._count)
@@ -255,6 +263,7 @@ class Supervisor:
             job,
             self._positions,
             self._dealt,
+            self._watermarks,
         )
 
     def _recover_sinks(self) -> None:
@@ -385,12 +394,14 @@ class Supervisor:
         pending = self._pending
         assert pending is not None, "a checkpoint is under way"
         durable = [worker.durable for worker in self._workers if worker.durable is not None]
+        check_learnt_alike([each.learnt for each in durable])
+        self._watermarks = common_watermarks([each.watermarks for each in durable])
         pending.freeze()
         for rank, each in enumerate(durable):
             self._dealt |= dict.fromkeys((name.removeprefix("source/") for name in each.positions), rank)
             self._positions |= each.positions
             keep_part(pending, rank, each)
-        keep_positions(pending, self._positions, self._dealt)
+        keep_positions(pending, self._positions, self._dealt, self._watermarks)
         pending.put_blob(JOB_BLOB, self._record(durable).encode())
         crash_point("decide.pre")
         pending.write()

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+import msgspec
+
 from onceflow.events import PartsStats, Progress
-from onceflow.exceptions import TypeMismatchError
+from onceflow.exceptions import SinkError, TypeMismatchError
 from onceflow.operators.keys import AgreedType, agree, same_kind
 from onceflow.runtime.workers.messages import PartStats, Progressed
 from onceflow.types import Plain
 
-__all__ = ["agreed_by_all", "cost_of_all", "progress_of_all", "summed"]
+__all__ = ["agreed_by_all", "check_learnt_alike", "cost_of_all", "progress_of_all", "summed"]
 
 _SUMMED = ("delta_rows", "base_rows", "bytes_written")
 
@@ -50,6 +52,37 @@ def agreed_by_all(of_workers: Sequence[Mapping[str, Mapping[str, Plain]]]) -> di
 
 def _key_type(kept: Any) -> AgreedType:
     return tuple(kept) if isinstance(kept, list) else kept
+
+
+def check_learnt_alike(of_workers: Sequence[Mapping[str, bytes]]) -> None:
+    """That sinks have learnt the same from their first records, such as columns.
+
+    Raises:
+        SinkError: They have not: what one of them wrote would not fit beside what another one did.
+    """
+    first: dict[str, tuple[int, Plain]] = {}
+    for rank, each in enumerate(of_workers):
+        for step_id, blob in each.items():
+            told = msgspec.msgpack.decode(blob)
+            learnt = told.get("learnt") if isinstance(told, dict) else None
+            if learnt is None:
+                continue
+            other, known = first.setdefault(step_id, (rank, learnt))
+            if known != learnt:
+                raise SinkError(
+                    f"sink {step_id!r} has learnt different things of the first records of workers {other} and {rank}: "
+                    f"{_shown(known)} and {_shown(learnt)}. Say which it is to be, such as with columns= of a CsvSink "
+                    "or types= of a ParquetSink, or hand out records that are alike",
+                    step_id=step_id,
+                )
+
+
+def _shown(learnt: Plain) -> str:
+    """Without what is no text, such as a schema as Arrow writes it."""
+    if not isinstance(learnt, dict):
+        return repr(learnt)
+    shown = {name: value for name, value in learnt.items() if not isinstance(value, bytes)}
+    return ", ".join(f"{name}={value!r}" for name, value in shown.items()) or "a schema"
 
 
 def progress_of_all(counts: Mapping[str, int], late: Mapping[str, int], told: Sequence[Progressed]) -> Progress:
