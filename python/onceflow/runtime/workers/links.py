@@ -30,9 +30,9 @@ __all__ = ["ORPHANED", "Channel", "Frame", "Links", "Supervised"]
 ORPHANED = 3
 
 #: Bytes under way in a channel.
-_WINDOW = 4 << 20
+_WINDOW = 1 << 20
 #: With so many more that wait for it nobody writes on, where that can wait.
-_MOST_WAITING = 1 << 20
+_MOST_WAITING = 1 << 18
 _HEADER = struct.Struct("<BHI")
 _LENGTH = struct.Struct("<I")
 _READ = 1 << 20
