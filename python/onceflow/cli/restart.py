@@ -13,10 +13,12 @@ from onceflow.restart import ExponentialBackoff, FixedDelay, RestartPolicy
 
 __all__ = ["RESTART_HELP", "restart_policy"]
 
+#: With places where it can be broken into lines: what is too long for one is cut.
 RESTART_HELP = (
-    "What is done when the run fails: 'never'; or begin it again from its newest checkpoint, after "
-    "'fixed-delay[:delay=10s,attempts=3,within=1h]' or 'exponential-backoff[:first=1s,longest=1m,multiplier=2,"
-    "jitter=0.1,reset-after=10m,attempts=10]', of which each setting may be left out."
+    "What is done when the run fails: 'never'; or begin it again from its newest checkpoint, by 'fixed-delay' or "
+    "'exponential-backoff'. Settings follow a colon, with commas between: fixed-delay has delay=10s attempts=3 "
+    "within=1h, exponential-backoff first=1s longest=1m multiplier=2 jitter=0.1 reset-after=10m attempts=10; such as "
+    "fixed-delay:delay=2s,attempts=5"
 )
 
 

@@ -123,14 +123,17 @@ def run(
             min=0,
             max=65535,
             metavar="PORT",
-            help="Serve metrics for Prometheus there by HTTP: pip install 'onceflow[metrics]'. 0: any that is free.",
+            help="Serve metrics for Prometheus there by HTTP: pip install 'onceflow\\[metrics]'. 0: any that is free.",
         ),
     ] = None,
     metrics_address: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where; whoever can reach it can read them.")
     ] = "127.0.0.1",
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that run the dataflow, each on a share of its partitions and keys.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Processes that run the dataflow, each on a share of its partitions and keys."
+        ),
     ] = 1,
     savepoint: Annotated[
         str | None, typer.Option(metavar="NAME", help="Keep the last checkpoint of this run for ever, under this name.")
