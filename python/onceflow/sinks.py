@@ -250,7 +250,7 @@ class TransactionalSinkWriter(ABC):
         """What the writer has learnt and must be the same after a restart, such as a schema; called right after
         ``seal``, kept in the checkpoint and given back as ``restored_state``. Small, and as msgpack can write it. Of
         a dict, what stands under ``"learnt"`` must be the same for all workers: a checkpoint is refused where two have
-        learnt different things."""
+        learnt different things. Of dicts in it what both have counts, and bytes do not."""
         return None
 
     @abstractmethod
@@ -274,6 +274,8 @@ class Sink(ABC):
     """Base of the three kinds; users derive from one of them."""
 
     delivery: ClassVar[Literal["plain", "idempotent", "transactional"]]
+    #: What is written is kept in this object, so that other processes cannot write to it.
+    is_in_memory: ClassVar[bool] = False
     #: What a guarantee expects of the target and nobody here can check, as ``explain`` tells it; None: nothing.
     relies_on: str | None = None
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ import onceflow as of
 from onceflow._native import StateBackend
 from onceflow.cli.app import app
 from onceflow.clock import Clock
-from onceflow.connectors.files import CsvSink, JsonLinesSink, JsonLinesSource
+from onceflow.connectors.files import CsvSink, JsonLinesSink, JsonLinesSource, ParquetSink
 from onceflow.connectors.iterable import IterableSource
 from onceflow.exceptions import (
     ConfigurationError,
@@ -35,6 +36,7 @@ from onceflow.exceptions import (
     WorkerLostError,
 )
 from onceflow.restart import FixedDelay
+from onceflow.testing.sinks import TransactionalTestingSink
 from onceflow.windows import Tumbling
 
 LATE = {"windows", "columns", "two_sources"}
@@ -208,7 +210,10 @@ def test_a_store_that_was_put_back_is_refused(tmp_path):
         _run(tmp_path, "changes", 2, until="caught_up")
     shutil.rmtree(store)
     shutil.copytree(tmp_path / "kept", store)
-    with pytest.raises((StoreCorruptError, of.exceptions.OnceflowError), match="1"):
+    with pytest.raises(StoreCorruptError, match=r"workers/1 is not what worker 1 had: .* is not there"):
+        _run(tmp_path, "changes", 2, until="caught_up")
+    shutil.rmtree(store)
+    with pytest.raises(StoreCorruptError, match=r"Put all of the state directory back"):
         _run(tmp_path, "changes", 2, until="caught_up")
 
 
@@ -366,3 +371,65 @@ def test_workers_that_learn_different_columns_are_refused(tmp_path, rows):
     with pytest.raises(SinkError, match=r"'sink' has learnt different things of the first records of workers 0 and 1"):
         of.run(flow, tmp_path / "state", workers=2)
     assert not list((tmp_path / "out").glob("part-*"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "is_refused"),
+    [
+        (('{"a":1,"b":null}\n', '{"a":2,"b":5}\n'), {}, False),
+        (('{"a":1,"b":2}\n', '{"b":2,"a":1}\n'), {}, False),
+        (('{"a":1}\n', '{"a":2.5}\n'), {"on_new_types": "widen"}, False),
+        (('{"a":1}\n', '{"a":"x"}\n'), {}, True),
+        (('{"a":1}\n', '{"c":1}\n'), {}, True),
+    ],
+)
+def test_parquet_files_of_workers_go_together(tmp_path, rows, settings, is_refused):
+    """Kind of fault: what one worker takes is refused by two, or files that cannot be read together are not."""
+    for number, row in enumerate(rows):
+        (tmp_path / f"in-{number}.jsonl").write_text(row)
+    flow = of.Dataflow("parquet")
+    sink = ParquetSink(tmp_path / "out", **settings)
+    flow.source("in", JsonLinesSource(str(tmp_path / "*.jsonl"))).map(dict).sink("sink", sink)
+    with pytest.raises(SinkError, match="has learnt different things") if is_refused else nullcontext():
+        assert of.run(flow, tmp_path / "state", workers=2).finished
+
+
+def test_a_sink_in_memory_is_refused(tmp_path):
+    """Kind of fault: output that only a process has seen which is gone."""
+    write_inputs(tmp_path, records=1)
+    flow = of.Dataflow("memory")
+    flow.source("in", JsonLinesSource(str(tmp_path / "*.jsonl"))).sink("out", TransactionalTestingSink())
+    with pytest.raises(ConfigurationError, match="sink 'out' is a TransactionalTestingSink, which keeps") as refused:
+        of.run(flow, tmp_path / "state", workers=2)
+    assert refused.value.setting == "workers"
+
+
+def _leave(row):
+    sys.exit(3)
+
+
+def test_a_function_that_leaves_is_told(tmp_path):
+    """Kind of fault: a worker that ends as if all were well."""
+    write_inputs(tmp_path, records=10)
+    flow = of.Dataflow("leaves")
+    flow.source("in", JsonLinesSource(str(tmp_path / "*.jsonl"))).map(_leave).sink(
+        "out", JsonLinesSink(tmp_path / "out")
+    )
+    with pytest.raises((SystemExit, UserFunctionError), match="3"):
+        of.run(flow, tmp_path / "state", workers=2)
+
+
+def test_a_supervisor_that_stood_still_blames_nobody(tmp_path, monkeypatch):
+    """Kind of fault: workers are taken for silent by who has not listened."""
+    monkeypatch.setattr("onceflow.runtime.workers.crew._LONGEST_SILENCE_S", 2.0)
+    monkeypatch.setattr("onceflow.runtime.workers.crew._PAUSE_S", 1.0)
+    write_inputs(tmp_path, records=2000)
+    waited = []
+
+    def stand_still(event):
+        if not waited:
+            waited.append(time.sleep(4))
+
+    assert of.run(
+        build(tmp_path, "stateful"), tmp_path / "state", workers=2, batch_size=50, on_event=stand_still
+    ).finished

@@ -43,6 +43,7 @@ class PlainTestingSink(PlainSink):
     """
 
     __test__ = False
+    is_in_memory = True
 
     def __init__(self, fail: dict[str, int] | None = None) -> None:
         self.records: list[Any] = []
@@ -62,6 +63,7 @@ class IdempotentTestingSink(IdempotentSink):
     """
 
     __test__ = False
+    is_in_memory = True
 
     def __init__(self, key: Callable[[Any], Any], fail: dict[str, int] | None = None) -> None:
         self.records: dict[Any, Any] = {}
@@ -99,6 +101,7 @@ class TransactionalTestingSink(TransactionalSink):
     """
 
     __test__ = False
+    is_in_memory = True
 
     def __init__(self, fail: dict[str, int] | None = None) -> None:
         #: By checkpoint and worker.

@@ -81,7 +81,14 @@ class ParquetWriter(PartWriter):
             self._agree(pa.ipc.read_schema(pa.py_buffer(schema)))
 
     def snapshot(self) -> Plain:
-        return None if self._schema is None else {"schema": self._schema.serialize().to_pybytes()}
+        if self._schema is None:
+            return None
+        learnt: dict[str, Plain] = {"schema": self._schema.serialize().to_pybytes()}
+        if not self._widens:
+            # In which files of several workers must not differ; a type that is still open fits any.
+            learnt["names"] = sorted(self._schema.names)
+            learnt["types"] = {field.name: str(field.type) for field in self._schema if not is_open(field.type)}
+        return learnt
 
     def resume(self, newest: Path) -> None:
         # Not a file of ours any more if it cannot be read as one.

@@ -20,6 +20,8 @@ __all__ = ["Crew", "Member"]
 #: Workers give a sign of life each second, whatever they are at.
 _LONGEST_SILENCE_S = 60.0
 _LAST_WORDS_S = 5.0
+#: Who has not looked for so long was stopped itself.
+_PAUSE_S = 5.0
 _READ = 1 << 20
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[2:]; from onceflow.runtime.workers.process import main; main(int(sys.argv[1]))"
@@ -72,6 +74,10 @@ class Member:
         self._heard_s = time.monotonic()
         return Supervised.unpacked(self._read), bool(data)
 
+    def forgive(self) -> None:
+        """Counts its silence anew."""
+        self._heard_s = time.monotonic()
+
     def is_silent(self) -> bool:
         """Whether nothing has come from it for so long that something is wrong."""
         return time.monotonic() - self._heard_s > _LONGEST_SILENCE_S
@@ -111,6 +117,7 @@ class Crew:
         self._count = count
         self._lost = lost
         self._selector = selectors.DefaultSelector()
+        self._looked_s = time.monotonic()
         self.members: list[Member] = []
 
     def start(self) -> None:
@@ -148,6 +155,11 @@ class Crew:
         Raises:
             WorkerLostError: One has ended, or gives no sign of life.
         """
+        now_s = time.monotonic()
+        if now_s - self._looked_s > _PAUSE_S:
+            # It was the supervisor that stood still: what workers have said meanwhile is still to be heard.
+            for each in self.members:
+                each.forgive()
         for key, _ in self._selector.select(timeout_s):
             member: Member = key.data
             messages, lives = member.hear()
@@ -156,6 +168,7 @@ class Crew:
             if not lives:
                 self._selector.unregister(key.fileobj)
                 self._gone(member, member.how_it_ended())
+        self._looked_s = time.monotonic()
         for member in self.members:
             if member.is_silent():
                 self._gone(

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
+import signal
 import socket
 import sys
 import warnings
@@ -21,7 +23,7 @@ from onceflow._native import CheckpointStats, PendingCheckpoint, StateBackend, W
 from onceflow.clock import SystemClock
 from onceflow.codec import codec_by_name
 from onceflow.crash import crash_point
-from onceflow.exceptions import CheckpointError, StoreCorruptError
+from onceflow.exceptions import CheckpointError, CheckpointNotFoundError, StoreCorruptError, StoreMissingError
 from onceflow.graph.exchanges import exchanges, stages
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
@@ -80,7 +82,12 @@ PART_BLOB = "part"
 _PROGRESS_EVERY_S = 0.1
 _EPOCH_EVERY_S = 1.0
 _LAST_WORDS_S = 5.0
+_PR_SET_PDEATHSIG = 1
 _NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0, "raised": 0}
+
+
+class _OverError(Exception):
+    """The run is over before it has begun."""
 
 
 class _Process:
@@ -179,23 +186,29 @@ class _Process:
         if part is None:
             backend = StateBackend.open(setup.store, resume_from="none", **options)
         else:
-            backend = StateBackend.open(setup.store, create=False, resume_from=part.checkpoint, **options)
+            try:
+                backend = StateBackend.open(setup.store, create=False, resume_from=part.checkpoint, **options)
+            except (CheckpointNotFoundError, StoreMissingError) as error:
+                raise self._another_store(part, "is not there") from error
         self._resources.push(closing(backend.close))
         if part is None:
             return backend
         restored = backend.recovery.restored
         kept = None if restored is None else restored.blobs.get(PART_BLOB)
         if backend.store_id != part.store_id or kept is None or msgspec.msgpack.decode(kept) != part.run:
-            raise StoreCorruptError(
-                f"{setup.store} is not what worker {setup.rank} had: its checkpoint {part.checkpoint} is of another "
-                "run, as when a part of the state directory was put back from a backup. Put all of the state directory "
-                "back as it was at one moment"
-            )
+            raise self._another_store(part, "is of another run")
         # But for the newest one, which a store always keeps.
         for record in backend.checkpoints()[:-1]:
             if record.id not in setup.known:
                 backend.delete_checkpoint(record.id)
         return backend
+
+    def _another_store(self, part: Part, why: str) -> StoreCorruptError:
+        return StoreCorruptError(
+            f"{self._setup.store} is not what worker {self._setup.rank} had: its checkpoint {part.checkpoint} {why}, "
+            "as when a part of the state directory was removed, or put back from a backup. Put all of the state "
+            "directory back as it was at one moment"
+        )
 
     def _recover(self, message: Recover) -> None:
         for step_id, delivery in self._deliveries.items():
@@ -205,7 +218,7 @@ class _Process:
         while (message := self._links.message()) is None:
             self._wake.wait(_EPOCH_EVERY_S)
         if isinstance(message, Exit):
-            raise SystemExit(0)
+            raise _OverError
         if not isinstance(message, kind):
             raise CheckpointError(f"the supervisor has said {message!r} before {kind.__name__}; report this")
         return message
@@ -369,6 +382,8 @@ def _of(stats: CheckpointStats) -> PartStats:
 
 def main(descriptor: int) -> None:
     """Runs a worker; its process ends with it."""
+    # Also where a function holds the interpreter, so that nobody hears of the supervisor's end.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     control = socket.socket(fileno=descriptor)
     read = bytearray()
     while (first := Supervised.first(read)) is None:
@@ -385,7 +400,7 @@ def main(descriptor: int) -> None:
     try:
         with ExitStack() as resources:
             _Process(setup, links, wake, resources).run()
-    except SystemExit:
+    except _OverError:
         pass
     except BaseException as error:
         code = 1

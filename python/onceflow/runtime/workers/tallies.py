@@ -68,7 +68,7 @@ def check_learnt_alike(of_workers: Sequence[Mapping[str, bytes]]) -> None:
             if learnt is None:
                 continue
             other, known = first.setdefault(step_id, (rank, learnt))
-            if known != learnt:
+            if _differ(known, learnt):
                 raise SinkError(
                     f"sink {step_id!r} has learnt different things of the first records of workers {other} and {rank}: "
                     f"{_shown(known)} and {_shown(learnt)}. Say which it is to be, such as with columns= of a CsvSink "
@@ -77,12 +77,20 @@ def check_learnt_alike(of_workers: Sequence[Mapping[str, bytes]]) -> None:
                 )
 
 
+def _differ(one: Plain, other: Plain) -> bool:
+    """Whether two have learnt what does not go together: of dicts what both have learnt counts, and no bytes do, which
+    are for the sink alone."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return any(_differ(one[name], other[name]) for name in one.keys() & other.keys())
+    return one != other and not isinstance(one, bytes)
+
+
 def _shown(learnt: Plain) -> str:
-    """Without what is no text, such as a schema as Arrow writes it."""
+    """Without what is for the sink alone."""
     if not isinstance(learnt, dict):
         return repr(learnt)
     shown = {name: value for name, value in learnt.items() if not isinstance(value, bytes)}
-    return ", ".join(f"{name}={value!r}" for name, value in shown.items()) or "a schema"
+    return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
 
 def progress_of_all(counts: Mapping[str, int], late: Mapping[str, int], told: Sequence[Progressed]) -> Progress:

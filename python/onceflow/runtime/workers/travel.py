@@ -18,6 +18,13 @@ def pickled(graph: Graph) -> bytes:
     Raises:
         ConfigurationError: Something in it cannot be sent; says which step has it.
     """
+    for step in graph.sinks():
+        if step.sink.is_in_memory:
+            raise ConfigurationError(
+                f"sink {step.step_id!r} is a {type(step.sink).__name__}, which keeps what it gets in this process, and "
+                "workers are others: give it files, or run the job with one worker",
+                setting="workers",
+            )
     by = _cloudpickle() or pickle
     try:
         return _dumps(by, graph)
