@@ -75,7 +75,7 @@ def test_a_supervisor_that_is_replaced_and_woken_changes_nothing(tmp_path, expec
     """Its workers live on until it is woken, and are shut out of their stores and of the sinks."""
     write_inputs(tmp_path, records=RECORDS)
     with no_survivors():
-        first = Life(partial(_run, tmp_path), STOP_AT=f"{point}:2")
+        first = Life(partial(_run, tmp_path), STOP_AT=f"{point}:1")
         assert first.step(60) == "stopped", first.error
         second = Life(partial(_run, tmp_path, take_over=True))
         assert second.wait() == "done", second.error
