@@ -125,7 +125,10 @@ class KeyedOperator(Operator):
                 found = first_type(keys)
                 if self._restored and not same_kind(self._key_type, found):
                     raise DataflowChangedError(
-                        _changed_keys(self._step_id, self._key_type, found), step_ids=(self._step_id,)
+                        f"{_changed_keys(self._step_id, self._key_type, found)}. The first record of this run has such "
+                        f"a key: {shown(records, 0)}. If it is an odd one among others, filter such records "
+                        "out, or give their keys the type of the state's",
+                        step_ids=(self._step_id,),
                     )
                 self._learn(found)
                 self._restored = False
