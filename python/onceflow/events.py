@@ -24,8 +24,8 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class PartsStats:
-    """What a checkpoint of several workers cost, as ``CheckpointStats`` says it of one: rows and bytes of all of them,
-    times of the slowest, in seconds."""
+    """What a checkpoint of several workers cost, or the part of one of them, as ``CheckpointStats`` says it where there
+    is one: rows and bytes of all, times of the slowest, in seconds."""
 
     id: int
     delta_rows: int

@@ -101,9 +101,10 @@ class Attempts:
             try:
                 self._check_successors(backend)
                 self._epoch, self._has_opened = backend.job_epoch, True
-                is_one = self._options.workers == 1 or has_finished(backend)
-                kind = Job if is_one else Supervisor
-                self._job = kind(self._graph, backend, self._options, resources, is_restart=self._is_restart)
+                if self._options.workers == 1 or has_finished(backend):
+                    self._job = Job(self._graph, backend, self._options, resources, is_restart=self._is_restart)
+                else:
+                    self._job = Supervisor(self._graph, backend, self._options, resources)
                 return self._job.run()
             except Exception as error:
                 _refuse_if_replaced(backend, error)

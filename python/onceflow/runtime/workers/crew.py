@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from onceflow.exceptions import WorkerLostError
-from onceflow.runtime.workers.links import Supervised
+from onceflow.runtime.workers.links import all_messages, packed
 from onceflow.runtime.workers.messages import Exit, PartDurable, Progressed, WorkerOpened
 
 __all__ = ["Crew", "Member"]
@@ -60,7 +60,7 @@ class Member:
     def tell(self, message: object) -> None:
         """Sends a message; that its end is gone is noticed by what comes from it."""
         try:
-            self._control.sendall(Supervised.packed(message))
+            self._control.sendall(packed(message))
         except OSError:
             return
 
@@ -72,7 +72,7 @@ class Member:
             data = b""
         self._read += data
         self._heard_s = time.monotonic()
-        return Supervised.unpacked(self._read), bool(data)
+        return all_messages(self._read), bool(data)
 
     def forgive(self) -> None:
         """Counts its silence anew."""

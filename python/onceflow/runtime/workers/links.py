@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from onceflow._native import WakeHandle
 
-__all__ = ["ORPHANED", "Channel", "Frame", "Links", "Supervised"]
+__all__ = ["ORPHANED", "Channel", "Frame", "Links", "all_messages", "first_message", "packed"]
 
 #: What a worker's process ends with when its supervisor is gone.
 ORPHANED = 3
@@ -77,35 +77,31 @@ class _Connection:
         self.is_open = True
 
 
-class Supervised:
-    """Messages over a socket, each with its length before it; used by either end."""
+def packed(message: object) -> bytes:
+    """A message between a supervisor and a worker as it is sent, with its length before it."""
+    data = pickle.dumps(message, protocol=5)
+    return _LENGTH.pack(len(data)) + data
 
-    @staticmethod
-    def packed(message: object) -> bytes:
-        """A message as it is sent."""
-        data = pickle.dumps(message, protocol=5)
-        return _LENGTH.pack(len(data)) + data
 
-    @staticmethod
-    def first(read: bytearray) -> tuple[Any] | None:
-        """The first message that has come whole, taken out of what was read; None if there is none."""
-        if len(read) < _LENGTH.size:
-            return None
-        end = _LENGTH.size + _LENGTH.unpack_from(read)[0]
-        if len(read) < end:
-            return None
-        data = bytes(memoryview(read)[_LENGTH.size : end])
-        del read[:end]
-        # From the other end of a pair of sockets that nobody else has.
-        return (pickle.loads(data),)  # noqa: S301
+def first_message(read: bytearray) -> tuple[Any] | None:
+    """The first message that has come whole, taken out of what was read; None if there is none."""
+    if len(read) < _LENGTH.size:
+        return None
+    end = _LENGTH.size + _LENGTH.unpack_from(read)[0]
+    if len(read) < end:
+        return None
+    data = bytes(memoryview(read)[_LENGTH.size : end])
+    del read[:end]
+    # From the other end of a pair of sockets that nobody else has.
+    return (pickle.loads(data),)  # noqa: S301
 
-    @staticmethod
-    def unpacked(read: bytearray) -> list[Any]:
-        """All messages that have come whole, taken out of what was read."""
-        found = []
-        while (message := Supervised.first(read)) is not None:
-            found.append(message[0])
-        return found
+
+def all_messages(read: bytearray) -> list[Any]:
+    """All messages that have come whole, taken out of what was read."""
+    found = []
+    while (message := first_message(read)) is not None:
+        found.append(message[0])
+    return found
 
 
 class Links:
@@ -135,7 +131,7 @@ class Links:
         self._outgoing = {channel: _Outgoing() for channel in channels}
         #: What has come in each channel: what it is, and its bytes.
         self._incoming: dict[Channel, deque[tuple[Frame, bytes]]] = {channel: deque() for channel in channels}
-        self._messages: deque[Any] = deque(Supervised.unpacked(read))
+        self._messages: deque[Any] = deque(all_messages(read))
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -149,7 +145,7 @@ class Links:
 
     def tell(self, message: object) -> None:
         """Sends a message to the supervisor."""
-        self._put(self._control, Supervised.packed(message))
+        self._put(self._control, packed(message))
 
     def message(self) -> Any | None:
         """The next message of the supervisor; None if there is none yet."""
@@ -251,7 +247,7 @@ class Links:
             return
         connection.read += data
         if connection is self._control:
-            self._messages.extend(Supervised.unpacked(connection.read))
+            self._messages.extend(all_messages(connection.read))
         else:
             self._take_frames(connection)
         self._wake.set()

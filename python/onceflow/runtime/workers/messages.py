@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from onceflow.events import PartsStats
 from onceflow.exceptions import OnceflowError, described
 from onceflow.graph.compatibility import OnChange
 from onceflow.runtime.job_record import JobRecord
@@ -22,7 +23,6 @@ __all__ = [
     "OutputsCommitted",
     "Part",
     "PartDurable",
-    "PartStats",
     "Progressed",
     "Recover",
     "Recovered",
@@ -174,21 +174,6 @@ class Recovered:
 
 
 @dataclass(frozen=True, slots=True)
-class PartStats:
-    """What a worker's part of a checkpoint cost; see ``CheckpointStats``."""
-
-    delta_rows: int
-    base_rows: int
-    bytes_written: int
-    freeze_s: float
-    capture_s: float
-    longest_pause_s: float
-    durable_s: float
-    encode_s: float
-    commit_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class PartDurable:
     """The worker's part is durable, its output prepared.
 
@@ -210,7 +195,7 @@ class PartDurable:
     positions: Mapping[str, bytes]
     watermarks: Mapping[str, Micros | None]
     tally: Tally
-    stats: PartStats
+    stats: PartsStats
 
 
 @dataclass(frozen=True, slots=True)

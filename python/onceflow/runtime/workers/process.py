@@ -23,6 +23,7 @@ from onceflow._native import CheckpointStats, PendingCheckpoint, StateBackend, W
 from onceflow.clock import SystemClock
 from onceflow.codec import codec_by_name
 from onceflow.crash import crash_point
+from onceflow.events import PartsStats
 from onceflow.exceptions import CheckpointError, CheckpointNotFoundError, StoreCorruptError, StoreMissingError
 from onceflow.graph.exchanges import exchanges, stages
 from onceflow.graph.graph import Graph
@@ -50,7 +51,7 @@ from onceflow.runtime.recovery import open_deliveries, recover_sink
 from onceflow.runtime.shares import Shares
 from onceflow.runtime.signals import quick_switches
 from onceflow.runtime.workers.exchange import Edges
-from onceflow.runtime.workers.links import ORPHANED, Links, Supervised
+from onceflow.runtime.workers.links import ORPHANED, Links, first_message
 from onceflow.runtime.workers.messages import (
     Begin,
     Complete,
@@ -59,7 +60,6 @@ from onceflow.runtime.workers.messages import (
     OutputsCommitted,
     Part,
     PartDurable,
-    PartStats,
     Progressed,
     Recover,
     Recovered,
@@ -355,7 +355,16 @@ class _Process:
             f"source/{name}": msgspec.msgpack.encode(position) for name, position in self._worker.cut_positions.items()
         }
         marks = self._worker.cut_watermarks
-        return PartDurable(message.checkpoint_id, part, staged, learnt, positions, marks, message.tally, _of(stats))
+        return PartDurable(
+            message.checkpoint_id,
+            part,
+            staged,
+            learnt,
+            positions,
+            marks,
+            message.tally,
+            _of(stats, message.checkpoint_id),
+        )
 
     def _commit(self, checkpoint_id: int) -> None:
         for step_id, sealed in self._sealed.items():
@@ -366,8 +375,9 @@ class _Process:
             crash_point("sink.post_commit")
 
 
-def _of(stats: CheckpointStats) -> PartStats:
-    return PartStats(
+def _of(stats: CheckpointStats, checkpoint_id: int) -> PartsStats:
+    return PartsStats(
+        checkpoint_id,
         stats.delta_rows,
         stats.base_rows,
         stats.bytes_written,
@@ -386,7 +396,7 @@ def main(descriptor: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     control = socket.socket(fileno=descriptor)
     read = bytearray()
-    while (first := Supervised.first(read)) is None:
+    while (first := first_message(read)) is None:
         data = control.recv(1 << 20)
         if not data:
             os._exit(ORPHANED)

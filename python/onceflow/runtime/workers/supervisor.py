@@ -98,15 +98,7 @@ class Supervisor:
         resources: Ends what was begun.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        backend: StateBackend,
-        options: JobOptions,
-        resources: ExitStack,
-        *,
-        is_restart: bool = False,
-    ) -> None:
+    def __init__(self, graph: Graph, backend: StateBackend, options: JobOptions, resources: ExitStack) -> None:
         check_divisible(graph)
         if type(options.clock) is not SystemClock:
             raise ConfigurationError(
@@ -436,7 +428,7 @@ class Supervisor:
         parts = [worker.durable.stats for worker in self._workers if worker.durable is not None]
         self._reports.tell(
             CheckpointCompleted(
-                cost_of_all(pending.id, parts),
+                cost_of_all(parts),
                 self._count_of("records_in"),
                 self._count_of("records_out"),
                 self._all_late(),

@@ -11,7 +11,7 @@ import msgspec
 from onceflow.events import PartsStats, Progress
 from onceflow.exceptions import SinkError, TypeMismatchError
 from onceflow.operators.keys import AgreedType, agree, same_kind
-from onceflow.runtime.workers.messages import PartStats, Progressed
+from onceflow.runtime.workers.messages import Progressed
 from onceflow.types import Plain
 
 __all__ = ["agreed_by_all", "check_learnt_alike", "cost_of_all", "progress_of_all", "summed"]
@@ -115,10 +115,10 @@ def progress_of_all(counts: Mapping[str, int], late: Mapping[str, int], told: Se
     )
 
 
-def cost_of_all(checkpoint_id: int, parts: Sequence[PartStats]) -> PartsStats:
+def cost_of_all(parts: Sequence[PartsStats]) -> PartsStats:
     """What the parts of a checkpoint cost: rows and bytes of all, times of the slowest."""
     found: dict[str, Any] = {
         each.name: (sum if each.name in _SUMMED else max)(asdict(part)[each.name] for part in parts)
-        for each in fields(PartStats)
+        for each in fields(PartsStats)
     }
-    return PartsStats(checkpoint_id, **found)
+    return PartsStats(**found)
