@@ -115,7 +115,7 @@ def _command(pid: int) -> bytes:
 
 def test_a_worker_that_is_stopped_ends_the_run_in_time(tmp_path, expected, monkeypatch):
     """Kind of fault: an open connection to a process that does nothing any more."""
-    monkeypatch.setattr("onceflow.runtime.workers.crew._LONGEST_SILENCE_S", 3.0)
+    monkeypatch.setattr("onceflow.runtime.workers.crew._LONGEST_SILENCE_S", 8.0)
     write_inputs(tmp_path, records=20_000)
     with no_survivors():
         life = Life(partial(_run, tmp_path))
