@@ -124,6 +124,7 @@ _HEADLINES = {
     "alternatives": "Faster than the best alternative ({what}), durable every {interval}",
     "record_at_a_time": "Keyed count, {records}: {what}",
     "files": "Count and sum by a string key of {file}, read as {what}: of polars' read_csv and group_by",
+    "workers": "Keyed count of two files by {workers} workers, a function of {function}: of one worker",
     "log_rates": "{what}, records of {record}: produce and consume, of Kafka",
     "log_transactions": "{what}, records of {record}: throughput kept with a commit every {commit every}",
     "log_delivery": "{what}: produce to delivery (p99) at {asked} with a commit every {commit every}",

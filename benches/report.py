@@ -34,6 +34,7 @@ SUITES = (
     "timers",
     "alternatives",
     "record_at_a_time",
+    "workers",
     "files",
     "guarantees",
     "sequence",

@@ -23,6 +23,7 @@ TABLES = {
     "alternatives",
     "record_at_a_time",
     "files",
+    "workers",
     "guarantees",
     "sequence",
     "aligner",

@@ -160,12 +160,11 @@ class UpsertsWriter(SinkWriter):
     ],
 )
 def test_the_threads_of_other_sinks(tmp_path, guarantee, thread):
-    """Kind: docs that are not true. The threads are those that ``SinkWriter`` says, recovery's included."""
+    """Kind: docs that are not true. The threads are those that ``SinkWriter`` says."""
     sink = Upserts()
     flow = flow_to(sink, records=["a", EOF, "b"])
     run(flow, tmp_path / "state", guarantee=guarantee)
     assert sink.threads == {"open": {"job"}, "close": {"job"}, "write": {thread}, "flush": {thread}}
     sink.threads.clear()
     run(flow, tmp_path / "state", guarantee=guarantee)
-    expected = {thread, "job"} if guarantee == "exactly_once" else {thread}
-    assert sink.threads["write"] == expected
+    assert sink.threads["write"] == {thread}

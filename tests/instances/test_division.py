@@ -167,7 +167,7 @@ def test_a_look_finds_what_a_start_would_refuse(tmp_path, monkeypatch):
     assert told.exit_code == 0, told.output
     assert "state directory s0: a run goes on from checkpoint" in told.output
     assert "positions of 'in': a run can go on from all 1" in told.output
-    (tmp_path / "dividing.py").write_text(PROGRAM.replace('aggregate("n"', 'aggregate("m"'))
+    (tmp_path / "dividing.py").write_text(PROGRAM.replace('aggregate("n"', 'aggregate("other"'))
     told = call(*looked)
     assert told.exit_code == 1 and "the dataflow is not the one that the checkpoint has state of" in told.output
     (tmp_path / "dividing.py").write_text(PROGRAM)

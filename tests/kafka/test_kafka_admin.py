@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import gc
-import sys
 
-import pytest
 import topics
 
 from onceflow.connectors.kafka.facts import Admin
 from onceflow.connectors.kafka.settings import KafkaSettings
-from onceflow.connectors.kafka.topic import Topic
-
-LOOKS = 400
 
 
 def test_a_client_looks_anew_for_the_leaders_of_a_broker_that_was_started_again(kafka):
@@ -29,24 +24,3 @@ def test_a_client_looks_anew_for_the_leaders_of_a_broker_that_was_started_again(
     # Other tests fork: no thread of a client may hold a lock by then.
     del admin
     gc.collect()
-
-
-@pytest.mark.parametrize("who", ["sink", "source"])
-def test_nothing_is_left_in_memory_of_a_look_at_a_topic(kafka, who):
-    """Kind: a job that runs for months grows by a few bytes at each checkpoint, at which it looks at its topics."""
-    name = topics.name("looked-at")
-    topics.create(kafka.bootstrap, name)
-    settings = KafkaSettings(kafka.bootstrap)
-    admin, topic = Admin(settings, timeout_s=30), Topic(settings, name, 30)
-
-    def look():
-        for _ in range(LOOKS):
-            assert (admin.topics([name])[name].id if who == "sink" else topic.state().id) != ""
-
-    look()
-    gc.collect()
-    before = sys.getallocatedblocks()
-    look()
-    gc.collect()
-    # Of the client's own threads a few come and go.
-    assert sys.getallocatedblocks() - before < LOOKS / 2

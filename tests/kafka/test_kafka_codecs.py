@@ -11,7 +11,7 @@ from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from reading import read
+from kafka_reading import read
 from topics import Topics
 
 from onceflow.connectors.kafka import AvroCodec, KafkaSource, ProtobufCodec

@@ -9,7 +9,7 @@ import pytest
 import topics
 from confluent_kafka import ThrottleEvent
 from counting_kafka import Job
-from reading import read
+from kafka_reading import read
 
 from onceflow.connectors.kafka import KafkaSource, quota
 from onceflow.exceptions import SinkWaitingWarning, SourceWaitingWarning

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from reading import read, written
+from kafka_reading import read, written
 from topics import Topics
 
 import onceflow as of

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from reading import read, written
+from kafka_reading import read, written
 from services.kafka import KafkaBroker
 from topics import Topics
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from confluent_kafka import Consumer
-from reading import read
+from kafka_reading import read
 from services.kafka import KafkaBroker
 from topics import Topics
 

@@ -51,6 +51,7 @@ def test_the_list_of_crash_points_is_complete():
         "postgres",
         "sql",
         "redis",
+        "workers",
     )
     assert named == {name for section in sections for name in POINTS[section]}
 

@@ -62,8 +62,8 @@ impl PyStateBackend {
     ///     take_over: Fence a running or paused owner instead of being refused.
     ///     resume_from: ``"newest"``, ``"none"`` (empty tables) or the number of a checkpoint. Another one than the
     ///         newest starts a new lineage, for good from ``begin_lineage`` or the first checkpoint on.
-    ///     lineage: Number of the lineage, if one begins, which no other copy of the directory may get. None: of the time,
-    ///         in milliseconds, with six digits behind it that are drawn.
+    ///     lineage: Number of the lineage, if one begins, which no other copy of the directory may get. None: of the
+    ///         time, in milliseconds, with six digits behind it that are drawn.
     ///     restore_key_groups: First group, and the one after the last.
     ///     max_state_bytes: Memory bound of each table.
     ///     map_size_bytes: Address space reserved for the file (sparse).
@@ -334,8 +334,8 @@ impl PyStateBackend {
         py.detach(|| self.backend.delete_checkpoint(checkpoint_id)).map_err(to_py)
     }
 
-    /// Gives a lineage that begins a number above another one, which was found in a target, such as where the clock of
-    /// a copy of the directory was ahead. False if none begins, or it has begun.
+    /// Gives a lineage that begins a number above another one, which was found in a target, such as where the clock
+    /// of a copy of the directory was ahead. False if none begins, or it has begun.
     fn raise_lineage(&self, above: Arg<u64>) -> PyResult<bool> {
         Ok(self.backend.raise_lineage(above.named("above")?))
     }
@@ -346,8 +346,8 @@ impl PyStateBackend {
         py.detach(|| self.backend.begin_lineage()).map_err(to_py)
     }
 
-    /// Identity of the run that has opened it: 32 hex digits that no other run has, also not of a copy of the directory
-    /// with the same epoch.
+    /// Identity of the run that has opened it: 32 hex digits that no other run has, also not of a copy of the
+    /// directory with the same epoch.
     #[getter]
     fn run(&self) -> &str {
         &self.run
@@ -629,7 +629,10 @@ pub(crate) fn py_key_group(
     Ok(groups_of(list.as_any(), key_type, key_groups)?[0])
 }
 
-/// The key group of each key of a batch, as uint16.
+/// The key group of each key of a batch, of as many groups, a power of two.
+///
+/// Raises:
+///     TypeMismatchError: A key is of another type.
 #[pyfunction]
 #[pyo3(name = "_key_groups")]
 pub(crate) fn py_key_groups<'py>(

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from onceflow.connectors.extras import require
 from onceflow.connectors.kafka.asking import Asking, UnansweredError, known_offset
-from onceflow.connectors.kafka.descriptions import released
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library
 from onceflow.connectors.waiting import Waiting
 from onceflow.exceptions import SinkError
@@ -121,9 +120,7 @@ class Admin:
                 request_timeout=self._request_s,
             )
             try:
-                return frozenset(
-                    each.name for each in released(self._asking.answer(asked[topic])).authorized_operations
-                )
+                return frozenset(each.name for each in self._asking.answer(asked[topic]).authorized_operations)
             except self._library.KafkaException as error:
                 if error.args[0].code() == names.TOPIC_AUTHORIZATION_FAILED:
                     return None
@@ -225,7 +222,7 @@ class Admin:
         found = {}
         for name, future in asked.items():
             try:
-                found[name] = released(self._asking.answer(future))
+                found[name] = self._asking.answer(future)
             except self._library.KafkaException as error:
                 if error.args[0].code() != self._library.KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise

@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 
 from onceflow.connectors.extras import require
 from onceflow.connectors.kafka.asking import Asking, UnansweredError, is_passing, known_offset
-from onceflow.connectors.kafka.descriptions import released
 from onceflow.connectors.kafka.settings import KafkaSettings, client_library
 from onceflow.exceptions import SourceChangedError, SourceError
 
@@ -116,7 +115,7 @@ class Topic:
         asked = self._asking.client.describe_topics(
             self._library.TopicCollection([self.name]), request_timeout=max(timeout_s, 0.001)
         )
-        found = released(self._asking.answer(asked[self.name], timeout_s))
+        found = self._asking.answer(asked[self.name], timeout_s)
         # Of brokers that know no ids it is all zeros.
         identity = str(found.topic_id or "")
         return TopicState("" if not identity.strip("A=") else identity, tuple(sorted(p.id for p in found.partitions)))
