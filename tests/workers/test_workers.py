@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from worker_flows import KINDS, build, results, write_inputs
+from worker_flows import KINDS, Arriving, build, results, write_inputs
 
 import onceflow as of
 from onceflow._native import StateBackend
@@ -25,7 +25,7 @@ from onceflow.cli.app import app
 from onceflow.clock import Clock
 from onceflow.connectors.files import CsvSink, JsonLinesSink, JsonLinesSource, ParquetSink
 from onceflow.connectors.iterable import IterableSource
-from onceflow.events import CheckpointCompleted
+from onceflow.events import CheckpointCompleted, Progress
 from onceflow.exceptions import (
     ConfigurationError,
     LateRecordsWarning,
@@ -440,3 +440,26 @@ def test_a_supervisor_that_stood_still_blames_nobody(tmp_path, monkeypatch):
     assert of.run(
         build(tmp_path, "stateful"), tmp_path / "state", workers=2, batch_size=50, on_event=stand_still
     ).finished
+
+
+def test_partitions_come_while_barriers_are_under_way(tmp_path):
+    """Kind of fault: a barrier of another worker, or its end, is forgotten where channels are counted anew."""
+    write_inputs(tmp_path, partitions=1, records=50)
+    flow = of.Dataflow("arriving")
+    counted = (
+        flow.source("in", Arriving(tmp_path)).key_by("user").stateful_map("n", lambda state, row: (1, [row["part"]]))
+    )
+    counted.sink("sink", JsonLinesSink(tmp_path / "out"))
+    came = []
+
+    def one_more(event):
+        if isinstance(event, (CheckpointCompleted, Progress)) and len(came) < 4:
+            came.append(event)
+            write_inputs(tmp_path / "next", partitions=len(came) + 1, records=50)
+            (tmp_path / "next" / f"in-{len(came)}.jsonl").rename(tmp_path / f"in-{len(came)}.jsonl")
+            if len(came) == 4:
+                (tmp_path / "done").touch()
+
+    result = of.run(flow, tmp_path / "state", workers=2, checkpoint_interval_s=0.005, on_event=one_more)
+    assert (result.finished, result.records_in) == (True, 250)
+    assert sorted(set(results(tmp_path, "arriving").values())) == [50]

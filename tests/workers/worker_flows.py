@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 import onceflow as of
 from onceflow.connectors.files import CsvSource, JsonLinesSink, JsonLinesSource
+from onceflow.sources import SourceContext
 from onceflow.state import Processor, ValueState
 from onceflow.windows import Tumbling
 
@@ -29,6 +30,19 @@ def write_inputs(root: Path, *, partitions: int = 3, records: int = 600) -> None
         (root / f"in-{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         lines = ["part,id,user,value,at", *(",".join(map(str, row.values())) for row in rows)]
         (root / f"in-{part}.csv").write_text("\n".join(lines) + "\n")
+
+
+class Arriving(JsonLinesSource):
+    """Files that come while a job runs, until there is one that is called done."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        super().__init__(str(root / "in-*.jsonl"), **settings)
+        self._root = root
+
+    def new_partitions(self, known: Set[str], context: SourceContext) -> list[str] | None:
+        is_done = (self._root / "done").exists()
+        come = sorted(set(map(str, self._root.glob("in-*.jsonl"))) - known)
+        return come if come or not is_done else None
 
 
 class EveryThird(Processor):

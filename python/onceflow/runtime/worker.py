@@ -269,7 +269,10 @@ class Worker:
 
     def _grow(self) -> None:
         """Opens the partitions that have come; no barrier is under way."""
-        if self._is_replay or self._cutting is not None or not (come := list(self._growth.come(self._by_source))):
+        # One of another worker may have come before this one has heard of the checkpoint.
+        if self._is_replay or self._cutting is not None or self._aligner.pending_checkpoint is not None:
+            return
+        if not (come := list(self._growth.come(self._by_source))):
             return
         for task in come:
             self._numbers[task.name] = self._first + len(self._tasks)
@@ -279,12 +282,15 @@ class Worker:
             self._pipeline.join_partition(task.step.step_id, task.name)
             self._positions[task.name] = task.snapshot()
         self._aligner = BarrierAligner(self._first + len(self._tasks))
-        for number, task in enumerate(self._tasks, self._first):
-            if task.ended:
-                self._aligner.end(number, now_s=self._clock.monotonic())
+        for number in self._ended_channels():
+            self._aligner.end(number, now_s=self._clock.monotonic())
         for step_id in dict.fromkeys(task.step.step_id for task in come):
             self._advance(step_id)
         crash_point("task.joined")
+
+    def _ended_channels(self) -> list[int]:
+        """Numbers of the channels in which nothing more comes."""
+        return [number for number, task in enumerate(self._tasks, self._first) if task.ended]
 
     @property
     def is_stopped(self) -> bool:

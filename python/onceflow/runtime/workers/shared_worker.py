@@ -152,6 +152,10 @@ class SharedWorker(Worker):
         self.cut_watermarks = {name: reached.get(name) for name in self._before_exchanges()}
         return acknowledged
 
+    def _ended_channels(self) -> list[int]:
+        ended = [number for number, inlet in enumerate(self._inlets) if inlet.has_ended]
+        return [*ended, *super()._ended_channels()]
+
     def _before_exchanges(self) -> list[str]:
         """Sources that this worker has partitions of, and the steps of such before any exchange."""
         mine = [step_id for step_id, tasks in self._by_source.items() if tasks]
