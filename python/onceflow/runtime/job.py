@@ -25,6 +25,7 @@ from onceflow.runtime.evolution import agreed_without, evolve, known_steps, with
 from onceflow.runtime.held import holds_half, holds_much
 from onceflow.runtime.job_record import JobRecord
 from onceflow.runtime.messages import (
+    NOTHING_COUNTED,
     Acknowledged,
     Committed,
     Declined,
@@ -66,7 +67,6 @@ _EPOCH_EVERY_S = 1.0
 _LONGEST_WAIT_S = 0.1
 #: From ``Job.run`` up to who called ``run``.
 _STACK_OF_RUN = 6
-_NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0, "raised": 0}
 
 
 class Job:
@@ -169,7 +169,7 @@ class Job:
         partitions = list_partitions(graph)
         self.has_begun = True
         recover_sinks(backend, graph, self._deliveries, plan)
-        tally = Tally(_NOTHING_COUNTED, {}, False, {})
+        tally = Tally(NOTHING_COUNTED, {}, False, {})
         if job is not None:
             tally = Tally(job.counts, job.late, job.waited, agreed_without(job.agreed, self._changes))
         blobs = {} if restored is None else without(restored.blobs, self._changes)
@@ -404,8 +404,7 @@ class Job:
     @property
     def _next_start(self) -> float:
         """When the next checkpoint begins if there is something new by then."""
-        options = self._options
-        return max(self._last_start + options.checkpoint_interval_s, self._last_end + options.checkpoint_min_pause_s)
+        return self._options.next_checkpoint_s(last_start_s=self._last_start, last_end_s=self._last_end)
 
     def _is_due(self) -> bool:
         if self._changed and self._clock.monotonic() >= self._next_start:

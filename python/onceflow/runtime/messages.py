@@ -17,6 +17,7 @@ from onceflow.runtime.delivery import Sealed
 from onceflow.types import Plain, Until
 
 __all__ = [
+    "NOTHING_COUNTED",
     "Acknowledged",
     "Committed",
     "Declined",
@@ -49,6 +50,10 @@ class Tally:
     late: Mapping[str, int]
     waited: bool
     agreed: Mapping[str, Mapping[str, Plain]]
+
+
+#: The counts of a job that has not begun.
+NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0, "raised": 0}
 
 
 # -- from the job --------------------------------------------------------------------------------

@@ -48,6 +48,14 @@ class JobOptions:
     checkpoint_min_pause_s: float
     workers: int
 
+    def next_checkpoint_s(self, *, last_start_s: float, last_end_s: float) -> float:
+        """When the next checkpoint begins, if there is something new by then.
+
+        Args:
+            last_start_s, last_end_s: Of the one before, by the job's clock.
+        """
+        return max(last_start_s + self.checkpoint_interval_s, last_end_s + self.checkpoint_min_pause_s)
+
     @classmethod
     def checked(
         cls,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onceflow._native import _key_groups
 from onceflow.codec import Codec
 from onceflow.columns import Columns
-from onceflow.exceptions import OnceflowError, SerializationError, TypeMismatchError
+from onceflow.exceptions import OnceflowError, SerializationError
 from onceflow.graph.exchanges import Exchange
 from onceflow.graph.graph import Graph
 from onceflow.graph.partitioning import KeySelector
@@ -23,6 +23,7 @@ from onceflow.operators.keys import (
     first_type,
     fits,
     is_native,
+    key_list,
     key_type_of,
     plain_key,
     plain_keys,
@@ -77,18 +78,15 @@ def owners(selector: KeySelector, step_id: str, records: Batch, workers: int) ->
             return _workers_of(_key_groups(keys, kind, KEY_GROUPS), workers)
     except OnceflowError:
         pass
-    groups = [_group(key) for key in (keys if isinstance(keys, list) else list(_listed(keys)))]
+    try:
+        groups = [_group(key) for key in key_list(keys)]
+    except OnceflowError:
+        return np.zeros(len(records), np.int64)
     return _workers_of(np.asarray(groups, np.int64), workers)
 
 
 def _workers_of(groups: npt.NDArray[Any], workers: int) -> Owners:
     return groups.astype(np.int64) * workers // KEY_GROUPS
-
-
-def _listed(keys: Any) -> Iterator[Any]:
-    if isinstance(keys, tuple):
-        return zip(*map(_listed, keys), strict=True)
-    return iter(keys.tolist())
 
 
 def _group(key: Any) -> int:
@@ -101,7 +99,7 @@ def _group(key: Any) -> int:
         if is_native(kind) and fits(kind, key):
             return int(_key_groups([key], kind, KEY_GROUPS)[0])
         return int(_key_groups([encode_key(key)], "bytes", KEY_GROUPS)[0])
-    except (OnceflowError, TypeMismatchError):
+    except OnceflowError:
         return 0
 
 

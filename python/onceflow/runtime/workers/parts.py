@@ -66,7 +66,10 @@ def part_of(blobs: Mapping[str, bytes], rank: int) -> Part:
     return msgspec.msgpack.decode(blobs[f"{WORKER_BLOB}{rank}"], type=Part)
 
 
-def known_parts(backend: StateBackend, rank: int) -> frozenset[int]:
-    """The numbers of all parts of a worker that checkpoints know."""
+def known_parts(backend: StateBackend, workers: int) -> list[frozenset[int]]:
+    """The numbers of all parts that checkpoints know, of each worker."""
     known = [record.blobs for record in backend.checkpoints() if record.damage is None]
-    return frozenset(part_of(blobs, rank).checkpoint for blobs in known if f"{WORKER_BLOB}{rank}" in blobs)
+    return [
+        frozenset(part_of(blobs, rank).checkpoint for blobs in known if f"{WORKER_BLOB}{rank}" in blobs)
+        for rank in range(workers)
+    ]

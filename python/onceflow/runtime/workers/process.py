@@ -34,6 +34,7 @@ from onceflow.runtime.evolution import agreed_without, evolve, known_steps, with
 from onceflow.runtime.held import holds_half, holds_much
 from onceflow.runtime.job_record import WATERMARKS_BLOB
 from onceflow.runtime.messages import (
+    NOTHING_COUNTED,
     Acknowledged,
     Committed,
     Declined,
@@ -83,7 +84,6 @@ _PROGRESS_EVERY_S = 0.1
 _EPOCH_EVERY_S = 1.0
 _LAST_WORDS_S = 5.0
 _PR_SET_PDEATHSIG = 1
-_NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0, "raised": 0}
 
 
 class _OverError(Exception):
@@ -110,7 +110,7 @@ class _Process:
         #: The part that is under way.
         self._pending: PendingCheckpoint | None = None
         self._sealed: Mapping[str, Sealed] = {}
-        self._acknowledged: Acknowledged | None = None
+        self._staged: Mapping[str, list[bytes]] = {}
         #: What has come of the thread's work, for the supervisor.
         self._done: Any = None
         self._is_over = self._has_ended = self._changed = False
@@ -143,11 +143,11 @@ class _Process:
             before = {step_id for step_id, stage in stages(graph).items() if stage == 0}
             kept = {step_id: mark for step_id, mark in mine.items() if step_id not in before}
             blobs[WATERMARKS_BLOB] = msgspec.msgpack.encode({**kept, **setup.watermarks})
-        tally = Tally(_NOTHING_COUNTED, {}, False, {})
+        tally = Tally(NOTHING_COUNTED, {}, False, {})
         if setup.job is not None:
             agreed = agreed_without(setup.job.agreed, changes)
             # What was counted before is the supervisor's.
-            tally = Tally(_NOTHING_COUNTED, {}, True, agreed)
+            tally = Tally(NOTHING_COUNTED, {}, True, agreed)
         start = Start(
             without(blobs, changes),
             list_partitions(graph),
@@ -281,7 +281,6 @@ class _Process:
                 case Acknowledged():
                     self._changed = False
                     self._sealed = message.sealed
-                    self._acknowledged = message
                     self._thread.submit(message)  # type: ignore[arg-type]
                 case Declined(error=error) | Failed(error=error):
                     raise error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from zlib import crc32
 
@@ -20,10 +20,11 @@ def dealt_out(names: list[str], dealt: Mapping[str, int], count: int) -> dict[st
         count: Of workers.
     """
     found = dict(dealt)
+    taken = Counter(found.values())
     for name in names:
         if name not in found:
-            taken = [list(found.values()).count(rank) for rank in range(count)]
-            found[name] = taken.index(min(taken))
+            found[name] = rank = min(range(count), key=lambda rank: taken[rank])
+            taken[rank] += 1
     return found
 
 

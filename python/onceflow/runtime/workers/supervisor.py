@@ -36,6 +36,7 @@ from onceflow.graph.exchanges import check_divisible, exchanges
 from onceflow.graph.graph import Graph
 from onceflow.process import closing
 from onceflow.runtime.job_record import JOB_BLOB, JobRecord
+from onceflow.runtime.messages import NOTHING_COUNTED
 from onceflow.runtime.options import JobOptions
 from onceflow.runtime.partitions import list_partitions
 from onceflow.runtime.recovery import Plan, decided_outputs, resumed_job, sink_contexts, warn_of_repeats
@@ -83,7 +84,6 @@ _KEPT_BESIDES = 2
 _EPOCH_EVERY_S = 1.0
 _PROGRESS_EVERY_S = 0.1
 _LOOK_S = 0.05
-_NOTHING_COUNTED = {"records_in": 0, "records_out": 0, "rejected": 0, "skipped": 0, "raised": 0}
 #: From ``Supervisor.run`` up to who called ``run``.
 _STACK_OF_RUN = 3
 
@@ -212,9 +212,11 @@ class Supervisor:
     def _has_opened(self, flow: bytes, parts: list[Part | None]) -> bool:
         """Starts the workers; false if their sinks know a newer lineage, which the job's was raised above."""
         contexts = sink_contexts(self._backend, self._graph, (), self._count)
+        known = known_parts(self._backend, self._count)
         self._crew.start()
         for worker in self._workers:
-            worker.tell(self._setup(worker, flow, contexts[worker.rank], parts[worker.rank], self._job))
+            rank = worker.rank
+            worker.tell(self._setup(worker, flow, contexts[rank], parts[rank], known[rank]))
         try:
             self._until(lambda: all(worker.opened for worker in self._workers))
         except FencedError as error:
@@ -232,7 +234,12 @@ class Supervisor:
         return self._crew.members
 
     def _setup(
-        self, worker: Member, flow: bytes, contexts: Mapping[str, SinkContext], part: Part | None, job: JobRecord | None
+        self,
+        worker: Member,
+        flow: bytes,
+        contexts: Mapping[str, SinkContext],
+        part: Part | None,
+        known: frozenset[int],
     ) -> Setup:
         options = self._options
         return Setup(
@@ -251,8 +258,8 @@ class Supervisor:
             options.retain + _KEPT_BESIDES,
             contexts,
             part,
-            known_parts(self._backend, worker.rank),
-            job,
+            known,
+            self._job,
             self._positions,
             self._dealt,
             self._watermarks,
@@ -290,8 +297,7 @@ class Supervisor:
     def _is_due(self) -> bool:
         if any(worker.progress.holds for worker in self._workers):
             return True
-        options = self._options
-        due_s = max(self._last_start + options.checkpoint_interval_s, self._last_end + options.checkpoint_min_pause_s)
+        due_s = self._options.next_checkpoint_s(last_start_s=self._last_start, last_end_s=self._last_end)
         return self._clock.monotonic() >= due_s and any(worker.progress.changed for worker in self._workers)
 
     def _checkpoint_now(self, *, savepoint: str | None) -> None:
@@ -443,7 +449,7 @@ class Supervisor:
 
     def _counts(self, of_workers: list[Mapping[str, int]]) -> dict[str, int]:
         """Those of ``JobResult``, with those of earlier runs."""
-        return summed(_NOTHING_COUNTED if self._job is None else self._job.counts, of_workers)
+        return summed(NOTHING_COUNTED if self._job is None else self._job.counts, of_workers)
 
     def _late(self, of_workers: list[Mapping[str, int]]) -> dict[str, int]:
         return summed({} if self._job is None else self._job.late, of_workers)
